@@ -1,0 +1,3 @@
+[
+  inputs: ["{.formatter,mix}.exs", "{bench,examples,lib,mix,test}/**/*.{ex,exs}"]
+]

@@ -1,0 +1,470 @@
+defmodule Pkcs11Pool do
+  @external_resource "README.md"
+  @moduledoc "README.md" |> File.read!() |> String.split("<!-- MDOC !-->") |> Enum.fetch!(1)
+
+  alias Pkcs11Pool.{
+    Call,
+    EcdsaSignature,
+    Error,
+    Key,
+    Mechanism,
+    Native,
+    Object,
+    Options,
+    PublicKey,
+    Registry,
+    Template
+  }
+
+  @typedoc "The name of a pool: its `:name` option."
+  @type pool :: term
+
+  @typedoc """
+  A key or another object: an object that an earlier call returned, a template (`[label: "signing"]`, `[id: <<1>>]`), a label, or a
+  PKCS#11 URI. Where the operation implies a class (a private key signs), it need not be given.
+
+  No match is `:key_not_found`; more than one is `:ambiguous_key`, with their ids and labels in `details.candidates`.
+  """
+  @type key :: Object.t() | Template.t() | String.t()
+
+  @typedoc "A mechanism, see `Pkcs11Pool.Mechanism`."
+  @type mechanism :: Mechanism.t()
+
+  @typedoc "A template, see `Pkcs11Pool.Template`."
+  @type template :: Template.t()
+
+  @typedoc """
+  What every call takes:
+
+    * `:queue_timeout` - ms that the operation may wait before it starts, or `:infinity`; by default the pool's
+    * `:operation_timeout` - ms that it may run, opening a session, login and retry included, or `:infinity`; by default the pool's
+    * `:telemetry_metadata` - a map that is merged into the metadata of the call's telemetry events
+  """
+  @type call_option ::
+          {:queue_timeout, timeout} | {:operation_timeout, timeout} | {:telemetry_metadata, map}
+
+  ## The pool
+
+  @doc """
+  The specification of a pool for a supervisor: `{Pkcs11Pool, name: MyApp.HSM, module: ...}`.
+
+  The options are those of `start_link/1`. A pool belongs before whatever calls it.
+  """
+  @spec child_spec(keyword) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{
+      id: {Pkcs11Pool, Keyword.get(options, :name)},
+      start: {__MODULE__, :start_link, [options]},
+      type: :supervisor
+    }
+  end
+
+  @doc """
+  Starts a pool.
+
+  Options that are unknown or bad raise `ArgumentError` before anything is loaded. The start fails with `{:error, %Pkcs11Pool.Error{}}`
+  only for what a restart cannot mend: `:module_load_failed`, `:module_digest_mismatch`, `:module_conflict`, `:slot_in_use`. What the token
+  says (it is absent, it refuses the PIN) starts the pool all the same; calls get the precise reason, and the pool looks for its
+  token until it is there. With `start: :strict` that fails the start, too.
+
+  Calls `C_Initialize`, `C_GetSlotList`, `C_GetTokenInfo`, and then, unless `:lazy`, `C_OpenSession` and `C_Login`, in the background.
+  """
+  @spec start_link(keyword) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}
+  def start_link(options) do
+    options = Options.validate!(options)
+
+    case Pkcs11Pool.Supervisor.start_link(options) do
+      {:ok, supervisor} when options.start == :strict -> strict(supervisor, options)
+      {:ok, supervisor} -> {:ok, supervisor}
+      {:error, {:shutdown, {:failed_to_start_child, _child, %Error{} = error}}} -> {:error, error}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  defp strict(supervisor, options) do
+    case await_ready(options.name, start_timeout(options)) do
+      :ok ->
+        {:ok, supervisor}
+
+      {:error, error} ->
+        Process.unlink(supervisor)
+        Supervisor.stop(supervisor, :shutdown)
+        {:error, error}
+    end
+  end
+
+  defp start_timeout(%{pin_timeout: pin_timeout, operation_timeout: :infinity}),
+    do: pin_timeout + 60_000
+
+  defp start_timeout(options), do: options.pin_timeout + options.operation_timeout
+
+  @doc """
+  Waits until the pool has a session, logged in where it logs in; at most `timeout` ms. `:ok`, or why it has none.
+
+  A pool that is down says so at once, with the reason.
+  """
+  @spec await_ready(pool, timeout) :: :ok | {:error, Error.t()}
+  def await_ready(pool, timeout) do
+    opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
+    Call.run(pool, :await_ready, nil, :ping, opts)
+  end
+
+  @doc """
+  One consistent snapshot:
+
+    * `:state` - `:up`, `:down` (no token: `:down` is the error) or `:draining`
+    * `:executor` - `:dirty_io` or `:threads`
+    * `:size` - the most sessions; `:ceiling` - the most that the token allows now
+    * `:idle`, `:running`, `:leased`, `:opening`, `:closing` - sessions
+    * `:waiting` - operations
+    * `:hung` - operations whose caller was freed at its `:operation_timeout` while the module still runs them
+    * `:epoch` - changes whenever the token's handles may have become invalid
+    * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in` or `:poisoned`
+
+  Raises `Pkcs11Pool.Error` for an unknown pool.
+  """
+  @spec status(pool) :: %{required(atom) => term}
+  def status(pool) do
+    case Registry.lookup(pool) do
+      {:ok, _keeper, %{native: native, executor: executor}} ->
+        status = Native.status(native)
+
+        status
+        |> Map.drop([:draining, :down, :runners])
+        |> Map.merge(%{state: state(status), executor: executor, ceiling: status.size, leased: 0})
+        |> Map.merge(
+          if(status.down, do: %{down: Error.from_native(status.down, pool)}, else: %{})
+        )
+
+      :error ->
+        raise Error, reason: :pool_not_found, pool: pool
+    end
+  end
+
+  defp state(%{draining: true}), do: :draining
+  defp state(%{down: nil}), do: :up
+  defp state(_status), do: :down
+
+  @doc """
+  Forgets the handles of all keys: each is found anew (`C_FindObjects`) when it is next used. For keys that something else on the token
+  has replaced under the same label.
+  """
+  @spec forget_keys(pool) :: :ok | {:error, Error.t()}
+  def forget_keys(pool) do
+    with {:ok, %{native: native}} <- fetch(pool), do: Native.forget_keys(native)
+  end
+
+  @doc """
+  The token's mechanisms, with the sizes of their keys (bits or bytes, as the mechanism has it) and what they are for.
+
+  Calls `C_GetMechanismList` and `C_GetMechanismInfo`.
+  """
+  @spec mechanisms(pool) ::
+          {:ok,
+           [
+             %{
+               mechanism: atom | {:vendor, non_neg_integer},
+               min: non_neg_integer,
+               max: non_neg_integer,
+               flags: [atom]
+             }
+           ]}
+          | {:error, Error.t()}
+  def mechanisms(pool) do
+    with {:ok, list} <- Call.run(pool, :mechanisms, nil, :mechanisms, Options.call!([])) do
+      {:ok,
+       for {code, min, max, flags} <- list do
+         %{mechanism: Mechanism.decode(code), min: min, max: max, flags: Mechanism.flags(flags)}
+       end}
+    end
+  end
+
+  ## Signatures
+
+  @doc """
+  Signs `data` (iodata) with a private or secret key: `{:ok, signature}`, a binary.
+
+  An ECDSA signature is `r <> s`, each as long as the curve's order, or with `signature: :der` the DER sequence that X.509 and TLS use.
+  Whether the mechanism hashes the data is in its name: `:sha256_rsa_pkcs` does, `:rsa_pkcs` and `:ecdsa` take what is hashed already.
+
+  Two C calls once the key is known: `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
+  """
+  @spec sign(pool, key, mechanism, iodata, [call_option | {:signature, :raw | :der}]) ::
+          {:ok, binary} | {:error, Error.t()}
+  def sign(pool, key, mechanism, data, opts \\ []) do
+    opts = Options.call!(opts, [:signature])
+    encoded = Mechanism.encode!(mechanism)
+
+    request =
+      {:sign, Key.encode!(key, Mechanism.class_for(:sign, mechanism)), encoded,
+       binary!(data, :data)}
+
+    with {:ok, signature} <- Call.run(pool, :sign, Mechanism.name(mechanism), request, opts) do
+      if opts.signature == :der and der!(mechanism),
+        do: EcdsaSignature.to_der(signature),
+        else: {:ok, signature}
+    end
+  end
+
+  @doc """
+  Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also for one of a wrong
+  length. `signature: :der` as in `sign/5`.
+
+  Calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
+  """
+  @spec verify(pool, key, mechanism, iodata, iodata, [call_option | {:signature, :raw | :der}]) ::
+          :ok | {:error, Error.t()}
+  def verify(pool, key, mechanism, data, signature, opts \\ []) do
+    opts = Options.call!(opts, [:signature])
+    encoded = Mechanism.encode!(mechanism)
+    class = Mechanism.class_for(:verify, mechanism)
+    data = binary!(data, :data)
+
+    with {:ok, signature} <-
+           raw(pool, key, class, mechanism, binary!(signature, :signature), opts) do
+      request = {:verify, Key.encode!(key, class), encoded, data, signature}
+      Call.run(pool, :verify, Mechanism.name(mechanism), request, opts)
+    end
+  end
+
+  # r and s must be as long as the curve's order, which only the key knows.
+  defp raw(pool, key, class, mechanism, signature, %{signature: :der} = opts) do
+    der!(mechanism)
+
+    with {:ok, %{ec_params: params}} <- attributes(pool, key, class, [:ec_params], opts),
+         {:ok, size} <- PublicKey.order_size(params),
+         {:ok, raw} <- EcdsaSignature.from_der(signature, size) do
+      {:ok, raw}
+    else
+      {:error, error} -> {:error, error}
+      :error -> {:error, Error.new(:signature_invalid, pool: pool, executed: false)}
+    end
+  end
+
+  defp raw(_pool, _key, _class, _mechanism, signature, _opts), do: {:ok, signature}
+
+  defp der!(mechanism) do
+    Mechanism.ecdsa?(mechanism) ||
+      raise ArgumentError,
+            "invalid value for :signature option: :der is for ECDSA mechanisms, got the mechanism #{inspect(Mechanism.name(mechanism))}"
+  end
+
+  ## Digests and random bytes
+
+  @doc """
+  The digest of `data` (iodata), computed by the token: `{:ok, binary}`.
+
+  Calls `C_DigestInit` and `C_Digest` (PKCS#11 2.40, 5.10).
+  """
+  @spec digest(pool, mechanism, iodata, [call_option]) :: {:ok, binary} | {:error, Error.t()}
+  def digest(pool, mechanism, data, opts \\ []) do
+    opts = Options.call!(opts)
+    request = {:digest, Mechanism.encode!(mechanism), binary!(data, :data)}
+    Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
+  end
+
+  @longest_random 0x100_0000
+
+  @doc """
+  `n` random bytes from the token, at most 16 MiB: `{:ok, binary}`.
+
+  Calls `C_GenerateRandom` (PKCS#11 2.40, 5.15).
+  """
+  @spec generate_random(pool, non_neg_integer, [call_option]) ::
+          {:ok, binary} | {:error, Error.t()}
+  def generate_random(pool, n, opts \\ [])
+
+  def generate_random(pool, n, opts) when is_integer(n) and n in 0..@longest_random do
+    Call.run(pool, :generate_random, nil, {:generate_random, n}, Options.call!(opts))
+  end
+
+  def generate_random(_pool, n, _opts) do
+    raise ArgumentError,
+          "expected a number of bytes from 0 to #{@longest_random}, got: #{inspect(n)}"
+  end
+
+  ## Keys and objects
+
+  @doc """
+  Generates a key pair: `{:ok, {public, private}}`.
+
+      Pkcs11Pool.generate_key_pair(MyApp.HSM, :rsa_pkcs_key_pair_gen,
+        [token: true, label: "signing", id: <<1>>, modulus_bits: 2048, public_exponent: 65_537, verify: true],
+        [token: true, label: "signing", id: <<1>>, private: true, sensitive: true, sign: true])
+
+      Pkcs11Pool.generate_key_pair(MyApp.HSM, :ec_key_pair_gen,
+        [token: true, label: "ec", ec_params: :secp256r1, verify: true],
+        [token: true, label: "ec", private: true, sensitive: true, sign: true])
+
+  The templates reach the module as they are. One without `token: true` would make a session object, which dies with the session that
+  happened to make it: `:session_object_needs_session`, unless the call says `session_object: :allow`.
+
+  Calls `C_GenerateKeyPair` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the keys.
+  """
+  @spec generate_key_pair(pool, mechanism, template, template, [
+          call_option | {:session_object, :refuse | :allow}
+        ]) ::
+          {:ok, {Object.t(), Object.t()}} | {:error, Error.t()}
+  def generate_key_pair(pool, mechanism, public_template, private_template, opts \\ []) do
+    opts = Options.call!(opts, [:session_object])
+    encoded = Mechanism.encode!(mechanism)
+    public = Template.encode!(public_template)
+    private = Template.encode!(private_template)
+
+    with :ok <- token_object(pool, public, opts),
+         :ok <- token_object(pool, private, opts),
+         {:ok, {public, private}} <-
+           Call.run(
+             pool,
+             :generate_key_pair,
+             Mechanism.name(mechanism),
+             {:generate_key_pair, encoded, public, private},
+             opts
+           ) do
+      {:ok, {Object.from_native(public), Object.from_native(private)}}
+    end
+  end
+
+  @token Template.name!(:token)
+
+  defp token_object(_pool, _template, %{session_object: :allow}), do: :ok
+
+  defp token_object(pool, template, _opts) do
+    if List.keyfind(template, @token, 0) == {@token, true},
+      do: :ok,
+      else: {:error, Error.new(:session_object_needs_session, pool: pool, executed: false)}
+  end
+
+  @doc """
+  The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.
+
+  Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` for each (PKCS#11 2.40, 5.7).
+  """
+  @spec find_objects(pool, template, [call_option]) :: {:ok, [Object.t()]} | {:error, Error.t()}
+  def find_objects(pool, template, opts \\ []) do
+    opts = Options.call!(opts)
+
+    with {:ok, objects} <-
+           Call.run(pool, :find_objects, nil, {:find_objects, Template.encode!(template)}, opts) do
+      {:ok, Enum.map(objects, &Object.from_native/1)}
+    end
+  end
+
+  @doc """
+  Reads attributes of an object: `{:ok, %{name => value}}`, in the shapes of `Pkcs11Pool.Template`.
+
+  One that the token does not reveal is the error `:attribute_sensitive`, one that the object does not have `:attribute_type_invalid`, both with
+  their names in `details.attributes`; with `partial: true` the value of either is `:unavailable`.
+
+  Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
+  """
+  @spec get_attributes(pool, key, [Template.name()], [call_option | {:partial, boolean}]) ::
+          {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
+  def get_attributes(pool, object, names, opts \\ []) do
+    attributes(pool, object, nil, names, Options.call!(opts, [:partial]))
+  end
+
+  defp attributes(pool, object, class, names, opts) do
+    codes = Enum.map(names, &Template.name!/1)
+    request = {:get_attributes, Key.encode!(object, class), codes}
+
+    with {:ok, read} <- Call.run(pool, :get_attributes, nil, request, opts) do
+      unreadable =
+        for {code, reason} when is_atom(reason) <- read, do: {Template.name(code), reason}
+
+      cond do
+        unreadable == [] or opts.partial -> {:ok, Map.new(read, &attribute/1)}
+        true -> {:error, unreadable(pool, unreadable)}
+      end
+    end
+  end
+
+  defp attribute({code, unreadable}) when is_atom(unreadable),
+    do: {Template.name(code), :unavailable}
+
+  defp attribute({code, value}), do: Template.decode(code, value)
+
+  defp unreadable(pool, unreadable) do
+    reason =
+      if List.keymember?(unreadable, :sensitive, 1),
+        do: :attribute_sensitive,
+        else: :attribute_type_invalid
+
+    details = %{attributes: Keyword.keys(unreadable)}
+
+    Error.new(reason, pool: pool, function: :C_GetAttributeValue, executed: true, details: details)
+  end
+
+  @doc """
+  Destroys an object: `:ok`. An object, or a template that names its `:class`.
+
+  Calls `C_DestroyObject` (PKCS#11 2.40, 5.7). Never tried again.
+  """
+  @spec destroy_object(pool, key, [call_option]) :: :ok | {:error, Error.t()}
+  def destroy_object(pool, object, opts \\ []) do
+    opts = Options.call!(opts)
+    Call.run(pool, :destroy_object, nil, {:destroy_object, Key.encode!(object, nil)}, opts)
+  end
+
+  @doc """
+  The public key as OTP's `:public_key` takes it: `{:ok, {:RSAPublicKey, n, e}}` or `{:ok, {{:ECPoint, point}, {:namedCurve, oid}}}`.
+
+  A label, an id or a template finds the public key object; where there is none, the private key's attributes are used, which do for RSA.
+
+  Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
+  """
+  @spec public_key(pool, key, [call_option]) :: {:ok, PublicKey.t()} | {:error, Error.t()}
+  def public_key(pool, key, opts \\ []) do
+    PublicKey.read(pool, key, Options.call!(opts), &attributes/5)
+  end
+
+  ## Twins that raise
+
+  for {name, arguments} <- [
+        sign: [:pool, :key, :mechanism, :data],
+        digest: [:pool, :mechanism, :data],
+        generate_random: [:pool, :n],
+        generate_key_pair: [:pool, :mechanism, :public_template, :private_template],
+        find_objects: [:pool, :template],
+        get_attributes: [:pool, :object, :names],
+        public_key: [:pool, :key],
+        verify: [:pool, :key, :mechanism, :data, :signature],
+        destroy_object: [:pool, :object]
+      ] do
+    arguments = Enum.map(arguments, &Macro.var(&1, nil))
+    arity = length(arguments) + 1
+    types = Enum.map(arguments, fn _ -> quote(do: term) end)
+
+    @doc "`#{name}/#{arity}`, but raises `Pkcs11Pool.Error`."
+    @spec unquote(:"#{name}!")(unquote_splicing(types), keyword) :: term
+    def unquote(:"#{name}!")(unquote_splicing(arguments), opts \\ []) do
+      unwrap!(unquote(name)(unquote_splicing(arguments), opts))
+    end
+  end
+
+  @doc "`mechanisms/1`, but raises `Pkcs11Pool.Error`."
+  @spec mechanisms!(pool) :: [map]
+  def mechanisms!(pool), do: unwrap!(mechanisms(pool))
+
+  defp unwrap!(:ok), do: :ok
+  defp unwrap!({:ok, value}), do: value
+  defp unwrap!({:error, error}), do: raise(error)
+
+  ## Helpers
+
+  defp fetch(pool) do
+    case Registry.lookup(pool) do
+      {:ok, _keeper, entry} -> {:ok, entry}
+      :error -> {:error, Error.new(:pool_not_found, pool: pool)}
+    end
+  end
+
+  defp binary!(data, _what) when is_binary(data), do: data
+
+  defp binary!(data, what) do
+    IO.iodata_to_binary(data)
+  rescue
+    # Without the value: it may be secret.
+    ArgumentError -> reraise ArgumentError, "expected #{what} to be iodata", __STACKTRACE__
+  end
+end

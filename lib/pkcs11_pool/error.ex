@@ -1,0 +1,217 @@
+defmodule Pkcs11Pool.Error do
+  @moduledoc """
+  What the token, the pool or time refused.
+
+    * `:reason` - the atom to match on: one of the table below, otherwise the return code's name in
+      lower case without `CKR_` (`:device_error`), or `:vendor_error` for a number without a name
+    * `:code` - the return code's number, nil where the token was not asked
+    * `:function` - the C function that answered (`:C_Sign`), or nil
+    * `:pool` - the name of the pool
+    * `:executed` - `false`: the operation never reached the module; `true`: it ran; `:unknown`: it
+      may have run, which matters before it is asked for again (see `retryable?/1`)
+    * `:message` - what happened, and what to change, in words
+    * `:details` - a map that depends on the reason; it never holds a PIN, key material or data
+
+  | reason | means | details |
+  |---|---|---|
+  | `:queue_timeout` | no session came free within `:queue_timeout` | `:timeout_ms`, `:stats` |
+  | `:operation_timeout` | the operation was not done within `:operation_timeout` | `:timeout_ms`, `:stats` |
+  | `:overloaded` | `:max_waiting` operations wait already | `:max_waiting`, `:stats` |
+  | `:pool_not_found` | no pool has this name | |
+  | `:draining` | the pool stops | |
+  | `:key_not_found` | no object matches the key | |
+  | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}` |
+  | `:object_stale` | the object is no longer on the token | |
+  | `:object_of_other_token` | the object belongs to another token | |
+  | `:session_object_needs_session` | the template makes no token object | |
+  | `:attribute_sensitive` | attributes that the token does not reveal | `:attributes`, their names |
+  | `:attribute_type_invalid` | attributes that the object does not have | `:attributes` |
+  | `:pin_required` | the token wants a login, and the pool has no `:pin` | |
+  | `:pin_source_failed` | the `:pin` source gave no PIN | `:cause` |
+  | `:pin_incorrect`, `:pin_locked`, `:pin_expired`, ... | the token refused the PIN | `:poisoned`: no further login is tried |
+  | `:pin_final_try` | one more wrong PIN would lock the token: no login was tried | |
+  | `:login_conflict` | another user or PIN is logged in on the token | |
+  | `:reauthentication_required` | a `:token` pool was logged out for inactivity | |
+  | `:signature_invalid` | the signature is not the data's, or has a wrong length | |
+  | `:decryption_failed` | the token could not decrypt | |
+  | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
+  | `:iv_replaced` | the module took another IV than the given | `:iv` |
+  | `:token_unavailable` | the token is away or failing | `:cause`, `:retry_after_ms` |
+  | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
+  | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
+  | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
+  | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
+  | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool | `:other` |
+  | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
+
+  With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,
+  `:running`, `:waiting`, `:hung`).
+  """
+
+  alias Pkcs11Pool.Error.Text
+  alias Pkcs11Pool.ReturnCode
+
+  @type reason :: atom
+  @type executed :: boolean | :unknown
+
+  @type t :: %__MODULE__{
+          reason: reason,
+          code: non_neg_integer | nil,
+          function: atom | nil,
+          pool: term,
+          executed: executed,
+          message: String.t() | nil,
+          details: map
+        }
+
+  @typedoc "An error as the native side gives it."
+  @type native ::
+          {reason | nil, code :: non_neg_integer | nil, function :: String.t() | nil, executed,
+           details :: map}
+
+  defexception [:reason, :code, :function, :pool, :message, executed: :unknown, details: %{}]
+
+  # Decided before the module was asked.
+  @never_executed [
+    :queue_timeout,
+    :overloaded,
+    :pool_not_found,
+    :draining,
+    :key_not_found,
+    :ambiguous_key,
+    :object_stale,
+    :object_of_other_token,
+    :session_object_needs_session,
+    :pin_required,
+    :pin_final_try,
+    :pin_source_failed,
+    :login_conflict,
+    :reauthentication_required,
+    :token_unavailable,
+    :module_load_failed,
+    :module_digest_mismatch,
+    :module_conflict,
+    :slot_not_found,
+    :ambiguous_slot,
+    :slot_in_use,
+    :not_owner,
+    :lease_ended
+  ]
+
+  # What may be otherwise a moment later, without anybody's doing.
+  @transient [
+    :queue_timeout,
+    :operation_timeout,
+    :overloaded,
+    :draining,
+    :token_unavailable,
+    :pin_source_failed,
+    :session_handle_invalid,
+    :session_closed,
+    :session_count,
+    :token_resource_exceeded,
+    :operation_active,
+    :operation_not_initialized,
+    :user_not_logged_in,
+    :key_handle_invalid,
+    :object_handle_invalid,
+    :device_error,
+    :device_memory,
+    :device_removed,
+    :host_memory,
+    :token_not_present,
+    :token_not_recognized,
+    :slot_id_invalid,
+    :cryptoki_not_initialized,
+    :general_error,
+    :function_failed,
+    :function_canceled
+  ]
+
+  @functions ~w(
+    C_Initialize C_Finalize C_GetInfo C_GetFunctionList C_GetInterface C_GetInterfaceList
+    C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo
+    C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession C_CloseAllSessions
+    C_GetSessionInfo C_GetOperationState C_SetOperationState C_Login C_LoginUser C_Logout
+    C_SessionCancel C_CreateObject C_CopyObject C_DestroyObject C_GetObjectSize
+    C_GetAttributeValue C_SetAttributeValue C_FindObjectsInit C_FindObjects C_FindObjectsFinal
+    C_EncryptInit C_Encrypt C_EncryptUpdate C_EncryptFinal
+    C_DecryptInit C_Decrypt C_DecryptUpdate C_DecryptFinal
+    C_DigestInit C_Digest C_DigestUpdate C_DigestKey C_DigestFinal
+    C_SignInit C_Sign C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover
+    C_VerifyInit C_Verify C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover
+    C_DigestEncryptUpdate C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate
+    C_GenerateKey C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey
+    C_EncapsulateKey C_DecapsulateKey C_WrapKeyAuthenticated C_UnwrapKeyAuthenticated
+    C_SeedRandom C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+    C_MessageEncryptInit C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext
+    C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage C_DecryptMessageBegin
+    C_DecryptMessageNext C_MessageDecryptFinal C_MessageSignInit C_SignMessage
+    C_SignMessageBegin C_SignMessageNext C_MessageSignFinal C_MessageVerifyInit C_VerifyMessage
+    C_VerifyMessageBegin C_VerifyMessageNext C_MessageVerifyFinal C_VerifySignatureInit
+    C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal C_GetSessionValidationFlags
+    C_AsyncComplete C_AsyncGetID C_AsyncJoin
+  )
+
+  @doc """
+  An error with its message. `fields` are the struct's; without `:executed` it is `false` for the
+  reasons that are decided before the module is asked, else `:unknown`.
+  """
+  @spec new(reason, keyword) :: t
+  def new(reason, fields \\ []) when is_atom(reason) do
+    executed = if reason in @never_executed, do: false, else: :unknown
+    error = struct!(%__MODULE__{reason: reason, executed: executed}, fields)
+    %{error | message: error.message || Text.of(error)}
+  end
+
+  @doc """
+  For `raise Pkcs11Pool.Error, reason: reason, ...`.
+  """
+  @impl true
+  def exception(fields) when is_list(fields) do
+    {reason, fields} = Keyword.pop!(fields, :reason)
+    new(reason, fields)
+  end
+
+  def exception(reason) when is_atom(reason), do: new(reason)
+
+  @doc false
+  @spec from_native(native, pool :: term) :: t
+  def from_native({reason, code, function, executed, details}, pool) do
+    new(reason || (code && ReturnCode.name(code)) || :vendor_error,
+      code: code,
+      function: function(function),
+      pool: pool,
+      executed: executed,
+      details: details
+    )
+  end
+
+  @doc """
+  Whether the same call may succeed if it is made again a moment later, and does no harm if it is:
+  what failed is transient, and the operation never reached the module.
+
+  `false` for `executed: :unknown`: what may have run is yours to judge. A `verify` does no harm when
+  it runs twice; after a time-out of a payment's signature, look first.
+  """
+  @spec retryable?(t) :: boolean
+  def retryable?(%__MODULE__{executed: executed, reason: reason, details: details}) do
+    never_ran? = executed == false or (executed == :unknown and reason in @never_executed)
+    never_ran? and reason in @transient and not match?(%{poisoned: true}, details)
+  end
+
+  @doc """
+  What happened, in which pool, after how long, and what to change.
+  """
+  @impl true
+  @spec message(t) :: String.t()
+  def message(%__MODULE__{message: message}) when is_binary(message), do: message
+  def message(%__MODULE__{} = error), do: Text.of(error)
+
+  for function <- @functions do
+    defp function(unquote(function)), do: unquote(String.to_atom(function))
+  end
+
+  defp function(function) when is_atom(function), do: function
+  defp function(_unknown), do: nil
+end

@@ -1,0 +1,361 @@
+defmodule Pkcs11Pool.Error.Text do
+  @moduledoc false
+  # The one place where the messages of errors are made. Details are read with care, since a message
+  # must never raise; and what is not known to be harmless is not shown.
+
+  alias Pkcs11Pool.{PinSource, ReturnCode}
+
+  # The text: "pool NAME: what happened (the code; how long; the pool). What to change."
+
+  @doc """
+  The message of an error.
+  """
+  @spec of(map) :: String.t()
+  def of(error) do
+    error = %{error | details: if(is_map(error.details), do: error.details, else: %{})}
+    {what, remedy} = explain(error.reason, error.details, error)
+
+    facts =
+      [returned(error), after_ms(error.details), stats(error.details)]
+      |> Enum.reject(&is_nil/1)
+      |> Enum.join("; ")
+
+    IO.iodata_to_binary([
+      if(error.pool != nil, do: ["pool ", inspect(error.pool), ": "], else: []),
+      what,
+      if(facts != "", do: [" (", facts, ")"], else: []),
+      unknown(error),
+      if(remedy, do: [". ", remedy], else: [])
+    ])
+  end
+
+  defp returned(%{code: nil}), do: nil
+  defp returned(%{code: code, function: nil}), do: ReturnCode.describe(code)
+
+  defp returned(%{code: code, function: name}),
+    do: "#{name} returned #{ReturnCode.describe(code)}"
+
+  defp after_ms(%{elapsed_ms: ms}) when is_number(ms), do: "after #{ms} ms"
+  defp after_ms(_details), do: nil
+
+  defp stats(%{stats: %{} = stats}) do
+    names = Enum.filter([:size, :idle, :running, :waiting, :hung], &is_map_key(stats, &1))
+    if names != [], do: Enum.map_join(names, " ", &"#{&1}=#{Map.fetch!(stats, &1)}")
+  end
+
+  defp stats(_details), do: nil
+
+  defp unknown(%{executed: :unknown, reason: reason})
+       when reason in [:operation_timeout, :general_error, :function_failed, :device_error],
+       do: "; it is unknown whether the operation ran"
+
+  defp unknown(_error), do: ""
+
+  # Time and load
+
+  defp explain(:queue_timeout, details, _error) do
+    {"no session came free#{within(details)}, the operation never started",
+     "Raise :pool_size or :queue_timeout, or ask less of the pool at once"}
+  end
+
+  defp explain(:operation_timeout, details, error) do
+    {"#{error.function || "the operation"} was not done#{within(details)}, its caller was freed",
+     "Raise :operation_timeout if the token is only slow; hung calls are counted in status/1"}
+  end
+
+  defp explain(:overloaded, details, _error) do
+    waiting = if is_integer(details[:max_waiting]), do: "#{details[:max_waiting]} ", else: ""
+
+    {"the call was refused at once, since #{waiting}operations wait already (:max_waiting)",
+     "Raise :pool_size, ask less of the pool at once, or raise :max_waiting"}
+  end
+
+  defp explain(:pool_not_found, _details, _error) do
+    {"no such pool is running",
+     "Start {Pkcs11Pool, name: ...} in a supervision tree before its callers, and compare the names"}
+  end
+
+  defp explain(:draining, _details, _error) do
+    {"the pool is stopping and takes no new operations", "Only a restart of the pool resumes it"}
+  end
+
+  # Keys and objects
+
+  defp explain(:key_not_found, _details, _error) do
+    {"no object on the token matches the key",
+     "Compare label, id and class with what find_objects/3 lists; private objects show after a login only"}
+  end
+
+  defp explain(:ambiguous_key, details, _error) do
+    {"more than one object on the token matches the key#{candidates(details)}",
+     "Name it by id as well as label, or by an object from find_objects/3"}
+  end
+
+  defp explain(:object_stale, _details, _error) do
+    {"the object's handle is of an earlier login or token state, and the object was not found again",
+     "Find it again with find_objects/3; give objects an id or a label"}
+  end
+
+  defp explain(:object_of_other_token, _details, _error),
+    do:
+      {"the object belongs to another token than the pool's", "Use it with the pool it came from"}
+
+  defp explain(:session_object_needs_session, _details, _error) do
+    {"the template makes a session object, which would be lost when the pool closes its session",
+     "Add token: true, make it inside with_session/3, or give session_object: :allow"}
+  end
+
+  defp explain(:attribute_sensitive, details, _error) do
+    {"the token does not reveal #{attributes(details)}",
+     "Ask for other attributes, or give partial: true to get :unavailable for these"}
+  end
+
+  defp explain(:attribute_type_invalid, details, _error) do
+    {"the object does not have #{attributes(details)}",
+     "Ask for other attributes, or give partial: true to get :unavailable for these"}
+  end
+
+  # Login
+
+  defp explain(:pin_required, _details, _error) do
+    {"the token wants a login and the pool has no PIN",
+     "Give the pool a :pin source, or call login/3"}
+  end
+
+  defp explain(:pin_source_failed, details, _error) do
+    {"the :pin source gave no PIN: #{PinSource.explain(details[:cause])}",
+     "No login was tried, and nothing is blocked"}
+  end
+
+  defp explain(:pin_incorrect, details, _error),
+    do: {"the token refused the PIN", pin_remedy(details)}
+
+  defp explain(:pin_invalid, details, _error),
+    do: {"the PIN has characters that the token does not take", pin_remedy(details)}
+
+  defp explain(:pin_len_range, details, _error),
+    do: {"the PIN is too short or too long for the token", pin_remedy(details)}
+
+  defp explain(:pin_expired, details, _error) do
+    {"the PIN has expired", "Set a new PIN with the token's own tools. " <> pin_remedy(details)}
+  end
+
+  defp explain(:pin_locked, details, _error) do
+    {"the PIN is locked after too many wrong tries",
+     "A security officer must unlock it. " <> pin_remedy(details)}
+  end
+
+  defp explain(:pin_final_try, _details, _error) do
+    {"one more wrong PIN would lock the token, so that no login was tried",
+     "Make sure that the PIN is right, then call login/3 with force: true"}
+  end
+
+  defp explain(:user_pin_not_initialized, details, _error) do
+    {"the token has no user PIN yet", "A security officer must set it. " <> pin_remedy(details)}
+  end
+
+  defp explain(:login_conflict, _details, _error) do
+    {"another user or another PIN is logged in on this token",
+     "Pools of one token share its login: give them the same :user and :pin, or stop the other one"}
+  end
+
+  defp explain(:reauthentication_required, _details, _error),
+    do: {"the pool was logged out after :inactivity_timeout", "Call login/3"}
+
+  defp explain(:user_not_logged_in, _details, _error) do
+    {"the token wants a login for this", "Give the pool a :pin source, or call login/3"}
+  end
+
+  # Results
+
+  defp explain(:signature_invalid, _details, _error),
+    do: {"the signature is not valid for this data, key and mechanism", nil}
+
+  defp explain(:decryption_failed, _details, _error) do
+    {"the token could not decrypt: the data was changed, or key or parameters are not those it was " <>
+       "encrypted with", nil}
+  end
+
+  defp explain(:mechanism_invalid, details, _error) do
+    mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
+
+    {"the token does not have the mechanism#{mechanism}, or not for this operation",
+     "mechanisms/1 lists what it has"}
+  end
+
+  defp explain(:mechanism_param_invalid, _details, _error),
+    do: {"the token does not take these parameters of the mechanism", nil}
+
+  defp explain(:iv_replaced, _details, _error) do
+    {"the module encrypted with another IV than the given one",
+     "The IV is in details.iv; give iv: :token for tokens that make their own"}
+  end
+
+  # Token, module, slot
+
+  defp explain(:token_unavailable, details, _error) do
+    {"the token is unavailable#{cause(details)}", retry_after(details)}
+  end
+
+  defp explain(:module_load_failed, details, _error) do
+    {"the PKCS#11 module#{path(details)} could not be loaded#{cause(details)}",
+     "Compare :module with the vendor's path, and the file's architecture with this system's"}
+  end
+
+  defp explain(:module_digest_mismatch, details, _error) do
+    {"the PKCS#11 module#{path(details)} is not the file whose digest :module_sha256 gives, it was not loaded",
+     "Find out who changed it; after an update of the module, give its new digest"}
+  end
+
+  defp explain(:module_conflict, details, _error) do
+    option = if details[:option], do: inspect(details[:option]), else: "option"
+
+    {"the PKCS#11 module#{path(details)} is loaded already with another #{option}",
+     "Give all pools of one module the same #{option}; it is read once per VM"}
+  end
+
+  defp explain(:slot_not_found, details, _error) do
+    {"no slot with a token matches :slot#{selector(details)}#{available(details)}",
+     "Compare :slot with the token's label and serial number"}
+  end
+
+  defp explain(:ambiguous_slot, details, _error) do
+    {"more than one slot matches :slot#{selector(details)}#{available(details)}",
+     "Name it by {:token_serial, serial}"}
+  end
+
+  defp explain(:slot_in_use, details, _error) do
+    other =
+      if details[:other] != nil,
+        do: " by pool #{inspect(details[:other])}",
+        else: " by another pool"
+
+    {"the token is used#{other}, and a pool of type :token has its token for itself",
+     "Stop the other pool, or share one pool"}
+  end
+
+  # Leases
+
+  defp explain(:not_owner, _details, _error),
+    do: {"the lease belongs to another process", "Use it in the process that runs with_session/3"}
+
+  defp explain(:lease_ended, _details, _error),
+    do: {"the lease has ended with its with_session/3 block", nil}
+
+  # Return codes that say enough with a word more
+
+  defp explain(:key_function_not_permitted, _details, _error) do
+    {"the key's attributes do not allow this operation",
+     "It needs the operation's attribute, such as sign: true, when it is made"}
+  end
+
+  defp explain(:key_type_inconsistent, _details, _error),
+    do: {"the key's type does not fit the mechanism", nil}
+
+  defp explain(:key_unextractable, _details, _error),
+    do: {"the key may not leave the token (extractable: false)", nil}
+
+  defp explain(:data_len_range, _details, _error),
+    do: {"the data is too long or too short for the mechanism and key", nil}
+
+  defp explain(:session_read_only, _details, _error),
+    do: {"the pool's sessions are read-only", "Leave :read_only out of the pool's options"}
+
+  defp explain(:token_write_protected, _details, _error),
+    do: {"the token is write-protected", nil}
+
+  defp explain(:function_not_supported, _details, error) do
+    {"the module does not have #{error.function || "this function"}", nil}
+  end
+
+  defp explain(:template_incomplete, _details, _error),
+    do: {"the template lacks an attribute that the token wants", nil}
+
+  defp explain(:template_inconsistent, _details, _error),
+    do: {"the template's attributes contradict each other, the mechanism or the token", nil}
+
+  defp explain(:session_count, _details, _error) do
+    {"the token opens no more sessions", "Lower :pool_size to what the token allows"}
+  end
+
+  defp explain(reason, details, error) do
+    what = if error.code, do: "the token refused the operation", else: words(reason)
+    {what <> cause(details), nil}
+  end
+
+  # Details
+
+  defp within(%{timeout_ms: ms}) when is_number(ms), do: " within #{ms} ms"
+  defp within(_details), do: " in time"
+
+  defp pin_remedy(details) do
+    if poisoned?(details) do
+      "No further C_Login is made until login/3, or until the :pin source gives another PIN"
+    else
+      "Correct the :pin source, then call login/3"
+    end
+  end
+
+  defp poisoned?(%{poisoned: true}), do: true
+  defp poisoned?(_details), do: false
+
+  defp retry_after(%{retry_after_ms: ms}) when is_number(ms),
+    do: "The pool looks for it by itself, next in #{ms} ms"
+
+  defp retry_after(_details), do: "The pool looks for it by itself"
+
+  @shown_candidates 5
+
+  defp candidates(%{candidates: [_ | _] = candidates}) do
+    shown =
+      candidates
+      |> Enum.take(@shown_candidates)
+      |> Enum.map_join(", ", fn
+        {id, label} when is_binary(id) and is_binary(label) ->
+          "#{inspect(label)} with id #{if id == "", do: "empty", else: Base.encode16(id, case: :lower)}"
+
+        other ->
+          inspect(other)
+      end)
+
+    more = if length(candidates) > @shown_candidates, do: ", ...", else: ""
+    ": " <> shown <> more
+  end
+
+  defp candidates(_details), do: ""
+
+  defp attributes(%{attributes: [_ | _] = names}),
+    do: "the attributes " <> Enum.map_join(names, ", ", &inspect/1)
+
+  defp attributes(_details), do: "an attribute that was asked for"
+
+  defp path(%{path: path}) when is_binary(path), do: " " <> path
+  defp path(_details), do: ""
+
+  defp cause(%{cause: cause}) when is_binary(cause) and cause != "", do: ": " <> cause
+
+  defp cause(%{cause: cause}) when is_atom(cause) and cause not in [nil, true, false] do
+    case ReturnCode.code(cause) do
+      nil -> ": " <> words(cause)
+      code -> ": " <> ReturnCode.describe(code)
+    end
+  end
+
+  defp cause(%{cause: cause}) when is_integer(cause) and cause >= 0,
+    do: ": " <> ReturnCode.describe(cause)
+
+  defp cause(_details), do: ""
+
+  defp selector(%{selector: selector}) when selector != nil, do: " #{inspect(selector)}"
+  defp selector(_details), do: ""
+
+  defp available(%{available: []}), do: "; no slot has a token"
+
+  defp available(%{available: [_ | _] = available}) do
+    "; there are " <> Enum.map_join(available, ", ", &inspect/1)
+  end
+
+  defp available(_details), do: ""
+
+  defp words(atom), do: atom |> Atom.to_string() |> String.replace("_", " ")
+end

@@ -1,0 +1,323 @@
+defmodule Pkcs11Pool.Keeper do
+  @moduledoc false
+  # One per pool, off the hot path: it owns the native pool, starts runners, has the PIN source asked, ticks, and tells the outside. When it
+  # dies, by whatever road, the native pool drains.
+  use GenServer
+
+  require Logger
+
+  alias Pkcs11Pool.{Call, Error, Native, Options, PinSource, Registry, Runner, Telemetry}
+
+  # How often surplus sessions are looked for, at most and at least, in ms.
+  @tick 50..10_000
+  # How soon a token that is away is looked for again: the first time, and at the longest, in ms.
+  @probe 500..30_000
+
+  defstruct [:options, :pool, :executor, :attempt, :asking, :timer, :probe, down: nil, backoff: 0]
+
+  @spec child_spec(Options.t()) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{
+      id: __MODULE__,
+      start: {__MODULE__, :start_link, [options]},
+      # terminate/2 takes :shutdown_timeout, and a moment for what follows.
+      shutdown:
+        if(options.shutdown_timeout == :infinity,
+          do: :infinity,
+          else: options.shutdown_timeout + 1_000
+        )
+    }
+  end
+
+  @spec start_link(Options.t()) :: GenServer.on_start()
+  def start_link(options), do: GenServer.start_link(__MODULE__, options)
+
+  @impl GenServer
+  def init(options) do
+    Process.flag(:trap_exit, true)
+
+    case Native.pool_start(native(options)) do
+      {:ok, pool, executor, down} -> register(options, pool, executor, down)
+      {:error, native} -> {:stop, Error.from_native(native, options.name)}
+    end
+  end
+
+  defp register(options, pool, executor, down) do
+    defaults = Map.take(options, [:queue_timeout, :operation_timeout, :max_waiting])
+    entry = Map.merge(defaults, %{native: pool, executor: executor})
+    state = %__MODULE__{options: options, pool: pool, executor: executor}
+
+    Logger.debug(
+      "pool #{inspect(options.name)}: #{options.pool_size} sessions at most, executor #{inspect(executor)}"
+    )
+
+    case Registry.register(options.name, entry) do
+      :ok ->
+        {:ok, attached(state, down), {:continue, :start}}
+
+      {:error, {:already_registered, keeper}} ->
+        Native.drain(pool)
+        {:stop, {:already_started, keeper}}
+    end
+  end
+
+  @impl GenServer
+  def handle_continue(:start, state) do
+    start_runners(state)
+    tick(state)
+    if state.down == nil, do: warm_up(state.options)
+    {:noreply, state}
+  end
+
+  @impl GenServer
+  def handle_info({:pkcs11_pool, notice}, state), do: {:noreply, told(notice, state)}
+
+  def handle_info(:tick, state) do
+    Native.tick(state.pool)
+    tick(state)
+    {:noreply, state}
+  end
+
+  def handle_info({:pin_timeout, attempt}, %{attempt: attempt, asking: {pid, _monitor}} = state) do
+    Process.exit(pid, :kill)
+    {:noreply, provide(state, {:error, PinSource.explain(:timeout)})}
+  end
+
+  def handle_info({:pin_timeout, _attempt}, state), do: {:noreply, state}
+
+  # It provides the PIN by itself; one that ends otherwise must not leave anybody waiting.
+  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{asking: {_, monitor}} = state) do
+    if reason == :normal,
+      do: {:noreply, asked(state)},
+      else: {:noreply, provide(state, {:error, "the process that asked it was killed"})}
+  end
+
+  def handle_info(:probe, state) do
+    {:noreply, %{state | probe: probe(state.pool)}}
+  end
+
+  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{probe: monitor} = state)
+      when monitor != nil do
+    state = %{state | probe: nil}
+
+    case reason do
+      {:shutdown, :ok} ->
+        warm_up(state.options)
+        {:noreply, attached(state, nil)}
+
+      {:shutdown, {:error, native}} ->
+        {:noreply, attached(state, native)}
+
+      _killed ->
+        {:noreply, attached(state, state.down)}
+    end
+  end
+
+  # The registry that this process is linked to has gone: without it nobody can call.
+  def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl GenServer
+  def terminate(_reason, state) do
+    Native.drain(state.pool)
+    await_drained(state, state.options.shutdown_timeout)
+    Native.give_up(state.pool)
+  end
+
+  ## What the native side tells
+
+  defp told(:runners_wanted, state) do
+    start_runners(state)
+    state
+  end
+
+  defp told({:pin_wanted, attempt}, state), do: ask_pin(%{state | attempt: attempt})
+
+  defp told(:session_opened, state) do
+    Telemetry.execute([:session, :opened], %{}, %{pool: state.options.name})
+    state
+  end
+
+  defp told({:session_closed, reason}, state) do
+    Telemetry.execute([:session, :closed], %{}, %{pool: state.options.name, reason: reason})
+    state
+  end
+
+  defp told({:login_ended, :ok}, state), do: state
+
+  defp told({:login_ended, reason}, state) do
+    Logger.error("pool #{inspect(state.options.name)}: the login failed: #{reason}")
+    state
+  end
+
+  defp told(:drained, state), do: state
+
+  ## Runners
+
+  defp start_runners(%{options: options, pool: pool, executor: executor}) do
+    for _vacancy <- 1..Native.vacancies(pool)//1 do
+      case executor do
+        :dirty_io ->
+          {:ok, _pid} =
+            DynamicSupervisor.start_child(Registry.via(:runners, options.name), {Runner, pool})
+
+        :threads ->
+          true = Native.start_thread(pool)
+      end
+    end
+
+    :ok
+  end
+
+  ## The PIN source, asked by a process of its own
+
+  defp ask_pin(%{options: options, pool: pool, attempt: attempt} = state) do
+    asking =
+      spawn_monitor(fn ->
+        # No crash dump and no trace shows what this process holds.
+        Process.flag(:sensitive, true)
+
+        answer =
+          case PinSource.fetch(options.pin) do
+            {:ok, pin} -> {:ok, pin}
+            {:error, reason} -> {:error, PinSource.explain(reason)}
+          end
+
+        Native.provide_pin(pool, attempt, answer)
+      end)
+
+    timer = Process.send_after(self(), {:pin_timeout, attempt}, options.pin_timeout)
+    %{state | asking: asking, timer: timer}
+  end
+
+  defp provide(state, answer) do
+    Native.provide_pin(state.pool, state.attempt, answer)
+    asked(state)
+  end
+
+  defp asked(%{asking: {_pid, monitor}} = state) do
+    Process.demonitor(monitor, [:flush])
+    Process.cancel_timer(state.timer)
+    %{state | attempt: nil, asking: nil, timer: nil}
+  end
+
+  ## The token, there or away
+
+  defp attached(%{options: %{name: name}} = state, nil) do
+    if state.down, do: Logger.info("pool #{inspect(name)}: the token is there")
+    Telemetry.execute([:pool, :up], %{}, %{pool: name})
+    %{state | down: nil, backoff: 0}
+  end
+
+  defp attached(%{options: %{name: name}} = state, native) do
+    error = Error.from_native(native, name)
+
+    if state.down == nil do
+      Logger.error(
+        "the pool is down, and looks for its token until it is there. " <>
+          Exception.message(error)
+      )
+
+      Telemetry.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
+    end
+
+    backoff = min(max(state.backoff * 2, @probe.first), @probe.last)
+    Process.send_after(self(), :probe, backoff + :rand.uniform(div(backoff, 4)))
+    %{state | down: native, backoff: backoff}
+  end
+
+  # It may block for as long as the module does, so that it is not done here.
+  defp probe(pool) do
+    {_pid, monitor} = spawn_monitor(fn -> exit({:shutdown, Native.attach(pool)}) end)
+    monitor
+  end
+
+  # The first session, and with it the login.
+  defp warm_up(%{lazy: true}), do: :ok
+
+  defp warm_up(%{name: name}) do
+    spawn(fn ->
+      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.call!([])) do
+        unless error.reason in [:draining, :pool_not_found] do
+          Logger.warning("the first session could not be opened. " <> Exception.message(error))
+        end
+      end
+    end)
+
+    :ok
+  end
+
+  ## Time
+
+  defp tick(%{options: %{idle_ttl: idle_ttl, max_lifetime: max_lifetime}}) do
+    # An atom is greater than any number.
+    shortest = min(idle_ttl, max_lifetime)
+
+    if shortest != :infinity do
+      interval = shortest |> div(4) |> max(@tick.first) |> min(@tick.last)
+      Process.send_after(self(), :tick, interval)
+    end
+  end
+
+  defp await_drained(state, timeout) do
+    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
+
+    Stream.repeatedly(fn ->
+      left = Native.left(state.pool)
+      wait = if deadline == :infinity, do: 1_000, else: deadline - now()
+
+      if left > 0 and wait > 0 do
+        receive do
+          {:pkcs11_pool, :drained} -> :done
+        after
+          min(wait, 50) -> :waiting
+        end
+      else
+        :done
+      end
+    end)
+    |> Enum.find(&(&1 == :done))
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  ## The options as the native side takes them
+
+  defp native(%Options{} = options) do
+    %{
+      label: inspect(options.name),
+      module: options.module,
+      module_sha256: options.module_sha256,
+      module_env: options.module_env || %{},
+      module_args: options.module_args,
+      slot: slot(options.slot),
+      exclusive: options.type == :token,
+      login: login(options),
+      user: if(options.user == :so, do: 0, else: 1),
+      retain_pin: options.pin_retention == :until_logout,
+      read_only: options.read_only,
+      key_cache_ttl: finite(options.key_cache_ttl),
+      retry_policy: for({code, class} <- options.retry_policy, do: {code, Atom.to_string(class)}),
+      pool_size: options.pool_size,
+      stripes: options.stripes,
+      idle_ttl: finite(options.idle_ttl),
+      max_lifetime: finite(options.max_lifetime),
+      max_waiting: options.max_waiting,
+      shutdown_timeout: finite(options.shutdown_timeout),
+      executor: options.executor,
+      dirty_io_schedulers: :erlang.system_info(:dirty_io_schedulers)
+    }
+  end
+
+  defp slot({:token_label, label}), do: {:label, label}
+  defp slot({:token_serial, serial}), do: {:serial, serial}
+  defp slot({:slot_id, id}), do: {:slot_id, id}
+  defp slot({:uri, selector}), do: {:uri, Pkcs11Pool.Key.native_slot(selector)}
+
+  defp login(%{protected_authentication_path: true}), do: :protected
+  defp login(%{pin: nil}), do: :none
+  defp login(_options), do: :pin
+
+  defp finite(:infinity), do: nil
+  defp finite(ms), do: ms
+end

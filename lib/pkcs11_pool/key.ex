@@ -1,0 +1,82 @@
+defmodule Pkcs11Pool.Key do
+  @moduledoc false
+  # A call's `key` argument, as the native side takes it.
+
+  alias Pkcs11Pool.{Object, Template}
+
+  @type t :: Object.t() | Template.t() | String.t()
+
+  @typedoc """
+  `:find` is a template to look for; with a third element, the token that the key's URI names, see
+  `native_slot/1`. `:object` is a known handle, with the template to find
+  it again; an empty one says that it has neither id nor label to find it by.
+  """
+  @type encoded ::
+          {:find, Template.encoded()}
+          | {:find, Template.encoded(), [{String.t(), String.t()}]}
+          | {:object, handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
+             Template.encoded()}
+
+  @class Template.name!(:class)
+  @label Template.name!(:label)
+  @id Template.name!(:id)
+
+  @doc """
+  The key, with the class that the operation implies unless the key names one itself.
+
+  Raises `ArgumentError` for what is no key.
+  """
+  @spec encode!(t, class :: atom | nil) :: encoded
+  def encode!(%Object{} = object, class) do
+    template = unless_empty(object.id, @id, unless_empty(object.label, @label, []))
+    template = if template == [], do: [], else: with_class(template, object.class || class)
+    {:object, object.handle, object.epoch, object.token, template}
+  end
+
+  def encode!("pkcs11:" <> _rest = uri, class) do
+    uri = Pkcs11Pool.URI.parse!(uri)
+    template = with_class(Template.encode!(Pkcs11Pool.URI.to_template(uri)), class)
+
+    case Pkcs11Pool.URI.to_slot(uri) do
+      selector when selector == %{} -> {:find, template}
+      selector -> {:find, template, selector}
+    end
+  end
+
+  def encode!(label, class) when is_binary(label),
+    do: {:find, with_class(Template.encode!(label: label), class)}
+
+  def encode!(template, class) when is_list(template),
+    do: {:find, with_class(Template.encode!(template), class)}
+
+  def encode!(_other, _class) do
+    raise ArgumentError,
+          "expected a key: a %Pkcs11Pool.Object{}, a template such as [label: \"signing\"], " <>
+            "a label, or a PKCS#11 URI"
+  end
+
+  @doc """
+  What a URI says of slot, token and module, by the standard's own names.
+  """
+  @spec native_slot(Pkcs11Pool.URI.slot()) :: [{String.t(), String.t()}]
+  def native_slot(selector) do
+    for {name, value} <- selector,
+        do: {name |> Atom.to_string() |> String.replace("_", "-"), to_string(value)}
+  end
+
+  defp unless_empty(empty, _code, template) when empty in ["", nil], do: template
+  defp unless_empty(value, code, template), do: [{code, value} | template]
+
+  defp with_class(template, nil), do: template
+
+  defp with_class(template, class) do
+    if List.keymember?(template, @class, 0), do: template, else: [attribute(class) | template]
+  end
+
+  for class <- [:private_key, :public_key, :secret_key] do
+    @attribute {@class, {:ulong, Template.class!(class)}}
+    defp attribute(unquote(class)), do: @attribute
+  end
+
+  defp attribute(class), do: {@class, {:ulong, Template.class!(class)}}
+end

@@ -1,0 +1,358 @@
+defmodule Pkcs11Pool.Mechanism.Params do
+  @moduledoc false
+  # The parameters of mechanisms: which kind a mechanism takes, and how they are checked and encoded.
+
+  alias Pkcs11Pool.Suggestion
+  alias Pkcs11Pool.Table.Constants
+
+  @typedoc """
+  What the native side makes the mechanism's C struct from. The numbers are PKCS#11's:
+  `CKM_` for a hash, `CKG_` for an MGF, `CKD_` for a KDF. An IV `:token` is made by the token.
+  """
+  @type t ::
+          nil
+          | binary
+          | {:rsa_pss, hash :: non_neg_integer, mgf :: non_neg_integer,
+             salt_length :: non_neg_integer}
+          | {:rsa_oaep, hash :: non_neg_integer, mgf :: non_neg_integer, source :: binary}
+          | {:gcm, iv :: binary | :token, aad :: binary, tag_bits :: non_neg_integer}
+          | {:ecdh1, kdf :: non_neg_integer, shared_data :: binary, public_data :: binary}
+
+  @typedoc """
+  `:none` takes no parameters; `:any` takes none, or the bytes of a C struct; `:struct` wants those
+  bytes. `{:pss, hash}` has its hash in the mechanism's name, or nil.
+  """
+  @type kind ::
+          :none
+          | :any
+          | :struct
+          | {:pss, hash :: atom | nil}
+          | :oaep
+          | :gcm
+          | :ecdh1
+          | :public_data
+          | :ctr
+          | :length
+          | {:iv, bytes :: pos_integer}
+          | :optional_iv
+
+  # {hash, CKM_, bytes, the name in :crypto}
+  @hash_table [
+    {:sha_1, 0x0220, 20, :sha},
+    {:sha1, 0x0220, 20, :sha},
+    {:sha, 0x0220, 20, :sha},
+    {:sha224, 0x0255, 28, :sha224},
+    {:sha256, 0x0250, 32, :sha256},
+    {:sha384, 0x0260, 48, :sha384},
+    {:sha512, 0x0270, 64, :sha512},
+    {:sha512_224, 0x0048, 28, :sha512_224},
+    {:sha512_256, 0x004C, 32, :sha512_256},
+    {:sha3_224, 0x02B5, 28, :sha3_224},
+    {:sha3_256, 0x02B0, 32, :sha3_256},
+    {:sha3_384, 0x02C0, 48, :sha3_384},
+    {:sha3_512, 0x02D0, 64, :sha3_512},
+    {:md5, 0x0210, 16, :md5},
+    {:ripemd160, 0x0240, 20, :ripemd160}
+  ]
+  @hash_names for {hash, _code, _size, _name} <- @hash_table, do: hash
+  @hashes for {hash, code, size, _name} <- @hash_table, into: %{}, do: {hash, {code, size}}
+  @crypto_names for {hash, _code, _size, name} <- @hash_table, into: %{}, do: {hash, name}
+
+  @mgfs for {name, code} <- [sha: 0x0001, sha_1: 0x0001] ++ Constants.mgfs(),
+            written <- [name, :"mgf1_#{name}"],
+            into: %{},
+            do: {written, code}
+  @mgf_names Keyword.keys(Constants.mgfs())
+
+  @kdfs for {name, code} <- Constants.kdfs(),
+            written <- [
+              name,
+              name |> Atom.to_string() |> String.trim_trailing("_kdf") |> String.to_atom()
+            ],
+            into: %{},
+            do: {written, code}
+  @kdf_names Keyword.keys(Constants.kdfs())
+
+  @gcm_tag_bits [32, 64, 96, 104, 112, 120, 128]
+  @ulong_bytes :erlang.system_info(:wordsize)
+
+  @doc """
+  The hashes that a parameter may name, each with its name in `:crypto`.
+  """
+  @spec hashes() :: %{atom => atom}
+  def hashes, do: @crypto_names
+
+  @doc """
+  The kind of parameters of a mechanism, from its name.
+  """
+  @spec kind(atom) :: kind
+  def kind(mechanism) do
+    written = Atom.to_string(mechanism)
+
+    Enum.find_value(parameter_kinds(), :any, fn {pattern, kind} ->
+      case {Regex.run(pattern, written), kind} do
+        {nil, _kind} -> nil
+        {[_all, hash], :pss_of_name} -> {:pss, String.to_existing_atom(hash)}
+        {_match, kind} -> kind
+      end
+    end)
+  end
+
+  # How a mechanism takes its parameters, from its name. The first pattern that matches counts.
+  defp parameter_kinds do
+    [
+      {~r/^rsa_pkcs_pss$/, {:pss, nil}},
+      {~r/^(?<hash>\w+)_rsa_pkcs_pss$/, :pss_of_name},
+      {~r/^rsa_pkcs_oaep$/, :oaep},
+      {~r/^aes_gcm$/, :gcm},
+      {~r/^ecdh1_(cofactor_)?derive$/, :ecdh1},
+      {~r/^dh_pkcs_derive$/, :public_data},
+      {~r/^(aes|camellia)_ctr$/, :ctr},
+      {~r/_general$/, :length},
+      {~r/^aes_key_wrap(_pad|_kwp|_pkcs7)?$/, :optional_iv},
+      {~r/^(aes|camellia|aria|seed|twofish)_cbc(_pad)?$/, {:iv, 16}},
+      {~r/^aes_(ofb|cfb1|cfb8|cfb64|cfb128|cts|xts)$/, {:iv, 16}},
+      {~r/^(des|des3|cdmf|cast|cast3|cast5|cast128|idea|blowfish)_cbc(_pad)?$/, {:iv, 8}},
+      {~r/^des_(ofb|cfb)\d+$/, {:iv, 8}},
+      {~r/^(aes_ccm|aes_gmac|chacha20|salsa20|(chacha20|salsa20)_poly1305)$/, :struct},
+      {~r/^(hkdf_(derive|data)|sp800_108_\w+|pkcs5_pbkd2|(rsa|ecdh|ecdh_x|ecdh_cof)_aes_key_wrap)$/,
+       :struct},
+      {~r/^(\w+_encrypt_data|concatenate_\w+|xor_base_and_data|extract_key_from_key)$/, :struct},
+      {~r/^(tls|tls10|tls12|ssl3|wtls)_\w*(derive|mac|kdf|prf)\w*$/, :struct},
+      {~r/^(hash_ml_dsa|hash_slh_dsa)$/, :struct},
+      {~r/(^|_)rsa_(pkcs|x_509|9796|x9_31)$/, :none},
+      {~r/^(ec)?dsa(_sha\w+)?$/, :none},
+      {~r/_(hmac|cmac|mac|key_gen|key_pair_gen|ecb|xcbc_mac|xcbc_mac_96|key_gen_w_extra_bits)$/,
+       :none},
+      {~r/^(md2|md5|sha_1|sha224|sha256|sha384|sha512|sha512_224|sha512_256|ripemd128|ripemd160|sha3_\d+)$/,
+       :none}
+    ]
+  end
+
+  @doc """
+  Parameters of this kind when none are given: `{:ok, params}`, or `:error` where some are needed.
+  """
+  @spec default(kind) :: {:ok, t} | :error
+  def default({:pss, hash}) when hash != nil, do: {:ok, encode!({:pss, hash}, hash, [])}
+  def default(kind) when kind in [:none, :any, :optional_iv], do: {:ok, nil}
+  def default(_kind), do: :error
+
+  @doc """
+  The given parameters of a mechanism. Raises `ArgumentError`.
+  """
+  @spec encode!(kind, name :: atom, term) :: t
+  def encode!(kind, name, params)
+
+  def encode!(:none, name, _params) do
+    raise ArgumentError, "mechanism #{inspect(name)} takes no parameters"
+  end
+
+  def encode!(kind, _name, params) when kind in [:any, :struct] and is_binary(params),
+    do: params
+
+  def encode!(kind, name, _params) when kind in [:any, :struct] do
+    raise ArgumentError,
+          "the parameters of mechanism #{inspect(name)} must be a binary with the bytes of its C struct"
+  end
+
+  def encode!({:iv, size}, _name, iv) when byte_size(iv) == size, do: iv
+  def encode!(:optional_iv, _name, iv) when is_binary(iv), do: iv
+
+  def encode!({:iv, size}, name, params) do
+    params = params!(name, params, [:iv])
+
+    case fetch!(name, params, :iv) do
+      iv when byte_size(iv) == size -> iv
+      iv -> bad!(name, :iv, "a binary of #{size} bytes", iv)
+    end
+  end
+
+  def encode!(:optional_iv, name, params) do
+    params = params!(name, params, [:iv])
+    binary!(name, :iv, fetch!(name, params, :iv))
+  end
+
+  def encode!({:pss, hash_of_name}, name, params) do
+    params = params!(name, params, [:hash, :mgf, :salt_length])
+    hash = if hash_of_name, do: params[:hash] || hash_of_name, else: fetch!(name, params, :hash)
+    {hash_code, size} = hash!(name, hash)
+
+    if hash_of_name && hash_code != elem(@hashes[hash_of_name], 0) do
+      raise ArgumentError,
+            "parameter :hash of mechanism #{inspect(name)} contradicts its name; leave it out, or " <>
+              "use {:rsa_pkcs_pss, hash: ...} with data that is hashed already"
+    end
+
+    salt_length = Keyword.get(params, :salt_length, size)
+
+    unless is_integer(salt_length) and salt_length >= 0,
+      do: bad!(name, :salt_length, "a non-negative integer (bytes)", salt_length)
+
+    {:rsa_pss, hash_code, mgf!(name, Keyword.get(params, :mgf, hash)), salt_length}
+  end
+
+  def encode!(:oaep, name, params) do
+    params = params!(name, params, [:hash, :mgf, :source])
+    hash = fetch!(name, params, :hash)
+    {hash_code, _size} = hash!(name, hash)
+    mgf = mgf!(name, Keyword.get(params, :mgf, hash))
+    {:rsa_oaep, hash_code, mgf, binary!(name, :source, Keyword.get(params, :source, ""))}
+  end
+
+  def encode!(:gcm, name, params) do
+    params = params!(name, params, [:iv, :aad, :tag_bits])
+    iv = fetch!(name, params, :iv)
+    aad = binary!(name, :aad, Keyword.get(params, :aad, ""))
+    tag_bits = Keyword.get(params, :tag_bits, 128)
+
+    unless iv == :token or (is_binary(iv) and iv != ""),
+      do: bad!(name, :iv, "a non-empty binary, or :token for one that the token makes", iv)
+
+    unless tag_bits in @gcm_tag_bits,
+      do: bad!(name, :tag_bits, "one of #{inspect(@gcm_tag_bits)}", tag_bits)
+
+    {:gcm, iv, aad, tag_bits}
+  end
+
+  def encode!(:ecdh1, name, params) do
+    params = params!(name, params, [:kdf, :public_data, :shared_data])
+    public_data = binary!(name, :public_data, fetch!(name, params, :public_data))
+    shared_data = binary!(name, :shared_data, Keyword.get(params, :shared_data, ""))
+    kdf = Keyword.get(params, :kdf, :null)
+
+    case @kdfs do
+      %{^kdf => code} ->
+        {:ecdh1, code, shared_data, public_data}
+
+      _unknown ->
+        bad!(name, :kdf, "one of #{inspect(@kdf_names)}", kdf)
+    end
+  end
+
+  def encode!(:public_data, name, params) do
+    params = params!(name, params, [:public_data])
+    binary!(name, :public_data, fetch!(name, params, :public_data))
+  end
+
+  # CK_AES_CTR_PARAMS: CK_ULONG ulCounterBits, CK_BYTE cb[16]
+  def encode!(:ctr, name, params) do
+    params = params!(name, params, [:counter_block, :counter_bits])
+    block = fetch!(name, params, :counter_block)
+    bits = Keyword.get(params, :counter_bits, 128)
+
+    unless is_binary(block) and byte_size(block) == 16,
+      do: bad!(name, :counter_block, "a binary of 16 bytes", block)
+
+    unless is_integer(bits) and bits in 1..128,
+      do: bad!(name, :counter_bits, "an integer from 1 to 128", bits)
+
+    ulong(bits) <> block
+  end
+
+  # CK_MAC_GENERAL_PARAMS is a CK_ULONG.
+  def encode!(:length, name, params) do
+    params = params!(name, params, [:length])
+
+    case fetch!(name, params, :length) do
+      length when is_integer(length) and length >= 0 -> ulong(length)
+      length -> bad!(name, :length, "a non-negative integer (bytes)", length)
+    end
+  end
+
+  defp ulong(integer), do: <<integer::native-unsigned-size(@ulong_bytes)-unit(8)>>
+
+  defp hash!(name, hash) do
+    case @hashes do
+      %{^hash => found} -> found
+      _unknown -> bad!(name, :hash, "one of #{inspect(@hash_names)}", hash)
+    end
+  end
+
+  defp mgf!(name, mgf) do
+    case @mgfs do
+      %{^mgf => code} -> code
+      _unknown -> bad!(name, :mgf, "one of #{inspect(@mgf_names)}", mgf)
+    end
+  end
+
+  defp binary!(_name, _key, value) when is_binary(value), do: value
+  defp binary!(name, key, value), do: bad!(name, key, "a binary", value)
+
+  defp params!(name, params, known) do
+    unless Keyword.keyword?(params) do
+      raise ArgumentError,
+            "the parameters of mechanism #{inspect(name)} must be a keyword list with " <>
+              "#{inspect(known)}, got: #{shape(params)}"
+    end
+
+    keys = Keyword.keys(params)
+
+    case keys -- known do
+      [] ->
+        params
+
+      [key | _rest] ->
+        problem = if key in known, do: "duplicate", else: "unknown"
+        hint = if key in known, do: "", else: Suggestion.for(key, known)
+
+        raise ArgumentError,
+              "#{problem} parameter #{inspect(key)} of mechanism #{inspect(name)}#{hint} " <>
+                "(it takes #{inspect(known)})"
+    end
+  end
+
+  defp fetch!(name, params, key) do
+    case Keyword.fetch(params, key) do
+      {:ok, value} ->
+        value
+
+      :error ->
+        raise ArgumentError,
+              "mechanism #{inspect(name)} needs the parameter #{inspect(key)}: " <>
+                example(name, key)
+    end
+  end
+
+  @doc """
+  Raises for a mechanism that needs parameters and has none.
+  """
+  @spec needs!(name :: atom, kind) :: no_return
+  def needs!(name, :struct) do
+    raise ArgumentError,
+          "mechanism #{inspect(name)} needs parameters that only its C struct can hold: give " <>
+            "{#{inspect(name)}, binary} with the struct's bytes"
+  end
+
+  def needs!(name, kind) do
+    key =
+      case kind do
+        {:pss, nil} -> :hash
+        :oaep -> :hash
+        :gcm -> :iv
+        {:iv, _size} -> :iv
+        :ctr -> :counter_block
+        :length -> :length
+        _derive -> :public_data
+      end
+
+    raise ArgumentError, "mechanism #{inspect(name)} needs parameters: " <> example(name, key)
+  end
+
+  defp example(name, :hash), do: "give {#{inspect(name)}, hash: :sha256}"
+  defp example(name, :length), do: "give {#{inspect(name)}, length: bytes}"
+  defp example(name, key), do: "give {#{inspect(name)}, #{key}: binary}"
+
+  @spec bad!(atom, atom, String.t(), term) :: no_return
+  defp bad!(name, key, expected, value) do
+    raise ArgumentError,
+          "invalid parameter #{inspect(key)} of mechanism #{inspect(name)}: expected #{expected}, " <>
+            "got: #{shape(value)}"
+  end
+
+  # Parameters may hold shared secrets: of binaries and lists only the shape is shown.
+  defp shape(value) when is_atom(value) or is_integer(value), do: inspect(value)
+  defp shape(value) when is_binary(value), do: "a binary of #{byte_size(value)} bytes"
+  defp shape(value) when is_list(value), do: "a list"
+  defp shape(value) when is_tuple(value), do: "a tuple"
+  defp shape(_value), do: "another term"
+end

@@ -1,0 +1,88 @@
+defmodule Pkcs11Pool.Native do
+  @moduledoc false
+  # Stubs and specs of native/nif, nothing else.
+  @on_load :load
+
+  @type pool :: reference
+  @type runner :: reference
+  @type ticket :: reference
+  @type error ::
+          {reason :: atom, code :: non_neg_integer | nil, function :: String.t() | nil,
+           executed :: boolean | :unknown, details :: map}
+
+  @doc false
+  def load do
+    path = :filename.join(:code.priv_dir(:pkcs11_pool), ~c"native/pkcs11_pool_nif")
+    :erlang.load_nif(path, 0)
+  end
+
+  @doc "Makes a pool for the calling keeper, attached to its token or with the reason why not. Dirty IO."
+  @spec pool_start(map) ::
+          {:ok, pool, :dirty_io | :threads, down :: error | nil} | {:error, error}
+  def pool_start(_options), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Looks for the token once more. Dirty IO."
+  @spec attach(pool) :: :ok | {:error, error}
+  def attach(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The calling process becomes a runner; `true`: it must serve at once."
+  @spec runner_join(pool) :: {runner, boolean}
+  def runner_join(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Runs operations until nothing waits or the budget is used up. Dirty IO."
+  @spec serve(runner) :: :parked | :again | :gone
+  def serve(_runner), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Starts a runner on a native thread; `false`: the system refuses one."
+  @spec start_thread(pool) :: boolean
+  def start_thread(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Takes an operation; its answer comes as `{tag, result}`."
+  @spec submit(pool, tag :: reference, request :: term, queue_timeout :: non_neg_integer | nil) ::
+          ticket | {:error, error}
+  def submit(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Where an operation is; `ms` is how long it has been running."
+  @spec progress(ticket) :: :queued | {:running, ms :: non_neg_integer} | :over
+  def progress(_ticket), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Gives an operation up, while it waits or (`running`) in any case. `:answered`: its answer comes."
+  @spec abandon(ticket, running :: boolean) ::
+          :before_start
+          | {:while_running, ms :: non_neg_integer}
+          | {:still_running, ms :: non_neg_integer}
+          | :answered
+  def abandon(_ticket, _running), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The PIN for an attempt at a login, or a sentence about why there is none."
+  @spec provide_pin(pool, attempt :: non_neg_integer, {:ok, binary} | {:error, String.t()}) :: :ok
+  def provide_pin(_pool, _attempt, _pin), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Time passes: surplus sessions close."
+  @spec tick(pool) :: :ok
+  def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "How many runners are missing."
+  @spec vacancies(pool) :: non_neg_integer
+  def vacancies(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The pool takes nothing any more: what waits is answered, what is idle closed, what runs goes on."
+  @spec drain(pool) :: :ok
+  def drain(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Sessions that a draining pool has yet to close."
+  @spec left(pool) :: non_neg_integer
+  def left(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Answers what still runs in a drained pool."
+  @spec give_up(pool) :: :ok
+  def give_up(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Forgets every key's handle."
+  @spec forget_keys(pool) :: :ok
+  def forget_keys(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "One snapshot of the counters."
+  @spec status(pool) :: map
+  def status(_pool), do: :erlang.nif_error(:nif_not_loaded)
+end

@@ -1,0 +1,249 @@
+defmodule Pkcs11Pool.Options do
+  @moduledoc false
+  # The options of a pool and of a call, checked once, before anything is loaded. The options are
+  # documented in `Pkcs11Pool`. No message shows a PIN, or what could be one.
+
+  alias Pkcs11Pool.Options.Value
+  alias Pkcs11Pool.{PinSource, ReturnCode, Suggestion}
+
+  @default_pool_size 4
+
+  # What is nil here has a default that depends on the other options, or none.
+  @defaults [
+    name: nil,
+    module: nil,
+    module_sha256: nil,
+    module_env: nil,
+    module_args: nil,
+    slot: nil,
+    type: :hsm,
+    pool_size: nil,
+    stripes: 1,
+    pin: nil,
+    pin_timeout: 10_000,
+    pin_retention: :per_login,
+    user: :user,
+    protected_authentication_path: false,
+    executor: :auto,
+    queue_timeout: 5_000,
+    operation_timeout: 30_000,
+    lease_timeout: 60_000,
+    shutdown_timeout: 5_000,
+    max_waiting: 1_000,
+    idle_ttl: 300_000,
+    max_lifetime: :infinity,
+    key_cache_ttl: 60_000,
+    lazy: nil,
+    start: :resilient,
+    inactivity_timeout: 300_000,
+    reauthentication: :prompt,
+    read_only: false,
+    serialize: false,
+    retry_policy: %{}
+  ]
+  @names Keyword.keys(@defaults)
+  @required [:name, :module, :slot]
+
+  defstruct @defaults
+
+  @type slot ::
+          {:token_label, String.t()}
+          | {:token_serial, String.t()}
+          | {:slot_id, non_neg_integer}
+          | {:uri, Pkcs11Pool.URI.slot()}
+
+  @typedoc "Checked options. Times are milliseconds; `:module_sha256` is in lower case."
+  @type t :: %__MODULE__{
+          name: term,
+          module: Path.t(),
+          module_sha256: String.t() | nil,
+          module_env: %{optional(String.t()) => String.t()} | nil,
+          module_args: String.t() | nil,
+          slot: slot,
+          type: :hsm | :cloud_hsm | :token,
+          pool_size: pos_integer,
+          stripes: pos_integer,
+          pin: PinSource.normalized() | nil,
+          pin_timeout: pos_integer,
+          pin_retention: :per_login | :until_logout,
+          user: :user | :so,
+          protected_authentication_path: boolean,
+          executor: :auto | :dirty_io | :threads,
+          queue_timeout: timeout,
+          operation_timeout: timeout,
+          lease_timeout: timeout,
+          shutdown_timeout: timeout,
+          max_waiting: non_neg_integer,
+          idle_ttl: timeout,
+          max_lifetime: timeout,
+          key_cache_ttl: timeout,
+          lazy: boolean,
+          start: :resilient | :strict,
+          inactivity_timeout: timeout,
+          reauthentication: :prompt | :fail,
+          read_only: boolean,
+          serialize: boolean,
+          retry_policy: %{optional(non_neg_integer) => ReturnCode.class()}
+        }
+
+  @typedoc "The options of a call; a timeout of nil is the pool's."
+  @type call :: %{
+          queue_timeout: timeout | nil,
+          operation_timeout: timeout | nil,
+          telemetry_metadata: map,
+          signature: :raw | :der,
+          partial: boolean,
+          session_object: :refuse | :allow,
+          force: boolean
+        }
+
+  @call_names [:queue_timeout, :operation_timeout, :telemetry_metadata]
+  @call_defaults %{
+    queue_timeout: nil,
+    operation_timeout: nil,
+    telemetry_metadata: %{},
+    signature: :raw,
+    partial: false,
+    session_object: :refuse,
+    force: false
+  }
+
+  @doc """
+  The options of a pool, with their defaults. Raises `ArgumentError` that names the option.
+  """
+  @spec validate!(keyword) :: t
+  def validate!(options) do
+    keyword!(options)
+    known!(options, @names)
+
+    for name <- @required, not Keyword.has_key?(options, name) do
+      raise ArgumentError,
+            "required #{inspect(name)} option not found, received options: " <>
+              inspect(Keyword.keys(options))
+    end
+
+    # As everywhere in Keyword, the first of several counts.
+    values = for name <- @names, Keyword.has_key?(options, name), do: {name, options[name]}
+    values = for {name, value} <- values, do: {name, Value.validate!(name, value)}
+
+    __MODULE__
+    |> struct!(values)
+    |> default_of_type()
+    |> check_stripes!()
+    |> check_login!()
+  end
+
+  @doc """
+  The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of
+  `:signature`, `:partial`, `:session_object` and `:force` those in `extra`. Raises `ArgumentError`
+  that names the option.
+  """
+  @spec call!(keyword, [:signature | :partial | :session_object | :force]) :: call
+  def call!(options, extra \\ [])
+  def call!([], _extra), do: @call_defaults
+
+  def call!(options, extra) do
+    keyword!(options)
+    known!(options, @call_names ++ extra)
+
+    options
+    |> Enum.reverse()
+    |> Enum.reduce(@call_defaults, fn {name, value}, call ->
+      Map.replace!(call, name, Value.validate!(name, value))
+    end)
+  end
+
+  # Shape
+
+  defp keyword!(options) do
+    unless Keyword.keyword?(options),
+      do: raise(ArgumentError, "expected options to be a keyword list")
+  end
+
+  defp known!(options, valid) do
+    case Enum.uniq(Keyword.keys(options)) -- valid do
+      [] ->
+        :ok
+
+      unknown ->
+        raise ArgumentError,
+              "unknown options #{inspect(unknown)}, valid options are: #{inspect(valid)}" <>
+                hint(unknown, valid)
+    end
+  end
+
+  defp hint([unknown], valid), do: Suggestion.for(unknown, valid)
+  defp hint(_several, _valid), do: ""
+
+  # Several options
+
+  defp default_of_type(%{type: :token, pool_size: size}) when size not in [nil, 1] do
+    Value.invalid!(:pool_size, "1 for a pool of type :token, which has exactly one session", size)
+  end
+
+  defp default_of_type(%{type: :token} = options),
+    do: %{options | pool_size: 1, lazy: if(is_nil(options.lazy), do: true, else: options.lazy)}
+
+  defp default_of_type(options),
+    do: %{
+      options
+      | pool_size: options.pool_size || @default_pool_size,
+        lazy: options.lazy || false
+    }
+
+  defp check_stripes!(%{stripes: stripes, pool_size: size}) when stripes > size,
+    do: Value.invalid!(:stripes, "an integer from 1 to :pool_size, which is #{size}", stripes)
+
+  defp check_stripes!(options), do: options
+
+  defp check_login!(%{type: :cloud_hsm, pin: pin}) when pin != nil,
+    do:
+      Value.refused!(
+        :pin,
+        "a pool of type :cloud_hsm never logs in; leave it out, or use type: :hsm"
+      )
+
+  defp check_login!(%{type: :cloud_hsm, protected_authentication_path: true}) do
+    Value.refused!(
+      :protected_authentication_path,
+      "a pool of type :cloud_hsm never logs in; leave it out, or use type: :hsm"
+    )
+  end
+
+  defp check_login!(%{pin: pin, protected_authentication_path: true}) when pin != nil do
+    Value.refused!(
+      :pin,
+      "with protected_authentication_path: true the PIN is typed at the token; leave one of the two out"
+    )
+  end
+
+  defp check_login!(%{type: :token, pin: nil, protected_authentication_path: false}) do
+    raise ArgumentError,
+          "required :pin option not found: a pool of type :token needs " <>
+            PinSource.expected() <> ", or protected_authentication_path: true for a PIN pad"
+  end
+
+  defp check_login!(%{user: :so, read_only: true}) do
+    Value.refused!(:read_only, "a security officer's session (user: :so) can only be read-write")
+  end
+
+  defp check_login!(options), do: options
+
+  defimpl Inspect do
+    import Inspect.Algebra
+
+    # The arguments of a PIN source and the values of variables may be secret.
+    def inspect(options, opts) do
+      fields =
+        options
+        |> Map.from_struct()
+        |> Map.update!(:pin, &if(&1, do: Pkcs11Pool.PinSource.describe(&1)))
+        |> Map.update!(:module_env, &if(&1, do: Map.keys(&1)))
+        |> Enum.sort()
+
+      container_doc("#Pkcs11Pool.Options<", fields, ">", opts, fn {name, value}, opts ->
+        concat("#{name}: ", to_doc(value, opts))
+      end)
+    end
+  end
+end

@@ -1,0 +1,176 @@
+defmodule Pkcs11Pool.PinSource do
+  @moduledoc false
+  # Where a PIN comes from. The PIN itself is never part of a source's description or of an error.
+
+  import Bitwise
+
+  @typedoc "A source as the user gives it."
+  @type t ::
+          {module, atom, [term]} | (() -> result) | {:env, String.t()} | {:file, Path.t()}
+
+  @typedoc "What a source's function returns."
+  @type result :: binary | {:ok, binary} | {:error, term}
+
+  @type normalized ::
+          {:mfa, {module, atom, [term]}}
+          | {:fun, (() -> result)}
+          | {:env, String.t()}
+          | {:file, Path.t()}
+
+  @typedoc """
+  Why there is no PIN: the function raised, threw or exited (`:raised`), returned `{:error, term}`
+  (`:refused`) or what is no PIN (`:rubbish`); the PIN is empty; the variable is not set;
+  the file cannot be read (a POSIX reason), is readable for others, or is no regular file.
+  """
+  @type reason ::
+          :raised
+          | :refused
+          | :rubbish
+          | :empty
+          | {:undefined_function, String.t()}
+          | {:env_not_set, String.t()}
+          | {:file, Path.t(), :file.posix() | :not_regular | :too_large}
+          | {:file_mode, Path.t()}
+
+  @others_may_read 0o044
+  @largest_file 4096
+
+  @doc """
+  What a source may be, for messages.
+  """
+  @spec expected() :: String.t()
+  def expected do
+    "a {module, function, arguments} tuple, a function without arguments, {:env, \"VARIABLE\"} or " <>
+      "{:file, \"path\"}"
+  end
+
+  @doc """
+  The source in the shape that `fetch/1` takes; `:error` for what is none.
+  """
+  @spec normalize(term) :: {:ok, normalized} | :error
+  def normalize({module, function, arguments})
+      when is_atom(module) and is_atom(function) and is_list(arguments) and
+             module not in [nil, true, false] and length(arguments) >= 0,
+      do: {:ok, {:mfa, {module, function, arguments}}}
+
+  def normalize(fun) when is_function(fun, 0), do: {:ok, {:fun, fun}}
+
+  def normalize({:env, variable}) when is_binary(variable) and variable != "" do
+    if String.contains?(variable, ["=", <<0>>]), do: :error, else: {:ok, {:env, variable}}
+  end
+
+  def normalize({:file, path}) when is_binary(path) and path != "" do
+    if String.contains?(path, <<0>>), do: :error, else: {:ok, {:file, path}}
+  end
+
+  def normalize(_other), do: :error
+
+  @doc """
+  Asks the source, in the calling process. What a function raises, throws or prints into its
+  exception is not passed on.
+  """
+  @spec fetch(normalized) :: {:ok, binary} | {:error, reason}
+  def fetch({:mfa, {module, function, arguments}}) do
+    if Code.ensure_loaded?(module) and function_exported?(module, function, length(arguments)),
+      do: call(fn -> apply(module, function, arguments) end),
+      else:
+        {:error, {:undefined_function, Exception.format_mfa(module, function, length(arguments))}}
+  end
+
+  def fetch({:fun, fun}), do: call(fun)
+
+  def fetch({:env, variable}) do
+    case System.fetch_env(variable) do
+      {:ok, value} -> pin(value)
+      :error -> {:error, {:env_not_set, variable}}
+    end
+  end
+
+  def fetch({:file, path}) do
+    with {:ok, stat} <- stat(path),
+         :ok <- check_mode(path, stat),
+         {:ok, content} <- read(path) do
+      content |> without_newline() |> pin()
+    end
+  end
+
+  @doc """
+  The source without what might be secret: of a function's arguments only their number.
+  """
+  @spec describe(normalized | nil) :: String.t()
+  def describe(nil), do: "nil"
+  def describe({:fun, _fun}), do: "a function"
+  def describe({:env, variable}), do: "{:env, #{inspect(variable)}}"
+  def describe({:file, path}), do: "{:file, #{inspect(path)}}"
+
+  def describe({:mfa, {module, function, arguments}}),
+    do: Exception.format_mfa(module, function, length(arguments))
+
+  @doc """
+  A reason of `fetch/1`, or `:timeout`, as half a sentence.
+  """
+  @spec explain(reason | :timeout | (explained :: String.t()) | term) :: String.t()
+  def explain(:raised), do: "it raised, threw or exited (what it said is withheld)"
+  def explain(:refused), do: "it returned {:error, reason} (the reason is withheld)"
+  def explain(:rubbish), do: "it returned neither a binary, {:ok, binary} nor {:error, reason}"
+  def explain(:empty), do: "it gave an empty PIN"
+  def explain(:timeout), do: "it gave no answer within :pin_timeout"
+  def explain({:undefined_function, mfa}), do: "#{mfa} is undefined or private"
+  def explain({:env_not_set, variable}), do: "the environment variable #{variable} is not set"
+  def explain({:file, path, :not_regular}), do: "#{path} is no regular file"
+  def explain({:file, path, :too_large}), do: "#{path} is larger than #{@largest_file} bytes"
+
+  def explain({:file, path, posix}),
+    do: "#{path} cannot be read: #{posix |> :file.format_error() |> to_string()}"
+
+  def explain({:file_mode, path}),
+    do: "#{path} may be read by group or others; take that right away (chmod 600)"
+
+  def explain(sentence) when is_binary(sentence), do: sentence
+  def explain(_other), do: "it gave no PIN"
+
+  defp call(fun) do
+    case fun.() do
+      {:ok, pin} when is_binary(pin) -> pin(pin)
+      pin when is_binary(pin) -> pin(pin)
+      {:error, _withheld} -> {:error, :refused}
+      _rubbish -> {:error, :rubbish}
+    end
+  catch
+    _kind, _withheld -> {:error, :raised}
+  end
+
+  defp pin(""), do: {:error, :empty}
+  defp pin(pin), do: {:ok, pin}
+
+  defp stat(path) do
+    case File.stat(path) do
+      {:ok, stat} -> {:ok, stat}
+      {:error, reason} -> {:error, {:file, path, reason}}
+    end
+  end
+
+  defp check_mode(path, %File.Stat{} = stat) do
+    cond do
+      stat.type != :regular -> {:error, {:file, path, :not_regular}}
+      band(stat.mode, @others_may_read) != 0 -> {:error, {:file_mode, path}}
+      stat.size > @largest_file -> {:error, {:file, path, :too_large}}
+      true -> :ok
+    end
+  end
+
+  defp read(path) do
+    case File.read(path) do
+      {:ok, content} -> {:ok, content}
+      {:error, reason} -> {:error, {:file, path, reason}}
+    end
+  end
+
+  defp without_newline(content) do
+    cond do
+      String.ends_with?(content, "\r\n") -> binary_part(content, 0, byte_size(content) - 2)
+      String.ends_with?(content, "\n") -> binary_part(content, 0, byte_size(content) - 1)
+      true -> content
+    end
+  end
+end

@@ -1,0 +1,37 @@
+defmodule Pkcs11Pool.Registry do
+  @moduledoc false
+  # From a pool's name to its native pool and its default timeouts. Lookups are two reads of ETS.
+
+  alias Pkcs11Pool.Native
+
+  @type entry :: %{
+          native: Native.pool(),
+          executor: :dirty_io | :threads,
+          queue_timeout: timeout,
+          operation_timeout: timeout,
+          max_waiting: non_neg_integer
+        }
+
+  @doc false
+  @spec child_spec(term) :: Supervisor.child_spec()
+  def child_spec(_options), do: Registry.child_spec(keys: :unique, name: __MODULE__)
+
+  @doc "The name by which a pool's process of this role is registered."
+  @spec via(role :: :supervisor | :runners, name :: term) :: {:via, Registry, term}
+  def via(role, name), do: {:via, Registry, {__MODULE__, {role, name}}}
+
+  @doc "The calling keeper's pool takes calls from now on."
+  @spec register(name :: term, entry) :: :ok | {:error, {:already_registered, pid}}
+  def register(name, entry) do
+    with {:ok, _owner} <- Registry.register(__MODULE__, {:pool, name}, entry), do: :ok
+  end
+
+  @doc "The pool of this name."
+  @spec lookup(name :: term) :: {:ok, pid, entry} | :error
+  def lookup(name) do
+    case Registry.lookup(__MODULE__, {:pool, name}) do
+      [{keeper, entry}] -> {:ok, keeper, entry}
+      [] -> :error
+    end
+  end
+end

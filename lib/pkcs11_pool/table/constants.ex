@@ -1,0 +1,194 @@
+defmodule Pkcs11Pool.Table.Constants do
+  @moduledoc false
+  # The small tables of PKCS#11 3.2 (pkcs11t.h). Where two names share a number, the first is the
+  # one that a number is shown by.
+
+  # CKO_
+  @classes [
+    data: 0x0000,
+    certificate: 0x0001,
+    public_key: 0x0002,
+    private_key: 0x0003,
+    secret_key: 0x0004,
+    hw_feature: 0x0005,
+    domain_parameters: 0x0006,
+    mechanism: 0x0007,
+    otp_key: 0x0008,
+    profile: 0x0009,
+    validation: 0x000A,
+    trust: 0x000B
+  ]
+
+  # CKK_
+  @key_types [
+    rsa: 0x0000,
+    dsa: 0x0001,
+    dh: 0x0002,
+    ec: 0x0003,
+    ecdsa: 0x0003,
+    x9_42_dh: 0x0004,
+    kea: 0x0005,
+    generic_secret: 0x0010,
+    rc2: 0x0011,
+    rc4: 0x0012,
+    des: 0x0013,
+    des2: 0x0014,
+    des3: 0x0015,
+    cast: 0x0016,
+    cast3: 0x0017,
+    cast128: 0x0018,
+    cast5: 0x0018,
+    rc5: 0x0019,
+    idea: 0x001A,
+    skipjack: 0x001B,
+    baton: 0x001C,
+    juniper: 0x001D,
+    cdmf: 0x001E,
+    aes: 0x001F,
+    blowfish: 0x0020,
+    twofish: 0x0021,
+    securid: 0x0022,
+    hotp: 0x0023,
+    acti: 0x0024,
+    camellia: 0x0025,
+    aria: 0x0026,
+    md5_hmac: 0x0027,
+    sha_1_hmac: 0x0028,
+    ripemd128_hmac: 0x0029,
+    ripemd160_hmac: 0x002A,
+    sha256_hmac: 0x002B,
+    sha384_hmac: 0x002C,
+    sha512_hmac: 0x002D,
+    sha224_hmac: 0x002E,
+    seed: 0x002F,
+    gostr3410: 0x0030,
+    gostr3411: 0x0031,
+    gost28147: 0x0032,
+    chacha20: 0x0033,
+    poly1305: 0x0034,
+    aes_xts: 0x0035,
+    sha3_224_hmac: 0x0036,
+    sha3_256_hmac: 0x0037,
+    sha3_384_hmac: 0x0038,
+    sha3_512_hmac: 0x0039,
+    blake2b_160_hmac: 0x003A,
+    blake2b_256_hmac: 0x003B,
+    blake2b_384_hmac: 0x003C,
+    blake2b_512_hmac: 0x003D,
+    salsa20: 0x003E,
+    x2ratchet: 0x003F,
+    ec_edwards: 0x0040,
+    ec_montgomery: 0x0041,
+    hkdf: 0x0042,
+    sha512_224_hmac: 0x0043,
+    sha512_256_hmac: 0x0044,
+    sha512_t_hmac: 0x0045,
+    hss: 0x0046,
+    xmss: 0x0047,
+    xmssmt: 0x0048,
+    ml_kem: 0x0049,
+    ml_dsa: 0x004A,
+    slh_dsa: 0x004B
+  ]
+
+  # CKC_
+  @certificate_types [
+    x_509: 0x0000,
+    x_509_attr_cert: 0x0001,
+    wtls: 0x0002
+  ]
+
+  # CKG_MGF1_, by the hash
+  @mgfs [
+    sha1: 0x0001,
+    sha256: 0x0002,
+    sha384: 0x0003,
+    sha512: 0x0004,
+    sha224: 0x0005,
+    sha3_224: 0x0006,
+    sha3_256: 0x0007,
+    sha3_384: 0x0008,
+    sha3_512: 0x0009
+  ]
+
+  # CKD_
+  @kdfs [
+    null: 0x0001,
+    sha1_kdf: 0x0002,
+    sha1_kdf_asn1: 0x0003,
+    sha1_kdf_concatenate: 0x0004,
+    sha224_kdf: 0x0005,
+    sha256_kdf: 0x0006,
+    sha384_kdf: 0x0007,
+    sha512_kdf: 0x0008,
+    cpdiversify_kdf: 0x0009,
+    sha3_224_kdf: 0x000A,
+    sha3_256_kdf: 0x000B,
+    sha3_384_kdf: 0x000C,
+    sha3_512_kdf: 0x000D,
+    sha1_kdf_sp800: 0x000E,
+    sha224_kdf_sp800: 0x000F,
+    sha256_kdf_sp800: 0x0010,
+    sha384_kdf_sp800: 0x0011,
+    sha512_kdf_sp800: 0x0012,
+    sha3_224_kdf_sp800: 0x0013,
+    sha3_256_kdf_sp800: 0x0014,
+    sha3_384_kdf_sp800: 0x0015,
+    sha3_512_kdf_sp800: 0x0016,
+    blake2b_160_kdf: 0x0017,
+    blake2b_256_kdf: 0x0018,
+    blake2b_384_kdf: 0x0019,
+    blake2b_512_kdf: 0x001A
+  ]
+
+  # CKF_ of CK_MECHANISM_INFO
+  @mechanism_flags [
+    hw: 0x0001,
+    message_encrypt: 0x0002,
+    message_decrypt: 0x0004,
+    message_sign: 0x0008,
+    message_verify: 0x0010,
+    multi_message: 0x0020,
+    find_objects: 0x0040,
+    encrypt: 0x0100,
+    decrypt: 0x0200,
+    digest: 0x0400,
+    sign: 0x0800,
+    sign_recover: 0x1000,
+    verify: 0x2000,
+    verify_recover: 0x4000,
+    generate: 0x8000,
+    generate_key_pair: 0x00010000,
+    wrap: 0x00020000,
+    unwrap: 0x00040000,
+    derive: 0x00080000,
+    ec_f_p: 0x00100000,
+    ec_f_2m: 0x00200000,
+    ec_ecparameters: 0x00400000,
+    ec_oid: 0x00800000,
+    ec_uncompress: 0x01000000,
+    ec_compress: 0x02000000,
+    ec_curvename: 0x04000000,
+    encapsulate: 0x10000000,
+    decapsulate: 0x20000000,
+    extension: 0x80000000
+  ]
+
+  @spec classes() :: [{atom, non_neg_integer}]
+  def classes, do: @classes
+
+  @spec key_types() :: [{atom, non_neg_integer}]
+  def key_types, do: @key_types
+
+  @spec certificate_types() :: [{atom, non_neg_integer}]
+  def certificate_types, do: @certificate_types
+
+  @spec mgfs() :: [{atom, non_neg_integer}]
+  def mgfs, do: @mgfs
+
+  @spec kdfs() :: [{atom, non_neg_integer}]
+  def kdfs, do: @kdfs
+
+  @spec mechanism_flags() :: [{atom, non_neg_integer}]
+  def mechanism_flags, do: @mechanism_flags
+end

@@ -1,0 +1,168 @@
+defmodule Pkcs11Pool.Telemetry do
+  @moduledoc """
+  The telemetry events of a pool.
+
+  Telemetry is optional: events are emitted when the application has the `:telemetry` library, and
+  cost next to nothing when it does not. Times are in native units
+  (`System.convert_time_unit/3`), `system_time` as `System.system_time/0` gives it.
+
+  ## Spans
+
+  A span is a `:start` event, then a `:stop` or an `:exception` event. `{:error, _}` is a `:stop` with
+  `result: :error` and the error's `reason`; `:exception` is only for what raised, threw or exited.
+  The events of an operation are emitted in the caller's process.
+
+  | event | measurements | metadata |
+  |---|---|---|
+  | `[:pkcs11_pool, :operation, :start]` | `system_time` | `pool`, `operation` (`:sign`, ...), `mechanism`, the caller's own |
+  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its index), `result` (`:ok`, `:error`), `reason` |
+  | `[:pkcs11_pool, :operation, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
+  | `[:pkcs11_pool, :lease, :start]` | `system_time` | `pool`, the caller's own |
+  | `[:pkcs11_pool, :lease, :stop]` | `duration`, `queue_time` | the same, `session`, `result`, `reason` |
+  | `[:pkcs11_pool, :lease, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
+  | `[:pkcs11_pool, :login, :start]` | `system_time` | `pool`, `user` |
+  | `[:pkcs11_pool, :login, :stop]` | `duration` | the same, `result`, `reason` |
+  | `[:pkcs11_pool, :login, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
+  | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` |
+  | `[:pkcs11_pool, :open_session, :stop]` | `duration` | the same, `result`, `reason` |
+  | `[:pkcs11_pool, :open_session, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
+
+  `queue_time` is the time from the call to the operation's start on a session. The caller's own
+  metadata is the `:telemetry_metadata` option of a call; the library's keys win over it. The `mechanism` is
+  without its parameters, and nothing in any event is a PIN, key material or data: `reason` of an
+  `:exception` is the exception's module or a bare atom, and stack traces hold arities, not
+  arguments.
+
+  ## Events
+
+  | event | measurements | metadata |
+  |---|---|---|
+  | `[:pkcs11_pool, :session, :opened]` | `system_time` | `pool`, `session`, `reason` |
+  | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:idle`, `:lifetime`, a return code, ...) |
+  | `[:pkcs11_pool, :session, :hung]` | `system_time` | `pool`, `session`, `reason` |
+  | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `operation`, `mechanism`, `reason` |
+  | `[:pkcs11_pool, :pool, :down]` | `system_time` | `pool`, `reason` |
+  | `[:pkcs11_pool, :pool, :up]` | `system_time` | `pool` |
+  | `[:pkcs11_pool, :breaker, :open]` | `system_time` | `pool`, `reason` |
+  | `[:pkcs11_pool, :breaker, :closed]` | `system_time` | `pool` |
+  | `[:pkcs11_pool, :key, :ambiguous]` | `count` (of candidates) | `pool`, `operation` |
+
+  Down, up, hung and breaker changes, and a PIN that is not tried again, are logged as well, without
+  any handler.
+  """
+
+  @compile {:no_warn_undefined, {:telemetry, :execute, 3}}
+  @typedoc "A span: its name, when it started, and the metadata of its start."
+  @opaque span :: {name :: atom, started :: integer, metadata :: map} | nil
+
+  @doc """
+  Whether events go anywhere. A handler can only have been attached once the library is loaded.
+  """
+  @spec enabled?() :: boolean
+  def enabled?, do: :erlang.function_exported(library(), :execute, 3)
+
+  @doc """
+  Emits the event `[:pkcs11_pool | event]`; does nothing without the library. An event that carries
+  no measurement gets `system_time`.
+  """
+  @spec execute([atom, ...], map, map) :: :ok
+  def execute(event, measurements, metadata) do
+    if enabled?(), do: emit(event, measurements, metadata), else: :ok
+  end
+
+  @doc """
+  Starts a span, in the process that is to stop it. Nil without the library.
+  """
+  @spec start(atom, map) :: span
+  def start(name, metadata) do
+    if enabled?() do
+      emit([name, :start], %{system_time: System.system_time()}, metadata)
+      {name, System.monotonic_time(), metadata}
+    end
+  end
+
+  @doc """
+  Stops a span with the result of what it spans: of `{:error, %Pkcs11Pool.Error{}}` the reason goes
+  into the metadata. `measurements` and `metadata` are added.
+  """
+  @spec stop(span, result :: term, map, map) :: :ok
+  def stop(span, result, measurements \\ %{}, metadata \\ %{})
+  def stop(nil, _result, _measurements, _metadata), do: :ok
+
+  def stop({name, started, start_metadata}, result, measurements, metadata) do
+    measurements = Map.put(measurements, :duration, System.monotonic_time() - started)
+    metadata = start_metadata |> Map.merge(metadata) |> Map.merge(outcome(result))
+    emit([name, :stop], measurements, metadata)
+  end
+
+  @doc """
+  Ends a span by what was raised, thrown or exited. The exception's text and the arguments in the
+  stack trace are left out, since both may show data.
+  """
+  @spec exception(span, :error | :throw | :exit, term, Exception.stacktrace()) :: :ok
+  def exception(nil, _kind, _reason, _stacktrace), do: :ok
+
+  def exception({name, started, start_metadata}, kind, reason, stacktrace) do
+    metadata =
+      Map.merge(start_metadata, %{
+        kind: kind,
+        reason: bare(reason),
+        stacktrace: Enum.map(stacktrace, &without_arguments/1)
+      })
+
+    emit([name, :exception], %{duration: System.monotonic_time() - started}, metadata)
+  end
+
+  @doc """
+  Runs a function within a span.
+  """
+  @spec span(atom, map, (() -> result)) :: result when result: term
+  def span(name, metadata, fun) do
+    span = start(name, metadata)
+
+    try do
+      fun.()
+    catch
+      kind, reason ->
+        exception(span, kind, reason, __STACKTRACE__)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    else
+      result ->
+        stop(span, result)
+        result
+    end
+  end
+
+  defp emit(event, measurements, metadata) do
+    measurements =
+      if map_size(measurements) == 0,
+        do: %{system_time: System.system_time()},
+        else: measurements
+
+    apply(library(), :execute, [[:pkcs11_pool | event], measurements, metadata])
+  end
+
+  # Behind a function: the compiler and dialyzer look for a module that is written out.
+  defp library, do: :telemetry
+
+  defp outcome({:error, %{reason: reason}}), do: %{result: :error, reason: reason}
+  defp outcome({:error, reason}) when is_atom(reason), do: %{result: :error, reason: reason}
+  defp outcome({:error, _reason}), do: %{result: :error, reason: :unknown}
+  defp outcome(_ok), do: %{result: :ok}
+
+  defp bare(%module{}), do: module
+  defp bare(reason) when is_atom(reason), do: reason
+  defp bare({reason, _details}) when is_atom(reason), do: reason
+  defp bare(_reason), do: :unknown
+
+  defp without_arguments({module, function, arguments, location}) when is_list(arguments),
+    do: {module, function, length(arguments), Keyword.delete(location, :error_info)}
+
+  defp without_arguments({function, arguments, location}) when is_list(arguments),
+    do: {function, length(arguments), Keyword.delete(location, :error_info)}
+
+  defp without_arguments({module, function, arity, location}),
+    do: {module, function, arity, Keyword.delete(location, :error_info)}
+
+  defp without_arguments(entry), do: entry
+end

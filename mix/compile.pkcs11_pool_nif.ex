@@ -1,0 +1,220 @@
+defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
+  @moduledoc """
+  Builds the Rust library with cargo and puts it into `priv/native`.
+
+  Cargo alone decides what is stale, so it is asked every time. Its target folder lies in `_build`, that of the
+  consuming project when this one is a dependency. Errors and warnings become Mix diagnostics.
+
+  ## Options
+
+    * `--warnings-as-errors` - a warning of rustc fails the compilation, too
+
+  ## Environment
+
+    * `CARGO` - the cargo to run, by default the one in `PATH`
+    * `PKCS11_POOL_CARGO_PROFILE` - cargo's profile, by default `release`
+    * `PKCS11_POOL_CARGO_TARGET_DIR` - the target folder, by default in `_build`. `mix clean` leaves it alone
+  """
+  use Mix.Task.Compiler
+
+  alias Mix.Task.Compiler.Diagnostic
+  alias Pkcs11Pool.Build.CargoMessages
+
+  @recursive true
+  @package "nif"
+  @library "pkcs11_pool_nif"
+
+  @impl Mix.Task.Compiler
+  def run(args) do
+    {opts, _rest, _invalid} = OptionParser.parse(args, switches: [warnings_as_errors: :boolean])
+
+    {status, messages} = cargo_build()
+
+    diagnostics =
+      messages |> Enum.map(&CargoMessages.diagnostic(&1, root())) |> Enum.reject(&is_nil/1)
+
+    cond do
+      status != 0 ->
+        {:error, errors_of_failure(diagnostics)}
+
+      opts[:warnings_as_errors] && Enum.any?(diagnostics, &(&1.severity == :warning)) ->
+        Mix.shell().error("The native library has warnings, and --warnings-as-errors is set")
+        {:error, diagnostics}
+
+      true ->
+        {messages |> built_library() |> install(), diagnostics}
+    end
+  end
+
+  @impl Mix.Task.Compiler
+  def clean do
+    File.rm_rf!(Path.dirname(installed_library()))
+    File.rm_rf!(default_target_dir())
+    :ok
+  end
+
+  ## Cargo
+
+  defp cargo_build do
+    # Without colours on a terminal rustc's messages are hard to read, and cargo does not see ours behind the pipe.
+    rendered = if IO.ANSI.enabled?(), do: "json-diagnostic-rendered-ansi", else: "json"
+    locked = if File.exists?(Path.join(root(), "Cargo.lock")), do: ["--locked"], else: []
+
+    args =
+      ["build", "--quiet", "--package", @package, "--profile", profile()] ++
+        ["--target-dir", target_dir(), "--message-format", rendered] ++ locked
+
+    # The flag makes rustler export `nif_init`. The workspace's .cargo/config.toml sets it as well, but a `--config` or
+    # an environment of the user's may hide that, and a library built without it would stay in cargo's cache.
+    port =
+      Port.open({:spawn_executable, cargo!()}, [
+        :binary,
+        :exit_status,
+        :hide,
+        args: args,
+        cd: root(),
+        env: [{~c"RUSTLER_PRIMARY_NIF_INIT", ~c"1"}],
+        line: 65_536
+      ])
+
+    collect(port, "", [], false)
+  end
+
+  # Cargo is quiet, so that a build with nothing to do says nothing. What it has to do is said as soon as it is known.
+  defp collect(port, partial, messages, announced?) do
+    receive do
+      {^port, {:data, {:noeol, part}}} ->
+        collect(port, partial <> part, messages, announced?)
+
+      {^port, {:data, {:eol, part}}} ->
+        case CargoMessages.decode(partial <> part) do
+          {:ok, message} ->
+            print(message)
+            collect(port, "", [message | messages], announced? || announce(message))
+
+          :error ->
+            collect(port, "", messages, announced?)
+        end
+
+      {^port, {:exit_status, status}} ->
+        {status, Enum.reverse(messages)}
+    end
+  end
+
+  defp announce(%{"reason" => "compiler-artifact", "fresh" => false}) do
+    Mix.shell().info("Compiling the native library (cargo, profile #{profile()})")
+    true
+  end
+
+  defp announce(_message), do: false
+
+  defp print(%{"message" => %{"rendered" => rendered}}) when is_binary(rendered),
+    do: IO.write(:stderr, rendered)
+
+  defp print(_message), do: :ok
+
+  defp errors_of_failure(diagnostics) do
+    check_version!()
+
+    if Enum.any?(diagnostics, &(&1.severity == :error)) do
+      diagnostics
+    else
+      text =
+        "cargo failed without a word of rustc's, see its output above. " <>
+          "If it asks for another Cargo.lock, run `cargo check` in #{root()}"
+
+      Mix.shell().error(text)
+
+      [
+        %Diagnostic{
+          compiler_name: "cargo",
+          details: nil,
+          file: Path.join(root(), "Cargo.toml"),
+          message: text,
+          position: 0,
+          severity: :error
+        }
+        | diagnostics
+      ]
+    end
+  end
+
+  defp cargo! do
+    System.find_executable(System.get_env("CARGO", "cargo")) ||
+      Mix.raise("pkcs11_pool is partly written in Rust, and cargo was not found. #{remedy()}")
+  end
+
+  # Asked only after a failure: an old cargo fails in its own, often obscure way, and asking takes time.
+  defp check_version! do
+    with {output, 0} <- System.cmd(cargo!(), ["--version"], cd: root()),
+         [_all, found] <- Regex.run(~r/^cargo (\d+\.\d+\.\d+)/, output),
+         :lt <- Version.compare(found, minimal_version()) do
+      Mix.raise("cargo #{found} is too old for pkcs11_pool. #{remedy()}")
+    end
+  end
+
+  defp remedy do
+    "Install Rust #{minimal_version()} or newer, for instance with rustup (`rustup update stable`), " <>
+      "and see that `cargo` is in PATH"
+  end
+
+  defp minimal_version do
+    [_all, version] =
+      Regex.run(~r/^rust-version = "([\d.]+)"/m, File.read!(Path.join(root(), "Cargo.toml")))
+
+    if version =~ ~r/^\d+\.\d+$/, do: version <> ".0", else: version
+  end
+
+  ## The library
+
+  # Taken from cargo's own words, since its place depends on the profile and on a `--target` of the user's.
+  defp built_library(messages) do
+    Enum.find_value(messages, fn
+      %{"reason" => "compiler-artifact", "target" => %{"name" => @library}, "filenames" => files} ->
+        Enum.find(files, &(Path.extname(&1) in [".so", ".dylib"]))
+
+      _other ->
+        nil
+    end) || Mix.raise("cargo built no shared library #{@library}")
+  end
+
+  # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half a file.
+  defp install(built) do
+    installed = installed_library()
+    content = File.read!(built)
+
+    if File.read(installed) == {:ok, content} do
+      link_priv()
+      :noop
+    else
+      temporary = "#{installed}.#{System.pid()}.tmp"
+      File.mkdir_p!(Path.dirname(installed))
+      File.write!(temporary, content)
+      File.chmod!(temporary, 0o755)
+      File.rename!(temporary, installed)
+      link_priv()
+      :ok
+    end
+  end
+
+  # Mix links priv into _build before the compilers run, and only if it exists by then.
+  defp link_priv, do: Mix.Project.build_structure()
+
+  # Erlang looks for `.so` on macOS, too.
+  defp installed_library, do: Path.join([root(), "priv", "native", @library <> ".so"])
+
+  ## Places
+
+  defp root, do: Path.dirname(Mix.Project.project_file())
+
+  defp profile, do: System.get_env("PKCS11_POOL_CARGO_PROFILE", "release")
+
+  defp target_dir do
+    case System.get_env("PKCS11_POOL_CARGO_TARGET_DIR") do
+      nil -> default_target_dir()
+      dir -> Path.expand(dir)
+    end
+  end
+
+  defp default_target_dir, do: Path.join(Mix.Project.app_path(), "native")
+end

@@ -1,0 +1,26 @@
+//! Every atom that this library makes by itself. Those of return codes come from the fixed table in `token`.
+
+rustler::atoms! {
+    ok, error, nil, run, pkcs11_pool,
+    // requests
+    ping, sign, verify, digest, generate_random, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
+    find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, gcm, ecdh1,
+    // answers
+    key_pair, sensitive, unavailable,
+    // abandon
+    before_start, while_running, still_running, answered,
+    // serve
+    parked, again, gone,
+    // progress
+    queued, over,
+    // executors
+    auto, dirty_io, threads,
+    // errors
+    unknown, cause, path, expected, actual, option, candidates, selector, available, poisoned,
+    // notices
+    runners_wanted, pin_wanted, session_opened, session_closed, login_ended, drained,
+    // options
+    label, serial, slot_id, uri, none, pin, protected,
+    // status
+    size, idle, running, opening, closing, waiting, hung, runners, epoch, login, draining, gated, down,
+}

@@ -1,0 +1,132 @@
+//! The host's types over the BEAM: who is answered, woken and told, and by which road.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use rustler::env::SavedTerm;
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
+use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Reply, Wake};
+
+use crate::atoms;
+use crate::courier::{Job, post};
+use crate::encode::outcome;
+
+/// The host.
+pub(crate) struct Beam;
+
+pub(crate) type TokenPool = token::TokenPool<Beam>;
+pub(crate) type Header = token::Header<Beam>;
+
+impl Host for Beam {
+    type Reply = Caller;
+    type Runner = Runner;
+    type Keeper = KeeperPid;
+}
+
+/// The process that waits for an answer, and the reference that it waits for.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) pid: LocalPid,
+    tag: Arc<Tag>,
+}
+
+struct Tag {
+    env: OwnedEnv,
+    term: SavedTerm,
+}
+
+// SAFETY: `env` is written once, before the value is shared; afterwards its one term is only read, to be copied into other environments.
+unsafe impl Sync for Tag {}
+
+impl Caller {
+    pub(crate) fn new(pid: LocalPid, tag: Term<'_>) -> Self {
+        let env = OwnedEnv::new();
+        let term = env.save(tag);
+        Self { pid, tag: Arc::new(Tag { env, term }) }
+    }
+
+    /// The reference, copied.
+    pub(crate) fn tag<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.tag.env.run(|own| self.tag.term.load(own).in_env(env))
+    }
+}
+
+impl Reply for Caller {
+    fn post(&self, outcome: Outcome) {
+        post(Job::Answer(self.clone(), outcome));
+    }
+}
+
+/// A runner's address.
+#[derive(Clone)]
+pub(crate) enum Runner {
+    /// A process, which calls a dirty NIF.
+    Process(LocalPid),
+    /// A native thread.
+    Thread(Sender<()>),
+}
+
+impl Wake for Runner {
+    fn post(&self) {
+        match self {
+            Self::Process(pid) => post(Job::Wake(*pid)),
+            // Full: it has been woken already. Disconnected: it has ended.
+            Self::Thread(sender) => drop(sender.try_send(())),
+        }
+    }
+}
+
+/// A keeper's address.
+pub(crate) struct KeeperPid(pub(crate) LocalPid);
+
+impl Keeper for KeeperPid {
+    fn post(&self, notice: Notice) {
+        post(Job::Tell(self.0, notice));
+    }
+}
+
+/// Sending from a scheduler's thread, normal or dirty, in the name of the calling process.
+pub(crate) struct Scheduler<'a>(pub(crate) Env<'a>);
+
+impl Outlet<Beam> for Scheduler<'_> {
+    fn is_wanted(&self, caller: &Caller) -> bool {
+        self.0.is_process_alive(caller.pid)
+    }
+
+    fn answer(&mut self, caller: &Caller, result: Outcome) -> Delivery {
+        let env = self.0;
+        let message = (caller.tag(env), outcome(env, &result)).encode(env);
+        if env.send(&caller.pid, message).is_ok() || !env.is_process_alive(caller.pid) {
+            return Delivery::Done;
+        }
+        // The addressee lives: it is this process that is dead.
+        caller.post(result);
+        Delivery::SenderDead
+    }
+
+    fn wake(&mut self, runner: &Runner) {
+        match runner {
+            Runner::Process(pid) if self.0.send(pid, atoms::run()).is_ok() => (),
+            other => other.post(),
+        }
+    }
+}
+
+/// Sending from a native thread of ours.
+pub(crate) struct Thread(pub(crate) OwnedEnv);
+
+impl Outlet<Beam> for Thread {
+    fn is_wanted(&self, caller: &Caller) -> bool {
+        self.0.run(|env| env.is_process_alive(caller.pid))
+    }
+
+    fn answer(&mut self, caller: &Caller, result: Outcome) -> Delivery {
+        // A failed send means that nobody is there any more.
+        let _ = self.0.send_and_clear(&caller.pid, |env| (caller.tag(env), outcome(env, &result)).encode(env));
+        Delivery::Done
+    }
+
+    fn wake(&mut self, runner: &Runner) {
+        runner.post();
+    }
+}

@@ -1,0 +1,256 @@
+//! Terms in: requests, keys, mechanisms, templates, options. The Elixir side has checked them: what does not fit here is a `badarg`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+
+use rustler::{Atom, Binary, Decoder, Error, NifMap, NifResult, OwnedEnv, Term};
+use session_pool::Config;
+use token::p11::{Attribute, Class, Mechanism, Params, Template, Value};
+use token::{Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Request, Selector, UriAttribute};
+
+use crate::atoms;
+
+/// Larger binaries are kept by reference rather than copied.
+const COPY_LIMIT: usize = 64 * 1024;
+
+/// A binary of the VM's that an environment of ours keeps alive.
+struct Kept {
+    _env: OwnedEnv,
+    bytes: *const [u8],
+}
+
+// SAFETY: the bytes are immutable, and stay where they are while the environment holds the binary.
+unsafe impl Send for Kept {}
+
+impl Deref for Kept {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the environment, which lives as long as this, holds a reference to the binary; a binary of more than 64 bytes lies
+        // outside of any heap and never moves.
+        unsafe { &*self.bytes }
+    }
+}
+
+fn data(term: Term<'_>) -> NifResult<Data> {
+    let binary: Binary = term.decode()?;
+    if binary.len() <= COPY_LIMIT {
+        return Ok(Data::Owned(binary.as_slice().into()));
+    }
+    let env = OwnedEnv::new();
+    let bytes = env.run(|own| Ok::<_, Error>(std::ptr::from_ref(term.in_env(own).decode::<Binary>()?.as_slice())))?;
+    Ok(Data::Kept(Box::new(Kept { _env: env, bytes })))
+}
+
+fn bytes(term: Term<'_>) -> NifResult<Vec<u8>> {
+    Ok(term.decode::<Binary>()?.as_slice().to_vec())
+}
+
+/// A request.
+pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
+    if term.is_atom() {
+        return match term.decode::<Atom>()? {
+            atom if atom == atoms::ping() => Ok(Request::Ping),
+            atom if atom == atoms::mechanisms() => Ok(Request::Mechanisms),
+            _ => Err(Error::BadArg),
+        };
+    }
+    let parts = rustler::types::tuple::get_tuple(term)?;
+    let (tag, rest) = parts.split_first().ok_or(Error::BadArg)?;
+    let tag: Atom = tag.decode()?;
+    let request = match rest {
+        [key, mechanism, message] if tag == atoms::sign() => {
+            Request::Sign { key: self::key(*key)?, mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
+        }
+        [key, mechanism, message, signature] if tag == atoms::verify() => Request::Verify {
+            key: self::key(*key)?,
+            mechanism: self::mechanism(*mechanism)?,
+            data: data(*message)?,
+            signature: data(*signature)?,
+        },
+        [mechanism, message] if tag == atoms::digest() => {
+            Request::Digest { mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
+        }
+        [length] if tag == atoms::generate_random() => Request::GenerateRandom { length: length.decode()? },
+        [mechanism, public, private] if tag == atoms::generate_key_pair() => Request::GenerateKeyPair {
+            mechanism: self::mechanism(*mechanism)?,
+            public: template(*public)?,
+            private: template(*private)?,
+        },
+        [wanted] if tag == atoms::find_objects() => Request::FindObjects { template: template(*wanted)? },
+        [object, attributes] if tag == atoms::get_attributes() => {
+            Request::GetAttributes { object: key(*object)?, attributes: attributes.decode()? }
+        }
+        [object] if tag == atoms::destroy_object() => Request::DestroyObject { object: key(*object)? },
+        _ => return Err(Error::BadArg),
+    };
+    Ok(request)
+}
+
+/// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`.
+fn key(term: Term<'_>) -> NifResult<KeyRef> {
+    if let Ok((tag, wanted)) = term.decode::<(Atom, Term)>() {
+        if tag == atoms::find() {
+            return Ok(KeyRef::Find(template(wanted)?, None));
+        }
+    }
+    if let Ok((tag, wanted, token)) = term.decode::<(Atom, Term, Term)>() {
+        if tag == atoms::find() {
+            return Ok(KeyRef::Find(template(wanted)?, Some(uri(token)?)));
+        }
+    }
+    let (tag, handle, epoch, token, find): (Atom, u64, u64, Term, Term) = term.decode()?;
+    if tag != atoms::object() {
+        return Err(Error::BadArg);
+    }
+    Ok(KeyRef::Object { handle, epoch, token: bytes(token)?, find: template(find)? })
+}
+
+/// `{code, params}`.
+fn mechanism(term: Term<'_>) -> NifResult<Mechanism> {
+    let (code, params): (u64, Term) = term.decode()?;
+    Ok(Mechanism { code, params: self::params(params)? })
+}
+
+fn params(term: Term<'_>) -> NifResult<Params> {
+    if term.is_binary() {
+        return Ok(Params::Bytes(bytes(term)?));
+    }
+    if term.is_atom() {
+        return if term.decode::<Atom>()? == atoms::nil() { Ok(Params::None) } else { Err(Error::BadArg) };
+    }
+    let (tag, a, b, c): (Atom, Term, Term, Term) = term.decode()?;
+    if tag == atoms::rsa_pss() {
+        Ok(Params::RsaPss { hash: a.decode()?, mgf: b.decode()?, salt_length: c.decode()? })
+    } else if tag == atoms::rsa_oaep() {
+        Ok(Params::RsaOaep { hash: a.decode()?, mgf: b.decode()?, source: bytes(c)? })
+    } else if tag == atoms::gcm() {
+        Ok(Params::Gcm { iv: bytes(a)?, aad: bytes(b)?, tag_bits: c.decode()? })
+    } else if tag == atoms::ecdh1() {
+        Ok(Params::Ecdh1 { kdf: a.decode()?, shared_data: bytes(b)?, public_data: bytes(c)? })
+    } else {
+        Err(Error::BadArg)
+    }
+}
+
+/// `[{code, value}]`.
+fn template(term: Term<'_>) -> NifResult<Template> {
+    term.decode::<rustler::ListIterator>()?
+        .map(|entry| {
+            let (kind, value): (u64, Term) = entry.decode()?;
+            Ok(Attribute { kind, value: self::value(value)? })
+        })
+        .collect()
+}
+
+fn value(term: Term<'_>) -> NifResult<Value> {
+    if term.is_binary() {
+        return Ok(Value::Bytes(bytes(term)?));
+    }
+    if term.is_atom() {
+        return Ok(Value::Bool(term.decode()?));
+    }
+    let (tag, inner): (Atom, Term) = term.decode()?;
+    if tag == atoms::ulong() {
+        Ok(Value::Ulong(inner.decode()?))
+    } else if tag == atoms::ulongs() {
+        Ok(Value::Ulongs(inner.decode()?))
+    } else if tag == atoms::template() {
+        Ok(Value::Template(template(inner)?))
+    } else {
+        Err(Error::BadArg)
+    }
+}
+
+/// The pool's options, in the form that `Pkcs11Pool.Keeper` gives them.
+#[derive(NifMap)]
+pub(crate) struct Options<'a> {
+    label: String,
+    module: String,
+    module_sha256: Option<String>,
+    module_env: HashMap<String, String>,
+    module_args: Option<String>,
+    slot: Term<'a>,
+    exclusive: bool,
+    login: Atom,
+    user: u64,
+    read_only: bool,
+    key_cache_ttl: Option<u64>,
+    retry_policy: Vec<(u64, String)>,
+    pool_size: usize,
+    stripes: usize,
+    idle_ttl: Option<u64>,
+    max_lifetime: Option<u64>,
+    max_waiting: usize,
+    retain_pin: bool,
+    pub(crate) shutdown_timeout: Option<u64>,
+    pub(crate) executor: Atom,
+    pub(crate) dirty_io_schedulers: usize,
+}
+
+impl Options<'_> {
+    pub(crate) fn pool(&self) -> NifResult<PoolOptions> {
+        let login = match self.login {
+            atom if atom == atoms::none() => LoginMode::None,
+            atom if atom == atoms::pin() => LoginMode::Pin,
+            atom if atom == atoms::protected() => LoginMode::Protected,
+            _ => return Err(Error::BadArg),
+        };
+        let class = |(code, name): &(u64, String)| Some((*code, Class::from_name(name)?));
+        Ok(PoolOptions {
+            module: self.module.clone(),
+            module_config: ModuleConfig {
+                sha256: self.module_sha256.as_deref().map(str::to_ascii_lowercase),
+                env: self.module_env.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
+                args: self.module_args.clone(),
+            },
+            selector: selector(self.slot)?,
+            exclusive: self.exclusive,
+            login,
+            user: self.user,
+            retain_pin: self.retain_pin,
+            read_only: self.read_only,
+            key_cache_ttl: self.key_cache_ttl,
+            policy: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
+            sessions: Config {
+                label: self.label.clone(),
+                max_sessions: self.pool_size,
+                stripes: self.stripes,
+                idle_ttl: self.idle_ttl,
+                max_lifetime: self.max_lifetime,
+                max_waiting: self.max_waiting,
+            },
+        })
+    }
+}
+
+/// `{:label, s}`, `{:serial, s}`, `{:slot_id, n}` or `{:uri, [{name, value}]}`.
+fn selector(term: Term<'_>) -> NifResult<Selector> {
+    let (tag, inner): (Atom, Term) = term.decode()?;
+    if tag == atoms::label() {
+        Ok(Selector::Label(inner.decode()?))
+    } else if tag == atoms::serial() {
+        Ok(Selector::Serial(inner.decode()?))
+    } else if tag == atoms::slot_id() {
+        Ok(Selector::Id(inner.decode()?))
+    } else if tag == atoms::uri() {
+        uri(inner)
+    } else {
+        Err(Error::BadArg)
+    }
+}
+
+fn uri(term: Term<'_>) -> NifResult<Selector> {
+    let pairs: Vec<(String, String)> = term.decode()?;
+    let attribute = |(name, value): (String, String)| Some((UriAttribute::from_name(&name)?, value));
+    Ok(Selector::Uri(pairs.into_iter().map(attribute).collect::<Option<_>>().ok_or(Error::BadArg)?))
+}
+
+/// `{:ok, pin}` or `{:error, cause}`.
+pub(crate) fn pin(term: Term<'_>) -> NifResult<Result<token::Pin, String>> {
+    let (tag, inner): (Atom, Term) = term.decode()?;
+    if tag == atoms::ok() {
+        return Ok(Ok(token::Pin::new(bytes(inner)?)));
+    }
+    Ok(Err(String::decode(inner)?))
+}

@@ -1,0 +1,150 @@
+//! Terms out: answers, errors, notices, status.
+
+use rustler::types::map::map_new;
+use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
+use token::host::{Notice, Outcome};
+use token::p11::{AttributeRead, MechanismInfo};
+use token::{Answer, Error, Executed, Failure, Object, Status};
+
+use crate::atoms;
+
+/// `{:ok, answer}`, `:ok`, or `{:error, error}`.
+pub(crate) fn outcome<'a>(env: Env<'a>, outcome: &Outcome) -> Term<'a> {
+    match outcome {
+        Ok(Answer::Done) => atoms::ok().encode(env),
+        Ok(answer) => (atoms::ok(), self::answer(env, answer)).encode(env),
+        Err(failure) => (atoms::error(), self::failure(env, failure)).encode(env),
+    }
+}
+
+fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
+    match answer {
+        Answer::Done => atoms::ok().encode(env),
+        Answer::Bytes(bytes) => binary(env, bytes).encode(env),
+        Answer::KeyPair(public, private) => (object(env, public), object(env, private)).encode(env),
+        Answer::Objects(objects) => objects.iter().map(|info| object(env, info)).collect::<Vec<_>>().encode(env),
+        Answer::Attributes(attributes) => {
+            attributes.iter().map(|(code, read)| (*code, attribute(env, read))).collect::<Vec<_>>().encode(env)
+        }
+        Answer::Mechanisms(list) => {
+            list.iter().map(|MechanismInfo { code, min, max, flags }| (*code, *min, *max, *flags)).collect::<Vec<_>>().encode(env)
+        }
+    }
+}
+
+/// `{handle, epoch, token, class, key_type, id, label}`.
+fn object<'a>(env: Env<'a>, Object { info, epoch, token }: &Object) -> Term<'a> {
+    let (id, label) = (binary(env, &info.id), binary(env, info.label_text().as_bytes()));
+    (info.handle, *epoch, binary(env, token), info.class, info.key_type, id, label).encode(env)
+}
+
+fn attribute<'a>(env: Env<'a>, read: &AttributeRead) -> Term<'a> {
+    match read {
+        AttributeRead::Value(bytes) => binary(env, bytes).encode(env),
+        AttributeRead::Sensitive => atoms::sensitive().encode(env),
+        AttributeRead::Unknown => atoms::unavailable().encode(env),
+    }
+}
+
+fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Binary<'a> {
+    let mut binary = NewBinary::new(env, bytes.len());
+    binary.as_mut_slice().copy_from_slice(bytes);
+    binary.into()
+}
+
+/// The error of an operation: `{reason, code, function, executed, details}`.
+pub(crate) fn failure<'a>(env: Env<'a>, Failure { error, executed }: &Failure) -> Term<'a> {
+    let executed = match executed {
+        Executed::No => false.encode(env),
+        Executed::Yes => true.encode(env),
+        Executed::Unknown => atoms::unknown().encode(env),
+    };
+    (name(env, error.reason()), error.code(), error.function(), executed, details(env, error)).encode(env)
+}
+
+/// The error of something that is no operation.
+pub(crate) fn error<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
+    failure(env, &Failure::not_executed(error.clone()))
+}
+
+fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
+    let pairs: Vec<(Atom, Term<'a>)> = match error {
+        Error::Poisoned { .. } => vec![(atoms::poisoned(), true.encode(env))],
+        Error::PinSourceFailed { cause } => vec![(atoms::cause(), cause.encode(env))],
+        Error::Interrupted { cause } => vec![(atoms::cause(), cause.encode(env))],
+        Error::AmbiguousKey { candidates } => {
+            let candidate = |(id, label): &(Vec<u8>, Vec<u8>)| {
+                (binary(env, id), binary(env, String::from_utf8_lossy(label).as_bytes())).encode(env)
+            };
+            vec![(atoms::candidates(), candidates.iter().map(candidate).collect::<Vec<_>>().encode(env))]
+        }
+        Error::ModuleLoadFailed { path, cause } => {
+            vec![(atoms::path(), path.encode(env)), (atoms::cause(), cause.encode(env))]
+        }
+        Error::ModuleDigestMismatch { path, expected, actual } => vec![
+            (atoms::path(), path.encode(env)),
+            (atoms::expected(), expected.encode(env)),
+            (atoms::actual(), actual.encode(env)),
+        ],
+        Error::ModuleConflict { path, option } => {
+            vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
+        }
+        Error::ModuleBusy { path } => vec![(atoms::path(), path.encode(env))],
+        Error::SlotNotFound { wanted, available } => {
+            vec![(atoms::selector(), wanted.encode(env)), (atoms::available(), available.encode(env))]
+        }
+        Error::AmbiguousSlot { wanted, matching } => {
+            vec![(atoms::selector(), wanted.encode(env)), (atoms::available(), matching.encode(env))]
+        }
+        _ => vec![],
+    };
+    map(env, pairs)
+}
+
+/// What a keeper is told.
+pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
+    match notice {
+        Notice::RunnersWanted => atoms::runners_wanted().encode(env),
+        Notice::PinWanted { attempt } => (atoms::pin_wanted(), attempt).encode(env),
+        Notice::SessionOpened => atoms::session_opened().encode(env),
+        Notice::SessionClosed { reason } => (atoms::session_closed(), name(env, reason)).encode(env),
+        Notice::LoginEnded { result } => (atoms::login_ended(), name(env, result)).encode(env),
+        Notice::Drained => atoms::drained().encode(env),
+    }
+}
+
+/// One snapshot.
+pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
+    let stats = &status.sessions;
+    let down = match &status.down {
+        Some(error) => self::error(env, error),
+        None => atoms::nil().encode(env),
+    };
+    map(
+        env,
+        vec![
+            (atoms::size(), stats.size.encode(env)),
+            (atoms::idle(), stats.idle.encode(env)),
+            (atoms::running(), stats.running.encode(env)),
+            (atoms::opening(), stats.opening.encode(env)),
+            (atoms::closing(), stats.closing.encode(env)),
+            (atoms::waiting(), stats.waiting.encode(env)),
+            (atoms::draining(), stats.draining.encode(env)),
+            (atoms::hung(), status.hung.encode(env)),
+            (atoms::runners(), status.runners.encode(env)),
+            (atoms::epoch(), status.epoch.encode(env)),
+            (atoms::login(), name(env, status.login)),
+            (atoms::down(), down),
+        ],
+    )
+}
+
+fn map<'a>(env: Env<'a>, pairs: Vec<(Atom, Term<'a>)>) -> Term<'a> {
+    // Only a map's own `put` can fail, on what is no map.
+    pairs.into_iter().fold(map_new(env), |map, (key, value)| map.map_put(key, value).unwrap_or(map))
+}
+
+/// The atom of a name of ours, never of input: the names are `&'static str`.
+fn name<'a>(env: Env<'a>, name: &'static str) -> Term<'a> {
+    Atom::from_str(env, name).map_or_else(|_| atoms::unknown().encode(env), |atom| atom.encode(env))
+}

@@ -1,0 +1,262 @@
+//! The NIF library of pkcs11_pool: terms in, terms out, resources and answers. No logic: that is in `token` and `session_pool`.
+//!
+//! Only `pool_start`, `attach` and `serve` may call the module, and they run on dirty-IO schedulers; everything else is a few microseconds
+//! on a normal one.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod atoms;
+mod beam;
+mod courier;
+mod decode;
+mod encode;
+mod executor;
+
+use std::panic::RefUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use rustler::{Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term};
+use session_pool::{Abandoned, RunnerId, State};
+use token::{Budget, Served, now};
+
+use crate::beam::{Caller, Header, KeeperPid, Runner, Scheduler, Thread, TokenPool};
+use crate::courier::Job;
+
+/// How much a runner does in one call: long enough that the way in costs nothing, short enough that its process can be stopped, and
+/// other users of the dirty-IO schedulers get their turn.
+const BUDGET: Budget = Budget { time: Duration::from_millis(20), bytes: 1 << 20 };
+
+/// A pool, which its keeper's death drains.
+struct PoolResource {
+    pool: Arc<TokenPool>,
+    shutdown_timeout: Option<Duration>,
+}
+
+/// A runner's place in a pool.
+struct RunnerResource {
+    pool: Arc<TokenPool>,
+    id: RunnerId,
+}
+
+/// A submitted operation, for giving it up.
+struct TicketResource {
+    pool: Arc<TokenPool>,
+    header: Arc<Header>,
+    ticket: session_pool::Ticket,
+}
+
+// Their locks are parking_lot's, which know no poison, and nothing that they guard is left half-done by a panic.
+impl RefUnwindSafe for PoolResource {}
+impl RefUnwindSafe for RunnerResource {}
+impl RefUnwindSafe for TicketResource {}
+
+#[rustler::resource_impl]
+impl Resource for PoolResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The keeper has died, by whatever road: the pool stops.
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        stop(self);
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for RunnerResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The runner's process has died: what it had been woken with goes to another.
+    fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.pool.runner_down(self.id, &mut Scheduler(env));
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for TicketResource {}
+
+fn stop(resource: &PoolResource) {
+    resource.pool.drain();
+    if let Some(timeout) = resource.shutdown_timeout {
+        courier::post(Job::GiveUp(Instant::now() + timeout, resource.pool.clone()));
+    }
+}
+
+fn load(_env: Env, _info: Term) -> bool {
+    courier::start().is_ok()
+}
+
+/// Makes a pool for the calling keeper, and attaches it to its token. `{:ok, pool, executor, nil | error}`: what the token refuses is no reason not to
+/// start. `{:error, error}`: what no restart can mend.
+#[rustler::nif(schedule = "DirtyIo")]
+fn pool_start<'a>(env: Env<'a>, options: decode::Options<'a>) -> NifResult<Term<'a>> {
+    let keeper = env.pid();
+    let pool = TokenPool::new(options.pool()?, KeeperPid(keeper)).map_err(|_| rustler::Error::BadArg)?;
+    let attached = pool.attach();
+    if let Err(error) = &attached {
+        if error.is_fatal() {
+            return Ok((atoms::error(), encode::error(env, error)).encode(env));
+        }
+    }
+    let executor = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
+    let shutdown_timeout = options.shutdown_timeout.map(Duration::from_millis);
+    let resource = ResourceArc::new(PoolResource { pool, shutdown_timeout });
+    if resource.monitor(Some(env), &keeper).is_none() {
+        // Killed meanwhile.
+        stop(&resource);
+    }
+    let down = attached.err().map(|error| encode::error(env, &error));
+    Ok((atoms::ok(), resource, executor, down).encode(env))
+}
+
+/// Looks for the token once more. `:ok` or `{:error, error}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn attach<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>) -> Term<'a> {
+    match pool.pool.attach() {
+        Ok(()) => atoms::ok().encode(env),
+        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+    }
+}
+
+/// The calling process becomes a runner. `{runner, true}`: it must serve at once.
+#[rustler::nif]
+fn runner_join(env: Env, pool: ResourceArc<PoolResource>) -> (ResourceArc<RunnerResource>, bool) {
+    let pid = env.pid();
+    let (id, woken) = pool.pool.join(Runner::Process(pid));
+    let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id });
+    if runner.monitor(Some(env), &pid).is_none() {
+        pool.pool.runner_down(id, &mut Scheduler(env));
+    }
+    (runner, woken)
+}
+
+/// Serves until nothing waits (`:parked`) or the budget is used up (`:again`).
+#[rustler::nif(schedule = "DirtyIo")]
+fn serve<'a>(env: Env<'a>, runner: ResourceArc<RunnerResource>) -> rustler::Atom {
+    match runner.pool.serve(runner.id, &mut Scheduler(env), BUDGET) {
+        Served::Parked => atoms::parked(),
+        Served::Again => atoms::again(),
+        Served::Gone => atoms::gone(),
+    }
+}
+
+/// Starts a runner on a native thread of its own. `false`: the system refuses one.
+#[rustler::nif]
+fn start_thread(pool: ResourceArc<PoolResource>) -> bool {
+    let pool = pool.pool.clone();
+    let run = move || {
+        let (sender, wakes) = bounded(1);
+        let (id, woken) = pool.join(Runner::Thread(sender));
+        let mut outlet = Thread(OwnedEnv::new());
+        let mut serves = woken;
+        loop {
+            if serves {
+                match pool.serve(id, &mut outlet, BUDGET) {
+                    Served::Again => continue,
+                    Served::Parked => (),
+                    Served::Gone => return,
+                }
+            }
+            if pool.is_draining() || wakes.recv().is_err() {
+                return pool.depart(id);
+            }
+            serves = true;
+        }
+    };
+    std::thread::Builder::new().name("pkcs11-runner".into()).spawn(run).is_ok()
+}
+
+/// Takes a call; the answer comes as `{tag, result}`. A ticket, or `{:error, error}`.
+#[rustler::nif]
+fn submit<'a>(
+    env: Env<'a>,
+    pool: ResourceArc<PoolResource>,
+    tag: Term<'a>,
+    request: Term<'a>,
+    queue_timeout: Option<u64>,
+) -> NifResult<Term<'a>> {
+    let request = decode::request(request)?;
+    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+    Ok(match pool.pool.submit(header.clone(), request, &mut Scheduler(env)) {
+        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket }).encode(env),
+        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+    })
+}
+
+/// Where an operation is: `:queued`, `{:running, ms}`, or `:over` (its answer comes, or it was given up).
+#[rustler::nif]
+fn progress<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>) -> Term<'a> {
+    match ticket.header.progress.state() {
+        State::Queued => atoms::queued().encode(env),
+        State::Running { since } => (atoms::running(), now().saturating_sub(since)).encode(env),
+        State::Answered | State::Abandoned => atoms::over().encode(env),
+    }
+}
+
+/// Gives an operation up, while it waits or (`running`) in any case: `:before_start`, `{:while_running, since}`, `{:still_running, since}`
+/// (nothing changed), or `:answered` (the answer comes). Times are milliseconds ago.
+#[rustler::nif]
+fn abandon<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>, running: bool) -> Term<'a> {
+    let ago = |since: u64| now().saturating_sub(since);
+    match ticket.pool.abandon(&ticket.header, ticket.ticket, running) {
+        Abandoned::BeforeStart => atoms::before_start().encode(env),
+        Abandoned::WhileRunning { since } => (atoms::while_running(), ago(since)).encode(env),
+        Abandoned::StillRunning { since } => (atoms::still_running(), ago(since)).encode(env),
+        Abandoned::Answered => atoms::answered().encode(env),
+    }
+}
+
+/// The PIN for an attempt at a login, `{:ok, pin}`, or a word for why there is none, `{:error, cause}`.
+#[rustler::nif]
+fn provide_pin(pool: ResourceArc<PoolResource>, attempt: u64, pin: Term) -> NifResult<rustler::Atom> {
+    pool.pool.provide_pin(attempt, decode::pin(pin)?);
+    Ok(atoms::ok())
+}
+
+/// Time passes: surplus sessions close.
+#[rustler::nif]
+fn tick(pool: ResourceArc<PoolResource>) -> rustler::Atom {
+    pool.pool.tick();
+    atoms::ok()
+}
+
+/// How many runners are missing.
+#[rustler::nif]
+fn vacancies(pool: ResourceArc<PoolResource>) -> usize {
+    pool.pool.vacancies()
+}
+
+/// The pool takes nothing any more.
+#[rustler::nif]
+fn drain(pool: ResourceArc<PoolResource>) -> rustler::Atom {
+    pool.pool.drain();
+    atoms::ok()
+}
+
+/// Sessions that a draining pool has yet to close.
+#[rustler::nif]
+fn left(pool: ResourceArc<PoolResource>) -> usize {
+    pool.pool.left()
+}
+
+/// Answers what still runs in a drained pool.
+#[rustler::nif]
+fn give_up(pool: ResourceArc<PoolResource>) -> rustler::Atom {
+    pool.pool.give_up();
+    atoms::ok()
+}
+
+/// Forgets every key's handle.
+#[rustler::nif]
+fn forget_keys(pool: ResourceArc<PoolResource>) -> rustler::Atom {
+    pool.pool.forget_keys();
+    atoms::ok()
+}
+
+/// One snapshot.
+#[rustler::nif]
+fn status<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>) -> Term<'a> {
+    encode::status(env, &pool.pool.status())
+}
+
+rustler::init!("Elixir.Pkcs11Pool.Native", load = load);

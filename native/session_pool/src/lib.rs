@@ -1,0 +1,35 @@
+//! A striped pool of sessions as a state machine with FIFO waiters: no PKCS#11, no BEAM, no clock.
+//!
+//! What waits in the pool is an *operation* (`W`); what serves it is a *runner*, which owns one session (`S`) for as long as it works.
+//! Every transition is one function that takes the lock, commits, and hands back *effects*: values that the caller runs
+//! after the lock is released. The states a session can be in are types, so that the illegal ones cannot be said:
+//!
+//! ```text
+//!   Opening --opened--> Held --release--> idle ... Held (a grant)
+//!      |                 |                  |
+//!  open_failed        discard           tick, drain
+//!      v                 v                  v
+//!   capacity  <------ Closing <-------------+
+//! ```
+//!
+//! * [`Pool`]: stripes, waiters, idle sessions, capacity.
+//! * [`Roster`]: the runners, and the grants that are on their way to one.
+//! * [`Progress`]: one operation's state, in one atomic word.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+#![forbid(unsafe_code)]
+
+mod config;
+mod pool;
+mod progress;
+mod roster;
+mod stripe;
+mod sync;
+
+pub use config::{Config, ConfigError};
+pub use pool::{Closing, Drained, Freed, Grant, Held, Opening, Pool, Refusal, Source, Stats, Submitted, Ticket, Waiting};
+pub use progress::{Abandoned, Progress, Started, State};
+pub use roster::{Departed, Dispatch, Entered, Roster, RunnerId, RunnerState};
+
+/// Milliseconds on a monotonic clock that the caller reads.
+pub type Millis = u64;

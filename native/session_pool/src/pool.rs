@@ -1,0 +1,600 @@
+//! The pool: stripes behind their locks, and one function for each event.
+//!
+//! The fast paths take one stripe's lock. Whatever concerns more than one stripe (an operation that must wait, a session that comes free
+//! while something waits elsewhere, the gate, a drain) takes all the locks, in order: so an operation is queued only while it is
+//! certain that nothing is free anywhere, and a session becomes idle only while it is certain that nothing waits.
+
+use crate::Millis;
+use crate::config::{Config, ConfigError, share};
+use crate::stripe::{Idle, Stripe, Waiters, decrement};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+
+/// An open session in a runner's hands. It must come back by `release` or `discard`.
+#[derive(Debug)]
+#[must_use = "a session that is not given back is lost to the pool"]
+pub struct Held<S> {
+    /// The session.
+    pub session: S,
+    stripe: usize,
+    expires: Option<Millis>,
+}
+
+/// The right to open one session. It must end in `opened` or `open_failed`.
+#[derive(Debug)]
+#[must_use = "capacity that is not given back is lost to the pool"]
+pub struct Opening {
+    stripe: usize,
+}
+
+/// A session that is being closed still counts. It must end in `closed`.
+#[derive(Debug)]
+#[must_use = "capacity that is not given back is lost to the pool"]
+pub struct Closing {
+    stripe: usize,
+}
+
+/// What an operation is to run on.
+#[derive(Debug)]
+pub enum Source<S> {
+    /// An idle session (`Deliver`).
+    Session(Held<S>),
+    /// Reserved capacity: open a session first (`Create`).
+    Capacity(Opening),
+}
+
+/// A waiter's place, for cancelling it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    stripe: usize,
+    id: u64,
+}
+
+impl Ticket {
+    /// The stripe in whose queue the place is; `None`: in the express lane.
+    pub fn stripe(&self) -> Option<usize> {
+        (self.stripe != EXPRESS).then_some(self.stripe)
+    }
+}
+
+/// An operation on its way, with its place in the queue for the case that it must go back.
+#[derive(Debug)]
+pub struct Waiting<W> {
+    /// The operation.
+    pub payload: W,
+    /// Its place.
+    pub ticket: Ticket,
+}
+
+/// An operation and what it runs on: the one outcome of waiting that is no refusal.
+#[derive(Debug)]
+#[must_use = "a grant that is not run loses its session and its operation"]
+pub struct Grant<S, W> {
+    /// The session, or the right to open one.
+    pub source: Source<S>,
+    /// The operation.
+    pub waiter: Waiting<W>,
+}
+
+/// Why an operation was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// As many wait as may.
+    Overloaded,
+    /// The pool takes nothing any more.
+    Draining,
+}
+
+/// What became of a submitted operation.
+#[derive(Debug)]
+#[must_use]
+pub enum Submitted<S, W> {
+    /// It runs at once.
+    Granted(Grant<S, W>),
+    /// It waits.
+    Queued(Ticket),
+    /// It was not taken.
+    Refused(W, Refusal),
+}
+
+/// What became of a session that came free.
+#[derive(Debug)]
+#[must_use]
+pub enum Freed<S, W> {
+    /// It serves the next operation.
+    Granted(Grant<S, W>),
+    /// It lies idle.
+    Idle,
+    /// It is not wanted any more: close it, then say `closed`.
+    Close(Closing, S),
+}
+
+/// What a drain takes out of the pool.
+#[derive(Debug)]
+#[must_use]
+pub struct Drained<S, W> {
+    /// Operations that will not run: answer them.
+    pub waiting: Vec<W>,
+    /// Sessions to close.
+    pub closing: Vec<(Closing, S)>,
+}
+
+/// One consistent snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// The most sessions.
+    pub size: usize,
+    /// Open sessions that serve nothing.
+    pub idle: usize,
+    /// Open sessions in a runner's hands.
+    pub running: usize,
+    /// Sessions being opened.
+    pub opening: usize,
+    /// Sessions being closed.
+    pub closing: usize,
+    /// Operations that wait.
+    pub waiting: usize,
+    /// Whether the pool takes nothing any more.
+    pub draining: bool,
+    /// Whether waiting operations are held back.
+    pub gated: bool,
+}
+
+/// The pool. `S` is a session, `W` an operation.
+pub struct Pool<S, W> {
+    stripes: Box<[Mutex<Stripe<S, W>>]>,
+    express: Mutex<Waiters<W>>,
+    next_stripe: AtomicUsize,
+    next_id: AtomicU64,
+    // The following change only while all stripes are locked; they may be read under any one of the locks.
+    /// Waiters of all kinds. It grows under all locks, and shrinks under the lock of the stripe whose waiter goes.
+    waiting: AtomicUsize,
+    /// Express waiters among them.
+    express_waiting: AtomicUsize,
+    gated: AtomicBool,
+    draining: AtomicBool,
+    /// A stripe may hold more sessions than its quota, left over by a shrink: whether one may be opened is then a matter of all stripes.
+    shrinking: AtomicBool,
+    /// Open sessions that the TTL leaves alone.
+    floor: AtomicUsize,
+    idle_ttl: Option<Millis>,
+    max_lifetime: Option<Millis>,
+    max_waiting: usize,
+}
+
+/// All stripes, locked in their order, the express lane last.
+struct All<'a, S, W> {
+    stripes: Vec<MutexGuard<'a, Stripe<S, W>>>,
+    express: MutexGuard<'a, Waiters<W>>,
+}
+
+impl<S, W> Pool<S, W> {
+    /// A pool with nothing open.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Self::with_first_index(config, 0)
+    }
+
+    /// A pool whose round-robin index starts here: for tests of its overflow.
+    #[doc(hidden)]
+    pub fn with_first_index(config: &Config, first: usize) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let stripe = |index| Mutex::new(Stripe::new(share(config.max_sessions, config.stripes, index)));
+        Ok(Self {
+            stripes: (0..config.stripes).map(stripe).collect(),
+            express: Mutex::new(Waiters::default()),
+            next_stripe: AtomicUsize::new(first),
+            next_id: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            express_waiting: AtomicUsize::new(0),
+            gated: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            shrinking: AtomicBool::new(false),
+            floor: AtomicUsize::new(0),
+            idle_ttl: config.idle_ttl,
+            max_lifetime: config.max_lifetime,
+            max_waiting: config.max_waiting,
+        })
+    }
+
+    /// An operation arrives. `is_dead` says of a waiter that its caller is gone (it is asked under the locks, and must not call the pool);
+    /// such ones are swept (into `swept`, to be dropped by the caller, outside the lock) before the pool calls itself overloaded.
+    pub fn submit(&self, payload: W, is_dead: impl Fn(&W) -> bool, swept: &mut Vec<W>) -> Submitted<S, W> {
+        let home = self.next_stripe.fetch_add(1, Ordering::Relaxed) % self.stripes.len();
+        let ticket = Ticket { stripe: home, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
+        {
+            let mut stripe = self.stripes[home].lock();
+            if self.is_open() && self.waiting.load(Ordering::Relaxed) == 0 {
+                if let Some(source) = stripe.source(home, !self.shrinking.load(Ordering::Relaxed)) {
+                    return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
+                }
+            }
+        }
+        let mut all = self.lock_all();
+        if self.draining.load(Ordering::Relaxed) {
+            return Submitted::Refused(payload, Refusal::Draining);
+        }
+        if !all.has_leftover() {
+            self.shrinking.store(false, Ordering::Relaxed);
+        }
+        if let Some(source) = self.source_if_none_waits(&mut all, home) {
+            return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
+        }
+        if self.waiting.load(Ordering::Relaxed) >= self.max_waiting {
+            let before = swept.len();
+            for stripe in &mut all.stripes {
+                swept.extend(stripe.waiters.sweep(&is_dead));
+            }
+            self.waiting.fetch_sub(swept.len() - before, Ordering::Relaxed);
+            // A session that came free for one of the swept finds now that nothing waits, and stays idle: look again.
+            if let Some(source) = self.source_if_none_waits(&mut all, home) {
+                return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
+            }
+            if self.waiting.load(Ordering::Relaxed) >= self.max_waiting {
+                return Submitted::Refused(payload, Refusal::Overloaded);
+            }
+        }
+        // A new id: others may have queued since, and a queue is sorted by its ids.
+        let ticket = Ticket { stripe: home, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
+        all.stripes[home].waiters.push(ticket.id, payload);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Submitted::Queued(ticket)
+    }
+
+    /// An operation of the pool's own (a login) arrives: it goes before all others, passes the gate, and is never refused for want of
+    /// room. A draining pool gives it back.
+    pub fn submit_express(&self, payload: W) -> Submitted<S, W> {
+        let mut all = self.lock_all();
+        if self.draining.load(Ordering::Relaxed) {
+            return Submitted::Refused(payload, Refusal::Draining);
+        }
+        let ticket = Ticket { stripe: EXPRESS, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
+        // What comes free while an express one waits is on its way to that one.
+        if self.express_waiting.load(Ordering::Relaxed) == 0 {
+            if let Some(source) = all.source(0) {
+                return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
+            }
+        }
+        all.express.push(ticket.id, payload);
+        self.express_waiting.fetch_add(1, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Submitted::Queued(ticket)
+    }
+
+    /// An operation that was granted a session goes back to its place in the queue: it met the login gate, or is to be tried again on
+    /// another session. It is granted at once if something is free; a draining pool gives it back.
+    pub fn requeue(&self, waiter: Waiting<W>) -> Result<Vec<Grant<S, W>>, W> {
+        let mut all = self.lock_all();
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(waiter.payload);
+        }
+        let Waiting { payload, ticket } = waiter;
+        if ticket.stripe == EXPRESS {
+            all.express.restore(ticket.id, payload);
+            self.express_waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
+            all.stripes[ticket.stripe].waiters.restore(ticket.id, payload);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Ok(self.match_waiters(&mut all))
+    }
+
+    /// A caller gives up. `Some`: the operation was still waiting, and will not run. `None`: a runner has it.
+    pub fn cancel(&self, ticket: Ticket) -> Option<W> {
+        if ticket.stripe == EXPRESS {
+            return None;
+        }
+        let mut stripe = self.stripes[ticket.stripe].lock();
+        let payload = stripe.waiters.cancel(ticket.id)?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(payload)
+    }
+
+    /// A session comes free in good order.
+    pub fn release(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
+        let home = held.stripe;
+        let mut stripe = self.stripes[home].lock();
+        decrement(&mut stripe.running);
+        // Those that are closing go anyway: they are not held against it.
+        let over = stripe.taken() - stripe.closing >= stripe.quota;
+        if self.draining.load(Ordering::Relaxed) || over || held.is_expired(now) {
+            stripe.closing += 1;
+            return Freed::Close(Closing { stripe: home }, held.session);
+        }
+        let idle = Idle { session: held.session, since: now, expires: held.expires };
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            stripe.idle.push_back(idle);
+            return Freed::Idle;
+        }
+        // In turn the longest waiter of all stripes is served: one with few sessions, or with none since a shrink, must not starve.
+        let in_turn = stripe.streak < STREAK || self.waiting.load(Ordering::Relaxed) == stripe.waiters.len();
+        if in_turn && self.is_open() && self.express_waiting.load(Ordering::Relaxed) == 0 {
+            if let Some((id, payload)) = stripe.waiters.take() {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                stripe.running += 1;
+                stripe.streak += 1;
+                let held = Held { session: idle.session, stripe: home, expires: idle.expires };
+                let waiter = Waiting { payload, ticket: Ticket { stripe: home, id } };
+                return Freed::Granted(Grant { source: Source::Session(held), waiter });
+            }
+        }
+        stripe.streak = 0;
+        stripe.idle.push_back(idle);
+        drop(stripe);
+        match self.match_one() {
+            Some(grant) => Freed::Granted(grant),
+            None => Freed::Idle,
+        }
+    }
+
+    /// A session that must not be used again: close it, then say `closed`.
+    pub fn discard(&self, held: Held<S>) -> (Closing, S) {
+        let mut stripe = self.stripes[held.stripe].lock();
+        decrement(&mut stripe.running);
+        stripe.closing += 1;
+        (Closing { stripe: held.stripe }, held.session)
+    }
+
+    /// A session was opened: it is the opener's to run on.
+    pub fn opened(&self, opening: Opening, session: S, now: Millis) -> Held<S> {
+        let mut stripe = self.stripes[opening.stripe].lock();
+        decrement(&mut stripe.opening);
+        stripe.running += 1;
+        let expires = self.max_lifetime.map(|lifetime| now.saturating_add(self.jitter(lifetime)));
+        Held { session, stripe: opening.stripe, expires }
+    }
+
+    /// A session could not be opened: its capacity goes to the next waiter.
+    pub fn open_failed(&self, opening: Opening) -> Option<Grant<S, W>> {
+        decrement(&mut self.stripes[opening.stripe].lock().opening);
+        self.match_one()
+    }
+
+    /// A session is closed: its capacity goes to the next waiter.
+    pub fn closed(&self, closing: Closing) -> Option<Grant<S, W>> {
+        decrement(&mut self.stripes[closing.stripe].lock().closing);
+        self.match_one()
+    }
+
+    /// Time passes: the sessions that have lain idle for longer than the TTL, or lived longer than they may, are to be closed, but never
+    /// the last `floor` open ones.
+    pub fn tick(&self, now: Millis) -> Vec<(Closing, S)> {
+        let mut all = self.lock_all();
+        let mut open: usize = all.stripes.iter().map(|stripe| stripe.idle.len() + stripe.running).sum();
+        let floor = self.floor.load(Ordering::Relaxed);
+        let stale = |idle: &Idle<S>| {
+            self.idle_ttl.is_some_and(|ttl| idle.since.saturating_add(ttl) <= now)
+                || idle.expires.is_some_and(|expires| expires <= now)
+        };
+        let mut closing = Vec::new();
+        for (index, stripe) in all.stripes.iter_mut().enumerate() {
+            let mut kept = std::collections::VecDeque::with_capacity(stripe.idle.len());
+            while let Some(idle) = stripe.idle.pop_front() {
+                if open > floor && stale(&idle) {
+                    open -= 1;
+                    stripe.closing += 1;
+                    closing.push((Closing { stripe: index }, idle.session));
+                } else {
+                    kept.push_back(idle);
+                }
+            }
+            stripe.idle = kept;
+        }
+        closing
+    }
+
+    /// Takes every idle session out, to be closed.
+    pub fn flush(&self) -> Vec<(Closing, S)> {
+        self.lock_all().take_idle()
+    }
+
+    /// How many open sessions the TTL leaves alone: 1 while the token is logged in, since closing the last one logs out.
+    pub fn set_floor(&self, floor: usize) {
+        let _all = self.lock_all();
+        self.floor.store(floor, Ordering::Relaxed);
+    }
+
+    /// Holds the waiting operations back: only express ones are granted.
+    pub fn close_gate(&self) {
+        let _all = self.lock_all();
+        self.gated.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets them go on.
+    #[must_use]
+    pub fn open_gate(&self) -> Vec<Grant<S, W>> {
+        let mut all = self.lock_all();
+        self.gated.store(false, Ordering::Relaxed);
+        self.match_waiters(&mut all)
+    }
+
+    /// Grows or shrinks, to one session at least. Surplus idle sessions are to be closed; those in use close when they come free, and none
+    /// is opened until there is room for it. What does not divide goes to the fullest stripes.
+    pub fn resize(&self, max_sessions: usize) -> (Vec<Grant<S, W>>, Vec<(Closing, S)>) {
+        let mut all = self.lock_all();
+        let stripes = all.stripes.len();
+        let mut order: Vec<usize> = (0..stripes).collect();
+        // The fullest first: so a growing pool closes nothing, and a shrinking one does not close its last open session.
+        order.sort_by_key(|index| {
+            let stripe = &all.stripes[*index];
+            std::cmp::Reverse((stripe.taken() - stripe.closing, stripe.taken() - stripe.closing - stripe.opening))
+        });
+        let mut closing = Vec::new();
+        for (place, index) in order.into_iter().enumerate() {
+            let stripe = &mut all.stripes[index];
+            stripe.quota = share(max_sessions.max(1), stripes, place);
+            let surplus = (stripe.taken() - stripe.closing).saturating_sub(stripe.quota).min(stripe.idle.len());
+            stripe.closing += surplus;
+            closing.extend(stripe.idle.drain(..surplus).map(|idle| (Closing { stripe: index }, idle.session)));
+        }
+        self.shrinking.store(all.has_leftover(), Ordering::Relaxed);
+        (self.match_waiters(&mut all), closing)
+    }
+
+    /// Takes nothing any more: what waits is to be answered, what is idle closed, what runs will close when it comes free.
+    pub fn drain(&self) -> Drained<S, W> {
+        let mut all = self.lock_all();
+        self.draining.store(true, Ordering::Relaxed);
+        self.waiting.store(0, Ordering::Relaxed);
+        self.express_waiting.store(0, Ordering::Relaxed);
+        let mut waiting: Vec<W> = all.express.take_all().collect();
+        for stripe in &mut all.stripes {
+            waiting.extend(stripe.waiters.take_all());
+        }
+        Drained { waiting, closing: all.take_idle() }
+    }
+
+    /// One consistent snapshot.
+    pub fn stats(&self) -> Stats {
+        let all = self.lock_all();
+        let mut stats = Stats {
+            waiting: all.express.len(),
+            draining: self.draining.load(Ordering::Relaxed),
+            gated: self.gated.load(Ordering::Relaxed),
+            ..Stats::default()
+        };
+        for stripe in &all.stripes {
+            stats.size += stripe.quota;
+            stats.idle += stripe.idle.len();
+            stats.running += stripe.running;
+            stats.opening += stripe.opening;
+            stats.closing += stripe.closing;
+            stats.waiting += stripe.waiters.len();
+        }
+        debug_assert_eq!(stats.waiting, self.waiting.load(Ordering::Relaxed));
+        stats
+    }
+
+    /// Whether the pool takes nothing any more: a hint, without a lock.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// How many operations wait: a hint, without a lock.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Nothing holds operations back. Read under a stripe's lock.
+    fn is_open(&self) -> bool {
+        !self.gated.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+    }
+
+    fn lock_all(&self) -> All<'_, S, W> {
+        All { stripes: self.stripes.iter().map(Mutex::lock).collect(), express: self.express.lock() }
+    }
+
+    /// What an operation that has just arrived may run on. Who comes free while something waits is already on its way to the longest
+    /// waiter: nobody overtakes it here.
+    fn source_if_none_waits(&self, all: &mut All<'_, S, W>, home: usize) -> Option<Source<S>> {
+        let free = !self.gated.load(Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) == 0;
+        free.then(|| all.source(home)).flatten()
+    }
+
+    /// The next waiter and what it runs on, if there are both.
+    fn match_one(&self) -> Option<Grant<S, W>> {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            // Nothing has waited since the lock was released, or not for long: whoever queues behind nobody has looked for itself, under
+            // all locks.
+            return None;
+        }
+        self.match_next(&mut self.lock_all())
+    }
+
+    fn match_waiters(&self, all: &mut All<'_, S, W>) -> Vec<Grant<S, W>> {
+        std::iter::from_fn(|| self.match_next(all)).collect()
+    }
+
+    fn match_next(&self, all: &mut All<'_, S, W>) -> Option<Grant<S, W>> {
+        let stripe = self.next_waiter(all)?;
+        let source = all.source(if stripe == EXPRESS { 0 } else { stripe })?;
+        let (id, payload) = if stripe == EXPRESS {
+            self.express_waiting.fetch_sub(1, Ordering::Relaxed);
+            all.express.take()?
+        } else {
+            all.stripes[stripe].waiters.take()?
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(Grant { source, waiter: Waiting { payload, ticket: Ticket { stripe, id } } })
+    }
+
+    /// The stripe of the longest waiter that may go, express ones first.
+    fn next_waiter(&self, all: &mut All<'_, S, W>) -> Option<usize> {
+        if self.draining.load(Ordering::Relaxed) {
+            return None;
+        }
+        if all.express.first().is_some() {
+            return Some(EXPRESS);
+        }
+        if self.gated.load(Ordering::Relaxed) {
+            return None;
+        }
+        let firsts = all.stripes.iter_mut().enumerate();
+        firsts.filter_map(|(index, stripe)| Some((stripe.waiters.first()?, index))).min().map(|(_, index)| index)
+    }
+
+    /// Up to a tenth less than `lifetime`, so that sessions that were opened together do not close together.
+    fn jitter(&self, lifetime: Millis) -> Millis {
+        let spread = lifetime / 10;
+        if spread == 0 {
+            return lifetime;
+        }
+        // A multiplicative hash of the counter: well spread, and reproducible.
+        let hash = self.next_id.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        lifetime - (hash >> 32) % spread
+    }
+}
+
+/// The pseudo stripe of express waiters.
+const EXPRESS: usize = usize::MAX;
+
+/// How many of its own waiters a stripe serves in a row while those of others wait.
+const STREAK: usize = 4;
+
+impl<S> Held<S> {
+    fn is_expired(&self, now: Millis) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+impl<S, W> Stripe<S, W> {
+    /// An idle session, or else capacity if one more `may_open`, of this stripe.
+    fn source(&mut self, index: usize, may_open: bool) -> Option<Source<S>> {
+        if let Some(idle) = self.take_idle() {
+            return Some(Source::Session(Held { session: idle.session, stripe: index, expires: idle.expires }));
+        }
+        (may_open && self.take_capacity()).then_some(Source::Capacity(Opening { stripe: index }))
+    }
+}
+
+impl<S, W> All<'_, S, W> {
+    /// An idle session anywhere, else capacity anywhere; those of `home` first.
+    fn source(&mut self, home: usize) -> Option<Source<S>> {
+        let count = self.stripes.len();
+        let order = |offset| (home + offset) % count;
+        let idle = (0..count).map(order).find(|index| !self.stripes[*index].idle.is_empty());
+        let capacity = || {
+            // A stripe's own capacity is not enough: another may still hold what a shrink took from it.
+            let may_open = self.sum(Stripe::taken) < self.sum(|stripe| stripe.quota);
+            may_open.then(|| (0..count).map(order).find(|index| self.stripes[*index].has_capacity())).flatten()
+        };
+        let found = idle.or_else(capacity)?;
+        self.stripes[found].source(found, true)
+    }
+
+    fn sum(&self, count: impl Fn(&Stripe<S, W>) -> usize) -> usize {
+        self.stripes.iter().map(|stripe| count(stripe)).sum()
+    }
+
+    /// Whether some stripe holds more sessions than its quota.
+    fn has_leftover(&self) -> bool {
+        self.stripes.iter().any(|stripe| stripe.taken() > stripe.quota)
+    }
+
+    fn take_idle(&mut self) -> Vec<(Closing, S)> {
+        let mut closing = Vec::new();
+        for (index, stripe) in self.stripes.iter_mut().enumerate() {
+            stripe.closing += stripe.idle.len();
+            closing.extend(stripe.idle.drain(..).map(|idle| (Closing { stripe: index }, idle.session)));
+        }
+        closing
+    }
+}

@@ -1,0 +1,325 @@
+//! The runners of a pool, and the grants that are on their way to one.
+//!
+//! A runner is `parked`, `woken` (a grant waits for it), `inside` (it works), or `gone` (its process died while it was inside: it takes
+//! nothing more, but holds its place until it leaves). A grant is never bound to a runner that cannot run it: what a dead one had been
+//! woken with goes to another.
+
+use std::collections::VecDeque;
+
+use crate::sync::Mutex;
+
+/// A runner's place, unique for the roster's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunnerId(u64);
+
+/// Where a runner is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunnerState {
+    /// It waits to be woken.
+    Parked,
+    /// It was woken, and has not yet come in.
+    Woken,
+    /// It works.
+    Inside,
+    /// Its process has died, and its call has not yet returned.
+    Gone,
+}
+
+#[derive(Debug)]
+enum Runner<G> {
+    Parked,
+    Woken(G),
+    Inside,
+    Gone,
+}
+
+/// What to do for a grant.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Dispatch<R> {
+    /// Wake this runner, whose address this is.
+    Wake(RunnerId, R),
+    /// Every runner is at work (or there is none): the next that comes takes it.
+    Later,
+}
+
+/// What a runner that comes in finds.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Entered<G> {
+    /// A grant to run.
+    Run(G),
+    /// Nothing: it is parked (again).
+    Parked,
+    /// It is not on the roster any more.
+    Gone,
+}
+
+/// What a runner's death leaves behind.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Departed<G> {
+    /// Its place is free; what it had been woken with must be dispatched again.
+    Vacant(Option<G>),
+    /// It is inside: the place comes free when it leaves.
+    Inside,
+    /// It was not there.
+    Unknown,
+}
+
+struct Inner<G, R> {
+    runners: Vec<(RunnerId, R, Runner<G>)>,
+    /// The most recently parked is woken first.
+    parked: Vec<RunnerId>,
+    /// Grants that found no parked runner. Not empty only while `parked` is empty.
+    backlog: VecDeque<G>,
+    next: u64,
+}
+
+/// The roster: `G` is what a runner is woken with, `R` the runner's address.
+pub struct Roster<G, R>(Mutex<Inner<G, R>>);
+
+impl<G, R: Clone> Default for Roster<G, R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<G, R: Clone> Roster<G, R> {
+    /// An empty roster.
+    pub fn new() -> Self {
+        Self(Mutex::new(Inner { runners: Vec::new(), parked: Vec::new(), backlog: VecDeque::new(), next: 0 }))
+    }
+
+    /// A new runner, parked. `true`: it must come in at once, since a grant was waiting for one.
+    pub fn join(&self, address: R) -> (RunnerId, bool) {
+        let mut inner = self.0.lock();
+        let id = RunnerId(inner.next);
+        inner.next += 1;
+        let woken = match inner.backlog.pop_front() {
+            Some(grant) => {
+                inner.runners.push((id, address, Runner::Woken(grant)));
+                true
+            }
+            None => {
+                inner.runners.push((id, address, Runner::Parked));
+                inner.parked.push(id);
+                false
+            }
+        };
+        (id, woken)
+    }
+
+    /// Finds a runner for a grant.
+    pub fn dispatch(&self, grant: G) -> Dispatch<R> {
+        let mut inner = self.0.lock();
+        let Some(id) = inner.parked.pop() else {
+            inner.backlog.push_back(grant);
+            return Dispatch::Later;
+        };
+        match inner.find(id) {
+            Some(index) => {
+                inner.runners[index].2 = Runner::Woken(grant);
+                Dispatch::Wake(id, inner.runners[index].1.clone())
+            }
+            // Not reachable: whoever leaves `runners` leaves `parked` under the same lock.
+            None => {
+                inner.backlog.push_back(grant);
+                Dispatch::Later
+            }
+        }
+    }
+
+    /// A runner comes in. One that was woken without need parks again; one whose last call broke off before it parked is as good as new.
+    pub fn enter(&self, id: RunnerId) -> Entered<G> {
+        self.0.lock().next(id)
+    }
+
+    /// A runner that has nothing more to do parks, unless a grant waits.
+    pub fn park(&self, id: RunnerId) -> Entered<G> {
+        self.0.lock().next(id)
+    }
+
+    /// A runner steps outside for a moment with work in hand (its budget is used up). It is woken with it; or, if it died meanwhile,
+    /// the grant comes back to be dispatched.
+    #[must_use]
+    pub fn step_out(&self, id: RunnerId, grant: G) -> Option<G> {
+        let mut inner = self.0.lock();
+        match inner.find(id) {
+            Some(index) if matches!(inner.runners[index].2, Runner::Inside) => {
+                inner.runners[index].2 = Runner::Woken(grant);
+                None
+            }
+            _ => Some(grant),
+        }
+    }
+
+    /// A runner's process has died.
+    pub fn down(&self, id: RunnerId) -> Departed<G> {
+        let mut inner = self.0.lock();
+        let Some(index) = inner.find(id) else { return Departed::Unknown };
+        match std::mem::replace(&mut inner.runners[index].2, Runner::Gone) {
+            Runner::Inside | Runner::Gone => Departed::Inside,
+            Runner::Woken(grant) => {
+                inner.runners.swap_remove(index);
+                Departed::Vacant(Some(grant))
+            }
+            Runner::Parked => {
+                inner.runners.swap_remove(index);
+                inner.parked.retain(|parked| *parked != id);
+                Departed::Vacant(None)
+            }
+        }
+    }
+
+    /// A runner's call returns for the last time: its place is free. What it had been woken with meanwhile must be dispatched again.
+    #[must_use]
+    pub fn leave(&self, id: RunnerId) -> Option<G> {
+        let mut inner = self.0.lock();
+        let index = inner.find(id)?;
+        inner.parked.retain(|parked| *parked != id);
+        match inner.runners.swap_remove(index).2 {
+            Runner::Woken(grant) => Some(grant),
+            Runner::Parked | Runner::Inside | Runner::Gone => None,
+        }
+    }
+
+    /// Grants that wait for a runner, taken out: for a pool that stops.
+    #[must_use]
+    pub fn take_backlog(&self) -> Vec<G> {
+        self.0.lock().backlog.drain(..).collect()
+    }
+
+    /// How many places are taken, by the dead whose calls have not returned too.
+    pub fn len(&self) -> usize {
+        self.0.lock().runners.len()
+    }
+
+    /// Whether no place is taken.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where each runner is, with its address.
+    pub fn list(&self) -> Vec<(RunnerId, R, RunnerState)> {
+        let inner = self.0.lock();
+        let state = |runner: &Runner<G>| match runner {
+            Runner::Parked => RunnerState::Parked,
+            Runner::Woken(_) => RunnerState::Woken,
+            Runner::Inside => RunnerState::Inside,
+            Runner::Gone => RunnerState::Gone,
+        };
+        inner.runners.iter().map(|(id, address, runner)| (*id, address.clone(), state(runner))).collect()
+    }
+}
+
+impl<G, R> Inner<G, R> {
+    /// What a runner does now: what it was woken with, else what waits for a runner, else it parks, and never twice.
+    fn next(&mut self, id: RunnerId) -> Entered<G> {
+        let Some(index) = self.find(id) else { return Entered::Gone };
+        match std::mem::replace(&mut self.runners[index].2, Runner::Inside) {
+            Runner::Woken(grant) => Entered::Run(grant),
+            Runner::Inside => match self.backlog.pop_front() {
+                Some(grant) => Entered::Run(grant),
+                None => {
+                    self.runners[index].2 = Runner::Parked;
+                    self.parked.push(id);
+                    Entered::Parked
+                }
+            },
+            Runner::Parked => {
+                self.runners[index].2 = Runner::Parked;
+                Entered::Parked
+            }
+            Runner::Gone => {
+                self.runners[index].2 = Runner::Gone;
+                Entered::Gone
+            }
+        }
+    }
+
+    fn find(&self, id: RunnerId) -> Option<usize> {
+        self.runners.iter().position(|(candidate, _, _)| *candidate == id)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn roster() -> Roster<u32, &'static str> {
+        Roster::new()
+    }
+
+    #[test]
+    fn a_woken_runner_that_dies_before_it_enters_gives_its_grant_back() {
+        let roster = roster();
+        let (a, woken) = roster.join("a");
+        assert!(!woken);
+        assert_eq!(roster.dispatch(7), Dispatch::Wake(a, "a"));
+        assert_eq!(roster.down(a), Departed::Vacant(Some(7)));
+        assert_eq!(roster.enter(a), Entered::Gone);
+        assert_eq!(roster.dispatch(7), Dispatch::Later);
+        let (b, woken) = roster.join("b");
+        assert!(woken);
+        assert_eq!(roster.enter(b), Entered::Run(7));
+    }
+
+    #[test]
+    fn a_grant_that_finds_all_runners_inside_is_taken_by_the_next_that_parks() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        assert_eq!(roster.dispatch(1), Dispatch::Wake(a, "a"));
+        assert_eq!(roster.enter(a), Entered::Run(1));
+        assert_eq!(roster.dispatch(2), Dispatch::Later);
+        assert_eq!(roster.park(a), Entered::Run(2));
+        assert_eq!(roster.park(a), Entered::Parked);
+    }
+
+    #[test]
+    fn a_runner_that_dies_inside_holds_its_place_until_it_leaves() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        let _ = roster.dispatch(1);
+        assert_eq!(roster.enter(a), Entered::Run(1));
+        assert_eq!(roster.down(a), Departed::Inside);
+        assert_eq!(roster.len(), 1);
+        assert_eq!(roster.park(a), Entered::Gone);
+        assert_eq!(roster.step_out(a, 2), Some(2));
+        assert_eq!(roster.leave(a), None);
+        assert!(roster.is_empty());
+    }
+
+    #[test]
+    fn a_runner_that_leaves_while_it_is_woken_gives_its_grant_back() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        assert_eq!(roster.dispatch(1), Dispatch::Wake(a, "a"));
+        assert_eq!(roster.leave(a), Some(1));
+        assert_eq!(roster.leave(a), None);
+        assert_eq!(roster.dispatch(2), Dispatch::Later);
+    }
+
+    #[test]
+    fn a_runner_whose_call_broke_off_inside_comes_in_again_and_can_be_woken() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        let _ = roster.dispatch(1);
+        assert_eq!(roster.enter(a), Entered::Run(1));
+        assert_eq!(roster.enter(a), Entered::Parked);
+        assert_eq!(roster.park(a), Entered::Parked);
+        assert_eq!(roster.dispatch(2), Dispatch::Wake(a, "a"));
+        assert_eq!(roster.dispatch(3), Dispatch::Later);
+        assert_eq!(roster.park(a), Entered::Run(2));
+        assert_eq!(roster.park(a), Entered::Run(3));
+    }
+
+    #[test]
+    fn a_runner_woken_without_need_parks_again_and_is_not_parked_twice() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        assert_eq!(roster.enter(a), Entered::Parked);
+        assert_eq!(roster.dispatch(1), Dispatch::Wake(a, "a"));
+        assert_eq!(roster.dispatch(2), Dispatch::Later);
+    }
+}

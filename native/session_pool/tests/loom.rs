@@ -1,0 +1,610 @@
+//! Every interleaving of two or three threads, up to a bound on preemptions, on the real locking code. Run by `script/loom`.
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use session_pool::*;
+
+type TestPool = Pool<u32, u32>;
+type TestGrant = Grant<u32, u32>;
+
+/// As many sessions as stripes, one each, unless said otherwise.
+fn pool(max_sessions: usize, stripes: usize, max_waiting: usize) -> Arc<TestPool> {
+    let config = Config { label: "loom".into(), max_sessions, stripes, idle_ttl: None, max_lifetime: None, max_waiting };
+    Arc::new(Pool::new(&config).unwrap())
+}
+
+fn submit(pool: &TestPool, op: u32) -> Submitted<u32, u32> {
+    pool.submit(op, |_| false, &mut Vec::new())
+}
+
+/// Submits, and opens what was granted.
+fn submit_and_open(pool: &TestPool, op: u32) -> Held<u32> {
+    match submit(pool, op) {
+        Submitted::Granted(grant) => open(pool, grant),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn open(pool: &TestPool, grant: TestGrant) -> Held<u32> {
+    match grant.source {
+        Source::Capacity(opening) => pool.opened(opening, grant.waiter.payload, 0),
+        Source::Session(held) => held,
+    }
+}
+
+fn queue(pool: &TestPool, op: u32) -> Ticket {
+    match submit(pool, op) {
+        Submitted::Queued(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn op_of(grant: Option<TestGrant>) -> Option<u32> {
+    grant.map(|grant| grant.waiter.payload)
+}
+
+fn freed(freed: Freed<u32, u32>) -> Option<TestGrant> {
+    match freed {
+        Freed::Granted(grant) => Some(grant),
+        Freed::Idle => None,
+        Freed::Close(..) => panic!("a good session was closed"),
+    }
+}
+
+/// The invariant: what may go waits only while nothing is free.
+fn assert_work_conserving(pool: &TestPool) {
+    let stats = pool.stats();
+    let taken = stats.idle + stats.running + stats.opening + stats.closing;
+    assert!(taken <= stats.size, "{stats:?}");
+    let may_go = stats.waiting > 0 && !stats.gated;
+    assert!(!may_go || (stats.idle == 0 && taken == stats.size), "an operation waits beside a free session: {stats:?}");
+}
+
+#[test]
+fn a_session_coming_free_against_cancel() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let held = submit_and_open(&pool, 0);
+        let ticket = queue(&pool, 1);
+        let canceller = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.cancel(ticket))
+        };
+        let granted = op_of(freed(pool.release(held, 0)));
+        let cancelled = canceller.join().unwrap();
+        match (granted, cancelled) {
+            (Some(1), None) => assert_eq!(pool.stats().running, 1),
+            (None, Some(1)) => assert_eq!(pool.stats().idle, 1),
+            other => panic!("{other:?}"),
+        }
+        assert_work_conserving(&pool);
+    });
+}
+
+/// The waiter is in another stripe than the session, and a third operation arrives where the first gives up.
+#[test]
+fn a_session_coming_free_against_cancel_and_submit_in_another_stripe() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let mine = submit_and_open(&pool, 0);
+        let _theirs = submit_and_open(&pool, 1);
+        let _skipped = pool.cancel(queue(&pool, 2));
+        let ticket = queue(&pool, 3);
+        let canceller = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.cancel(ticket))
+        };
+        let submitter = {
+            let pool = pool.clone();
+            thread::spawn(move || match submit(&pool, 4) {
+                Submitted::Granted(grant) => Some(grant),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        };
+        let released = op_of(freed(pool.release(mine, 0)));
+        let cancelled = canceller.join().unwrap();
+        let submitted = op_of(submitter.join().unwrap());
+        match (released, cancelled, submitted) {
+            // The longest waiter got it, and the new one waits.
+            (Some(3), None, None) => assert_eq!(pool.stats().waiting, 1),
+            // It gave up, and the new one got it, from the one hand or the other.
+            (Some(4), Some(3), None) | (None, Some(3), Some(4)) => assert_eq!(pool.stats().waiting, 0),
+            other => panic!("{other:?}"),
+        }
+        assert_work_conserving(&pool);
+    });
+}
+
+#[test]
+fn the_deadline_against_the_answer() {
+    loom::model(|| {
+        let progress = Arc::new(Progress::new());
+        let runner = {
+            let progress = progress.clone();
+            thread::spawn(move || progress.start(7) == Started::Run && progress.answer())
+        };
+        // As a caller does: first it gives up only what waits, then, at a later deadline, what runs.
+        let given_up = match progress.abandon_queued() {
+            Abandoned::BeforeStart => {
+                assert_eq!(progress.start(9), Started::Gone);
+                true
+            }
+            Abandoned::StillRunning { since } => {
+                assert_eq!(since, 7);
+                match progress.abandon() {
+                    Abandoned::WhileRunning { since } => {
+                        assert_eq!(since, 7);
+                        true
+                    }
+                    Abandoned::Answered => false,
+                    other => panic!("{other:?}"),
+                }
+            }
+            Abandoned::Answered => false,
+            other => panic!("{other:?}"),
+        };
+        let answered = runner.join().unwrap();
+        assert!(answered != given_up, "one of the two, and only one: the caller gets an answer unless it gave up");
+        assert_eq!(progress.state(), if given_up { State::Abandoned } else { State::Answered });
+        assert!(!progress.answer());
+    });
+}
+
+/// A pool that stops answers for the runner: one answer all the same.
+#[test]
+fn two_answers_against_the_deadline() {
+    loom::model(|| {
+        let progress = Arc::new(Progress::new());
+        let answers = Arc::new(AtomicUsize::new(0));
+        let threads = [true, false].map(|runs| {
+            let (progress, answers) = (progress.clone(), answers.clone());
+            thread::spawn(move || {
+                if runs && progress.start(1) == Started::Gone {
+                    return;
+                }
+                if progress.answer() {
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let given_up = progress.abandon() != Abandoned::Answered;
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(answers.load(Ordering::Relaxed), usize::from(!given_up));
+    });
+}
+
+/// Runs what a runner runs: counts, and asks for more until it is parked or gone.
+fn run(roster: &Roster<u32, ()>, id: RunnerId, mut entered: Entered<u32>, runs: &AtomicUsize) {
+    while let Entered::Run(_) = entered {
+        runs.fetch_add(1, Ordering::Relaxed);
+        entered = roster.park(id);
+    }
+    // A dead one's call returns for the last time.
+    if let Entered::Gone = entered {
+        assert_eq!(roster.leave(id), None);
+    }
+}
+
+/// What the owner of a pool does when a runner dies: what it had been woken with goes to another.
+fn dies(roster: &Roster<u32, ()>, id: RunnerId) -> Option<RunnerId> {
+    match roster.down(id) {
+        Departed::Vacant(Some(grant)) => wakes(roster, grant),
+        Departed::Vacant(None) | Departed::Inside | Departed::Unknown => None,
+    }
+}
+
+fn wakes(roster: &Roster<u32, ()>, grant: u32) -> Option<RunnerId> {
+    match roster.dispatch(grant) {
+        Dispatch::Wake(id, ()) => Some(id),
+        Dispatch::Later => None,
+    }
+}
+
+/// A successor joins: whatever is left over is found now, and everything has run once.
+fn successor_finds(roster: &Roster<u32, ()>, runs: &AtomicUsize, grants: usize) {
+    let (id, comes_in) = roster.join(());
+    if comes_in {
+        run(roster, id, roster.enter(id), runs);
+    }
+    assert_eq!(runs.load(Ordering::Relaxed), grants, "a grant was lost, or ran twice");
+    assert_eq!(roster.take_backlog(), []);
+}
+
+#[test]
+fn a_runner_going_down_against_its_operation_finishing_and_a_new_grant() {
+    loom::model(|| {
+        let roster = Arc::new(Roster::new());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (id, _) = roster.join(());
+        assert_eq!(wakes(&roster, 1), Some(id));
+        let entered = roster.enter(id);
+        let runner = {
+            let (roster, runs) = (roster.clone(), runs.clone());
+            thread::spawn(move || run(&roster, id, entered, &runs))
+        };
+        let dispatcher = {
+            let roster = roster.clone();
+            thread::spawn(move || wakes(&roster, 2))
+        };
+        let _ = dies(&roster, id);
+        runner.join().unwrap();
+        // The dead one is woken in vain.
+        let _ = dispatcher.join().unwrap();
+        assert!(roster.is_empty(), "a dead runner's place is free when its call has returned");
+        successor_finds(&roster, &runs, 2);
+    });
+}
+
+#[test]
+fn a_runner_going_down_against_stepping_out_with_work_in_hand() {
+    loom::model(|| {
+        let roster = Arc::new(Roster::new());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (id, _) = roster.join(());
+        assert_eq!(wakes(&roster, 1), Some(id));
+        let Entered::Run(grant) = roster.enter(id) else { panic!("not woken") };
+        let runner = {
+            let (roster, runs) = (roster.clone(), runs.clone());
+            thread::spawn(move || match roster.step_out(id, grant) {
+                // Its process comes in again, if it lives.
+                None => run(&roster, id, roster.enter(id), &runs),
+                Some(grant) => {
+                    assert_eq!(roster.leave(id), None);
+                    assert_eq!(wakes(&roster, grant), None);
+                }
+            })
+        };
+        let _ = dies(&roster, id);
+        runner.join().unwrap();
+        assert!(roster.is_empty());
+        successor_finds(&roster, &runs, 1);
+    });
+}
+
+#[test]
+fn a_woken_runner_that_dies_before_it_enters() {
+    loom::model(|| {
+        let roster = Arc::new(Roster::new());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (other, _) = roster.join(());
+        let (id, _) = roster.join(());
+        assert_eq!(wakes(&roster, 1), Some(id), "the one that parked last is woken first");
+        let runner = {
+            let (roster, runs) = (roster.clone(), runs.clone());
+            thread::spawn(move || run(&roster, id, roster.enter(id), &runs))
+        };
+        if let Some(woken) = dies(&roster, id) {
+            assert_eq!(woken, other);
+            run(&roster, other, roster.enter(other), &runs);
+        }
+        runner.join().unwrap();
+        assert_eq!(roster.len(), 1);
+        successor_finds(&roster, &runs, 1);
+    });
+}
+
+#[test]
+fn open_failed_against_a_queued_waiter_and_its_cancel() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let Submitted::Granted(Grant { source: Source::Capacity(opening), .. }) = submit(&pool, 0) else { panic!("not granted") };
+        let ticket = queue(&pool, 1);
+        let canceller = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.cancel(ticket))
+        };
+        let granted = op_of(pool.open_failed(opening));
+        match (granted, canceller.join().unwrap()) {
+            (Some(1), None) => assert_eq!(pool.stats().opening, 1),
+            (None, Some(1)) => assert_eq!(pool.stats(), Stats { size: 1, ..Stats::default() }),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// Capacity comes free in one stripe (a failed open, a closed session) while an operation arrives in the other.
+#[test]
+fn capacity_coming_free_against_a_submit_in_another_stripe() {
+    for fails in [true, false] {
+        loom::model(move || {
+            let pool = pool(2, 2, 8);
+            let Submitted::Granted(grant) = submit(&pool, 0) else { panic!("not granted") };
+            let _theirs = submit_and_open(&pool, 1);
+            let _home = pool.cancel(queue(&pool, 2));
+            let submitter = {
+                let pool = pool.clone();
+                thread::spawn(move || match submit(&pool, 3) {
+                    Submitted::Granted(grant) => Some(grant),
+                    Submitted::Queued(_) => None,
+                    Submitted::Refused(..) => panic!("refused"),
+                })
+            };
+            let freed = if fails {
+                let Source::Capacity(opening) = grant.source else { panic!("nothing was open") };
+                pool.open_failed(opening)
+            } else {
+                let (closing, _) = pool.discard(open(&pool, grant));
+                pool.closed(closing)
+            };
+            let granted = [op_of(freed), op_of(submitter.join().unwrap())];
+            assert!(granted == [Some(3), None] || granted == [None, Some(3)], "{granted:?}");
+            assert_work_conserving(&pool);
+        });
+    }
+}
+
+#[test]
+fn drain_against_submit_and_release() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let held = submit_and_open(&pool, 0);
+        let submitter = {
+            let pool = pool.clone();
+            thread::spawn(move || submit(&pool, 1))
+        };
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.release(held, 0))
+        };
+        let drained = pool.drain();
+        let (mut came_out, mut to_close) = (drained.waiting, drained.closing);
+        let mut granted = Vec::new();
+        match submitter.join().unwrap() {
+            Submitted::Granted(grant) => granted.push(grant),
+            Submitted::Queued(_) => {}
+            Submitted::Refused(op, refusal) => {
+                assert_eq!(refusal, Refusal::Draining);
+                came_out.push(op);
+            }
+        }
+        match releaser.join().unwrap() {
+            Freed::Granted(grant) => granted.push(grant),
+            Freed::Idle => {}
+            Freed::Close(closing, session) => to_close.push((closing, session)),
+        }
+        for grant in granted {
+            came_out.push(grant.waiter.payload);
+            let Source::Session(held) = grant.source else { panic!("there is only one session") };
+            let Freed::Close(closing, session) = pool.release(held, 0) else { panic!("a draining pool keeps nothing") };
+            to_close.push((closing, session));
+        }
+        assert_eq!(came_out, [1], "it comes out once");
+        assert_eq!(to_close.len(), 1, "and so does the session");
+        for (closing, _) in to_close {
+            assert!(pool.closed(closing).is_none());
+        }
+        assert_eq!(pool.stats(), Stats { size: 1, draining: true, ..Stats::default() });
+    });
+}
+
+/// The lost wake-up: a runner gives its session back and parks while an operation arrives in another stripe.
+#[test]
+fn parking_in_one_stripe_against_a_submit_arriving_in_another() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let roster: Arc<Roster<u32, ()>> = Arc::new(Roster::new());
+        let (id, _) = roster.join(());
+        assert_eq!(wakes(&roster, 0), Some(id));
+        let _ = roster.enter(id);
+        let mine = submit_and_open(&pool, 0);
+        let _theirs = submit_and_open(&pool, 1);
+        let _home = pool.cancel(queue(&pool, 2));
+        let submitter = {
+            let (pool, roster) = (pool.clone(), roster.clone());
+            thread::spawn(move || match submit(&pool, 3) {
+                Submitted::Granted(grant) => wakes(&roster, grant.waiter.payload),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        };
+        let mut found = op_of(freed(pool.release(mine, 0)));
+        if found.is_none() {
+            if let Entered::Run(op) = roster.park(id) {
+                found = Some(op);
+            }
+        }
+        if submitter.join().unwrap().is_some() {
+            assert!(found.is_none(), "it runs twice");
+            if let Entered::Run(op) = roster.enter(id) {
+                found = Some(op);
+            }
+        }
+        assert_eq!(found, Some(3), "nobody runs it");
+        assert_work_conserving(&pool);
+    });
+}
+
+/// Two sessions come free at once where one operation waits and another arrives.
+#[test]
+fn two_sessions_coming_free_against_a_submit() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let first = submit_and_open(&pool, 0);
+        let second = submit_and_open(&pool, 1);
+        let _waits = queue(&pool, 2);
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || freed(pool.release(second, 0)))
+        };
+        let submitter = {
+            let pool = pool.clone();
+            thread::spawn(move || match submit(&pool, 3) {
+                Submitted::Granted(grant) => Some(grant),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        };
+        let mut granted = vec![op_of(freed(pool.release(first, 0)))];
+        granted.push(op_of(releaser.join().unwrap()));
+        granted.push(op_of(submitter.join().unwrap()));
+        let mut granted: Vec<u32> = granted.into_iter().flatten().collect();
+        granted.sort();
+        assert_eq!(granted, [2, 3]);
+        assert_work_conserving(&pool);
+    });
+}
+
+/// A full pool sweeps its dead waiters while a session comes free for one of them.
+#[test]
+fn a_sweep_against_a_session_coming_free_in_another_stripe() {
+    loom::model(|| {
+        let pool = pool(2, 2, 1);
+        let mine = submit_and_open(&pool, 0);
+        let _theirs = submit_and_open(&pool, 1);
+        let _skipped = pool.cancel(queue(&pool, 2));
+        let _dead = queue(&pool, 3);
+        let sweeper = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let mut swept = Vec::new();
+                let granted = match pool.submit(4, |op| *op == 3, &mut swept) {
+                    Submitted::Granted(grant) => Some(grant),
+                    Submitted::Queued(_) => None,
+                    Submitted::Refused(..) => panic!("refused"),
+                };
+                (granted, swept)
+            })
+        };
+        let released = op_of(freed(pool.release(mine, 0)));
+        let (submitted, swept) = sweeper.join().unwrap();
+        match (released, op_of(submitted), swept.as_slice()) {
+            (Some(3), None, []) | (Some(4), None, [3]) | (None, Some(4), [3]) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_work_conserving(&pool);
+    });
+}
+
+#[test]
+fn the_gate_opening_against_a_submit() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        pool.close_gate();
+        let submitters = [1, 2].map(|op| {
+            let pool = pool.clone();
+            thread::spawn(move || match submit(&pool, op) {
+                Submitted::Granted(grant) => Some(grant),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        });
+        let mut granted: Vec<u32> = pool.open_gate().into_iter().map(|grant| grant.waiter.payload).collect();
+        for submitter in submitters {
+            granted.extend(op_of(submitter.join().unwrap()));
+        }
+        granted.sort();
+        assert_eq!(granted, [1, 2]);
+        assert_work_conserving(&pool);
+    });
+}
+
+/// An operation that met the gate goes back to the queue, and its session comes free, while the gate opens: nobody stays behind.
+#[test]
+fn the_gate_opening_against_a_requeue_and_its_session_coming_free() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) = submit(&pool, 0) else {
+            panic!("not granted")
+        };
+        let held = pool.opened(opening, 0, 0);
+        let _behind = queue(&pool, 1);
+        pool.close_gate();
+        let runner = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let mut grants = pool.requeue(waiter).expect("it does not drain");
+                grants.extend(freed(pool.release(held, 0)));
+                grants
+            })
+        };
+        let mut grants = pool.open_gate();
+        grants.extend(runner.join().unwrap());
+        let granted: Vec<u32> = grants.into_iter().map(|grant| grant.waiter.payload).collect();
+        assert_eq!(granted, [0], "it has kept its place before the other");
+        assert_work_conserving(&pool);
+    });
+}
+
+/// A login goes before all others and passes the gate, whoever comes free.
+#[test]
+fn an_express_operation_against_a_session_coming_free() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let mine = submit_and_open(&pool, 0);
+        let _theirs = submit_and_open(&pool, 1);
+        pool.close_gate();
+        let _waits = queue(&pool, 2);
+        let express = {
+            let pool = pool.clone();
+            thread::spawn(move || match pool.submit_express(3) {
+                Submitted::Granted(grant) => Some(grant),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        };
+        let granted = [op_of(freed(pool.release(mine, 0))), op_of(express.join().unwrap())];
+        assert!(granted == [Some(3), None] || granted == [None, Some(3)], "{granted:?}");
+        assert_eq!(pool.stats().waiting, 1);
+    });
+}
+
+/// An express operation that arrives while a session is on its way to an earlier one does not overtake it.
+#[test]
+fn express_operations_keep_their_order_while_a_session_comes_free() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let held = submit_and_open(&pool, 0);
+        let Submitted::Queued(_) = pool.submit_express(1) else { panic!("granted") };
+        let later = {
+            let pool = pool.clone();
+            thread::spawn(move || matches!(pool.submit_express(2), Submitted::Queued(_)))
+        };
+        assert_eq!(op_of(freed(pool.release(held, 0))), Some(1));
+        assert!(later.join().unwrap(), "it overtook");
+    });
+}
+
+/// What a shrink leaves over in one stripe is no room in the other.
+#[test]
+fn a_shrink_against_a_submit_in_the_stripe_with_room() {
+    loom::model(|| {
+        let pool = pool(4, 2, 8);
+        let first = submit_and_open(&pool, 0);
+        let Submitted::Granted(theirs) = submit(&pool, 1) else { panic!("not granted") };
+        let _second = submit_and_open(&pool, 2);
+        assert!(
+            pool.open_failed(match theirs.source {
+                Source::Capacity(opening) => opening,
+                Source::Session(_) => panic!("nothing was idle"),
+            })
+            .is_none()
+        );
+        // Two run in the first stripe, none in the second.
+        let submitter = {
+            let pool = pool.clone();
+            thread::spawn(move || match submit(&pool, 3) {
+                Submitted::Granted(grant) => Some(grant),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        };
+        let (grants, closing) = pool.resize(2);
+        assert!(grants.is_empty() && closing.is_empty());
+        let granted = submitter.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.size, stats.running), (2, 2));
+        assert_eq!(stats.opening, usize::from(granted.is_some()));
+        assert_eq!(stats.waiting, usize::from(granted.is_none()));
+        if granted.is_none() {
+            // Its turn comes when one of the two has been closed.
+            let Freed::Close(closing, _) = pool.release(first, 0) else { panic!("a surplus session was kept") };
+            assert_eq!(op_of(pool.closed(closing)), Some(3));
+            assert_work_conserving(&pool);
+        }
+    });
+}

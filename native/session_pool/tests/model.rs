@@ -1,0 +1,850 @@
+//! Random sequences of events against a naive model: a few vectors, each step obvious. After each step the pool's own count is the
+//! model's, and the invariants hold. `PKCS11_POOL_LONG=1` runs 100,000 sequences: best with `--release`.
+#![cfg(not(loom))]
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use session_pool::*;
+
+/// An operation: its number, and whether its caller is dead.
+type Op = Rc<(usize, Cell<bool>)>;
+type Session = u32;
+type OneGrant = Grant<Session, Op>;
+
+/// One thing that happens. The numbers choose among what there is to choose from.
+#[derive(Debug, Clone)]
+enum Event {
+    Submit,
+    SubmitExpress,
+    Cancel(usize),
+    CallerDies(usize),
+    Opened(usize),
+    OpenFailed(usize),
+    /// The runner answers and gives its session back.
+    Release(usize),
+    /// The runner answers and gives its session up.
+    Discard(usize),
+    /// The runner puts its operation back into the queue, and keeps what it was granted.
+    Requeue(usize),
+    Closed(usize),
+    Tick(u64),
+    Resize(usize),
+    SetFloor(usize),
+    CloseGate,
+    OpenGate,
+    Flush,
+    Drain,
+    Join,
+    Enter(usize),
+    Park(usize),
+    StepOut(usize),
+    Down(usize),
+    Leave(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    use Event::*;
+    let any = || 0usize..64;
+    prop_oneof![
+        14 => Just(Submit),
+        2 => Just(SubmitExpress),
+        3 => any().prop_map(Cancel),
+        1 => any().prop_map(CallerDies),
+        8 => any().prop_map(Opened),
+        2 => any().prop_map(OpenFailed),
+        8 => any().prop_map(Release),
+        2 => any().prop_map(Discard),
+        2 => any().prop_map(Requeue),
+        5 => any().prop_map(Closed),
+        2 => (0u64..40).prop_map(Tick),
+        2 => (1usize..=8).prop_map(Resize),
+        1 => (0usize..=2).prop_map(SetFloor),
+        1 => Just(CloseGate),
+        2 => Just(OpenGate),
+        1 => Just(Flush),
+        1 => prop_oneof![7 => Just(OpenGate), 1 => Just(Drain)],
+        2 => Just(Join),
+        14 => any().prop_map(Enter),
+        4 => any().prop_map(Park),
+        2 => any().prop_map(StepOut),
+        2 => any().prop_map(Down),
+        2 => any().prop_map(Leave),
+    ]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let sizes = (1usize..=8).prop_flat_map(|size| (Just(size), 1..=size.min(4)));
+    let ttl = prop::option::of(1u64..60);
+    let lifetime = prop::option::of(20u64..150);
+    (sizes, ttl, lifetime, 0usize..7).prop_map(|((max_sessions, stripes), idle_ttl, max_lifetime, max_waiting)| Config {
+        label: "model".into(),
+        max_sessions,
+        stripes,
+        idle_ttl,
+        max_lifetime,
+        max_waiting,
+    })
+}
+
+/// Where an operation is. The last four are ends: nothing leaves them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    New,
+    Waiting,
+    Granted,
+    Answered,
+    Cancelled,
+    Refused,
+    Drained,
+}
+
+#[derive(Debug)]
+struct ModelOp {
+    op: Op,
+    place: Place,
+    ticket: Option<Ticket>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ModelIdle {
+    session: Session,
+    since: u64,
+}
+
+/// The naive model. An operation's number is its place in the order of arrival.
+#[derive(Debug)]
+struct Model {
+    config: Config,
+    size: usize,
+    has_shrunk: bool,
+    floor: usize,
+    gated: bool,
+    draining: bool,
+    now: u64,
+    ops: Vec<ModelOp>,
+    /// In the order in which they came free.
+    idle: Vec<ModelIdle>,
+    running: Vec<Session>,
+    opening: usize,
+    closing: Vec<Session>,
+    closed: usize,
+    /// When each session was opened.
+    opened_at: Vec<u64>,
+}
+
+impl Model {
+    fn total(&self) -> usize {
+        self.idle.len() + self.running.len() + self.opening + self.closing.len()
+    }
+
+    fn something_is_free(&self) -> bool {
+        !self.idle.is_empty() || self.total() < self.size
+    }
+
+    fn is_express(&self, op: usize) -> bool {
+        self.ops[op].ticket.unwrap().stripe().is_none()
+    }
+
+    /// The numbers of those that wait, longest first.
+    fn waiting(&self, express: bool) -> Vec<usize> {
+        (0..self.ops.len()).filter(|op| self.ops[*op].place == Place::Waiting && self.is_express(*op) == express).collect()
+    }
+
+    fn waiting_count(&self) -> usize {
+        self.waiting(true).len() + self.waiting(false).len()
+    }
+
+    fn new_op(&mut self) -> Op {
+        let op = Rc::new((self.ops.len(), Cell::new(false)));
+        self.ops.push(ModelOp { op: op.clone(), place: Place::New, ticket: None });
+        op
+    }
+
+    /// Each step that an operation may make; so none comes out twice.
+    fn go(&mut self, op: usize, to: Place) {
+        use Place::*;
+        let from = self.ops[op].place;
+        let may = match to {
+            Waiting => matches!(from, New | Granted),
+            Granted => matches!(from, New | Waiting),
+            Answered => from == Granted,
+            Cancelled => from == Waiting,
+            Refused => from == New,
+            Drained => matches!(from, Waiting | Granted),
+            New => false,
+        };
+        assert!(may, "operation {op}: {from:?} to {to:?}");
+        self.ops[op].place = to;
+    }
+
+    /// A grant comes out of the pool. `released`: a session has just come free, so that its own stripe's waiters may come first.
+    fn granted(&mut self, grant: &OneGrant, released: bool) {
+        let op = grant.waiter.payload.0;
+        assert!(!self.draining, "a draining pool grants nothing");
+        self.ops[op].ticket.get_or_insert(grant.waiter.ticket);
+        assert_eq!(self.ops[op].ticket, Some(grant.waiter.ticket), "an operation keeps its place");
+        let (express, normal) = (self.waiting(true), self.waiting(false));
+        if self.ops[op].place == Place::New {
+            assert!(express.is_empty() && (normal.is_empty() || self.is_express(op)), "{op} overtook");
+        } else if self.is_express(op) {
+            assert_eq!(express.first(), Some(&op), "an express operation overtook");
+        } else {
+            assert!(express.is_empty(), "{op} overtook an express one");
+            let stripe = |op: &usize| self.ops[*op].ticket.unwrap().stripe();
+            let rival = normal.iter().find(|other| !released || stripe(other) == stripe(&op));
+            assert_eq!(rival, Some(&op), "not first come, first served");
+        }
+        assert!(self.is_express(op) || !self.gated, "{op} passed a closed gate");
+        self.go(op, Place::Granted);
+        match &grant.source {
+            Source::Session(held) => {
+                let at = self.idle.iter().position(|idle| idle.session == held.session).expect("a session that is not idle");
+                if self.config.stripes == 1 {
+                    assert_eq!(at, self.idle.len() - 1, "the most recently used session goes first");
+                }
+                self.idle.remove(at);
+                self.running.push(held.session);
+            }
+            Source::Capacity(_) => {
+                assert!(self.total() < self.size, "no capacity is left");
+                assert!(self.idle.is_empty() || self.config.stripes > 1, "opened beside an idle session");
+                self.opening += 1;
+            }
+        }
+    }
+
+    fn stops_running(&mut self, session: Session) {
+        let at = self.running.iter().position(|other| *other == session).expect("a session that does not run");
+        self.running.remove(at);
+    }
+
+    fn closes_idle(&mut self, closing: &[(Closing, Session)]) -> Vec<ModelIdle> {
+        let mut gone = Vec::new();
+        for (_, session) in closing {
+            let at = self.idle.iter().position(|idle| idle.session == *session).expect("closes a session that is not idle");
+            gone.push(self.idle.remove(at));
+            self.closing.push(*session);
+        }
+        gone
+    }
+
+    /// Whether a session's life is over: surely, and possibly (the pool takes up to a tenth off).
+    fn is_expired(&self, session: Session) -> (bool, bool) {
+        let Some(lifetime) = self.config.max_lifetime else { return (false, false) };
+        let age = self.now - self.opened_at[session as usize];
+        (age >= lifetime, age >= lifetime - lifetime / 10)
+    }
+
+    fn is_stale(&self, idle: &ModelIdle) -> (bool, bool) {
+        let stale = self.config.idle_ttl.is_some_and(|ttl| idle.since + ttl <= self.now);
+        let (surely, possibly) = self.is_expired(idle.session);
+        (stale || surely, stale || possibly)
+    }
+}
+
+/// What a runner that is inside has in hand.
+#[derive(Debug, Default)]
+struct Hand {
+    source: Option<Source<Session>>,
+    waiter: Option<Waiting<Op>>,
+}
+
+/// A runner as the model sees it. A woken one is named with its operation.
+#[derive(Debug)]
+enum Runner {
+    Parked,
+    Woken(usize),
+    Inside(Hand),
+    Gone(Hand),
+}
+
+struct World {
+    pool: Pool<Session, Op>,
+    roster: Roster<OneGrant, u32>,
+    model: Model,
+    /// In the order in which they parked, as far as they are parked.
+    runners: Vec<(RunnerId, u32, Runner)>,
+    backlog: Vec<usize>,
+    closings: Vec<(Closing, Session)>,
+    joined: u32,
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let size = config.max_sessions;
+        let model = Model {
+            config: config.clone(),
+            size,
+            has_shrunk: false,
+            floor: 0,
+            gated: false,
+            draining: false,
+            now: 0,
+            ops: Vec::new(),
+            idle: Vec::new(),
+            running: Vec::new(),
+            opening: 0,
+            closing: Vec::new(),
+            closed: 0,
+            opened_at: Vec::new(),
+        };
+        let pool = Pool::new(&config).unwrap();
+        let roster = Roster::new();
+        let mut world = Self { pool, roster, model, runners: Vec::new(), backlog: Vec::new(), closings: Vec::new(), joined: 0 };
+        for _ in 0..size {
+            world.step(Event::Join);
+        }
+        world
+    }
+
+    /// A grant looks for a runner.
+    fn dispatch(&mut self, grant: OneGrant) {
+        let op = grant.waiter.payload.0;
+        let last_parked = self.runners.iter().rposition(|(_, _, runner)| matches!(runner, Runner::Parked));
+        match (self.roster.dispatch(grant), last_parked) {
+            (Dispatch::Wake(id, address), Some(at)) => {
+                assert_eq!((id, address), (self.runners[at].0, self.runners[at].1), "not the one that parked last");
+                self.runners[at].2 = Runner::Woken(op);
+            }
+            (Dispatch::Later, None) => self.backlog.push(op),
+            (other, _) => panic!("{other:?} while the parked one is {last_parked:?} of {:?}", self.runners),
+        }
+    }
+
+    fn dispatch_all(&mut self, grants: Vec<OneGrant>) {
+        for grant in &grants {
+            self.model.granted(grant, false);
+        }
+        for grant in grants {
+            self.dispatch(grant);
+        }
+    }
+
+    /// A runner that is inside gets another grant: it keeps it if it lives.
+    fn to_runner(&mut self, at: usize, grant: Option<OneGrant>) {
+        let Some(grant) = grant else { return };
+        match &mut self.runners[at].2 {
+            Runner::Inside(hand) => *hand = Hand { source: Some(grant.source), waiter: Some(grant.waiter) },
+            _ => self.dispatch(grant),
+        }
+    }
+
+    /// The place of a runner that is inside, dead or alive, and whose hand `fits`.
+    fn pick(&self, choice: usize, fits: impl Fn(&Hand) -> bool) -> Option<usize> {
+        let fits = |runner: &Runner| matches!(runner, Runner::Inside(hand) | Runner::Gone(hand) if fits(hand));
+        let places: Vec<usize> = (0..self.runners.len()).filter(|at| fits(&self.runners[*at].2)).collect();
+        (!places.is_empty()).then(|| places[choice % places.len()])
+    }
+
+    fn hand(&mut self, at: usize) -> &mut Hand {
+        match &mut self.runners[at].2 {
+            Runner::Inside(hand) | Runner::Gone(hand) => hand,
+            other => panic!("{other:?} is not inside"),
+        }
+    }
+
+    fn answer(&mut self, waiter: Option<Waiting<Op>>) {
+        if let Some(waiter) = waiter {
+            self.model.go(waiter.payload.0, Place::Answered);
+        }
+    }
+
+    /// What `enter` and `park` say must be what the model says; then the runner is inside, or parked as the last one.
+    fn comes_in(&mut self, at: usize, entered: Entered<OneGrant>) {
+        let (id, address, runner) = self.runners.remove(at);
+        let runner = match (runner, entered) {
+            (Runner::Woken(op), Entered::Run(grant)) => {
+                assert_eq!(op, grant.waiter.payload.0);
+                Runner::Inside(Hand { source: Some(grant.source), waiter: Some(grant.waiter) })
+            }
+            (Runner::Inside(_), Entered::Run(grant)) => {
+                assert_eq!(self.backlog.remove(0), grant.waiter.payload.0, "the backlog is served in its order");
+                Runner::Inside(Hand { source: Some(grant.source), waiter: Some(grant.waiter) })
+            }
+            (Runner::Inside(_), Entered::Parked) => {
+                assert!(self.backlog.is_empty(), "parked beside a backlog");
+                Runner::Parked
+            }
+            (Runner::Parked, Entered::Parked) => {
+                self.runners.insert(at, (id, address, Runner::Parked));
+                return;
+            }
+            (Runner::Gone(hand), Entered::Gone) => Runner::Gone(hand),
+            (runner, entered) => panic!("{runner:?} comes in and finds {entered:?}"),
+        };
+        self.runners.push((id, address, runner));
+    }
+
+    fn open_failed(&mut self, at: usize, opening: Opening) {
+        self.model.opening -= 1;
+        let grant = self.pool.open_failed(opening);
+        if let Some(grant) = &grant {
+            self.model.granted(grant, false);
+        }
+        self.to_runner(at, grant);
+    }
+
+    fn release(&mut self, held: Held<Session>) -> Option<OneGrant> {
+        let session = held.session;
+        let model = &mut self.model;
+        let (surely, possibly) = model.is_expired(session);
+        let is_surplus = model.idle.len() + model.running.len() + model.opening > model.size;
+        model.stops_running(session);
+        let freed = self.pool.release(held, model.now);
+        if let Freed::Close(closing, closed) = freed {
+            assert_eq!(closed, session);
+            assert!(model.draining || possibly || model.has_shrunk, "closed a good session");
+            model.closing.push(session);
+            self.closings.push((closing, session));
+            return None;
+        }
+        assert!(!model.draining && !surely && !(is_surplus && model.config.stripes == 1), "kept a session that is to be closed");
+        model.idle.push(ModelIdle { session, since: model.now });
+        let Freed::Granted(grant) = freed else { return None };
+        model.granted(&grant, true);
+        Some(grant)
+    }
+
+    fn discard(&mut self, held: Held<Session>) {
+        let session = held.session;
+        self.model.stops_running(session);
+        self.model.closing.push(session);
+        let (closing, discarded) = self.pool.discard(held);
+        assert_eq!(discarded, session);
+        self.closings.push((closing, session));
+    }
+
+    fn closed(&mut self, choice: usize) {
+        if self.closings.is_empty() {
+            return;
+        }
+        let (closing, session) = self.closings.remove(choice % self.closings.len());
+        self.model.closing.retain(|other| *other != session);
+        self.model.closed += 1;
+        let grant = self.pool.closed(closing);
+        self.dispatch_all(grant.into_iter().collect());
+    }
+
+    fn submit(&mut self) {
+        let op = self.model.new_op();
+        let mut swept = Vec::new();
+        let submitted = self.pool.submit(op.clone(), |op| op.1.get(), &mut swept);
+        let model = &mut self.model;
+        let dead = |op: &usize| model.ops[*op].op.1.get();
+        let is_full = model.waiting_count() >= model.config.max_waiting;
+        let granted = !model.draining && !model.gated && model.waiting_count() == 0 && model.something_is_free();
+        let due: Vec<usize> = if is_full && !granted && !model.draining {
+            model.waiting(false).into_iter().filter(dead).collect()
+        } else {
+            Vec::new()
+        };
+        let mut gone: Vec<usize> = swept.iter().map(|op| op.0).collect();
+        gone.sort();
+        assert_eq!(gone, due, "those whose caller is dead are swept, and only when the pool is full");
+        for op in due {
+            model.go(op, Place::Cancelled);
+        }
+        match submitted {
+            Submitted::Granted(grant) => {
+                assert!(granted && Rc::ptr_eq(&grant.waiter.payload, &op));
+                model.granted(&grant, false);
+                self.dispatch(grant);
+            }
+            Submitted::Refused(_, Refusal::Draining) => {
+                assert!(model.draining);
+                model.go(op.0, Place::Refused);
+            }
+            Submitted::Refused(_, Refusal::Overloaded) => {
+                assert!(!model.draining && !granted && model.waiting_count() >= model.config.max_waiting);
+                model.go(op.0, Place::Refused);
+            }
+            Submitted::Queued(ticket) => {
+                assert!(!model.draining && !granted && model.waiting_count() < model.config.max_waiting);
+                assert!(ticket.stripe().is_some_and(|stripe| stripe < model.config.stripes));
+                model.go(op.0, Place::Waiting);
+                model.ops[op.0].ticket = Some(ticket);
+            }
+        }
+    }
+
+    fn submit_express(&mut self) {
+        let op = self.model.new_op();
+        let submitted = self.pool.submit_express(op.clone());
+        let model = &mut self.model;
+        let granted = !model.draining && model.waiting(true).is_empty() && model.something_is_free();
+        match submitted {
+            Submitted::Granted(grant) => {
+                assert!(granted && Rc::ptr_eq(&grant.waiter.payload, &op));
+                model.granted(&grant, false);
+                self.dispatch(grant);
+            }
+            Submitted::Refused(_, refusal) => {
+                assert!(model.draining && refusal == Refusal::Draining);
+                model.go(op.0, Place::Refused);
+            }
+            Submitted::Queued(ticket) => {
+                assert!(!model.draining && !granted && ticket.stripe().is_none());
+                model.go(op.0, Place::Waiting);
+                model.ops[op.0].ticket = Some(ticket);
+            }
+        }
+    }
+
+    fn tick(&mut self, passed: u64) {
+        let model = &mut self.model;
+        model.now += passed;
+        let open = model.idle.len() + model.running.len();
+        let closing = self.pool.tick(model.now);
+        for idle in model.closes_idle(&closing) {
+            assert!(model.is_stale(&idle).1, "closed {idle:?} too early");
+        }
+        assert!(closing.is_empty() || open - closing.len() >= model.floor, "closed the last ones");
+        let is_left = model.idle.iter().any(|idle| model.is_stale(idle).0);
+        assert!(!is_left || open - closing.len() <= model.floor, "kept a stale session");
+        self.closings.extend(closing);
+    }
+
+    fn resize(&mut self, size: usize) {
+        let model = &mut self.model;
+        let surplus = (model.total() - model.closing.len()).saturating_sub(size);
+        let (before, idle, open) = (model.size, model.idle.len(), model.idle.len() + model.running.len());
+        model.size = size;
+        model.has_shrunk |= size < before;
+        let (grants, closing) = self.pool.resize(size);
+        model.closes_idle(&closing);
+        if model.config.stripes == 1 {
+            assert_eq!(closing.len(), surplus.min(idle), "exactly the surplus is closed");
+        }
+        assert!(size < before || model.has_shrunk || closing.is_empty(), "closed without need");
+        let left = model.idle.len() + model.running.len();
+        assert!(open == 0 || left + model.opening > 0, "a resize closed the last session");
+        self.closings.extend(closing);
+        self.dispatch_all(grants);
+    }
+
+    fn drain(&mut self) {
+        let model = &mut self.model;
+        let drained = self.pool.drain();
+        model.draining = true;
+        for op in &drained.waiting {
+            model.go(op.0, Place::Drained);
+        }
+        assert_eq!(model.waiting_count(), 0, "a drain left one waiting");
+        model.closes_idle(&drained.closing);
+        assert!(model.idle.is_empty(), "a drain left one idle");
+        self.closings.extend(drained.closing);
+    }
+
+    fn requeue(&mut self, choice: usize) {
+        let Some(at) = self.pick(choice, |hand| hand.waiter.is_some()) else { return };
+        let waiter = self.hand(at).waiter.take().unwrap();
+        let op = waiter.payload.0;
+        match self.pool.requeue(waiter) {
+            Ok(grants) => {
+                assert!(!self.model.draining);
+                self.model.go(op, Place::Waiting);
+                self.dispatch_all(grants);
+            }
+            Err(payload) => {
+                assert!(self.model.draining && payload.0 == op);
+                self.model.go(op, Place::Drained);
+            }
+        }
+    }
+
+    fn down(&mut self, choice: usize) {
+        if self.runners.is_empty() {
+            return;
+        }
+        let at = choice % self.runners.len();
+        let (id, address, runner) = self.runners.remove(at);
+        match (runner, self.roster.down(id)) {
+            (Runner::Parked, Departed::Vacant(None)) => {}
+            (Runner::Woken(op), Departed::Vacant(Some(grant))) => {
+                assert_eq!(op, grant.waiter.payload.0);
+                self.dispatch(grant);
+            }
+            (Runner::Inside(hand) | Runner::Gone(hand), Departed::Inside) => {
+                self.runners.insert(at, (id, address, Runner::Gone(hand)));
+            }
+            (runner, departed) => panic!("{runner:?} dies: {departed:?}"),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Submit => self.submit(),
+            Event::SubmitExpress => self.submit_express(),
+            Event::Cancel(choice) => {
+                let with_ticket: Vec<usize> =
+                    (0..self.model.ops.len()).filter(|op| self.model.ops[*op].ticket.is_some()).collect();
+                if with_ticket.is_empty() {
+                    return;
+                }
+                // Those that arrived last are the ones that wait.
+                let op = with_ticket[with_ticket.len() - 1 - choice % with_ticket.len()];
+                let waits = self.model.ops[op].place == Place::Waiting && !self.model.is_express(op);
+                let cancelled = self.pool.cancel(self.model.ops[op].ticket.unwrap());
+                assert_eq!(cancelled.as_ref().map(|op| op.0), waits.then_some(op));
+                if waits {
+                    self.model.go(op, Place::Cancelled);
+                }
+            }
+            Event::CallerDies(choice) => {
+                if let Some(op) = self.model.ops.iter().rev().nth(choice % self.model.ops.len().max(1)) {
+                    op.op.1.set(true);
+                }
+            }
+            Event::Opened(choice) => {
+                let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Capacity(_)))) else { return };
+                let Some(Source::Capacity(opening)) = self.hand(at).source.take() else { unreachable!() };
+                let session = self.model.opened_at.len() as Session;
+                self.model.opened_at.push(self.model.now);
+                self.model.opening -= 1;
+                self.model.running.push(session);
+                let held = self.pool.opened(opening, session, self.model.now);
+                self.hand(at).source = Some(Source::Session(held));
+            }
+            Event::OpenFailed(choice) => {
+                let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Capacity(_)))) else { return };
+                let Hand { source: Some(Source::Capacity(opening)), waiter } = std::mem::take(self.hand(at)) else {
+                    unreachable!()
+                };
+                self.answer(waiter);
+                self.open_failed(at, opening);
+            }
+            Event::Release(choice) => {
+                let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Session(_)))) else { return };
+                let Hand { source: Some(Source::Session(held)), waiter } = std::mem::take(self.hand(at)) else { unreachable!() };
+                self.answer(waiter);
+                let grant = self.release(held);
+                self.to_runner(at, grant);
+            }
+            Event::Discard(choice) => {
+                let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Session(_)))) else { return };
+                let Hand { source: Some(Source::Session(held)), waiter } = std::mem::take(self.hand(at)) else { unreachable!() };
+                self.answer(waiter);
+                self.discard(held);
+            }
+            Event::Requeue(choice) => self.requeue(choice),
+            Event::Closed(choice) => self.closed(choice),
+            Event::Tick(passed) => self.tick(passed),
+            Event::Resize(size) => self.resize(size),
+            Event::SetFloor(floor) => {
+                self.model.floor = floor;
+                self.pool.set_floor(floor);
+            }
+            Event::CloseGate => {
+                self.model.gated = true;
+                self.pool.close_gate();
+            }
+            Event::OpenGate => {
+                self.model.gated = false;
+                let grants = self.pool.open_gate();
+                self.dispatch_all(grants);
+            }
+            Event::Flush => {
+                let closing = self.pool.flush();
+                self.model.closes_idle(&closing);
+                assert!(self.model.idle.is_empty(), "a flush left one idle");
+                self.closings.extend(closing);
+            }
+            Event::Drain => self.drain(),
+            Event::Join => {
+                self.joined += 1;
+                let (id, comes_in) = self.roster.join(self.joined);
+                assert_eq!(comes_in, !self.backlog.is_empty());
+                let runner = if comes_in { Runner::Woken(self.backlog.remove(0)) } else { Runner::Parked };
+                self.runners.push((id, self.joined, runner));
+            }
+            Event::Enter(choice) => {
+                // Mostly those that were woken, at times one that was not.
+                let woken = |at: &usize| matches!(self.runners[*at].2, Runner::Woken(_));
+                let outside = |at: &usize| !matches!(self.runners[*at].2, Runner::Inside(_));
+                let mut places: Vec<usize> = (0..self.runners.len()).filter(woken).collect();
+                if places.is_empty() {
+                    places = (0..self.runners.len()).filter(outside).collect();
+                }
+                if places.is_empty() {
+                    return;
+                }
+                let at = places[choice % places.len()];
+                let entered = self.roster.enter(self.runners[at].0);
+                self.comes_in(at, entered);
+            }
+            Event::Park(choice) => {
+                let Some(at) = self.pick(choice, |hand| hand.source.is_none()) else { return };
+                let entered = self.roster.park(self.runners[at].0);
+                self.comes_in(at, entered);
+            }
+            Event::StepOut(choice) => {
+                let Some(at) = self.pick(choice, |hand| hand.source.is_some() && hand.waiter.is_some()) else { return };
+                let hand = std::mem::take(self.hand(at));
+                let grant = Grant { source: hand.source.unwrap(), waiter: hand.waiter.unwrap() };
+                let op = grant.waiter.payload.0;
+                match (self.roster.step_out(self.runners[at].0, grant), &self.runners[at].2) {
+                    (None, Runner::Inside(_)) => self.runners[at].2 = Runner::Woken(op),
+                    (Some(grant), Runner::Gone(_)) => self.dispatch(grant),
+                    (back, runner) => panic!("{runner:?} steps out with {op}: {back:?}"),
+                }
+            }
+            Event::Down(choice) => self.down(choice),
+            Event::Leave(choice) => {
+                // A living runner leaves with empty hands (it is stopped), a dead one when its call returns.
+                let Some(at) = self.pick(choice, |hand| hand.source.is_none()) else { return };
+                let (id, _, _) = self.runners.remove(at);
+                assert!(self.roster.leave(id).is_none());
+            }
+        }
+    }
+
+    /// What holds between any two events.
+    fn check(&self, total_before: usize) {
+        let model = &self.model;
+        let stats = self.pool.stats();
+        let expected = Stats {
+            size: model.size,
+            idle: model.idle.len(),
+            running: model.running.len(),
+            opening: model.opening,
+            closing: model.closing.len(),
+            waiting: model.waiting_count(),
+            draining: model.draining,
+            gated: model.gated,
+        };
+        assert_eq!(stats, expected);
+        assert_eq!(self.pool.waiting(), expected.waiting);
+        assert!(model.total() <= model.size.max(total_before), "more sessions than there may be, and it was no left-over");
+        if !model.waiting(true).is_empty() || (!model.gated && !model.waiting(false).is_empty()) {
+            assert!(!model.something_is_free(), "an operation waits beside a free session");
+        }
+        assert!(!model.draining || (model.idle.is_empty() && expected.waiting == 0));
+
+        // Each session and each operation is in exactly one place.
+        let mut held: Vec<Session> = Vec::new();
+        let mut granted: Vec<usize> = self.backlog.clone();
+        for (_, _, runner) in &self.runners {
+            match runner {
+                Runner::Parked => {}
+                Runner::Woken(op) => granted.push(*op),
+                Runner::Inside(hand) | Runner::Gone(hand) => {
+                    held.extend(hand.source.iter().filter_map(|source| match source {
+                        Source::Session(held) => Some(held.session),
+                        Source::Capacity(_) => None,
+                    }));
+                    granted.extend(hand.waiter.iter().map(|waiter| waiter.payload.0));
+                }
+            }
+        }
+        assert!(held.iter().all(|session| model.running.contains(session)));
+        granted.sort();
+        let expected: Vec<usize> = (0..model.ops.len()).filter(|op| model.ops[*op].place == Place::Granted).collect();
+        assert_eq!(granted, expected, "an operation is lost, or is in two hands");
+        let mut sessions: Vec<Session> = model.idle.iter().map(|idle| idle.session).collect();
+        sessions.extend(&model.running);
+        sessions.extend(&model.closing);
+        sessions.sort();
+        sessions.dedup();
+        assert_eq!(sessions.len() + model.closed, model.opened_at.len(), "a session is lost, or is in two places");
+
+        // An operation that is out has left nothing in the pool: the model and a runner's hand are all that knows it.
+        for op in &model.ops {
+            let is_out = !matches!(op.place, Place::Waiting | Place::Granted);
+            assert!(!is_out || Rc::strong_count(&op.op) == 1, "the pool holds on to {op:?}");
+        }
+
+        // The roster lists what the model lists.
+        let mut listed = self.roster.list();
+        listed.sort_by_key(|(id, _, _)| *id);
+        let mut known: Vec<_> = self.runners.iter().map(|(id, address, runner)| (*id, *address, state(runner))).collect();
+        known.sort_by_key(|(id, _, _)| *id);
+        assert_eq!(listed, known);
+        assert_eq!((self.roster.len(), self.roster.is_empty()), (known.len(), known.is_empty()));
+    }
+
+    fn checked_step(&mut self, event: Event) {
+        let before = self.model.total();
+        self.step(event);
+        self.check(before);
+    }
+
+    /// Stops everything, and sees that nothing is left.
+    fn finish(mut self) {
+        self.checked_step(Event::Drain);
+        for grant in self.roster.take_backlog() {
+            assert_eq!(self.backlog.remove(0), grant.waiter.payload.0);
+            self.give_up(grant);
+        }
+        while let Some((id, _, runner)) = self.runners.pop() {
+            match runner {
+                Runner::Parked => assert!(self.roster.leave(id).is_none()),
+                Runner::Woken(_) => {
+                    let grant = self.roster.leave(id).expect("a woken runner has a grant");
+                    self.give_up(grant);
+                }
+                Runner::Inside(hand) | Runner::Gone(hand) => {
+                    assert!(self.roster.leave(id).is_none());
+                    self.answer(hand.waiter);
+                    if let Some(source) = hand.source {
+                        self.give_back(source);
+                    }
+                }
+            }
+        }
+        while !self.closings.is_empty() {
+            self.closed(0);
+        }
+        self.check(0);
+        let size = self.model.size;
+        let gated = self.model.gated;
+        assert_eq!(self.pool.stats(), Stats { size, gated, draining: true, ..Stats::default() });
+        assert_eq!(self.model.closed, self.model.opened_at.len());
+        assert!(self.roster.is_empty());
+        let ended = |op: &ModelOp| !matches!(op.place, Place::New | Place::Waiting | Place::Granted);
+        assert!(self.model.ops.iter().all(ended), "an operation never came out: {:?}", self.model.ops);
+    }
+
+    fn give_up(&mut self, grant: OneGrant) {
+        self.answer(Some(grant.waiter));
+        self.give_back(grant.source);
+    }
+
+    fn give_back(&mut self, source: Source<Session>) {
+        match source {
+            Source::Session(held) => assert!(self.release(held).is_none()),
+            Source::Capacity(opening) => {
+                self.model.opening -= 1;
+                assert!(self.pool.open_failed(opening).is_none());
+            }
+        }
+    }
+}
+
+fn state(runner: &Runner) -> RunnerState {
+    match runner {
+        Runner::Parked => RunnerState::Parked,
+        Runner::Woken(_) => RunnerState::Woken,
+        Runner::Inside(_) => RunnerState::Inside,
+        Runner::Gone(_) => RunnerState::Gone,
+    }
+}
+
+fn cases() -> u32 {
+    let long = std::env::var("PKCS11_POOL_LONG").is_ok_and(|value| value == "1");
+    if long { 100_000 } else { 500 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_pool_does_what_the_model_does(config in config(), events in prop::collection::vec(event(), 1..100)) {
+        let mut world = World::new(config);
+        for event in events {
+            world.checked_step(event);
+        }
+        world.finish();
+    }
+}

@@ -1,0 +1,438 @@
+//! One test for each fault of the designs that this pool joins, named after it.
+#![cfg(not(loom))]
+
+use session_pool::*;
+
+type TestPool = Pool<u32, u32>;
+type TestGrant = Grant<u32, u32>;
+
+fn config(max_sessions: usize, stripes: usize) -> Config {
+    Config { label: "regressions".into(), max_sessions, stripes, idle_ttl: None, max_lifetime: None, max_waiting: 10_000 }
+}
+
+fn pool(max_sessions: usize, stripes: usize) -> TestPool {
+    Pool::new(&config(max_sessions, stripes)).unwrap()
+}
+
+fn submit(pool: &TestPool, op: u32) -> Submitted<u32, u32> {
+    let mut swept = Vec::new();
+    let submitted = pool.submit(op, |_| false, &mut swept);
+    assert!(swept.is_empty());
+    submitted
+}
+
+/// Submits what must be granted; the session is opened if need be, and is called after the operation.
+fn start(pool: &TestPool, op: u32) -> Held<u32> {
+    match submit(pool, op) {
+        Submitted::Granted(grant) => run(pool, grant),
+        other => panic!("{op} is not granted: {other:?}"),
+    }
+}
+
+fn run(pool: &TestPool, grant: TestGrant) -> Held<u32> {
+    match grant.source {
+        Source::Session(held) => held,
+        Source::Capacity(opening) => pool.opened(opening, grant.waiter.payload, 0),
+    }
+}
+
+fn queue(pool: &TestPool, op: u32) -> Ticket {
+    match submit(pool, op) {
+        Submitted::Queued(ticket) => ticket,
+        other => panic!("{op} does not wait: {other:?}"),
+    }
+}
+
+fn release(pool: &TestPool, held: Held<u32>) -> Option<TestGrant> {
+    match pool.release(held, 0) {
+        Freed::Granted(grant) => Some(grant),
+        Freed::Idle => None,
+        Freed::Close(..) => panic!("a good session was closed"),
+    }
+}
+
+/// The capacity that `submit` was granted while nothing was open.
+fn opening(submitted: Submitted<u32, u32>) -> Opening {
+    match submitted {
+        Submitted::Granted(Grant { source: Source::Capacity(opening), .. }) => opening,
+        other => panic!("no capacity was granted: {other:?}"),
+    }
+}
+
+/// Everything has been given back: every session of the pool can be had, and no more.
+fn assert_full_capacity(pool: &TestPool, size: usize) {
+    assert_eq!(pool.stats().waiting, 0);
+    let held: Vec<_> = (0..size as u32).map(|op| start(pool, 1_000_000 + op)).collect();
+    let one_more = queue(pool, 2_000_000);
+    assert_eq!(pool.stats().running, size);
+    assert_eq!(pool.cancel(one_more), Some(2_000_000));
+    for held in held {
+        assert!(release(pool, held).is_none());
+    }
+    assert_eq!(pool.stats(), Stats { size, idle: size, ..Stats::default() });
+}
+
+#[test]
+fn capacity_is_not_leaked_by_the_reuse_of_a_cached_session() {
+    for (size, stripes) in [(1, 1), (3, 1), (4, 2), (7, 3)] {
+        let pool = pool(size, stripes);
+        for op in 0..1_000 {
+            assert!(release(&pool, start(&pool, op)).is_none());
+        }
+        assert_full_capacity(&pool, size);
+    }
+}
+
+#[test]
+fn capacity_is_not_lost_by_a_destroyed_session() {
+    let pool = pool(3, 2);
+    for op in 0..1_000 {
+        let (closing, session) = pool.discard(start(&pool, op));
+        assert_eq!(session, op);
+        assert_eq!(pool.stats().closing, 1);
+        assert!(pool.closed(closing).is_none());
+    }
+    assert_eq!(pool.stats(), Stats { size: 3, ..Stats::default() });
+    assert_full_capacity(&pool, 3);
+}
+
+#[test]
+fn the_capacity_of_a_destroyed_session_goes_to_a_waiter() {
+    let pool = pool(1, 1);
+    let held = start(&pool, 0);
+    queue(&pool, 1);
+    let (closing, _) = pool.discard(held);
+    let grant = pool.closed(closing).expect("the waiter is stranded");
+    assert_eq!(grant.waiter.payload, 1);
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_failed_create_does_not_strand_a_waiter() {
+    for stripes in [1, 2] {
+        let pool = pool(stripes, stripes);
+        let openings: Vec<_> = (0..stripes as u32).map(|op| opening(submit(&pool, op))).collect();
+        // All wait, in whichever stripe, and each open fails: each failure serves the next.
+        for op in 10..14 {
+            queue(&pool, op);
+        }
+        let mut openings = std::collections::VecDeque::from(openings);
+        for op in 10..14 {
+            let grant = pool.open_failed(openings.pop_front().unwrap()).expect("the waiter is stranded");
+            assert_eq!(grant.waiter.payload, op);
+            let Source::Capacity(opening) = grant.source else { panic!("nothing is open") };
+            openings.push_back(opening);
+        }
+        for opening in openings {
+            assert!(pool.open_failed(opening).is_none());
+        }
+        assert_full_capacity(&pool, stripes);
+    }
+}
+
+/// The caller gives up, or its runner dies, between the grant and the open: the capacity comes back, and serves the next.
+#[test]
+fn an_aborted_create_does_not_strand_a_waiter() {
+    let pool = pool(1, 1);
+    let Submitted::Granted(aborted) = submit(&pool, 0) else { panic!("not granted") };
+    queue(&pool, 1);
+    // The operation goes back to its place, the right to open is given up.
+    assert!(pool.requeue(aborted.waiter).unwrap().is_empty());
+    let Source::Capacity(first) = aborted.source else { panic!("nothing is open") };
+    let grant = pool.open_failed(first).expect("both are stranded");
+    assert_eq!(grant.waiter.payload, 0, "it has kept its place");
+    let Source::Capacity(second) = grant.source else { panic!("nothing is open") };
+    // Now it is dropped for good.
+    let grant = pool.open_failed(second).expect("the waiter is stranded");
+    assert_eq!(grant.waiter.payload, 1);
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_grant_for_a_runner_that_died_is_not_stranded() {
+    let pool = pool(1, 1);
+    let roster = Roster::new();
+    let (first, _) = roster.join("first");
+    let Submitted::Granted(grant) = submit(&pool, 0) else { panic!("not granted") };
+    assert!(matches!(roster.dispatch(grant), Dispatch::Wake(id, "first") if id == first));
+    let Departed::Vacant(Some(grant)) = roster.down(first) else { panic!("its grant is lost") };
+    assert!(matches!(roster.dispatch(grant), Dispatch::Later));
+    let (second, comes_in) = roster.join("second");
+    assert!(comes_in, "the successor is not told");
+    let Entered::Run(grant) = roster.enter(second) else { panic!("the grant is stranded") };
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_session_is_not_lost_when_cancel_loses_the_race() {
+    let pool = pool(1, 1);
+    let held = start(&pool, 0);
+    let ticket = queue(&pool, 1);
+    let grant = release(&pool, held).expect("the waiter is stranded");
+    assert_eq!(pool.cancel(ticket), None, "its runner has it");
+    assert_eq!(pool.stats().running, 1, "and the session with it");
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_eq!(pool.cancel(ticket), None);
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_cancelled_waiter_does_not_swallow_a_session() {
+    let pool = pool(1, 1);
+    let held = start(&pool, 0);
+    let first = queue(&pool, 1);
+    queue(&pool, 2);
+    let last = queue(&pool, 3);
+    assert_eq!(pool.cancel(first), Some(1));
+    assert_eq!(pool.cancel(last), Some(3));
+    assert_eq!(pool.cancel(last), None, "once");
+    let grant = release(&pool, held).expect("the waiter is stranded");
+    assert_eq!(grant.waiter.payload, 2);
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_waiter_does_not_starve_beside_an_idle_stripe() {
+    // A session that comes free in one stripe serves the other's waiter.
+    let pool = pool(2, 2);
+    let first = start(&pool, 0);
+    let second = start(&pool, 1);
+    let home = queue(&pool, 2);
+    let away = queue(&pool, 3);
+    assert_ne!(home.stripe(), away.stripe());
+    assert_eq!(pool.cancel(home), Some(2));
+    let grant = release(&pool, first).expect("it starves");
+    assert_eq!(grant.waiter.payload, 3);
+    let first = run(&pool, grant);
+    assert!(release(&pool, first).is_none());
+
+    // The home stripe is busy: an idle session and free capacity elsewhere serve an arrival at once.
+    for op in 10..14 {
+        assert!(release(&pool, start(&pool, op)).is_none());
+    }
+    assert!(release(&pool, second).is_none());
+    assert_full_capacity(&pool, 2);
+}
+
+#[test]
+fn a_waiter_does_not_starve_beside_the_capacity_of_another_stripe() {
+    let pool = pool(2, 2);
+    let opened = opening(submit(&pool, 0));
+    let busy = start(&pool, 1);
+    let home = queue(&pool, 2);
+    let away = queue(&pool, 3);
+    assert_eq!(pool.cancel(home), Some(2));
+    let grant = pool.open_failed(opened).expect("it starves");
+    assert_eq!((grant.waiter.payload, grant.waiter.ticket), (3, away));
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert!(release(&pool, busy).is_none());
+    assert_full_capacity(&pool, 2);
+}
+
+/// Neither do they behind a stripe that always has waiters of its own, when theirs has lost its sessions to a shrink.
+#[test]
+fn waiters_do_not_starve_in_a_stripe_without_sessions() {
+    let pool = pool(2, 2);
+    let (grants, closing) = pool.resize(1);
+    assert!(grants.is_empty() && closing.is_empty());
+    let mut held = start(&pool, 0);
+    let mut starving: std::collections::HashSet<u32> = (1..=20).filter(|op| queue(&pool, *op).stripe() == Some(1)).collect();
+    assert_eq!(starving.len(), 10);
+    for op in 100..200 {
+        queue(&pool, op);
+        queue(&pool, op + 1_000);
+        let grant = release(&pool, held).expect("many wait");
+        starving.remove(&grant.waiter.payload);
+        held = run(&pool, grant);
+    }
+    assert!(starving.is_empty(), "{starving:?} still wait");
+    let _ = (held, pool.drain());
+}
+
+#[test]
+fn every_stripe_is_used() {
+    for stripes in 1..=4 {
+        let pool = pool(stripes, stripes);
+        let held: Vec<_> = (0..stripes as u32).map(|op| start(&pool, op)).collect();
+        let mut used: Vec<_> = (0..stripes as u32 * 5).map(|op| queue(&pool, op).stripe().unwrap()).collect();
+        used.sort();
+        let expected: Vec<_> = (0..stripes).flat_map(|stripe| [stripe; 5]).collect();
+        assert_eq!(used, expected, "round robin uses each alike");
+        let _ = (held, pool.drain());
+    }
+}
+
+#[test]
+fn a_size_that_does_not_divide_is_exact() {
+    for stripes in 1..=4 {
+        for size in stripes..=9 {
+            let pool = pool(size, stripes);
+            assert_eq!(pool.stats().size, size);
+            assert_full_capacity(&pool, size);
+            for resized in [size + 5, size + 2, stripes] {
+                let (grants, closing) = pool.resize(resized);
+                assert!(grants.is_empty());
+                for (closing, _) in closing {
+                    assert!(pool.closed(closing).is_none());
+                }
+                assert_full_capacity(&pool, resized);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_that_overflows_names_a_stripe() {
+    for stripes in 1..=4 {
+        for before in 0..4 {
+            let pool = Pool::with_first_index(&config(stripes, stripes), usize::MAX - before).unwrap();
+            let held: Vec<_> = (0..stripes as u32).map(|op| start(&pool, op)).collect();
+            assert_eq!(pool.stats().opening + pool.stats().running, stripes);
+            let used: std::collections::HashSet<_> = (0..20).map(|op| queue(&pool, op).stripe().unwrap()).collect();
+            assert_eq!(used.len(), stripes, "{used:?} of {stripes}");
+            assert!(used.into_iter().all(|stripe| stripe < stripes));
+            let _ = (held, pool.drain());
+        }
+    }
+    // The wrap itself, past the first submissions: no stripe is left out after it.
+    let pool: TestPool = Pool::with_first_index(&config(3, 3), usize::MAX - 10).unwrap();
+    let held: Vec<_> = (0..3).map(|op| start(&pool, op)).collect();
+    let used: Vec<_> = (0..40).map(|op| queue(&pool, op).stripe().unwrap()).collect();
+    for window in used[10..].windows(3) {
+        assert_eq!(window.iter().sum::<usize>(), 3, "{window:?} is not each once");
+    }
+    let _ = (held, pool.drain());
+}
+
+#[test]
+fn a_thousand_waiters_on_one_stripe_are_served_in_the_order_of_their_arrival() {
+    let pool = pool(1, 1);
+    let mut held = start(&pool, 0);
+    let mut tickets: Vec<Ticket> = (1..=1_000).map(|op| queue(&pool, op)).collect();
+    let mut served = Vec::new();
+    while let Some(grant) = release(&pool, held) {
+        served.push(grant.waiter.payload);
+        held = run(&pool, grant);
+        // Whoever gives up on the way changes nobody's place.
+        if served.len() == 500 {
+            for op in [600, 601, 1_000] {
+                assert_eq!(pool.cancel(tickets[op as usize - 1]), Some(op));
+            }
+            tickets.clear();
+        }
+        if served.len() == 2_000 {
+            panic!("it does not end");
+        }
+        if pool.waiting() == 0 {
+            assert!(release(&pool, held).is_none());
+            break;
+        }
+    }
+    let expected: Vec<u32> = (1..1_000).filter(|op| ![600, 601].contains(op)).collect();
+    assert_eq!(served, expected);
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn dead_waiters_are_swept_before_a_call_is_refused_as_overloaded() {
+    let pool: TestPool = Pool::new(&Config { max_waiting: 4, ..config(1, 1) }).unwrap();
+    let held = start(&pool, 0);
+    let tickets: Vec<_> = (1..=4).map(|op| queue(&pool, op)).collect();
+    // None is dead: refused, with nothing swept.
+    assert!(matches!(submit(&pool, 5), Submitted::Refused(5, Refusal::Overloaded)));
+    // What the list holds already is none of the pool's business.
+    let mut swept = vec![77, 78];
+    let is_dead = |op: &u32| [2, 3].contains(op);
+    assert!(matches!(pool.submit(6, is_dead, &mut swept), Submitted::Queued(_)));
+    assert_eq!(swept, [77, 78, 2, 3]);
+    assert_eq!(pool.stats().waiting, 3);
+    assert_eq!(pool.waiting(), 3);
+    assert_eq!(pool.cancel(tickets[1]), None, "it has been swept");
+    queue(&pool, 7);
+    assert!(matches!(submit(&pool, 8), Submitted::Refused(8, Refusal::Overloaded)));
+    // The dead are not swept while there is room.
+    assert_eq!(pool.cancel(tickets[0]), Some(1));
+    let mut swept = Vec::new();
+    assert!(matches!(pool.submit(9, |_| true, &mut swept), Submitted::Queued(_)));
+    assert!(swept.is_empty());
+    let mut held = held;
+    let mut served = Vec::new();
+    while let Some(grant) = release(&pool, held) {
+        served.push(grant.waiter.payload);
+        held = run(&pool, grant);
+        if pool.waiting() == 0 {
+            assert!(release(&pool, held).is_none());
+            break;
+        }
+    }
+    assert_eq!(served, [4, 6, 7, 9]);
+    assert_full_capacity(&pool, 1);
+}
+
+/// What a shrink leaves over in one stripe is no room in another: the token may not have it.
+#[test]
+fn a_shrink_does_not_make_room_in_another_stripe() {
+    let pool = pool(4, 2);
+    let mut held: Vec<_> = (0..4).map(|op| start(&pool, op)).collect();
+    let (grants, closing) = pool.resize(2);
+    assert!(grants.is_empty() && closing.is_empty());
+    queue(&pool, 10);
+    // Of the second stripe both sessions go, one of them by its own fault: there is room below its quota, but not in the pool.
+    let total = |pool: &TestPool| {
+        let stats = pool.stats();
+        stats.idle + stats.running + stats.opening + stats.closing
+    };
+    let (closing, _) = pool.discard(held.remove(1));
+    assert!(pool.closed(closing).is_none(), "three are open, two may be");
+    let (closing, _) = pool.discard(held.pop().unwrap());
+    let grant = pool.closed(closing);
+    assert!(grant.is_none(), "two are open, two may be");
+    assert_eq!(total(&pool), 2);
+    assert!(matches!(submit(&pool, 11), Submitted::Queued(_)), "the fast path knows it too");
+    assert!(matches!(submit(&pool, 12), Submitted::Queued(_)));
+    // A surplus session closes when it comes free, and then there is.
+    let Freed::Close(closing, _) = pool.release(held.pop().unwrap(), 0) else { panic!("a surplus session was kept") };
+    let grant = pool.closed(closing).expect("there is room now");
+    assert_eq!((grant.waiter.payload, total(&pool)), (10, 2));
+    assert!(pool.drain().waiting.len() == 2);
+}
+
+#[test]
+fn a_shrink_keeps_a_stripe_that_has_the_last_open_session() {
+    let pool = pool(2, 2);
+    let opened = opening(submit(&pool, 0));
+    let held = start(&pool, 1);
+    assert!(pool.open_failed(opened).is_none());
+    assert!(release(&pool, held).is_none());
+    let (grants, closing) = pool.resize(1);
+    assert!(grants.is_empty() && closing.is_empty(), "the last open session was closed");
+    assert_eq!(pool.stats(), Stats { size: 1, idle: 1, ..Stats::default() });
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_surplus_session_reaches_its_ttl_and_the_last_ones_stay() {
+    let pool: TestPool = Pool::new(&Config { idle_ttl: Some(100), ..config(3, 1) }).unwrap();
+    let held: Vec<_> = (0..3).map(|op| start(&pool, op)).collect();
+    for held in held {
+        assert!(matches!(pool.release(held, 0), Freed::Idle));
+    }
+    pool.set_floor(1);
+    // One caller at a time uses one session only: the most recently used.
+    for now in (10..=100).step_by(10) {
+        let held = start(&pool, 9);
+        assert_eq!(held.session, 2);
+        assert!(matches!(pool.release(held, now), Freed::Idle));
+    }
+    assert!(pool.tick(99).is_empty());
+    let closing = pool.tick(100);
+    assert_eq!(closing.iter().map(|(_, session)| *session).collect::<Vec<_>>(), [0, 1]);
+    assert!(pool.tick(100_000).is_empty(), "the last one stays");
+    pool.set_floor(0);
+    assert_eq!(pool.tick(100_000).len(), 1);
+    drop(closing);
+}

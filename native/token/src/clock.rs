@@ -1,0 +1,12 @@
+//! The one clock: milliseconds since the first look at it.
+
+use once_cell::sync::Lazy;
+use session_pool::Millis;
+use std::time::Instant;
+
+static START: Lazy<Instant> = Lazy::new(Instant::now);
+
+/// Now, in milliseconds.
+pub fn now() -> Millis {
+    START.elapsed().as_millis() as Millis
+}

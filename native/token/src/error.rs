@@ -1,0 +1,212 @@
+//! What can go wrong, with the reason, the code and the C function by which the Elixir side names it.
+
+use cryptoki_sys::{CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE};
+
+use crate::p11::{self, CallError, Phase};
+
+/// What went wrong. It never holds a PIN, key bytes or data.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The module returned something other than CKR_OK.
+    #[error("{} returned {:#x}", .0.function, .0.code)]
+    Call(CallError),
+    /// A login was refused for the credential: it is poisoned until it changes.
+    #[error("the credential is poisoned: C_Login returned {code:#x}")]
+    Poisoned {
+        /// What `C_Login` returned.
+        code: CK_RV,
+    },
+    /// The token says that one more wrong PIN locks it.
+    #[error("the token allows one last try")]
+    FinalTry,
+    /// The PIN source gave no PIN.
+    #[error("the PIN source failed: {cause}")]
+    PinSourceFailed {
+        /// One word of ours: never the source's text.
+        cause: String,
+    },
+    /// The token wants a login, and the pool has no PIN.
+    #[error("{call}, and the pool has no PIN")]
+    PinRequired {
+        /// What the module said.
+        call: CallError,
+    },
+    /// No object matches.
+    #[error("no object matches")]
+    KeyNotFound,
+    /// More than one object matches.
+    #[error("{} objects match", .candidates.len())]
+    AmbiguousKey {
+        /// Their ids and labels, the first ones.
+        candidates: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// An object of an old epoch could not be found again.
+    #[error("the object is stale")]
+    ObjectStale,
+    /// An object of another token.
+    #[error("the object is of another token")]
+    ObjectOfOtherToken,
+    /// It waited for longer than it may.
+    #[error("waited too long")]
+    QueueTimeout,
+    /// As many operations wait as may.
+    #[error("too many operations wait")]
+    Overloaded,
+    /// The pool takes nothing any more.
+    #[error("the pool is draining")]
+    Draining,
+    /// The operation was dropped by a fault of ours.
+    #[error("the operation was interrupted: {cause}")]
+    Interrupted {
+        /// What we know.
+        cause: &'static str,
+    },
+    /// The module could not be loaded.
+    #[error("{path} could not be loaded: {cause}")]
+    ModuleLoadFailed {
+        /// The module's path.
+        path: String,
+        /// The loader's words.
+        cause: String,
+    },
+    /// The module is not the expected file.
+    #[error("{path} has the digest {actual}, expected {expected}")]
+    ModuleDigestMismatch {
+        /// The module's path.
+        path: String,
+        /// Hexadecimal.
+        expected: String,
+        /// Hexadecimal.
+        actual: String,
+    },
+    /// The module is in use with another value of an option.
+    #[error("{path} is loaded with another {option}")]
+    ModuleConflict {
+        /// The module's path.
+        path: String,
+        /// The option.
+        option: &'static str,
+    },
+    /// The module did not come out of `C_Initialize` or `C_Finalize` in time.
+    #[error("{path} is busy in C_Initialize or C_Finalize")]
+    ModuleBusy {
+        /// The module's path.
+        path: String,
+    },
+    /// The VM is stopping.
+    #[error("the VM is stopping")]
+    Halting,
+    /// No slot matches.
+    #[error("no slot matches {wanted}")]
+    SlotNotFound {
+        /// The selector.
+        wanted: String,
+        /// The tokens that are there: label, serial, slot id.
+        available: Vec<(String, String, u64)>,
+    },
+    /// More than one slot matches.
+    #[error("{} slots match {wanted}", .matching.len())]
+    AmbiguousSlot {
+        /// The selector.
+        wanted: String,
+        /// The tokens that match: label, serial, slot id.
+        matching: Vec<(String, String, u64)>,
+    },
+    /// The token belongs to a pool that has it for itself, or this one wants it so and others use it.
+    #[error("the token is in use")]
+    SlotInUse,
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl Error {
+    /// The name by which the Elixir side matches on it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            // Its length alone gives a wrong signature away.
+            Self::Call(error) if error.code == CKR_SIGNATURE_LEN_RANGE => p11::codes::name(CKR_SIGNATURE_INVALID),
+            Self::Call(error) => p11::codes::name(error.code),
+            Self::Poisoned { code } => p11::codes::name(*code),
+            Self::FinalTry => "pin_final_try",
+            Self::PinSourceFailed { .. } => "pin_source_failed",
+            Self::PinRequired { .. } => "pin_required",
+            Self::KeyNotFound => "key_not_found",
+            Self::AmbiguousKey { .. } => "ambiguous_key",
+            Self::ObjectStale => "object_stale",
+            Self::ObjectOfOtherToken => "object_of_other_token",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Overloaded => "overloaded",
+            Self::Draining | Self::Halting => "draining",
+            Self::Interrupted { .. } => "interrupted",
+            Self::ModuleLoadFailed { .. } => "module_load_failed",
+            Self::ModuleDigestMismatch { .. } => "module_digest_mismatch",
+            Self::ModuleConflict { .. } => "module_conflict",
+            Self::ModuleBusy { .. } => "module_busy",
+            Self::SlotNotFound { .. } => "slot_not_found",
+            Self::AmbiguousSlot { .. } => "ambiguous_slot",
+            Self::SlotInUse => "slot_in_use",
+        }
+    }
+
+    /// The return code, where there is one.
+    pub fn code(&self) -> Option<CK_RV> {
+        match self {
+            Self::Call(error) | Self::PinRequired { call: error } => Some(error.code),
+            Self::Poisoned { code } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The C function that returned it.
+    pub fn function(&self) -> Option<&'static str> {
+        match self {
+            Self::Call(error) | Self::PinRequired { call: error } => Some(error.function),
+            Self::Poisoned { .. } => Some("C_Login"),
+            _ => None,
+        }
+    }
+
+    /// Whether a restart cannot mend it, so that a pool that meets it does not start.
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::ModuleLoadFailed { .. } | Self::ModuleDigestMismatch { .. } | Self::ModuleConflict { .. } | Self::SlotInUse
+        )
+    }
+
+    /// The module is not initialized, as far as we know.
+    pub(crate) fn not_initialized(function: &'static str) -> Self {
+        Self::Call(CallError::new(function, CKR_CRYPTOKI_NOT_INITIALIZED, Phase::Single))
+    }
+}
+
+/// Whether an operation was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executed {
+    /// It was not.
+    No,
+    /// It was, and the module said how it ended.
+    Yes,
+    /// It may have been.
+    Unknown,
+}
+
+/// An error as a caller gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub error: Error,
+    /// Whether the operation was executed.
+    pub executed: Executed,
+}
+
+impl Failure {
+    /// The operation did not reach the module.
+    pub fn not_executed(error: impl Into<Error>) -> Self {
+        Self { error: error.into(), executed: Executed::No }
+    }
+}

@@ -1,0 +1,206 @@
+//! One operation on one session: the C calls, and what their return code asks for.
+
+use session_pool::Millis;
+
+use crate::clock::now;
+use crate::error::{Error, Executed, Failure};
+use crate::host::{Host, Outcome};
+use crate::keys::Resolver;
+use crate::p11::attributes::get_attributes;
+use crate::p11::crypto::{self, SIGNATURE_HINT};
+use crate::p11::keys::generate_key_pair;
+use crate::p11::objects::{describe, destroy_object, find_objects};
+use crate::p11::session::session_info;
+use crate::p11::slots::mechanisms;
+use crate::p11::{CallError, Class, ObjectInfo, Phase};
+use crate::pool::{LoginMode, PoolOptions};
+use crate::request::{Answer, Object, Operation, Request};
+use crate::session::Session;
+
+/// What becomes of the session, and of the operation.
+pub(crate) enum Step {
+    /// Answer; the session may serve the next.
+    Keep(Outcome),
+    /// Answer; close the session.
+    Discard(Outcome, &'static str),
+    /// Try again on another session; close this one.
+    Elsewhere(&'static str),
+    /// Log in, then try again; the session is good.
+    LogIn,
+    /// Wait for the login in progress; the attempt is this operation's to begin.
+    Wait(Option<u64>),
+}
+
+/// An error, and whether the operation itself may have run.
+struct Fault {
+    error: Error,
+    executed: Executed,
+}
+
+impl From<Error> for Fault {
+    /// Nothing of the operation itself has run.
+    fn from(error: Error) -> Self {
+        Self { error, executed: Executed::No }
+    }
+}
+
+impl From<CallError> for Fault {
+    fn from(call: CallError) -> Self {
+        let executed = match (call.phase, call.class()) {
+            (Phase::Init, _) => Executed::No,
+            (_, Class::Caller | Class::StaleHandle | Class::LoginLost | Class::Buffer | Class::DirtySession) => Executed::Yes,
+            _ => Executed::Unknown,
+        };
+        Self { error: call.into(), executed }
+    }
+}
+
+/// The means of one attempt.
+struct Attempt<'a> {
+    options: &'a PoolOptions,
+    resolver: Resolver<'a>,
+}
+
+/// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in.
+pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operation: &mut Operation<H>, epoch: u64) -> Step {
+    let Some((token, functions, handle)) = session.parts() else { return Step::Elsewhere("closed") };
+    let now = now();
+    let ttl: Option<Millis> = options.key_cache_ttl;
+    let resolver = Resolver { token, functions, session: handle, epoch, now, ttl };
+    let attempt = Attempt { options, resolver };
+    loop {
+        let fault = match attempt.perform(&operation.request) {
+            Ok(answer) => return Step::Keep(Ok(answer)),
+            Err(fault) => fault,
+        };
+        match attempt.judge(fault, operation) {
+            Some(step) => return step,
+            None => operation.retries += 1,
+        }
+    }
+}
+
+impl Attempt<'_> {
+    fn perform(&self, request: &Request) -> Result<Answer, Fault> {
+        let Resolver { token, functions, session, .. } = self.resolver;
+        Ok(match request {
+            Request::Ping => Answer::Done,
+            Request::Sign { key, mechanism, data } => {
+                let key = self.resolver.resolve(key)?.handle;
+                Answer::Bytes(crypto::sign(functions, session, key, mechanism, data, SIGNATURE_HINT)?)
+            }
+            Request::Verify { key, mechanism, data, signature } => {
+                let key = self.resolver.resolve(key)?.handle;
+                crypto::verify(functions, session, key, mechanism, data, signature)?;
+                Answer::Done
+            }
+            Request::Digest { mechanism, data } => Answer::Bytes(crypto::digest(functions, session, mechanism, data)?),
+            Request::GenerateRandom { length } => Answer::Bytes(crypto::generate_random(functions, session, *length)?),
+            Request::GenerateKeyPair { mechanism, public, private } => {
+                let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
+                // The keys exist: whatever becomes of the description, the operation has run.
+                let ran = |error: CallError| Fault { error: error.into(), executed: Executed::Yes };
+                let public = describe(functions, session, public).map_err(ran)?;
+                let private = describe(functions, session, private).map_err(ran)?;
+                Answer::KeyPair(self.object(public), self.object(private))
+            }
+            Request::FindObjects { template } => {
+                let handles = find_objects(functions, session, template, None)?;
+                let mut objects = Vec::with_capacity(handles.len());
+                for handle in handles {
+                    objects.push(self.object(describe(functions, session, handle)?));
+                }
+                if objects.is_empty() && self.is_login_lost() {
+                    return Err(self.login_lost().into());
+                }
+                Answer::Objects(objects)
+            }
+            Request::GetAttributes { object, attributes } => {
+                let object = self.resolver.resolve(object)?.handle;
+                Answer::Attributes(get_attributes(functions, session, object, attributes)?)
+            }
+            Request::DestroyObject { object } => {
+                let object = self.resolver.resolve(object)?.handle;
+                destroy_object(functions, session, object)?;
+                token.keys.forget_handle(object);
+                Answer::Done
+            }
+            Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),
+        })
+    }
+
+    /// What a fault asks for; `None`: try again at once, on the same session.
+    fn judge<H: Host>(&self, fault: Fault, operation: &mut Operation<H>) -> Option<Step> {
+        let Fault { error, executed } = fault;
+        let first = operation.retries == 0 && !operation.header.is_over();
+        let may_retry = first && (executed == Executed::No || operation.request.is_idempotent());
+        let answer = |error, executed| Err(Failure { error, executed });
+        let call = match error {
+            Error::Call(call) => call,
+            // A search that finds nothing says so of a lost login, too.
+            Error::KeyNotFound | Error::ObjectStale if self.is_login_lost() => {
+                return Some(self.log_in(self.login_lost(), executed, may_retry));
+            }
+            other => return Some(Step::Keep(answer(other, executed))),
+        };
+        let class = self.options.policy.get(&call.code).copied().unwrap_or(call.class());
+        let step = match class {
+            Class::DeadSession if may_retry => Step::Elsewhere(class.name()),
+            Class::DirtySession if first && executed == Executed::No => Step::Elsewhere(class.name()),
+            Class::DeadSession | Class::DirtySession | Class::TokenGone | Class::Module | Class::Unknown => {
+                Step::Discard(answer(error, executed), class.name())
+            }
+            Class::StaleHandle => {
+                if self.is_login_lost() {
+                    return Some(self.log_in(call, executed, may_retry));
+                }
+                if may_retry && self.forget_key(&mut operation.request) {
+                    return None;
+                }
+                Step::Keep(answer(error, executed))
+            }
+            Class::LoginLost => return Some(self.log_in(call, executed, may_retry)),
+            Class::DeviceTrouble | Class::Ambiguous if !self.answers() => Step::Discard(answer(error, executed), class.name()),
+            _ if call.active => Step::Discard(answer(error, executed), "active"),
+            _ => Step::Keep(answer(error, executed)),
+        };
+        Some(step)
+    }
+
+    /// The token says that nobody is logged in: log in and try again, where this pool can.
+    fn log_in(&self, call: CallError, executed: Executed, may_retry: bool) -> Step {
+        if self.options.login == LoginMode::None {
+            return Step::Keep(Err(Failure { error: Error::PinRequired { call }, executed }));
+        }
+        self.resolver.token.gate.lost(self.resolver.epoch);
+        if may_retry { Step::LogIn } else { Step::Keep(Err(Failure { error: call.into(), executed })) }
+    }
+
+    /// A login is due, and the session says that there is none.
+    fn is_login_lost(&self) -> bool {
+        let Resolver { functions, session, .. } = self.resolver;
+        self.options.login != LoginMode::None
+            && session_info(functions, session).is_ok_and(|info| !info.is_user() && !info.is_security_officer())
+    }
+
+    fn login_lost(&self) -> CallError {
+        CallError::new("C_FindObjects", cryptoki_sys::CKR_USER_NOT_LOGGED_IN, Phase::Single)
+    }
+
+    /// The probe that no input decides.
+    fn answers(&self) -> bool {
+        session_info(self.resolver.functions, self.resolver.session).is_ok()
+    }
+
+    fn forget_key(&self, request: &mut Request) -> bool {
+        match request {
+            Request::Sign { key, .. } | Request::Verify { key, .. } => self.resolver.forget(key),
+            Request::GetAttributes { object, .. } | Request::DestroyObject { object } => self.resolver.forget(object),
+            _ => false,
+        }
+    }
+
+    fn object(&self, info: ObjectInfo) -> Object {
+        Object { info, epoch: self.resolver.epoch, token: self.resolver.token.identity.clone() }
+    }
+}

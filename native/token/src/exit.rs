@@ -1,0 +1,45 @@
+//! The guard at the process's end: a module's exit handlers must not run while a thread is inside the module.
+
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use crate::module;
+
+/// How long the end of the VM waits for calls in flight.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+static REGISTERED: OnceCell<()> = OnceCell::new();
+
+/// Registers the handler, once. Call it after `C_Initialize`: handlers run in reverse order, ours before the module's.
+pub(crate) fn guard() {
+    let _ = REGISTERED.get_or_try_init(|| register().then_some(()).ok_or(()));
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn register() -> bool {
+    unsafe extern "C" {
+        fn on_exit(function: extern "C" fn(libc::c_int, *mut libc::c_void), argument: *mut libc::c_void) -> libc::c_int;
+    }
+    extern "C" fn handler(status: libc::c_int, _argument: *mut libc::c_void) {
+        if !module::halt(TIMEOUT) {
+            // A call hangs: the module's destructors would pull the ground from under it. Leave without them.
+            // SAFETY: flushes what is buffered and ends the process; nothing runs after it.
+            unsafe {
+                libc::fflush(std::ptr::null_mut());
+                libc::_exit(status);
+            }
+        }
+    }
+    // SAFETY: the handler is a function of this library, which is never unloaded, and it does not unwind.
+    unsafe { on_exit(handler, std::ptr::null_mut()) == 0 }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn register() -> bool {
+    extern "C" fn handler() {
+        module::halt(TIMEOUT);
+    }
+    // SAFETY: the handler is a function of this library, which is never unloaded, and it does not unwind.
+    unsafe { libc::atexit(handler) == 0 }
+}

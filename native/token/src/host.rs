@@ -1,0 +1,99 @@
+//! What this crate asks of whoever hosts it: `nif` implements it over the BEAM, the tests over channels.
+
+use crate::error::Failure;
+use crate::request::Answer;
+
+/// What an operation ends in.
+pub type Outcome = Result<Answer, Failure>;
+
+/// The host's types.
+pub trait Host: Sized + 'static {
+    /// The address of an operation's caller.
+    type Reply: Reply;
+    /// The address of a runner.
+    type Runner: Wake;
+    /// The address of a pool's keeper.
+    type Keeper: Keeper;
+}
+
+/// The address of a caller. Posting must neither block nor panic: it happens in destructors.
+pub trait Reply: Send + Sync + 'static {
+    /// Sends the answer by a thread that only sends.
+    fn post(&self, outcome: Outcome);
+}
+
+/// The address of a runner.
+pub trait Wake: Clone + Send + Sync + 'static {
+    /// Wakes it by a thread that only sends; neither blocks nor panics.
+    fn post(&self);
+}
+
+/// The address of a keeper.
+pub trait Keeper: Send + Sync + 'static {
+    /// Tells it by a thread that only sends; neither blocks nor panics.
+    fn post(&self, notice: Notice);
+}
+
+/// What a keeper is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Places for runners are free: start some.
+    RunnersWanted,
+    /// Ask the PIN source, for this attempt at a login.
+    PinWanted {
+        /// Names the attempt in the answer.
+        attempt: u64,
+    },
+    /// A session was opened.
+    SessionOpened,
+    /// A session was closed, and why.
+    SessionClosed {
+        /// `"ttl"`, `"dead_session"`, `"drain"`, ...
+        reason: &'static str,
+    },
+    /// A login ended, and how (`"ok"` or the reason of the error).
+    LoginEnded {
+        /// `"ok"` or the reason.
+        result: &'static str,
+    },
+    /// A draining pool has closed its last session.
+    Drained,
+}
+
+/// Whether the sender of an answer is still alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Delivery {
+    /// Sent, or nobody is there to receive it.
+    Done,
+    /// The sender's process is dead: the answer goes by the courier, and this runner must take nothing more.
+    SenderDead,
+}
+
+/// How the current thread sends: directly where it may, by the courier where it may not.
+pub trait Outlet<H: Host> {
+    /// Whether the caller is still there.
+    fn is_wanted(&self, reply: &H::Reply) -> bool;
+    /// Sends an answer; it arrives in any case.
+    fn answer(&mut self, reply: &H::Reply, outcome: Outcome) -> Delivery;
+    /// Wakes a runner.
+    fn wake(&mut self, runner: &H::Runner);
+}
+
+/// The outlet of threads that may not send by themselves.
+pub struct Posting;
+
+impl<H: Host> Outlet<H> for Posting {
+    fn is_wanted(&self, _reply: &H::Reply) -> bool {
+        true
+    }
+
+    fn answer(&mut self, reply: &H::Reply, outcome: Outcome) -> Delivery {
+        reply.post(outcome);
+        Delivery::Done
+    }
+
+    fn wake(&mut self, runner: &H::Runner) {
+        runner.post();
+    }
+}

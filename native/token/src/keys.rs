@@ -1,0 +1,141 @@
+//! From a caller's key to a handle: found once per epoch of the token, and never the first of several silently.
+
+use std::collections::HashMap;
+
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use parking_lot::RwLock;
+use session_pool::Millis;
+
+use crate::error::Error;
+use crate::p11::objects::{describe, find_objects};
+use crate::p11::{Functions, Template};
+use crate::request::KeyRef;
+use crate::token::Token;
+
+/// How many candidates an `AmbiguousKey` names.
+const CANDIDATES: usize = 10;
+/// How many keys a token's cache holds before it starts afresh.
+const MOST_KEYS: usize = 10_000;
+
+/// The handles that templates have found in one epoch.
+#[derive(Default)]
+pub struct KeyCache(RwLock<Cached>);
+
+#[derive(Default)]
+struct Cached {
+    epoch: u64,
+    handles: HashMap<Template, Entry>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    handle: CK_OBJECT_HANDLE,
+    found_at: Millis,
+}
+
+/// A handle, and how we came by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolved {
+    /// Good in the epoch in which it was asked for.
+    pub handle: CK_OBJECT_HANDLE,
+    /// It was remembered rather than found just now.
+    pub remembered: bool,
+}
+
+impl KeyCache {
+    fn get(&self, template: &Template, epoch: u64, not_before: Option<Millis>) -> Option<CK_OBJECT_HANDLE> {
+        let cached = self.0.read();
+        let entry = cached.handles.get(template).filter(|_| cached.epoch == epoch)?;
+        not_before.is_none_or(|time| entry.found_at >= time).then_some(entry.handle)
+    }
+
+    fn put(&self, template: &Template, epoch: u64, handle: CK_OBJECT_HANDLE, now: Millis) {
+        let mut cached = self.0.write();
+        if cached.epoch > epoch {
+            return;
+        }
+        if cached.epoch < epoch || cached.handles.len() >= MOST_KEYS {
+            cached.handles.clear();
+            cached.epoch = epoch;
+        }
+        cached.handles.insert(template.clone(), Entry { handle, found_at: now });
+    }
+
+    /// Forgets what a template found.
+    pub fn forget(&self, template: &Template) {
+        self.0.write().handles.remove(template);
+    }
+
+    /// Forgets every template that found this object.
+    pub fn forget_handle(&self, handle: CK_OBJECT_HANDLE) {
+        self.0.write().handles.retain(|_, entry| entry.handle != handle);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.0.write().handles.clear();
+    }
+}
+
+/// What a resolution needs to know.
+pub(crate) struct Resolver<'a> {
+    pub(crate) token: &'a Token,
+    pub(crate) functions: &'a Functions,
+    pub(crate) session: CK_SESSION_HANDLE,
+    pub(crate) epoch: u64,
+    pub(crate) now: Millis,
+    /// How long a handle is remembered.
+    pub(crate) ttl: Option<Millis>,
+}
+
+impl Resolver<'_> {
+    /// The handle of a key.
+    pub(crate) fn resolve(&self, key: &KeyRef) -> Result<Resolved, Error> {
+        match key {
+            KeyRef::Object { token, .. } if **token != *self.token.identity => Err(Error::ObjectOfOtherToken),
+            KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(Resolved { handle: *handle, remembered: true }),
+            KeyRef::Object { find, .. } => self.find(find).map_err(|error| match error {
+                Error::KeyNotFound => Error::ObjectStale,
+                other => other,
+            }),
+            KeyRef::Find(_, Some(selector)) if !self.token.is(selector) => Err(Error::ObjectOfOtherToken),
+            KeyRef::Find(template, _) => self.find(template),
+        }
+    }
+
+    /// Forgets a handle that the module refused. `false`: it cannot be found again.
+    pub(crate) fn forget(&self, key: &mut KeyRef) -> bool {
+        match key {
+            KeyRef::Object { epoch, find, .. } => {
+                self.token.keys.forget(find);
+                // No epoch is 0: from now on it has to be found.
+                *epoch = 0;
+                !find.is_empty()
+            }
+            KeyRef::Find(template, _) => {
+                self.token.keys.forget(template);
+                true
+            }
+        }
+    }
+
+    fn find(&self, template: &Template) -> Result<Resolved, Error> {
+        let not_before = self.ttl.map(|ttl| self.now.saturating_sub(ttl));
+        if let Some(handle) = self.token.keys.get(template, self.epoch, not_before) {
+            return Ok(Resolved { handle, remembered: true });
+        }
+        let handles = find_objects(self.functions, self.session, template, Some(CANDIDATES))?;
+        match handles.as_slice() {
+            [] => Err(Error::KeyNotFound),
+            [handle] => {
+                self.token.keys.put(template, self.epoch, *handle, self.now);
+                Ok(Resolved { handle: *handle, remembered: false })
+            }
+            several => {
+                let describe = |handle: &CK_OBJECT_HANDLE| describe(self.functions, self.session, *handle);
+                let candidates = several.iter().map(describe).collect::<Result<Vec<_>, _>>()?;
+                Err(Error::AmbiguousKey { candidates: candidates.into_iter().map(|object| (object.id, object.label)).collect() })
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The PKCS#11 side of pkcs11_pool: modules, tokens, login, sessions, operations, and the runner's loop. No BEAM: whoever hosts it says
+//! by the traits of [`host`] where answers go.
+//!
+//! ```text
+//!   TokenPool ── Roster, Pool (session_pool)
+//!     │  serve: the runner's loop
+//!     ├─ execute: one operation on one session, and what its return code asks for
+//!     ├─ Gate: one login per token        ┐
+//!     ├─ KeyCache: one handle per key     ├ Token ── Module: loaded once, its reaper closes sessions
+//!     └─ Session                          ┘
+//!          └─ p11: the raw C calls
+//! ```
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod clock;
+mod data;
+mod error;
+mod execute;
+mod exit;
+mod gate;
+pub mod host;
+mod keys;
+mod login;
+mod module;
+pub mod p11;
+mod pool;
+mod reaper;
+mod request;
+mod serve;
+mod session;
+mod token;
+
+pub use clock::now;
+pub use data::Data;
+pub use error::{Error, Executed, Failure};
+pub use gate::{Attempt, Gate, Listener, Verdict};
+pub use keys::KeyCache;
+pub use module::{Module, ModuleConfig, ModuleUse};
+pub use pool::{LoginMode, PoolOptions, Status, TokenPool};
+pub use request::{Answer, Header, KeyRef, Login, Object, Operation, Pin, Request, Work};
+pub use serve::{Budget, Served};
+pub use session::Session;
+pub use token::{Claim, Selector, Token, UriAttribute};

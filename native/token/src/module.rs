@@ -1,0 +1,327 @@
+//! The module registry: a library is loaded and initialized once per VM, shared by all pools, and never unloaded.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
+use once_cell::sync::Lazy;
+use parking_lot::{Condvar, Mutex};
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::exit;
+use crate::p11::{Functions, LoadError};
+use crate::reaper::Reaper;
+use crate::token::Token;
+
+/// How long a start waits for another's `C_Initialize` or `C_Finalize`.
+const LIFECYCLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+static MODULES: Lazy<Mutex<BTreeMap<PathBuf, Arc<Module>>>> = Lazy::new(Default::default);
+
+/// What belongs to a module rather than to a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModuleConfig {
+    /// The digest that the file must have, 64 hexadecimal digits.
+    pub sha256: Option<String>,
+    /// Variables that are set before `C_Initialize`.
+    pub env: BTreeMap<String, String>,
+    /// The string for `pReserved`.
+    pub args: Option<String>,
+}
+
+/// Whether the module is initialized, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Down,
+    /// Somebody is in `C_Initialize` or `C_Finalize`.
+    Changing,
+    /// `ours`: we initialized it, so we may finalize it.
+    Up {
+        ours: bool,
+    },
+}
+
+struct Lifecycle {
+    phase: Phase,
+    config: ModuleConfig,
+    users: usize,
+}
+
+/// A loaded module.
+pub struct Module {
+    path: PathBuf,
+    functions: Functions,
+    lifecycle: Mutex<Lifecycle>,
+    changed: Condvar,
+    inside: AtomicUsize,
+    tokens: Mutex<Vec<Arc<Token>>>,
+    reaper: Reaper,
+}
+
+/// A pool's share in a module: while there is one, the module stays initialized.
+pub struct ModuleUse(Arc<Module>);
+
+/// A thread is inside the module.
+pub struct Inside<'a>(&'a Module);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Set when the VM stops: nobody enters a module any more.
+static HALTING: AtomicBool = AtomicBool::new(false);
+
+/// Keeps everybody out of every module, and waits until those inside have left; `false`: not within `timeout`.
+pub(crate) fn halt(timeout: Duration) -> bool {
+    HALTING.store(true, Ordering::SeqCst);
+    let until = Instant::now() + timeout;
+    // At exit another thread may hold the registry's lock for good: then nobody can be waited for.
+    let Some(modules) = MODULES.try_lock_until(until).map(|modules| modules.values().cloned().collect::<Vec<_>>()) else {
+        return false;
+    };
+    while modules.iter().any(|module| module.inside.load(Ordering::SeqCst) > 0) {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+impl Module {
+    /// The module at `path`, loaded and initialized.
+    pub fn acquire(path: &str, config: &ModuleConfig) -> Result<ModuleUse, Error> {
+        let module = Self::load(path, config)?;
+        module.start(config)?;
+        Ok(ModuleUse(module))
+    }
+
+    fn load(path: &str, config: &ModuleConfig) -> Result<Arc<Self>, Error> {
+        let failed = |cause: String| Error::ModuleLoadFailed { path: path.to_owned(), cause };
+        let canonical = std::fs::canonicalize(path).map_err(|error| failed(error.to_string()))?;
+        if !canonical.is_file() {
+            return Err(failed("not a file".into()));
+        }
+        let found = MODULES.lock().get(&canonical).cloned();
+        if let Some(module) = found {
+            return Ok(module);
+        }
+        if let Some(expected) = &config.sha256 {
+            let actual = digest_of(&canonical).map_err(|error| failed(error.to_string()))?;
+            if !actual.eq_ignore_ascii_case(expected) {
+                let (path, expected) = (path.to_owned(), expected.to_ascii_lowercase());
+                return Err(Error::ModuleDigestMismatch { path, expected, actual });
+            }
+        }
+        // The library's constructors may read its variables already.
+        set_env(&config.env);
+        let functions = Functions::load(&canonical).map_err(|error| match error {
+            LoadError::NotLoadable { message, .. } => failed(message),
+            LoadError::NotPkcs11 { message, .. } => failed(format!("not a PKCS#11 library: {message}")),
+            LoadError::FunctionList { error, .. } => Error::Call(error),
+        })?;
+        let reaper = Reaper::start().map_err(|error| failed(error.to_string()))?;
+        let module = Arc::new(Self {
+            path: canonical.clone(),
+            functions,
+            lifecycle: Mutex::new(Lifecycle { phase: Phase::Down, config: config.clone(), users: 0 }),
+            changed: Condvar::new(),
+            inside: AtomicUsize::new(0),
+            tokens: Mutex::default(),
+            reaper,
+        });
+        // Another may have loaded it meanwhile: the dynamic linker gave both the same library, and the first one counts.
+        Ok(MODULES.lock().entry(canonical).or_insert(module).clone())
+    }
+
+    /// Counts a user; initializes the module for the first one.
+    fn start(self: &Arc<Self>, config: &ModuleConfig) -> Result<(), Error> {
+        let until = Instant::now() + LIFECYCLE_TIMEOUT;
+        let mut lifecycle = self.lifecycle.lock();
+        loop {
+            match lifecycle.phase {
+                Phase::Changing => {
+                    if self.changed.wait_until(&mut lifecycle, until).timed_out() {
+                        return Err(Error::ModuleBusy { path: self.display() });
+                    }
+                }
+                Phase::Up { .. } => {
+                    if let Some(option) = lifecycle.config.difference(config) {
+                        return Err(Error::ModuleConflict { path: self.display(), option });
+                    }
+                    lifecycle.users += 1;
+                    return Ok(());
+                }
+                Phase::Down => break,
+            }
+        }
+        // The digest was checked at load; a loaded file is what it was then.
+        if config.sha256 != lifecycle.config.sha256 {
+            if let Some(expected) = &config.sha256 {
+                drop(lifecycle);
+                return self.check_digest(expected).and_then(|()| {
+                    self.lifecycle.lock().config.sha256 = Some(expected.clone());
+                    self.start(config)
+                });
+            }
+        }
+        lifecycle.phase = Phase::Changing;
+        drop(lifecycle);
+        let result = self.initialize(config);
+        let mut lifecycle = self.lifecycle.lock();
+        lifecycle.phase = match &result {
+            Ok(ours) => Phase::Up { ours: *ours },
+            Err(_) => Phase::Down,
+        };
+        if result.is_ok() {
+            lifecycle.users += 1;
+            lifecycle.config = config.clone();
+        }
+        self.changed.notify_all();
+        result.map(|_| ())
+    }
+
+    /// `C_Initialize`; `Ok(false)`: somebody else had done it, and the module is adopted.
+    fn initialize(&self, config: &ModuleConfig) -> Result<bool, Error> {
+        set_env(&config.env);
+        let args =
+            match &config.args {
+                Some(args) => Some(CString::new(args.as_str()).map_err(|_| Error::ModuleLoadFailed {
+                    path: self.display(),
+                    cause: "module_args holds a NUL byte".into(),
+                })?),
+                None => None,
+            };
+        let _inside = self.enter()?;
+        let result = self.functions.initialize(args.as_deref());
+        // After the module's own exit handlers, hence run before them.
+        exit::guard();
+        match result {
+            Ok(()) => Ok(true),
+            Err(error) if error.code == CKR_CRYPTOKI_ALREADY_INITIALIZED => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Finalizes a module of ours that nobody uses and nobody is inside of. Called by the reaper, behind the last session's close.
+    pub(crate) fn finalize_if_unused(&self) {
+        {
+            let mut lifecycle = self.lifecycle.lock();
+            let ours = lifecycle.phase == Phase::Up { ours: true };
+            if !ours || lifecycle.users > 0 || self.inside.load(Ordering::SeqCst) > 0 || HALTING.load(Ordering::SeqCst) {
+                return;
+            }
+            lifecycle.phase = Phase::Changing;
+        }
+        let open: usize = self.tokens.lock().iter().map(|token| token.gate.sessions()).sum();
+        let finalized = open == 0
+            && self.enter().is_ok_and(|_inside| {
+                // SAFETY: no pool uses the module, no session of ours is open, and nobody comes in while the phase is `Changing`: whoever wants
+                // to has to be a user first. The one that is inside is this thread.
+                unsafe { self.functions.finalize() }.is_ok()
+            });
+        self.lifecycle.lock().phase = if finalized { Phase::Down } else { Phase::Up { ours: true } };
+        self.changed.notify_all();
+    }
+
+    fn check_digest(&self, expected: &str) -> Result<(), Error> {
+        let path = self.display();
+        let actual =
+            digest_of(&self.path).map_err(|error| Error::ModuleLoadFailed { path: path.clone(), cause: error.to_string() })?;
+        if actual.eq_ignore_ascii_case(expected) {
+            return Ok(());
+        }
+        Err(Error::ModuleDigestMismatch { path, expected: expected.to_ascii_lowercase(), actual })
+    }
+
+    /// Counts this thread as inside the module, unless the VM is stopping.
+    pub fn enter(&self) -> Result<Inside<'_>, Error> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(self);
+        if HALTING.load(Ordering::SeqCst) { Err(Error::Halting) } else { Ok(inside) }
+    }
+
+    /// How many threads are inside.
+    pub fn inside(&self) -> usize {
+        self.inside.load(Ordering::SeqCst)
+    }
+
+    /// Its functions.
+    pub fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    pub(crate) fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    /// The one `Token` of this identity; made on first sight, kept for ever, so that a poisoned credential stays so.
+    pub(crate) fn token(&self, identity: &[u8], make: impl FnOnce() -> Token) -> Arc<Token> {
+        let mut tokens = self.tokens.lock();
+        if let Some(token) = tokens.iter().find(|token| &*token.identity == identity) {
+            return token.clone();
+        }
+        let token = Arc::new(make());
+        tokens.push(token.clone());
+        token
+    }
+
+    fn display(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+impl ModuleUse {
+    /// The module.
+    pub fn module(&self) -> &Arc<Module> {
+        &self.0
+    }
+}
+
+impl Drop for ModuleUse {
+    fn drop(&mut self) {
+        let last = {
+            let mut lifecycle = self.0.lifecycle.lock();
+            lifecycle.users = lifecycle.users.saturating_sub(1);
+            lifecycle.users == 0
+        };
+        if last {
+            self.0.reaper.finalize(self.0.clone());
+        }
+    }
+}
+
+impl ModuleConfig {
+    /// The option in which `wanted` asks for something else than this one has; what it does not name, it does not ask for.
+    fn difference(&self, wanted: &Self) -> Option<&'static str> {
+        let differs = |has: &Option<String>, wants: &Option<String>| wants.is_some() && has != wants;
+        if differs(&self.sha256, &wanted.sha256) {
+            return Some("module_sha256");
+        }
+        if !wanted.env.is_empty() && self.env != wanted.env {
+            return Some("module_env");
+        }
+        differs(&self.args, &wanted.args).then_some("module_args")
+    }
+}
+
+fn digest_of(path: &Path) -> std::io::Result<String> {
+    let digest = Sha256::digest(std::fs::read(path)?);
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// libc's own environment: the VM's `System.put_env` does not reach it.
+fn set_env(variables: &BTreeMap<String, String>) {
+    for (name, value) in variables {
+        // SAFETY: other threads of the VM may read the environment at the same time; glibc guards its own table, and nothing but the
+        // configured names is touched, before the module that reads them is initialized.
+        unsafe { std::env::set_var(name, value) };
+    }
+}

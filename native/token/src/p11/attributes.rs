@@ -1,0 +1,234 @@
+//! Reading attributes, `C_GetAttributeValue`.
+
+use std::fmt;
+use std::ptr;
+
+use cryptoki_sys::*;
+use zeroize::Zeroize;
+
+use super::buffer::length;
+use super::error::{CallError, Phase, check};
+use super::functions::{Functions, call};
+
+/// `CK_ULONG`s in the buffer that each attribute gets at first; 512 bytes hold all but certificates and large keys.
+const GUESS: usize = 512 / size_of::<CK_ULONG>();
+
+/// Most bytes that one attribute is believed to have.
+const MOST: usize = 64 << 20;
+
+/// How often an attribute may change its length between the call that asks for it and the call that reads it.
+const ATTEMPTS: usize = 4;
+
+/// `CK_UNAVAILABLE_INFORMATION`.
+const UNAVAILABLE: CK_ULONG = CK_ULONG::MAX;
+
+/// What reading an attribute gave. Its `Debug` shows lengths in place of bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub enum AttributeRead {
+    /// Its value, as the module has it: a `CK_ULONG` in the machine's own byte order.
+    Value(Vec<u8>),
+    /// The token does not reveal it.
+    Sensitive,
+    /// The object has no such attribute, or none that can be read.
+    Unknown,
+}
+
+impl AttributeRead {
+    /// The bytes, where there are any to be had.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            AttributeRead::Value(bytes) => Some(bytes),
+            AttributeRead::Sensitive | AttributeRead::Unknown => None,
+        }
+    }
+
+    /// The value as a `CK_ULONG`, where it has the size of one.
+    pub fn ulong(&self) -> Option<CK_ULONG> {
+        let bytes = self.bytes()?.try_into().ok()?;
+        Some(CK_ULONG::from_ne_bytes(bytes))
+    }
+
+    /// The value as a `CK_BBOOL`, where it has the size of one.
+    pub fn bool(&self) -> Option<bool> {
+        match self.bytes()? {
+            [byte] => Some(*byte != CK_FALSE),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for AttributeRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttributeRead::Value(bytes) => write!(f, "Value([{} bytes])", bytes.len()),
+            AttributeRead::Sensitive => write!(f, "Sensitive"),
+            AttributeRead::Unknown => write!(f, "Unknown"),
+        }
+    }
+}
+
+/// `C_GetAttributeValue`: reads attributes of an object, in the order asked for. One call for all of them, and up to
+/// two more for each that is longer than 512 bytes or cannot be read.
+///
+/// Attributes that hold templates (`CKA_WRAP_TEMPLATE` ...) are not read and come back as `Unknown`.
+pub fn get_attributes(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kinds: &[CK_ATTRIBUTE_TYPE],
+) -> Result<Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>, CallError> {
+    let readable: Vec<CK_ATTRIBUTE_TYPE> = kinds.iter().copied().filter(|kind| !holds_template(*kind)).collect();
+    let mut scratch = Scratch::new(readable.len().saturating_mul(GUESS))?;
+    let mut attributes: Vec<CK_ATTRIBUTE> = readable
+        .iter()
+        .zip(scratch.0.chunks_exact_mut(GUESS))
+        .map(|(kind, room)| CK_ATTRIBUTE {
+            type_: *kind,
+            pValue: room.as_mut_ptr().cast(),
+            ulValueLen: size_of_val(room) as CK_ULONG,
+        })
+        .collect();
+    let code = if attributes.is_empty() { CKR_OK } else { read(functions, session, object, &mut attributes)? };
+    let mut answers = attributes.iter().zip(scratch.0.chunks_exact(GUESS));
+    kinds
+        .iter()
+        .map(|kind| {
+            if holds_template(*kind) {
+                return Ok((*kind, AttributeRead::Unknown));
+            }
+            let value = match answers.next() {
+                Some((attribute, room)) => value(attribute, room, code),
+                None => None,
+            };
+            match value {
+                Some(bytes) => Ok((*kind, AttributeRead::Value(bytes))),
+                None => Ok((*kind, read_alone(functions, session, object, *kind)?)),
+            }
+        })
+        .collect()
+}
+
+/// The value that the call for all has left in an attribute's room, or None where it has to be read alone to know.
+fn value(attribute: &CK_ATTRIBUTE, room: &[CK_ULONG], code: CK_RV) -> Option<Vec<u8>> {
+    let size = usize::try_from(attribute.ulValueLen).ok()?;
+    let bytes = as_bytes(room);
+    // A call that failed for another attribute may have stopped there, and left this one as it was.
+    if code != CKR_OK && size == bytes.len() {
+        return None;
+    }
+    Some(bytes.get(..size)?.to_vec())
+}
+
+/// Reads one attribute by asking for its length first; its return code says why when there is no value.
+fn read_alone(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kind: CK_ATTRIBUTE_TYPE,
+) -> Result<AttributeRead, CallError> {
+    for _ in 0..ATTEMPTS {
+        let mut attribute = [CK_ATTRIBUTE { type_: kind, pValue: ptr::null_mut(), ulValueLen: 0 }];
+        match read(functions, session, object, &mut attribute)? {
+            CKR_ATTRIBUTE_SENSITIVE => return Ok(AttributeRead::Sensitive),
+            CKR_ATTRIBUTE_TYPE_INVALID => return Ok(AttributeRead::Unknown),
+            _ => {}
+        }
+        let size = attribute[0].ulValueLen;
+        if size == UNAVAILABLE {
+            return Ok(AttributeRead::Unknown);
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if size == 0 {
+            return Ok(AttributeRead::Value(Vec::new()));
+        }
+        let mut scratch = Scratch::new(size.div_ceil(size_of::<CK_ULONG>()))?;
+        attribute[0].pValue = scratch.0.as_mut_ptr().cast();
+        match read(functions, session, object, &mut attribute)? {
+            CKR_OK => {
+                let size = usize::try_from(attribute[0].ulValueLen).unwrap_or(usize::MAX);
+                let bytes = as_bytes(&scratch.0).get(..size);
+                return Ok(bytes.map_or(AttributeRead::Unknown, |bytes| AttributeRead::Value(bytes.to_vec())));
+            }
+            CKR_ATTRIBUTE_SENSITIVE => return Ok(AttributeRead::Sensitive),
+            CKR_ATTRIBUTE_TYPE_INVALID => return Ok(AttributeRead::Unknown),
+            _ => {}
+        }
+    }
+    Err(CallError::new("C_GetAttributeValue", CKR_BUFFER_TOO_SMALL, Phase::Single))
+}
+
+/// The call. Its codes that speak of single attributes are answers, the others errors.
+fn read(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    attributes: &mut [CK_ATTRIBUTE],
+) -> Result<CK_RV, CallError> {
+    let (pointer, count) = (attributes.as_mut_ptr(), length(attributes));
+    // SAFETY: each `pValue` is NULL or has room for `ulValueLen` zeroed bytes, aligned for `CK_ULONG`.
+    let code = unsafe { call!(functions, C_GetAttributeValue(session, object, pointer, count)) };
+    match code {
+        CKR_ATTRIBUTE_SENSITIVE | CKR_ATTRIBUTE_TYPE_INVALID | CKR_BUFFER_TOO_SMALL => Ok(code),
+        code => check("C_GetAttributeValue", Phase::Single, code).map(|()| CKR_OK),
+    }
+}
+
+fn holds_template(kind: CK_ATTRIBUTE_TYPE) -> bool {
+    matches!(
+        kind,
+        CKA_WRAP_TEMPLATE | CKA_UNWRAP_TEMPLATE | CKA_DERIVE_TEMPLATE | CKA_ENCAPSULATE_TEMPLATE | CKA_DECAPSULATE_TEMPLATE
+    )
+}
+
+/// Zeroed room for values, which may be keys: wiped when dropped. Of `CK_ULONG`s, since modules store such in place.
+struct Scratch(Vec<CK_ULONG>);
+
+impl Scratch {
+    fn new(ulongs: usize) -> Result<Scratch, CallError> {
+        let mut room = Vec::new();
+        let no_room = || CallError::new("C_GetAttributeValue", CKR_HOST_MEMORY, Phase::Single);
+        if ulongs > MOST / size_of::<CK_ULONG>() {
+            return Err(no_room());
+        }
+        room.try_reserve_exact(ulongs).map_err(|_| no_room())?;
+        room.resize(ulongs, 0);
+        Ok(Scratch(room))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+fn as_bytes(ulongs: &[CK_ULONG]) -> &[u8] {
+    // SAFETY: the same initialized memory; bytes have no alignment and no invalid values.
+    unsafe { std::slice::from_raw_parts(ulongs.as_ptr().cast(), size_of_val(ulongs)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_by_type() {
+        let seven = AttributeRead::Value((7 as CK_ULONG).to_ne_bytes().to_vec());
+        assert_eq!((seven.ulong(), seven.bool()), (Some(7), None));
+        let yes = AttributeRead::Value(vec![1]);
+        assert_eq!((yes.ulong(), yes.bool()), (None, Some(true)));
+        assert_eq!(AttributeRead::Sensitive.bytes(), None);
+        assert_eq!(format!("{seven:?}"), format!("Value([{} bytes])", size_of::<CK_ULONG>()));
+    }
+
+    #[test]
+    fn an_untouched_room_is_no_value() {
+        let room = [0; GUESS];
+        let attribute = |size: usize| CK_ATTRIBUTE { ulValueLen: size as CK_ULONG, ..Default::default() };
+        assert_eq!(value(&attribute(2), &room, CKR_OK), Some(vec![0; 2]));
+        assert_eq!(value(&attribute(512), &room, CKR_OK), Some(vec![0; 512]));
+        assert_eq!(value(&attribute(512), &room, CKR_ATTRIBUTE_SENSITIVE), None);
+        assert_eq!(value(&attribute(513), &room, CKR_OK), None);
+        assert_eq!(value(&attribute(usize::MAX), &room, CKR_OK), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! Lengths, pointers and output buffers as C wants them.
+
+use cryptoki_sys::*;
+
+use super::error::{CallError, Phase};
+
+/// Bytes that an output may need beyond twice the input, whatever the module says.
+const OUTPUT_SLACK: usize = 1 << 20;
+
+/// A stand-in for the address of no bytes: modules refuse NULL, and Rust's own address of an empty slice is none.
+static NOTHING: [u8; 1] = [0];
+
+/// The address of input that the module only reads. Never NULL.
+pub(super) fn input(bytes: &[u8]) -> CK_BYTE_PTR {
+    let bytes = if bytes.is_empty() { &NOTHING } else { bytes };
+    bytes.as_ptr().cast_mut()
+}
+
+/// The address of an optional input: NULL when empty, as mechanism parameters have it.
+pub(super) fn optional(bytes: &[u8]) -> CK_BYTE_PTR {
+    if bytes.is_empty() { std::ptr::null_mut() } else { bytes.as_ptr().cast_mut() }
+}
+
+/// A length as C has it.
+pub(super) fn length<T>(slice: &[T]) -> CK_ULONG {
+    slice.len() as CK_ULONG
+}
+
+/// Zeroed bytes, or `CKR_HOST_MEMORY` when there is no room for so many.
+pub(super) fn zeroed(size: usize, function: &'static str, phase: Phase) -> Result<Vec<u8>, CallError> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size).map_err(|_| CallError::new(function, CKR_HOST_MEMORY, phase))?;
+    bytes.resize(size, 0);
+    Ok(bytes)
+}
+
+/// Runs a call that writes its output into a buffer: straight into one of `guess` bytes, and again into a larger one
+/// for as long as it answers `CKR_BUFFER_TOO_SMALL`, up to twice `input_size` and 1 MiB.
+///
+/// `call` gets the buffer's address and its length, replaces the length by that of the output, and returns the `CK_RV`.
+pub(super) fn output(
+    function: &'static str,
+    phase: Phase,
+    guess: usize,
+    input_size: usize,
+    mut call: impl FnMut(CK_BYTE_PTR, &mut CK_ULONG) -> CK_RV,
+) -> Result<Vec<u8>, CallError> {
+    let limit = input_size.saturating_mul(2).saturating_add(OUTPUT_SLACK);
+    let mut size = guess.clamp(1, limit);
+    loop {
+        let mut buffer = zeroed(size, function, phase)?;
+        let mut written = length(&buffer);
+        let code = call(buffer.as_mut_ptr(), &mut written);
+        let written = usize::try_from(written).unwrap_or(usize::MAX);
+        match code {
+            CKR_OK if written <= size => {
+                buffer.truncate(written);
+                return Ok(buffer);
+            }
+            // It claims to have written beyond the buffer: nothing it says can be trusted.
+            CKR_OK => {
+                return Err(CallError { function, code: CKR_GENERAL_ERROR, phase, active: phase == Phase::Final });
+            }
+            CKR_BUFFER_TOO_SMALL if size < limit => {
+                let told = (written > size && written != usize::MAX).then_some(written);
+                size = match told {
+                    Some(wanted) if wanted > limit => {
+                        return Err(CallError::new(function, code, phase));
+                    }
+                    Some(wanted) => wanted,
+                    None => size.saturating_mul(2).min(limit),
+                };
+            }
+            code => return Err(CallError::new(function, code, phase)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module that needs `needed` bytes and says so, or says `answer` instead. Gives the sizes it was called with.
+    fn run(guess: usize, needed: usize, answer: Option<CK_ULONG>) -> (Result<usize, CallError>, Vec<usize>) {
+        let mut sizes = Vec::new();
+        let result = output("C_Sign", Phase::Final, guess, 0, |_, length| {
+            sizes.push(*length as usize);
+            if (*length as usize) < needed {
+                *length = answer.unwrap_or(needed as CK_ULONG);
+                CKR_BUFFER_TOO_SMALL
+            } else {
+                *length = needed as CK_ULONG;
+                CKR_OK
+            }
+        });
+        (result.map(|bytes| bytes.len()), sizes)
+    }
+
+    #[test]
+    fn one_call_when_the_guess_fits() {
+        assert_eq!(run(1024, 256, None), (Ok(256), vec![1024]));
+    }
+
+    #[test]
+    fn takes_the_length_it_is_told() {
+        assert_eq!(run(1, 256, None), (Ok(256), vec![1, 256]));
+    }
+
+    #[test]
+    fn doubles_when_told_nothing_useful() {
+        for answer in [0, 1, CK_ULONG::MAX] {
+            assert_eq!(run(2, 9, Some(answer)), (Ok(9), vec![2, 4, 8, 16]));
+        }
+    }
+
+    #[test]
+    fn gives_up_at_the_limit() {
+        let (result, sizes) = run(1 << 10, usize::MAX, Some(0));
+        let error = result.unwrap_err();
+        assert_eq!((error.code, error.active), (CKR_BUFFER_TOO_SMALL, true));
+        assert_eq!(sizes.last(), Some(&OUTPUT_SLACK));
+        let (result, sizes) = run(1 << 10, usize::MAX, Some(1 << 40));
+        assert_eq!(result.unwrap_err().code, CKR_BUFFER_TOO_SMALL);
+        assert_eq!(sizes.len(), 1);
+    }
+
+    #[test]
+    fn does_not_believe_more_than_the_buffer_holds() {
+        let error = output("C_Sign", Phase::Final, 8, 0, |_, length| {
+            *length = 9;
+            CKR_OK
+        })
+        .unwrap_err();
+        assert_eq!((error.code, error.active), (CKR_GENERAL_ERROR, true));
+    }
+
+    #[test]
+    fn absurd_sizes_do_not_panic() {
+        let error = zeroed(usize::MAX, "C_GenerateRandom", Phase::Single).unwrap_err();
+        assert_eq!(error.code, CKR_HOST_MEMORY);
+    }
+}

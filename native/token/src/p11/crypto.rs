@@ -1,0 +1,153 @@
+//! Cryptographic operations in one go: the Init call, then the final call straight into a sized buffer.
+//!
+//! Two C calls each, one more only when the buffer proves too small (and one before for raw RSA, `CKM_RSA_X_509`).
+//! Input may be empty; it is not copied.
+
+use cryptoki_sys::*;
+
+use super::attributes::get_attributes;
+use super::buffer::{input, length, output, zeroed};
+use super::error::{CallError, Phase, check};
+use super::functions::{Functions, call};
+use super::mechanism::Mechanism;
+
+/// Bytes of the first buffer for a signature or digest when the caller has no better idea. Enough for RSA-8192.
+pub const SIGNATURE_HINT: usize = 1024;
+
+/// Bytes that encryption and decryption may add to their input before a second call is needed.
+const CIPHER_MARGIN: usize = 1024;
+
+/// `C_SignInit`, `C_Sign`. `hint` is the size in bytes of the first buffer, such as [`SIGNATURE_HINT`].
+pub fn sign(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+    hint: usize,
+) -> Result<Vec<u8>, CallError> {
+    check_raw_rsa("C_Sign", functions, session, key, mechanism, data)?;
+    mechanism.with_ck(|mechanism| {
+        // SAFETY: the mechanism and what it points to live through both calls.
+        let code = unsafe { call!(functions, C_SignInit(session, mechanism, key)) };
+        check("C_SignInit", Phase::Init, code)?;
+        output("C_Sign", Phase::Final, hint, data.len(), |buffer, size| {
+            // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
+            unsafe { call!(functions, C_Sign(session, input(data), length(data), buffer, size)) }
+        })
+    })
+}
+
+/// `C_VerifyInit`, `C_Verify`. A signature that does not match is `CKR_SIGNATURE_INVALID`, or
+/// `CKR_SIGNATURE_LEN_RANGE` where its length alone gives it away.
+pub fn verify(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+    signature: &[u8],
+) -> Result<(), CallError> {
+    check_raw_rsa("C_Verify", functions, session, key, mechanism, data)?;
+    mechanism.with_ck(|mechanism| {
+        // SAFETY: the mechanism and what it points to live through both calls.
+        let code = unsafe { call!(functions, C_VerifyInit(session, mechanism, key)) };
+        check("C_VerifyInit", Phase::Init, code)?;
+        // SAFETY: both inputs are only read.
+        let code = unsafe { call!(functions, C_Verify(session, input(data), length(data), input(signature), length(signature))) };
+        check("C_Verify", Phase::Final, code)
+    })
+}
+
+/// `C_DigestInit`, `C_Digest`.
+pub fn digest(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+) -> Result<Vec<u8>, CallError> {
+    mechanism.with_ck(|mechanism| {
+        // SAFETY: the mechanism and what it points to live through both calls.
+        let code = unsafe { call!(functions, C_DigestInit(session, mechanism)) };
+        check("C_DigestInit", Phase::Init, code)?;
+        output("C_Digest", Phase::Final, SIGNATURE_HINT, data.len(), |buffer, size| {
+            // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
+            unsafe { call!(functions, C_Digest(session, input(data), length(data), buffer, size)) }
+        })
+    })
+}
+
+/// `C_EncryptInit`, `C_Encrypt`.
+pub fn encrypt(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+) -> Result<Vec<u8>, CallError> {
+    let guess = data.len().saturating_add(CIPHER_MARGIN);
+    check_raw_rsa("C_Encrypt", functions, session, key, mechanism, data)?;
+    mechanism.with_ck(|mechanism| {
+        // SAFETY: the mechanism and what it points to live through both calls.
+        let code = unsafe { call!(functions, C_EncryptInit(session, mechanism, key)) };
+        check("C_EncryptInit", Phase::Init, code)?;
+        output("C_Encrypt", Phase::Final, guess, data.len(), |buffer, size| {
+            // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
+            unsafe { call!(functions, C_Encrypt(session, input(data), length(data), buffer, size)) }
+        })
+    })
+}
+
+/// `C_DecryptInit`, `C_Decrypt`.
+pub fn decrypt(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+) -> Result<Vec<u8>, CallError> {
+    let guess = data.len().saturating_add(CIPHER_MARGIN);
+    mechanism.with_ck(|mechanism| {
+        // SAFETY: the mechanism and what it points to live through both calls.
+        let code = unsafe { call!(functions, C_DecryptInit(session, mechanism, key)) };
+        check("C_DecryptInit", Phase::Init, code)?;
+        output("C_Decrypt", Phase::Final, guess, data.len(), |buffer, size| {
+            // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
+            unsafe { call!(functions, C_Decrypt(session, input(data), length(data), buffer, size)) }
+        })
+    })
+}
+
+/// Turns down input for `CKM_RSA_X_509` that is longer than the key's modulus: SoftHSM 2.6.1 counts below zero then,
+/// and ends the *process* by `exit(5)`. One `C_GetAttributeValue` before the Init, with this mechanism only.
+fn check_raw_rsa(
+    function: &'static str,
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+) -> Result<(), CallError> {
+    if mechanism.code != CKM_RSA_X_509 {
+        return Ok(());
+    }
+    let read = get_attributes(functions, session, key, &[CKA_MODULUS])?;
+    let modulus = read.first().and_then(|(_, read)| read.bytes());
+    let size = modulus.map(|bytes| bytes.iter().skip_while(|byte| **byte == 0).count());
+    match size {
+        Some(size) if data.len() > size => Err(CallError::new(function, CKR_DATA_LEN_RANGE, Phase::Init)),
+        _ => Ok(()),
+    }
+}
+
+/// `C_GenerateRandom`: `count` bytes. None at all makes no call.
+pub fn generate_random(functions: &Functions, session: CK_SESSION_HANDLE, count: usize) -> Result<Vec<u8>, CallError> {
+    let mut bytes = zeroed(count, "C_GenerateRandom", Phase::Single)?;
+    if bytes.is_empty() {
+        return Ok(bytes);
+    }
+    // SAFETY: the buffer has room for `count` bytes.
+    let code = unsafe { call!(functions, C_GenerateRandom(session, bytes.as_mut_ptr(), count as CK_ULONG)) };
+    check("C_GenerateRandom", Phase::Single, code)?;
+    Ok(bytes)
+}

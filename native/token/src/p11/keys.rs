@@ -1,0 +1,131 @@
+//! Generating, wrapping, unwrapping and deriving keys.
+
+use cryptoki_sys::*;
+
+use super::buffer::{input, length, output};
+use super::error::{CallError, Phase, check};
+use super::functions::{Functions, call};
+use super::mechanism::Mechanism;
+use super::template::{Attribute, count, with_ck};
+
+/// Bytes of the first buffer for a wrapped key. Enough for RSA-4096.
+const WRAPPED_HINT: usize = 4096;
+
+/// `C_GenerateKey`.
+pub fn generate_key(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mechanism,
+    template: &[Attribute],
+) -> Result<CK_OBJECT_HANDLE, CallError> {
+    let mut key = CK_INVALID_HANDLE;
+    let code = mechanism.with_ck(|mechanism| {
+        with_ck(template, |attributes| {
+            let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+            // SAFETY: mechanism and template live through the call; the handle is a local.
+            unsafe { call!(functions, C_GenerateKey(session, mechanism, pointer, size, &mut key)) }
+        })
+    });
+    check("C_GenerateKey", Phase::Single, code)?;
+    Ok(key)
+}
+
+/// `C_GenerateKeyPair`. Gives the public and the private key.
+pub fn generate_key_pair(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mechanism,
+    public_template: &[Attribute],
+    private_template: &[Attribute],
+) -> Result<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE), CallError> {
+    let (mut public, mut private) = (CK_INVALID_HANDLE, CK_INVALID_HANDLE);
+    let code = mechanism.with_ck(|mechanism| {
+        with_ck(public_template, |public_part| {
+            with_ck(private_template, |private_part| {
+                let (public_pointer, public_size) = (public_part.as_mut_ptr(), count(public_part));
+                let (private_pointer, private_size) = (private_part.as_mut_ptr(), count(private_part));
+                // SAFETY: mechanism and templates live through the call; the handles are locals.
+                unsafe {
+                    call!(
+                        functions,
+                        C_GenerateKeyPair(
+                            session,
+                            mechanism,
+                            public_pointer,
+                            public_size,
+                            private_pointer,
+                            private_size,
+                            &mut public,
+                            &mut private
+                        )
+                    )
+                }
+            })
+        })
+    });
+    check("C_GenerateKeyPair", Phase::Single, code)?;
+    Ok((public, private))
+}
+
+/// `C_WrapKey`: the key, encrypted under the wrapping key.
+pub fn wrap_key(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mechanism,
+    wrapping_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+) -> Result<Vec<u8>, CallError> {
+    mechanism.with_ck(|mechanism| {
+        let mechanism: CK_MECHANISM_PTR = mechanism;
+        output("C_WrapKey", Phase::Single, WRAPPED_HINT, 0, |buffer, size| {
+            // SAFETY: the mechanism lives through the call; `buffer` has room for `size` bytes.
+            unsafe { call!(functions, C_WrapKey(session, mechanism, wrapping_key, key, buffer, size)) }
+        })
+    })
+}
+
+/// `C_UnwrapKey`: makes a key object of a wrapped key.
+pub fn unwrap_key(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mechanism,
+    unwrapping_key: CK_OBJECT_HANDLE,
+    wrapped: &[u8],
+    template: &[Attribute],
+) -> Result<CK_OBJECT_HANDLE, CallError> {
+    let mut key = CK_INVALID_HANDLE;
+    let code = mechanism.with_ck(|mechanism| {
+        with_ck(template, |attributes| {
+            let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+            // SAFETY: mechanism, wrapped key and template live through the call; the handle is a local.
+            unsafe {
+                call!(
+                    functions,
+                    C_UnwrapKey(session, mechanism, unwrapping_key, input(wrapped), length(wrapped), pointer, size, &mut key)
+                )
+            }
+        })
+    });
+    check("C_UnwrapKey", Phase::Single, code)?;
+    Ok(key)
+}
+
+/// `C_DeriveKey`: makes a key object from a base key.
+pub fn derive_key(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    mechanism: &Mechanism,
+    base_key: CK_OBJECT_HANDLE,
+    template: &[Attribute],
+) -> Result<CK_OBJECT_HANDLE, CallError> {
+    let mut key = CK_INVALID_HANDLE;
+    let code = mechanism.with_ck(|mechanism| {
+        with_ck(template, |attributes| {
+            let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+            // SAFETY: mechanism and template live through the call; the handle is a local.
+            unsafe { call!(functions, C_DeriveKey(session, mechanism, base_key, pointer, size, &mut key)) }
+        })
+    });
+    check("C_DeriveKey", Phase::Single, code)?;
+    Ok(key)
+}

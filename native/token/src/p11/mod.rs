@@ -1,0 +1,32 @@
+//! A thin, safe layer over the raw PKCS#11 function list.
+//!
+//! Each function here makes the fewest C calls that its job needs and hands back either the module's answer or a
+//! [`CallError`] that names the C function, the return code and where in the operation it happened. There is no
+//! pooling, retry, login policy or cache: those belong to the layers above.
+//!
+//! All functions may block for as long as the module does. The module must have been initialized, by
+//! [`Functions::initialize`] or by someone else in the process; before that they return
+//! `CKR_CRYPTOKI_NOT_INITIALIZED`. A session may be used by one thread at a time.
+
+pub mod attributes;
+mod buffer;
+pub mod codes;
+pub mod crypto;
+mod error;
+mod functions;
+pub mod keys;
+mod mechanism;
+pub mod objects;
+pub mod session;
+pub mod slots;
+mod template;
+
+pub use attributes::AttributeRead;
+pub use codes::Class;
+pub use error::{CallError, Phase};
+pub use functions::{Functions, LoadError};
+pub use mechanism::{Mechanism, Params};
+pub use objects::ObjectInfo;
+pub use session::SessionInfo;
+pub use slots::{LibraryInfo, MechanismInfo, SlotInfo, TokenInfo};
+pub use template::{Attribute, Template, Value};

@@ -1,0 +1,151 @@
+//! Objects: finding, reading, making, changing and destroying them.
+
+use cryptoki_sys::*;
+
+use super::buffer::length;
+use super::error::{CallError, Phase, check};
+use super::functions::{Functions, call};
+use super::template::{Attribute, count, with_ck};
+
+pub use super::attributes::get_attributes;
+pub use super::keys::{derive_key, generate_key, generate_key_pair, unwrap_key, wrap_key};
+
+/// Handles asked for in one `C_FindObjects`.
+const BATCH: usize = 64;
+
+/// What tells an object apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its handle on this token, valid until a logout or its destruction.
+    pub handle: CK_OBJECT_HANDLE,
+    /// `CKO_*`.
+    pub class: Option<CK_ULONG>,
+    /// `CKK_*`, of a key.
+    pub key_type: Option<CK_ULONG>,
+    /// `CKA_ID`; empty when it has none.
+    pub id: Vec<u8>,
+    /// `CKA_LABEL` as it is on the token; empty when it has none.
+    pub label: Vec<u8>,
+}
+
+impl ObjectInfo {
+    /// The label as text, invalid UTF-8 replaced.
+    pub fn label_text(&self) -> String {
+        String::from_utf8_lossy(&self.label).into_owned()
+    }
+}
+
+/// `C_FindObjectsInit`, `C_FindObjects` until there are no more or `limit` is reached, and `C_FindObjectsFinal`, whatever
+/// happened before. Only objects that the session may see: private ones need a login.
+pub fn find_objects(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    template: &[Attribute],
+    limit: Option<usize>,
+) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+    let code = with_ck(template, |attributes| {
+        let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+        // SAFETY: the template lives through the call; the module only reads it.
+        unsafe { call!(functions, C_FindObjectsInit(session, pointer, size)) }
+    });
+    check("C_FindObjectsInit", Phase::Init, code)?;
+    let found = collect(functions, session, limit.unwrap_or(usize::MAX));
+    // SAFETY: takes a handle only.
+    let code = unsafe { call!(functions, C_FindObjectsFinal(session)) };
+    let ended = matches!(code, CKR_OK | CKR_OPERATION_NOT_INITIALIZED);
+    match found {
+        Ok(handles) if ended => Ok(handles),
+        Ok(_) => Err(CallError { active: true, ..CallError::new("C_FindObjectsFinal", code, Phase::Final) }),
+        Err(error) => Err(CallError { active: !ended, ..error }),
+    }
+}
+
+fn collect(functions: &Functions, session: CK_SESSION_HANDLE, limit: usize) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+    let mut handles = Vec::new();
+    while handles.len() < limit {
+        let mut batch = [CK_INVALID_HANDLE; BATCH];
+        let wanted = BATCH.min(limit - handles.len());
+        let batch = &mut batch[..wanted];
+        let (pointer, size) = (batch.as_mut_ptr(), length(batch));
+        let mut found = 0;
+        // SAFETY: `batch` has room for `size` handles.
+        let code = unsafe { call!(functions, C_FindObjects(session, pointer, size, &mut found)) };
+        check("C_FindObjects", Phase::Final, code)?;
+        let found = usize::try_from(found).unwrap_or(wanted).min(wanted);
+        if found == 0 {
+            break;
+        }
+        handles.extend_from_slice(&batch[..found]);
+    }
+    Ok(handles)
+}
+
+/// Class, key type, id and label of an object (`C_GetAttributeValue`).
+pub fn describe(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<ObjectInfo, CallError> {
+    let mut info = ObjectInfo { handle: object, class: None, key_type: None, id: Vec::new(), label: Vec::new() };
+    let kinds = [CKA_CLASS, CKA_KEY_TYPE, CKA_ID, CKA_LABEL];
+    for (kind, read) in get_attributes(functions, session, object, &kinds)? {
+        match kind {
+            CKA_CLASS => info.class = read.ulong(),
+            CKA_KEY_TYPE => info.key_type = read.ulong(),
+            CKA_ID => info.id = read.bytes().unwrap_or_default().to_vec(),
+            _ => info.label = read.bytes().unwrap_or_default().to_vec(),
+        }
+    }
+    Ok(info)
+}
+
+/// `C_CreateObject`.
+pub fn create_object(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    template: &[Attribute],
+) -> Result<CK_OBJECT_HANDLE, CallError> {
+    let mut object = CK_INVALID_HANDLE;
+    let code = with_ck(template, |attributes| {
+        let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+        // SAFETY: the template lives through the call; the handle is a local.
+        unsafe { call!(functions, C_CreateObject(session, pointer, size, &mut object)) }
+    });
+    check("C_CreateObject", Phase::Single, code)?;
+    Ok(object)
+}
+
+/// `C_CopyObject`, with the attributes that shall differ.
+pub fn copy_object(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: &[Attribute],
+) -> Result<CK_OBJECT_HANDLE, CallError> {
+    let mut copy = CK_INVALID_HANDLE;
+    let code = with_ck(template, |attributes| {
+        let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+        // SAFETY: the template lives through the call; the handle is a local.
+        unsafe { call!(functions, C_CopyObject(session, object, pointer, size, &mut copy)) }
+    });
+    check("C_CopyObject", Phase::Single, code)?;
+    Ok(copy)
+}
+
+/// `C_DestroyObject`.
+pub fn destroy_object(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<(), CallError> {
+    // SAFETY: takes handles only; a bad one is an error code.
+    let code = unsafe { call!(functions, C_DestroyObject(session, object)) };
+    check("C_DestroyObject", Phase::Single, code)
+}
+
+/// `C_SetAttributeValue`.
+pub fn set_attributes(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: &[Attribute],
+) -> Result<(), CallError> {
+    let code = with_ck(template, |attributes| {
+        let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
+        // SAFETY: the template lives through the call; the module only reads it.
+        unsafe { call!(functions, C_SetAttributeValue(session, object, pointer, size)) }
+    });
+    check("C_SetAttributeValue", Phase::Single, code)
+}

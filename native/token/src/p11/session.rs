@@ -1,0 +1,89 @@
+//! Sessions and login.
+
+use std::ptr;
+
+use cryptoki_sys::*;
+
+use super::buffer::{input, length};
+use super::error::{CallError, Phase, check};
+use super::functions::{Functions, call};
+
+/// What `C_GetSessionInfo` says of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The slot that it is open on.
+    pub slot: CK_SLOT_ID,
+    /// `CKS_*`.
+    pub state: CK_STATE,
+    /// `CKF_RW_SESSION`, `CKF_SERIAL_SESSION`.
+    pub flags: CK_FLAGS,
+    /// The device's own error code.
+    pub device_error: CK_ULONG,
+}
+
+impl SessionInfo {
+    /// The normal user is logged in.
+    pub fn is_user(&self) -> bool {
+        matches!(self.state, CKS_RO_USER_FUNCTIONS | CKS_RW_USER_FUNCTIONS)
+    }
+
+    /// The security officer is logged in.
+    pub fn is_security_officer(&self) -> bool {
+        self.state == CKS_RW_SO_FUNCTIONS
+    }
+}
+
+/// `C_OpenSession` on a slot, read-write or read-only.
+pub fn open_session(functions: &Functions, slot: CK_SLOT_ID, read_write: bool) -> Result<CK_SESSION_HANDLE, CallError> {
+    let mut flags = CKF_SERIAL_SESSION;
+    if read_write {
+        flags |= CKF_RW_SESSION;
+    }
+    let mut session = CK_INVALID_HANDLE;
+    // SAFETY: the handle is written to a local; no callback and no application pointer are given.
+    let code = unsafe { call!(functions, C_OpenSession(slot, flags, ptr::null_mut(), None, &mut session)) };
+    check("C_OpenSession", Phase::Single, code)?;
+    Ok(session)
+}
+
+/// `C_CloseSession`. Closing an application's last session on a token logs it out.
+pub fn close_session(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<(), CallError> {
+    // SAFETY: takes a handle only; a bad one is an error code.
+    let code = unsafe { call!(functions, C_CloseSession(session)) };
+    check("C_CloseSession", Phase::Single, code)
+}
+
+/// `C_GetSessionInfo`.
+pub fn session_info(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<SessionInfo, CallError> {
+    let mut info = CK_SESSION_INFO::default();
+    // SAFETY: the structure is a local that outlives the call.
+    let code = unsafe { call!(functions, C_GetSessionInfo(session, &mut info)) };
+    check("C_GetSessionInfo", Phase::Single, code)?;
+    Ok(SessionInfo { slot: info.slotID, state: info.state, flags: info.flags, device_error: info.ulDeviceError })
+}
+
+/// `C_Login` as `CKU_USER`, `CKU_SO` or `CKU_CONTEXT_SPECIFIC`, for all of the application's sessions on the token.
+///
+/// No PIN (`None`) is a NULL pointer: the token asks for it by its own means. The PIN is handed on by address, never
+/// copied here.
+pub fn login(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    user_type: CK_USER_TYPE,
+    pin: Option<&[u8]>,
+) -> Result<(), CallError> {
+    let (pointer, size) = match pin {
+        Some(pin) => (input(pin), length(pin)),
+        None => (ptr::null_mut(), 0),
+    };
+    // SAFETY: the PIN is borrowed for the call, and the module only reads it.
+    let code = unsafe { call!(functions, C_Login(session, user_type, pointer, size)) };
+    check("C_Login", Phase::Single, code)
+}
+
+/// `C_Logout`, for all of the application's sessions on the token. Handles of private objects end with it.
+pub fn logout(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<(), CallError> {
+    // SAFETY: takes a handle only; a bad one is an error code.
+    let code = unsafe { call!(functions, C_Logout(session)) };
+    check("C_Logout", Phase::Single, code)
+}

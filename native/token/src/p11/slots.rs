@@ -1,0 +1,265 @@
+//! What the module says of itself, its slots, tokens and mechanisms. Read tolerantly: no malformed text or time makes
+//! a call fail.
+
+use std::ptr;
+
+use cryptoki_sys::*;
+
+use super::buffer::length;
+use super::error::{CallError, Phase, check};
+use super::functions::{Functions, call};
+
+/// How often a list may grow between the call that asks for its length and the call that reads it.
+const LIST_ATTEMPTS: usize = 8;
+
+/// A version, major and minor.
+pub type Version = (u8, u8);
+
+/// `CK_INFO`: the library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LibraryInfo {
+    /// The PKCS#11 version that it follows.
+    pub cryptoki_version: Version,
+    /// Who made it.
+    pub manufacturer: String,
+    /// What it is.
+    pub description: String,
+    /// Its own version.
+    pub version: Version,
+}
+
+/// `CK_SLOT_INFO`: a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// What it is.
+    pub description: String,
+    /// Who made it.
+    pub manufacturer: String,
+    /// `CKF_TOKEN_PRESENT`, `CKF_REMOVABLE_DEVICE`, `CKF_HW_SLOT`.
+    pub flags: CK_FLAGS,
+    /// Of the slot.
+    pub hardware_version: Version,
+    /// Of the slot.
+    pub firmware_version: Version,
+}
+
+/// `CK_TOKEN_INFO`: a token. Counts are `None` where the token does not tell, and limits also where it has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// Given when the token was initialized.
+    pub label: String,
+    /// Who made it.
+    pub manufacturer: String,
+    /// Which model it is.
+    pub model: String,
+    /// Its serial number.
+    pub serial: String,
+    /// `CKF_LOGIN_REQUIRED`, `CKF_USER_PIN_LOCKED` and the like.
+    pub flags: CK_FLAGS,
+    /// Most sessions that an application may have open.
+    pub max_session_count: Option<CK_ULONG>,
+    /// Sessions that this application has open.
+    pub session_count: Option<CK_ULONG>,
+    /// Most read-write sessions that an application may have open.
+    pub max_rw_session_count: Option<CK_ULONG>,
+    /// Read-write sessions that this application has open.
+    pub rw_session_count: Option<CK_ULONG>,
+    /// Most bytes of a PIN.
+    pub max_pin_length: CK_ULONG,
+    /// Fewest bytes of a PIN.
+    pub min_pin_length: CK_ULONG,
+    /// Of the token.
+    pub hardware_version: Version,
+    /// Of the token.
+    pub firmware_version: Version,
+    /// `YYYYMMDDhhmmss00` if the token has a clock; as it came, valid or not.
+    pub utc_time: String,
+}
+
+/// `CK_MECHANISM_INFO`: what a token can do with a mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MechanismInfo {
+    /// `CKM_*`.
+    pub code: CK_MECHANISM_TYPE,
+    /// Smallest key; bits or bytes, as the mechanism has it.
+    pub min: CK_ULONG,
+    /// Largest key.
+    pub max: CK_ULONG,
+    /// `CKF_SIGN` and the like.
+    pub flags: CK_FLAGS,
+}
+
+/// `C_GetInfo`.
+pub fn library_info(functions: &Functions) -> Result<LibraryInfo, CallError> {
+    let mut info = CK_INFO::default();
+    // SAFETY: the structure is a local that outlives the call.
+    let code = unsafe { call!(functions, C_GetInfo(&mut info)) };
+    check("C_GetInfo", Phase::Single, code)?;
+    Ok(LibraryInfo {
+        cryptoki_version: version(info.cryptokiVersion),
+        manufacturer: text(&{ info.manufacturerID }),
+        description: text(&{ info.libraryDescription }),
+        version: version(info.libraryVersion),
+    })
+}
+
+/// `C_GetSlotList`: all slots, or those with a token in them. Asking also makes the module look for new slots.
+pub fn slots(functions: &Functions, with_token: bool) -> Result<Vec<CK_SLOT_ID>, CallError> {
+    let present = if with_token { CK_TRUE } else { CK_FALSE };
+    list("C_GetSlotList", |pointer, count| {
+        // SAFETY: `list` gives NULL or room for `count` ids.
+        unsafe { call!(functions, C_GetSlotList(present, pointer, count)) }
+    })
+}
+
+/// `C_GetSlotInfo`.
+pub fn slot_info(functions: &Functions, slot: CK_SLOT_ID) -> Result<SlotInfo, CallError> {
+    let mut info = CK_SLOT_INFO::default();
+    // SAFETY: the structure is a local that outlives the call.
+    let code = unsafe { call!(functions, C_GetSlotInfo(slot, &mut info)) };
+    check("C_GetSlotInfo", Phase::Single, code)?;
+    Ok(SlotInfo {
+        description: text(&{ info.slotDescription }),
+        manufacturer: text(&{ info.manufacturerID }),
+        flags: info.flags,
+        hardware_version: version(info.hardwareVersion),
+        firmware_version: version(info.firmwareVersion),
+    })
+}
+
+/// `C_GetTokenInfo`.
+pub fn token_info(functions: &Functions, slot: CK_SLOT_ID) -> Result<TokenInfo, CallError> {
+    let mut info = CK_TOKEN_INFO::default();
+    // SAFETY: the structure is a local that outlives the call.
+    let code = unsafe { call!(functions, C_GetTokenInfo(slot, &mut info)) };
+    check("C_GetTokenInfo", Phase::Single, code)?;
+    Ok(TokenInfo {
+        label: text(&{ info.label }),
+        manufacturer: text(&{ info.manufacturerID }),
+        model: text(&{ info.model }),
+        serial: text(&{ info.serialNumber }),
+        flags: info.flags,
+        max_session_count: limit(info.ulMaxSessionCount),
+        session_count: known(info.ulSessionCount),
+        max_rw_session_count: limit(info.ulMaxRwSessionCount),
+        rw_session_count: known(info.ulRwSessionCount),
+        max_pin_length: info.ulMaxPinLen,
+        min_pin_length: info.ulMinPinLen,
+        hardware_version: version(info.hardwareVersion),
+        firmware_version: version(info.firmwareVersion),
+        utc_time: text(&{ info.utcTime }),
+    })
+}
+
+/// `C_GetMechanismList` and `C_GetMechanismInfo` of each. A mechanism that the token lists and then disowns
+/// (`CKR_MECHANISM_INVALID`) is left out.
+pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<MechanismInfo>, CallError> {
+    let codes = list("C_GetMechanismList", |pointer, count| {
+        // SAFETY: `list` gives NULL or room for `count` codes.
+        unsafe { call!(functions, C_GetMechanismList(slot, pointer, count)) }
+    })?;
+    let mut mechanisms = Vec::with_capacity(codes.len());
+    for code in codes {
+        let mut info = CK_MECHANISM_INFO::default();
+        // SAFETY: the structure is a local that outlives the call.
+        let answer = unsafe { call!(functions, C_GetMechanismInfo(slot, code, &mut info)) };
+        if answer == CKR_MECHANISM_INVALID {
+            continue;
+        }
+        check("C_GetMechanismInfo", Phase::Single, answer)?;
+        mechanisms.push(MechanismInfo { code, min: info.ulMinKeySize, max: info.ulMaxKeySize, flags: info.flags });
+    }
+    Ok(mechanisms)
+}
+
+/// Reads a list whose length has to be asked for first, and may change until it is read.
+fn list(function: &'static str, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CK_RV) -> Result<Vec<CK_ULONG>, CallError> {
+    let mut attempt = 1;
+    loop {
+        let mut count = 0;
+        let code = call(ptr::null_mut(), &mut count);
+        check(function, Phase::Single, code)?;
+        let room = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut items: Vec<CK_ULONG> = Vec::new();
+        items.try_reserve_exact(room).map_err(|_| CallError::new(function, CKR_HOST_MEMORY, Phase::Single))?;
+        items.resize(room, 0);
+        if items.is_empty() {
+            return Ok(items);
+        }
+        let mut count = length(&items);
+        match call(items.as_mut_ptr(), &mut count) {
+            CKR_BUFFER_TOO_SMALL if attempt < LIST_ATTEMPTS => attempt += 1,
+            code => {
+                check(function, Phase::Single, code)?;
+                items.truncate(usize::try_from(count).unwrap_or(room));
+                return Ok(items);
+            }
+        }
+    }
+}
+
+/// A fixed-size text field: up to the first NUL, without the padding, invalid UTF-8 replaced.
+fn text(field: &[u8]) -> String {
+    let end = field.iter().position(|byte| *byte == 0);
+    let field = &field[..end.unwrap_or(field.len())];
+    String::from_utf8_lossy(field).trim_end().to_owned()
+}
+
+fn version(version: CK_VERSION) -> Version {
+    (version.major, version.minor)
+}
+
+/// A count that may be `CK_UNAVAILABLE_INFORMATION`. Some modules write it as 32 bits.
+fn known(count: CK_ULONG) -> Option<CK_ULONG> {
+    (count != CK_ULONG::MAX && count != u32::MAX as CK_ULONG).then_some(count)
+}
+
+/// A limit that may also be `CK_EFFECTIVELY_INFINITE`.
+fn limit(count: CK_ULONG) -> Option<CK_ULONG> {
+    known(count).filter(|count| *count != CK_EFFECTIVELY_INFINITE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_tolerantly() {
+        assert_eq!(text(b"payments        "), "payments");
+        assert_eq!(text(b"payments\0\0\0\0"), "payments");
+        assert_eq!(text(b"payments  \0junk"), "payments");
+        assert_eq!(text(b"pay ments"), "pay ments");
+        assert_eq!(text(b"caf\xe9"), "caf\u{fffd}");
+        assert_eq!(text(b"                "), "");
+        assert_eq!(text(b"\0\0"), "");
+    }
+
+    #[test]
+    fn counts_that_say_nothing() {
+        assert_eq!(known(0), Some(0));
+        assert_eq!(known(CK_ULONG::MAX), None);
+        assert_eq!(limit(CK_EFFECTIVELY_INFINITE), None);
+        assert_eq!(limit(10), Some(10));
+    }
+
+    #[test]
+    fn a_list_that_grows_is_read_again() {
+        let mut lengths = [1, 3].into_iter();
+        let items = list("C_GetSlotList", |pointer, count| {
+            // SAFETY: `list` gives a valid count, and a pointer to that many items or NULL.
+            unsafe {
+                if pointer.is_null() {
+                    *count = lengths.next().unwrap_or(3);
+                } else if *count < 2 {
+                    return CKR_BUFFER_TOO_SMALL;
+                } else {
+                    pointer.write(7);
+                    pointer.add(1).write(8);
+                    *count = 2;
+                }
+            }
+            CKR_OK
+        });
+        assert_eq!(items, Ok(vec![7, 8]));
+    }
+}

@@ -1,0 +1,422 @@
+//! A pool of sessions on a token: what is submitted, cancelled, closed and counted. What runners do is in `serve.rs`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use cryptoki_sys::{CK_RV, CK_USER_TYPE};
+use parking_lot::{Mutex, RwLock};
+use session_pool::{
+    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Millis, Pool, Refusal, Roster, RunnerId,
+    RunnerState, Source, State, Stats, Submitted, Ticket,
+};
+
+use crate::clock::now;
+use crate::error::{Error, Executed, Failure};
+use crate::gate::Listener;
+use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
+use crate::module::{Module, ModuleConfig, ModuleUse};
+use crate::p11::Class;
+use crate::request::{Header, Login, Operation, Pin, Request, Work};
+use crate::session::Session;
+use crate::token::{Claim, Selector, Token};
+
+pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
+
+/// Whether and how a pool logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginMode {
+    /// It doesn't.
+    None,
+    /// With a PIN that the keeper asks for.
+    Pin,
+    /// With a NULL PIN: the token asks for it by its own means (a pin-pad).
+    Protected,
+}
+
+/// What a pool is made of.
+#[derive(Debug, Clone)]
+pub struct PoolOptions {
+    /// The module's path.
+    pub module: String,
+    /// What belongs to the module.
+    pub module_config: ModuleConfig,
+    /// The slot.
+    pub selector: Selector,
+    /// Whether it wants the token for itself.
+    pub exclusive: bool,
+    /// Whether and how it logs in.
+    pub login: LoginMode,
+    /// As whom.
+    pub user: CK_USER_TYPE,
+    /// Whether the PIN is kept until the pool stops, rather than asked for at each login.
+    pub retain_pin: bool,
+    /// Whether its sessions are read-only.
+    pub read_only: bool,
+    /// How long a key's handle is remembered.
+    pub key_cache_ttl: Option<Millis>,
+    /// The caller's overrides of the return-code policy.
+    pub policy: HashMap<CK_RV, Class>,
+    /// Sessions, stripes, TTL, waiters.
+    pub sessions: Config,
+}
+
+enum Attachment {
+    /// The claim goes before the module's use: the last one out finalizes it.
+    Up {
+        claim: Claim,
+        _module: ModuleUse,
+    },
+    Down(Error),
+    Stopped,
+}
+
+/// What a runner is running now.
+pub(crate) struct Cell<H: Host>(pub(crate) Mutex<Option<Arc<Header<H>>>>);
+
+/// A pool.
+pub struct TokenPool<H: Host> {
+    pub(crate) options: PoolOptions,
+    pub(crate) sessions: Pool<Session, Work<H>>,
+    pub(crate) roster: Roster<Grant<H>, H::Runner>,
+    pub(crate) keeper: H::Keeper,
+    cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
+    attachment: RwLock<Attachment>,
+    /// The attempt at a login that this pool is to see to.
+    attempt: Mutex<Option<u64>>,
+    /// The PIN that logged in, where it is to be retained.
+    pub(crate) retained: Mutex<Option<Pin>>,
+    me: Weak<Self>,
+}
+
+/// One snapshot for `status/1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The counters.
+    pub sessions: Stats,
+    /// Operations whose caller gave up while the module still runs them.
+    pub hung: usize,
+    /// Runners that can be woken or are at work.
+    pub runners: usize,
+    /// The token's epoch; 0 while there is no token.
+    pub epoch: u64,
+    /// The login's state.
+    pub login: &'static str,
+    /// Why the pool is down.
+    pub down: Option<Error>,
+}
+
+impl<H: Host> TokenPool<H> {
+    /// A pool that is not yet attached to its token.
+    pub fn new(options: PoolOptions, keeper: H::Keeper) -> Result<Arc<Self>, ConfigError> {
+        let sessions = Pool::new(&options.sessions)?;
+        if options.login != LoginMode::None {
+            // Closing the last session would log out.
+            sessions.set_floor(1);
+        }
+        Ok(Arc::new_cyclic(|me| Self {
+            options,
+            sessions,
+            roster: Roster::new(),
+            keeper,
+            cells: Mutex::default(),
+            attachment: RwLock::new(Attachment::Down(Error::not_initialized("C_Initialize"))),
+            attempt: Mutex::new(None),
+            retained: Mutex::new(None),
+            me: me.clone(),
+        }))
+    }
+
+    /// Loads and initializes the module and finds the token. May block for as long as the module does.
+    pub fn attach(&self) -> Result<(), Error> {
+        let attached = Module::acquire(&self.options.module, &self.options.module_config).and_then(|module| {
+            let token = Token::find(module.module(), &self.options.selector)?;
+            Ok(Attachment::Up { claim: token.claim(self.options.exclusive)?, _module: module })
+        });
+        let (next, result) = match attached {
+            Ok(up) => (up, Ok(())),
+            Err(error) => (Attachment::Down(error.clone()), Err(error)),
+        };
+        let mut attachment = self.attachment.write();
+        let old = match *attachment {
+            Attachment::Stopped => next,
+            Attachment::Up { .. } if result.is_err() => next,
+            _ => std::mem::replace(&mut *attachment, next),
+        };
+        drop(attachment);
+        drop(old);
+        result
+    }
+
+    /// The token, or why there is none.
+    pub fn token(&self) -> Result<Arc<Token>, Error> {
+        match &*self.attachment.read() {
+            Attachment::Up { claim, .. } => Ok(claim.token().clone()),
+            Attachment::Down(error) => Err(error.clone()),
+            Attachment::Stopped => Err(Error::Draining),
+        }
+    }
+
+    /// Takes a call. The ticket is for giving it up.
+    pub fn submit(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        let work = Work::Call(Operation { header, request, retries: 0 });
+        let mut swept = Vec::new();
+        let is_dead = |work: &Work<H>| match work {
+            Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
+            Work::Login(_) => false,
+        };
+        match self.sessions.submit(work, is_dead, &mut swept) {
+            Submitted::Granted(grant) => {
+                let ticket = grant.waiter.ticket;
+                self.dispatch(grant, outlet);
+                Ok(ticket)
+            }
+            Submitted::Queued(ticket) => Ok(ticket),
+            Submitted::Refused(work, refusal) => {
+                // The caller gets the error as this function's result: nobody is to answer it once more.
+                if let Work::Call(operation) = work {
+                    let _ = operation.header.progress.abandon();
+                }
+                Err(match refusal {
+                    Refusal::Overloaded => Error::Overloaded,
+                    Refusal::Draining => Error::Draining,
+                })
+            }
+        }
+    }
+
+    /// A caller gives up its operation, if it still waits or (`running`) in any case.
+    pub fn abandon(&self, header: &Header<H>, ticket: Ticket, running: bool) -> Abandoned {
+        let abandoned = if running { header.progress.abandon() } else { header.progress.abandon_queued() };
+        if matches!(abandoned, Abandoned::BeforeStart | Abandoned::WhileRunning { .. }) {
+            drop(self.sessions.cancel(ticket));
+        }
+        abandoned
+    }
+
+    /// The keeper has the PIN for an attempt, or a word for why not.
+    pub fn provide_pin(&self, attempt: u64, pin: Result<Pin, String>) {
+        let Ok(token) = self.token() else { return };
+        let Some(attempt) = token.gate.attempt(attempt) else { return };
+        *self.attempt.lock() = None;
+        match pin {
+            Err(cause) => attempt.fail(Error::PinSourceFailed { cause }, now()),
+            Ok(pin) if attempt.is_known_bad(&pin).is_some() => attempt.stay_poisoned(now()),
+            Ok(pin) => self.submit_login(Login { attempt, pin: Some(pin) }),
+        }
+    }
+
+    /// An operation of this pool is to see to a login.
+    pub(crate) fn begin_login(&self, token: &Token, number: u64) {
+        match self.options.login {
+            LoginMode::Pin => {
+                let retained = self.retained.lock().clone();
+                if let Some(pin) = retained {
+                    if let Some(attempt) = token.gate.attempt(number) {
+                        self.submit_login(Login { attempt, pin: Some(pin) });
+                    }
+                    return;
+                }
+                *self.attempt.lock() = Some(number);
+                self.keeper.post(Notice::PinWanted { attempt: number });
+                if self.sessions.is_draining() {
+                    self.abandon_attempt();
+                }
+            }
+            _ => {
+                if let Some(attempt) = token.gate.attempt(number) {
+                    self.submit_login(Login { attempt, pin: None });
+                }
+            }
+        }
+    }
+
+    fn submit_login(&self, login: Login) {
+        match self.sessions.submit_express(Work::Login(login)) {
+            Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),
+            Submitted::Queued(_) => (),
+            Submitted::Refused(work, _) => drop(work),
+        }
+    }
+
+    fn abandon_attempt(&self) {
+        let number = self.attempt.lock().take();
+        if let (Some(number), Ok(token)) = (number, self.token()) {
+            token.gate.abandon(number);
+        }
+    }
+
+    /// A runner joins; `true`: it must come in at once.
+    pub fn join(&self, address: H::Runner) -> (RunnerId, bool) {
+        let (id, woken) = self.roster.join(address);
+        self.cells.lock().insert(id, Arc::new(Cell(Mutex::new(None))));
+        (id, woken)
+    }
+
+    /// A runner's process has died.
+    pub fn runner_down(&self, id: RunnerId, outlet: &mut impl Outlet<H>) {
+        if let Departed::Vacant(grant) = self.roster.down(id) {
+            self.cells.lock().remove(&id);
+            if let Some(grant) = grant {
+                self.dispatch(grant, outlet);
+            }
+            self.keeper.post(Notice::RunnersWanted);
+        }
+    }
+
+    /// A runner's call returns for the last time.
+    pub fn depart(&self, id: RunnerId) {
+        if let Some(grant) = self.roster.leave(id) {
+            self.dispatch(grant, &mut Posting);
+        }
+        self.cells.lock().remove(&id);
+        self.keeper.post(Notice::RunnersWanted);
+    }
+
+    pub(crate) fn cell(&self, id: RunnerId) -> Arc<Cell<H>> {
+        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell(Mutex::new(None)))).clone()
+    }
+
+    /// How many runners are missing.
+    pub fn vacancies(&self) -> usize {
+        if self.sessions.is_draining() {
+            return 0;
+        }
+        self.options.sessions.max_sessions.saturating_sub(self.roster.len())
+    }
+
+    /// How many runners it may have inside the module at once: of a draining pool, those that are still there.
+    pub fn places(&self) -> usize {
+        if self.sessions.is_draining() { self.roster.len() } else { self.options.sessions.max_sessions }
+    }
+
+    /// Finds a runner for a grant. A draining pool refuses it: there may be no runner any more.
+    pub(crate) fn dispatch(&self, grant: Grant<H>, outlet: &mut impl Outlet<H>) {
+        match self.roster.dispatch(grant) {
+            Dispatch::Wake(_, runner) => outlet.wake(&runner),
+            Dispatch::Later if self.sessions.is_draining() => self.refuse_backlog(),
+            Dispatch::Later => (),
+        }
+    }
+
+    fn refuse_backlog(&self) {
+        for grant in self.roster.take_backlog() {
+            match grant.source {
+                Source::Session(held) => match self.sessions.release(held, now()) {
+                    Freed::Close(closing, session) => self.close(closing, session, "drain"),
+                    Freed::Granted(_) | Freed::Idle => debug_assert!(false, "a draining pool keeps nothing"),
+                },
+                Source::Capacity(opening) => drop(self.sessions.open_failed(opening)),
+            }
+            refuse(grant.waiter.payload);
+        }
+        self.settle();
+    }
+
+    /// Closes a session by the reaper; its capacity comes back when it is closed.
+    pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
+        self.keeper.post(Notice::SessionClosed { reason });
+        let me = self.me.clone();
+        session.close_then(move || {
+            // No pool, no capacity to give back.
+            let Some(pool) = me.upgrade() else { return };
+            if let Some(grant) = pool.sessions.closed(closing) {
+                pool.dispatch(grant, &mut Posting);
+            }
+            pool.settle();
+        });
+    }
+
+    /// Time passes.
+    pub fn tick(&self) {
+        for (closing, session) in self.sessions.tick(now()) {
+            self.close(closing, session, "ttl");
+        }
+    }
+
+    /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
+    pub fn drain(&self) {
+        let Drained { waiting, closing } = self.sessions.drain();
+        waiting.into_iter().for_each(refuse);
+        for (closing, session) in closing {
+            self.close(closing, session, "drain");
+        }
+        self.refuse_backlog();
+        self.abandon_attempt();
+        *self.retained.lock() = None;
+        // Runners on native threads see that they may end.
+        for (_, runner, _) in self.roster.list() {
+            runner.post();
+        }
+    }
+
+    /// Whether it takes nothing any more.
+    pub fn is_draining(&self) -> bool {
+        self.sessions.is_draining()
+    }
+
+    /// Sessions of a draining pool that are not yet closed.
+    pub fn left(&self) -> usize {
+        let stats = self.sessions.stats();
+        stats.idle + stats.running + stats.opening + stats.closing
+    }
+
+    /// Answers the callers of what still runs in a pool that has drained for long enough.
+    pub fn give_up(&self) {
+        let running: Vec<_> = self.cells.lock().values().filter_map(|cell| cell.0.lock().clone()).collect();
+        for header in running {
+            header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
+        }
+    }
+
+    /// Lets the module go when a draining pool has closed its last session.
+    pub(crate) fn settle(&self) {
+        if self.sessions.is_draining() && self.left() == 0 {
+            let attachment = std::mem::replace(&mut *self.attachment.write(), Attachment::Stopped);
+            drop(attachment);
+            self.keeper.post(Notice::Drained);
+        }
+    }
+
+    /// Forgets every key's handle.
+    pub fn forget_keys(&self) {
+        if let Ok(token) = self.token() {
+            token.keys.clear();
+        }
+    }
+
+    /// One snapshot.
+    pub fn status(&self) -> Status {
+        let hung = |cell: &Arc<Cell<H>>| cell.0.lock().as_ref().is_some_and(|header| header.progress.state() == State::Abandoned);
+        let hung = self.cells.lock().values().filter(|cell| hung(cell)).count();
+        let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
+        let (epoch, login, down) = match self.token() {
+            Ok(token) => (token.gate.epoch(), token.gate.state_name(), None),
+            Err(error) => (0, "logged_out", Some(error)),
+        };
+        let login = if self.options.login == LoginMode::None { "none" } else { login };
+        Status { sessions: self.sessions.stats(), hung, runners, epoch, login, down }
+    }
+}
+
+impl<H: Host> Listener for TokenPool<H> {
+    fn gate_changed(&self) {
+        for grant in self.sessions.open_gate() {
+            self.dispatch(grant, &mut Posting);
+        }
+    }
+}
+
+impl<H: Host> TokenPool<H> {
+    pub(crate) fn listener(&self) -> Weak<dyn Listener> {
+        self.me.clone()
+    }
+}
+
+/// Answers work that a draining pool will not run.
+pub(crate) fn refuse<H: Host>(work: Work<H>) {
+    match work {
+        Work::Call(operation) => operation.post(Error::Draining),
+        // The attempt's drop lets the next pool begin anew.
+        Work::Login(login) => drop(login),
+    }
+}

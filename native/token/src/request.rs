@@ -1,0 +1,242 @@
+//! What a caller asks for, what comes back, and the operation that carries it through the pool.
+
+use std::sync::Arc;
+
+use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKM_HSS, CKM_XMSS, CKM_XMSSMT};
+use session_pool::{Millis, Progress};
+use zeroize::Zeroizing;
+
+use crate::data::Data;
+use crate::error::{Error, Executed, Failure};
+use crate::gate::Attempt;
+use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
+use crate::p11::{AttributeRead, Mechanism, MechanismInfo, ObjectInfo, Template};
+use crate::token::Selector;
+
+/// The key or object of a call.
+#[derive(Debug)]
+pub enum KeyRef {
+    /// Whatever the template finds on the token, which must be the one that a URI names, if it names one.
+    Find(Template, Option<Selector>),
+    /// An object that an earlier call returned.
+    Object {
+        /// Its handle, good in its epoch only.
+        handle: CK_OBJECT_HANDLE,
+        /// The epoch.
+        epoch: u64,
+        /// The identity of its token.
+        token: Vec<u8>,
+        /// What finds it again in another epoch.
+        find: Template,
+    },
+}
+
+/// What a caller asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// Nothing but an open, logged-in session.
+    Ping,
+    /// `C_SignInit`, `C_Sign`.
+    Sign {
+        /// The signing key.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// What to sign.
+        data: Data,
+    },
+    /// `C_VerifyInit`, `C_Verify`.
+    Verify {
+        /// The verification key.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// What was signed.
+        data: Data,
+        /// The signature.
+        signature: Data,
+    },
+    /// `C_DigestInit`, `C_Digest`.
+    Digest {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// What to digest.
+        data: Data,
+    },
+    /// `C_GenerateRandom`.
+    GenerateRandom {
+        /// Bytes.
+        length: usize,
+    },
+    /// `C_GenerateKeyPair`.
+    GenerateKeyPair {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The public key's template.
+        public: Template,
+        /// The private key's template.
+        private: Template,
+    },
+    /// `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`.
+    FindObjects {
+        /// What they must have.
+        template: Template,
+    },
+    /// `C_GetAttributeValue`.
+    GetAttributes {
+        /// The object.
+        object: KeyRef,
+        /// Which.
+        attributes: Vec<CK_ATTRIBUTE_TYPE>,
+    },
+    /// `C_DestroyObject`.
+    DestroyObject {
+        /// The object.
+        object: KeyRef,
+    },
+    /// `C_GetMechanismList`, `C_GetMechanismInfo`.
+    Mechanisms,
+}
+
+impl Request {
+    /// Whether it may be run again when nobody knows if it ran: it changes nothing on the token.
+    pub fn is_idempotent(&self) -> bool {
+        match self {
+            // A stateful signature uses up a one-time key.
+            Self::Sign { mechanism, .. } => !matches!(mechanism.code, CKM_HSS | CKM_XMSS | CKM_XMSSMT),
+            Self::Ping
+            | Self::Verify { .. }
+            | Self::Digest { .. }
+            | Self::GenerateRandom { .. }
+            | Self::FindObjects { .. }
+            | Self::GetAttributes { .. }
+            | Self::Mechanisms => true,
+            Self::GenerateKeyPair { .. } | Self::DestroyObject { .. } => false,
+        }
+    }
+}
+
+/// An object as a caller gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// What the token says of it.
+    pub info: ObjectInfo,
+    /// The epoch in which its handle is good.
+    pub epoch: u64,
+    /// The identity of its token.
+    pub token: Arc<[u8]>,
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// A signature, a digest, random bytes.
+    Bytes(Vec<u8>),
+    /// A public and a private key.
+    KeyPair(Object, Object),
+    /// Objects.
+    Objects(Vec<Object>),
+    /// Attributes in the order asked for.
+    Attributes(Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>),
+    /// The token's mechanisms.
+    Mechanisms(Vec<MechanismInfo>),
+}
+
+impl Answer {
+    /// About how many bytes it takes on a heap.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Done => 64,
+            Self::Bytes(bytes) => 64 + bytes.len(),
+            Self::KeyPair(..) => 1024,
+            Self::Objects(objects) => 512 * objects.len(),
+            Self::Attributes(list) => list.iter().map(|(_, read)| 64 + read.bytes().map_or(0, <[u8]>::len)).sum(),
+            Self::Mechanisms(list) => 64 * list.len(),
+        }
+    }
+}
+
+/// What caller, queue and runner share of an operation.
+pub struct Header<H: Host> {
+    /// Where it is.
+    pub progress: Progress,
+    /// Who asked.
+    pub reply: H::Reply,
+    /// When.
+    pub submitted: Millis,
+    /// When it may no longer start.
+    pub start_by: Option<Millis>,
+}
+
+impl<H: Host> Header<H> {
+    /// The header of a new operation.
+    pub fn new(reply: H::Reply, submitted: Millis, queue_timeout: Option<Millis>) -> Arc<Self> {
+        let start_by = queue_timeout.map(|timeout| submitted.saturating_add(timeout));
+        Arc::new(Self { progress: Progress::new(), reply, submitted, start_by })
+    }
+
+    /// Whether nobody waits for its answer.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.progress.state(), session_pool::State::Queued | session_pool::State::Running { .. })
+    }
+
+    /// Answers by the courier, if nobody has answered or abandoned it.
+    pub fn post(&self, outcome: Outcome) {
+        if self.progress.answer() {
+            self.reply.post(outcome);
+        }
+    }
+}
+
+/// A call on its way through the pool. It is answered exactly once, by whatever road it ends.
+pub struct Operation<H: Host> {
+    /// What is shared of it.
+    pub header: Arc<Header<H>>,
+    /// What is asked for.
+    pub request: Request,
+    /// How often it has been tried again.
+    pub retries: u8,
+}
+
+impl<H: Host> Operation<H> {
+    /// Answers it.
+    pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
+        if self.header.progress.answer() { outlet.answer(&self.header.reply, outcome) } else { Delivery::Done }
+    }
+
+    /// Answers it by the courier.
+    pub fn post(self, error: Error) {
+        self.header.post(Err(Failure::not_executed(error)));
+    }
+}
+
+impl<H: Host> Drop for Operation<H> {
+    fn drop(&mut self) {
+        let executed = match self.header.progress.state() {
+            session_pool::State::Running { .. } => Executed::Unknown,
+            _ => Executed::No,
+        };
+        self.header.post(Err(Failure { error: Error::Interrupted { cause: "the operation was dropped" }, executed }));
+    }
+}
+
+/// What the pool queues.
+pub enum Work<H: Host> {
+    /// A caller's operation.
+    Call(Operation<H>),
+    /// A login for everybody.
+    Login(Login),
+}
+
+/// A PIN, wiped after use.
+pub type Pin = Zeroizing<Vec<u8>>;
+
+/// A login for everybody. Dropped without an end, it tells the gate so.
+pub struct Login {
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// The PIN; `None` for a protected authentication path.
+    pub pin: Option<Pin>,
+}

@@ -1,0 +1,352 @@
+//! The runner's loop: it owns a session, takes the next operation, runs it, answers, and goes on while there is work. Two kinds of runner
+//! call it: a process in a dirty NIF, and a native thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use session_pool::{Entered, Freed, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
+
+use crate::clock::now;
+use crate::error::{Error, Executed, Failure};
+use crate::execute::{Step, execute};
+use crate::gate::Verdict;
+use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet};
+use crate::login::login;
+use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
+use crate::request::{Header, Login, Operation, Work};
+use crate::session::Session;
+
+/// How much a runner does before it steps outside for a moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Time.
+    pub time: Duration,
+    /// Bytes of answers, which stay on its process's heap until then.
+    pub bytes: usize,
+}
+
+/// How a runner's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Served {
+    /// It has nothing to do.
+    Parked,
+    /// It has, and must come in again.
+    Again,
+    /// It is not on the roster any more.
+    Gone,
+}
+
+/// What came of one operation.
+struct Turn<H: Host> {
+    /// What to run next.
+    next: Option<Grant<H>>,
+    /// The answer, to be sent when the session is free already: a caller that has its answer finds the pool drained.
+    answer: Option<(Operation<H>, Outcome)>,
+}
+
+impl<H: Host> TokenPool<H> {
+    /// A runner's turn.
+    pub fn serve(&self, id: RunnerId, outlet: &mut impl Outlet<H>, budget: Budget) -> Served {
+        let mut grant = match self.roster.enter(id) {
+            Entered::Run(grant) => grant,
+            Entered::Parked => return Served::Parked,
+            Entered::Gone => return Served::Gone,
+        };
+        let cell = self.cell(id);
+        let until = Instant::now() + budget.time;
+        let mut bytes = 0;
+        loop {
+            let Turn { next, answer } = self.turn(grant, &cell, outlet);
+            let mut delivery = Delivery::Done;
+            if let Some((operation, outcome)) = answer {
+                bytes += outcome.as_ref().map_or(256, |answer| answer.weight());
+                delivery = operation.answer(outlet, outcome);
+            }
+            if delivery == Delivery::SenderDead {
+                return self.quit(id, next, outlet);
+            }
+            let next = match next {
+                Some(next) => next,
+                None => match self.roster.park(id) {
+                    Entered::Run(next) => next,
+                    Entered::Parked => return Served::Parked,
+                    Entered::Gone => return self.quit(id, None, outlet),
+                },
+            };
+            if bytes < budget.bytes && Instant::now() < until {
+                grant = next;
+                continue;
+            }
+            return match self.roster.step_out(id, next) {
+                None => Served::Again,
+                Some(next) => self.quit(id, Some(next), outlet),
+            };
+        }
+    }
+
+    /// A dead runner's call returns: what it has in hand goes to another.
+    fn quit(&self, id: RunnerId, grant: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Served {
+        if let Some(grant) = grant {
+            self.dispatch(grant, outlet);
+        }
+        self.depart(id);
+        Served::Gone
+    }
+
+    /// One operation, from its grant to the next one.
+    fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
+        let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
+        match payload {
+            Work::Login(login) => Turn { next: self.turn_of_login(source, login), answer: None },
+            Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
+                Admission::Run => self.turn_of_call(source, operation, ticket, cell, outlet),
+                Admission::Refuse(error) => {
+                    let next = self.give_back(source);
+                    Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }
+                }
+                Admission::Drop => {
+                    let next = self.give_back(source);
+                    // Nobody waits for it: its progress says so, or is made to.
+                    let _ = operation.header.progress.abandon();
+                    Turn { next, answer: None }
+                }
+            },
+        }
+    }
+
+    fn turn_of_call(
+        &self,
+        source: Source<Session>,
+        mut operation: Operation<H>,
+        ticket: Ticket,
+        cell: &Cell<H>,
+        outlet: &mut impl Outlet<H>,
+    ) -> Turn<H> {
+        *cell.0.lock() = Some(operation.header.clone());
+        let result = self.session(source).map(|held| {
+            let step = match self.pass_gate(&held.session, &operation) {
+                Passage::Pass(epoch) => self.execute(&held.session, &mut operation, epoch),
+                Passage::Refuse(error) => Step::Keep(Err(Failure::not_executed(error))),
+                Passage::Wait(begin) => Step::Wait(begin),
+            };
+            (held, step)
+        });
+        *cell.0.lock() = None;
+        let (held, step) = match result {
+            Ok(ready) => ready,
+            Err((error, next)) => return Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) },
+        };
+        match step {
+            Step::Keep(outcome) => Turn { next: self.free(held), answer: Some((operation, outcome)) },
+            Step::Discard(outcome, reason) => {
+                self.discard(held, reason);
+                Turn { next: None, answer: Some((operation, outcome)) }
+            }
+            Step::Elsewhere(reason) => {
+                operation.retries += 1;
+                self.discard(held, reason);
+                Turn { next: self.requeue(operation, ticket, outlet), answer: None }
+            }
+            Step::LogIn => {
+                operation.retries += 1;
+                let granted = self.requeue(operation, ticket, outlet);
+                Turn { next: self.first_of(granted, self.free(held), outlet), answer: None }
+            }
+            Step::Wait(begin) => Turn { next: self.wait_at_gate(held, operation, ticket, begin, outlet), answer: None },
+        }
+    }
+
+    /// Whether an operation on this session may go on, as far as a login is due.
+    fn pass_gate(&self, session: &Session, operation: &Operation<H>) -> Passage {
+        let Some((token, ..)) = session.parts() else {
+            return Passage::Refuse(Error::Interrupted { cause: "the session was closed" });
+        };
+        if self.options.login == LoginMode::None {
+            return Passage::Pass(token.gate.epoch());
+        }
+        match token.gate.check(operation.header.submitted, now()) {
+            Verdict::Pass(epoch) => Passage::Pass(epoch),
+            Verdict::Refuse(error) => Passage::Refuse(error),
+            Verdict::Begin(number) => Passage::Wait(Some(number)),
+            Verdict::Wait => Passage::Wait(None),
+        }
+    }
+
+    /// An operation goes back to its place until the login in progress has ended. The pool holds everything else back with it, and this
+    /// session is free for the login itself.
+    fn wait_at_gate(
+        &self,
+        held: Held<Session>,
+        operation: Operation<H>,
+        ticket: Ticket,
+        begin: Option<u64>,
+        outlet: &mut impl Outlet<H>,
+    ) -> Option<Grant<H>> {
+        let token = held.session.parts().map(|(token, ..)| token.clone());
+        self.sessions.close_gate();
+        let waits = token.as_ref().is_some_and(|token| token.gate.listen(self.listener()));
+        let granted = self.requeue(operation, ticket, outlet);
+        let next = self.first_of(granted, self.free(held), outlet);
+        if let (Some(number), Some(token)) = (begin, token) {
+            self.begin_login(&token, number);
+        }
+        if !waits {
+            // It ended between the look at the gate and the closing of ours.
+            for grant in self.sessions.open_gate() {
+                self.dispatch(grant, outlet);
+            }
+        }
+        next
+    }
+
+    fn execute(&self, session: &Session, operation: &mut Operation<H>, epoch: u64) -> Step {
+        let Some((token, ..)) = session.parts() else { return Step::Elsewhere("closed") };
+        let _inside = match token.module.enter() {
+            Ok(inside) => inside,
+            Err(error) => return Step::Keep(Err(Failure::not_executed(error))),
+        };
+        catch_unwind(AssertUnwindSafe(|| execute(&self.options, session, operation, epoch))).unwrap_or_else(|_| {
+            let error = Error::Interrupted { cause: "the operation panicked" };
+            Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
+        })
+    }
+
+    fn turn_of_login(&self, source: Source<Session>, work: Login) -> Option<Grant<H>> {
+        let held = match self.session(source) {
+            Ok(held) => held,
+            Err((error, next)) => {
+                self.keeper.post(Notice::LoginEnded { result: error.reason() });
+                work.attempt.fail(error, now());
+                return next;
+            }
+        };
+        let user = self.options.user;
+        let retained = work.pin.clone().filter(|_| self.options.retain_pin);
+        let run = AssertUnwindSafe(|| {
+            let inside = held.session.parts().and_then(|(token, ..)| token.module.enter().ok());
+            if inside.is_some() { login(&held.session, user, work) } else { ("interrupted", true) }
+        });
+        let (result, reusable) = catch_unwind(run).unwrap_or(("interrupted", false));
+        // One that was refused is not kept.
+        *self.retained.lock() = retained.filter(|_| result == "ok");
+        self.keeper.post(Notice::LoginEnded { result });
+        if reusable {
+            return self.free(held);
+        }
+        self.discard(held, result);
+        None
+    }
+
+    /// The session of a grant, opened if need be; or why not, and who gets the capacity.
+    #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
+    fn session(&self, source: Source<Session>) -> Result<Held<Session>, (Error, Option<Grant<H>>)> {
+        let opening = match source {
+            Source::Session(held) => return Ok(held),
+            Source::Capacity(opening) => opening,
+        };
+        let opened = self.token().and_then(|token| {
+            let _inside = token.module.enter()?;
+            Session::open(&token, self.options.read_only)
+        });
+        match opened {
+            Ok(session) => {
+                self.keeper.post(Notice::SessionOpened);
+                Ok(self.sessions.opened(opening, session, now()))
+            }
+            Err(error) => Err((error, self.sessions.open_failed(opening))),
+        }
+    }
+
+    /// Gives back what was granted to work that does not run.
+    fn give_back(&self, source: Source<Session>) -> Option<Grant<H>> {
+        match source {
+            Source::Session(held) => self.free(held),
+            Source::Capacity(opening) => {
+                let next = self.sessions.open_failed(opening);
+                self.settle();
+                next
+            }
+        }
+    }
+
+    fn free(&self, held: Held<Session>) -> Option<Grant<H>> {
+        match self.sessions.release(held, now()) {
+            Freed::Granted(grant) => Some(grant),
+            Freed::Idle => None,
+            Freed::Close(closing, session) => {
+                self.close(closing, session, "surplus");
+                None
+            }
+        }
+    }
+
+    fn discard(&self, held: Held<Session>, reason: &'static str) {
+        let (closing, session) = self.sessions.discard(held);
+        self.close(closing, session, reason);
+    }
+
+    /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
+    fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+        match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
+            Ok(grants) => {
+                let mut grants = grants.into_iter();
+                let first = grants.next();
+                for grant in grants {
+                    self.dispatch(grant, outlet);
+                }
+                first
+            }
+            Err(work) => {
+                refuse(work);
+                None
+            }
+        }
+    }
+
+    fn first_of(&self, first: Option<Grant<H>>, second: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+        match (first, second) {
+            (Some(first), Some(second)) => {
+                self.dispatch(second, outlet);
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        }
+    }
+}
+
+/// What an operation finds at the gate.
+enum Passage {
+    Pass(u64),
+    Refuse(Error),
+    /// A login is in progress; the attempt is this one's to begin.
+    Wait(Option<u64>),
+}
+
+/// Whether granted work is to run.
+enum Admission {
+    Run,
+    Refuse(Error),
+    /// Nobody waits for it.
+    Drop,
+}
+
+fn admit<H: Host>(operation: &Operation<H>, outlet: &impl Outlet<H>, draining: bool) -> Admission {
+    let Header { progress, reply, start_by, .. } = &*operation.header;
+    let now = now();
+    if operation.header.is_over() || !outlet.is_wanted(reply) {
+        return Admission::Drop;
+    }
+    if progress.state() == State::Queued {
+        if draining {
+            return Admission::Refuse(Error::Draining);
+        }
+        if start_by.is_some_and(|start_by| start_by <= now) {
+            return Admission::Refuse(Error::QueueTimeout);
+        }
+    }
+    match progress.start(now) {
+        Started::Run => Admission::Run,
+        Started::Gone => Admission::Drop,
+    }
+}

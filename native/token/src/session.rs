@@ -1,0 +1,70 @@
+//! An open session, and the one way in which it ends: in the reaper's hands.
+
+use std::sync::Arc;
+
+use cryptoki_sys::CK_SESSION_HANDLE;
+
+use crate::error::Error;
+use crate::p11::{self, Functions};
+use crate::token::Token;
+
+/// An open session on a token. Dropped, it is closed by the reaper.
+pub struct Session {
+    open: Option<Closable>,
+}
+
+/// A session that is on its way to be closed.
+pub(crate) struct Closable {
+    token: Arc<Token>,
+    handle: CK_SESSION_HANDLE,
+}
+
+impl Session {
+    /// `C_OpenSession`. A token that is write-protected gets a read-only one.
+    pub fn open(token: &Arc<Token>, read_only: bool) -> Result<Self, Error> {
+        use cryptoki_sys::CKR_TOKEN_WRITE_PROTECTED;
+
+        let functions = token.module.functions();
+        let handle = match p11::session::open_session(functions, token.slot(), !read_only) {
+            Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED && !read_only => {
+                p11::session::open_session(functions, token.slot(), false)?
+            }
+            other => other?,
+        };
+        token.gate.session_opened();
+        Ok(Self { open: Some(Closable { token: token.clone(), handle }) })
+    }
+
+    /// The token that it is open on. `None` only while it is being closed.
+    pub(crate) fn parts(&self) -> Option<(&Arc<Token>, &Functions, CK_SESSION_HANDLE)> {
+        let open = self.open.as_ref()?;
+        Some((&open.token, open.token.module.functions(), open.handle))
+    }
+
+    /// Closes it on the reaper's thread, then calls `closed` there.
+    pub fn close_then(mut self, closed: impl FnOnce() + Send + 'static) {
+        if let Some(open) = self.open.take() {
+            let token = open.token.clone();
+            token.module.reaper().close(open, closed);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            let token = open.token.clone();
+            token.module.reaper().close(open, || ());
+        }
+    }
+}
+
+impl Closable {
+    /// `C_CloseSession`. What it returns changes nothing: the session is gone, one way or the other.
+    pub(crate) fn close(self) {
+        self.token.gate.session_closing();
+        if let Ok(_inside) = self.token.module.enter() {
+            let _ = p11::session::close_session(self.token.module.functions(), self.handle);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A token: found in its slot, known by its identity, shared by the pools that use it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cryptoki_sys::CK_SLOT_ID;
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::gate::Gate;
+use crate::keys::KeyCache;
+use crate::module::Module;
+use crate::p11::slots::{library_info, slot_info, slots, token_info};
+use crate::p11::{LibraryInfo, SlotInfo, TokenInfo};
+
+/// How a pool names its slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// By the token's label.
+    Label(String),
+    /// By the token's serial number.
+    Serial(String),
+    /// By the slot's number.
+    Id(CK_SLOT_ID),
+    /// By the attributes of a PKCS#11 URI (RFC 7512).
+    Uri(Vec<(UriAttribute, String)>),
+}
+
+/// The attributes of RFC 7512 that name a token, its slot, or the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UriAttribute {
+    /// `token`
+    Token,
+    /// `serial`
+    Serial,
+    /// `manufacturer`
+    Manufacturer,
+    /// `model`
+    Model,
+    /// `slot-id`
+    SlotId,
+    /// `slot-description`
+    SlotDescription,
+    /// `slot-manufacturer`
+    SlotManufacturer,
+    /// `library-description`
+    LibraryDescription,
+    /// `library-manufacturer`
+    LibraryManufacturer,
+    /// `library-version`
+    LibraryVersion,
+}
+
+/// A token that pools use.
+pub struct Token {
+    /// Its module.
+    pub module: Arc<Module>,
+    slot: AtomicU64,
+    /// Serial number and label: what its objects carry.
+    pub identity: Arc<[u8]>,
+    /// Its login.
+    pub gate: Arc<Gate>,
+    /// The handles of its keys.
+    pub keys: KeyCache,
+    described: Described,
+    claims: Mutex<Claims>,
+}
+
+/// What a URI may ask of a token.
+struct Described {
+    token: TokenInfo,
+    slot: Option<SlotInfo>,
+    library: Option<LibraryInfo>,
+}
+
+#[derive(Default)]
+struct Claims {
+    pools: usize,
+    exclusive: bool,
+}
+
+/// A pool's claim on a token.
+pub struct Claim {
+    token: Arc<Token>,
+    exclusive: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut claims = self.token.claims.lock();
+        claims.pools = claims.pools.saturating_sub(1);
+        if self.exclusive {
+            claims.exclusive = false;
+        }
+    }
+}
+
+impl Claim {
+    /// The token.
+    pub fn token(&self) -> &Arc<Token> {
+        &self.token
+    }
+}
+
+impl Token {
+    /// Finds the token that the selector names.
+    pub fn find(module: &Arc<Module>, selector: &Selector) -> Result<Arc<Self>, Error> {
+        let _inside = module.enter()?;
+        let functions = module.functions();
+        let library = library_info(functions).ok();
+        let mut matching = Vec::new();
+        let mut available = Vec::new();
+        for slot in slots(functions, true)? {
+            // A token that cannot be read (it was pulled out just now) is none that was asked for.
+            let Ok(token) = token_info(functions, slot) else { continue };
+            available.push((token.label.clone(), token.serial.clone(), slot));
+            let described = Described { token, slot: slot_info(functions, slot).ok(), library: library.clone() };
+            if selector.matches(slot, &described) {
+                matching.push((slot, described));
+            }
+        }
+        let wanted = || selector.to_string();
+        if matching.len() > 1 {
+            let name = |(slot, Described { token, .. }): (CK_SLOT_ID, Described)| (token.label, token.serial, slot);
+            return Err(Error::AmbiguousSlot { wanted: wanted(), matching: matching.into_iter().map(name).collect() });
+        }
+        let Some((slot, described)) = matching.pop() else {
+            return Err(Error::SlotNotFound { wanted: wanted(), available });
+        };
+        let identity = identity(&described.token);
+        let token = module.token(&identity, || Self {
+            module: module.clone(),
+            slot: AtomicU64::new(slot),
+            identity: identity.clone(),
+            gate: Arc::default(),
+            keys: KeyCache::default(),
+            described,
+            claims: Mutex::default(),
+        });
+        // It may have come back in another slot.
+        token.slot.store(slot, Ordering::Relaxed);
+        Ok(token)
+    }
+
+    /// Whether this is the token that a selector names.
+    pub fn is(&self, selector: &Selector) -> bool {
+        selector.matches(self.slot(), &self.described)
+    }
+
+    /// The slot that it is in.
+    pub fn slot(&self) -> CK_SLOT_ID {
+        self.slot.load(Ordering::Relaxed)
+    }
+
+    /// Claims it for a pool; an exclusive claim suffers no other.
+    pub fn claim(self: &Arc<Self>, exclusive: bool) -> Result<Claim, Error> {
+        let mut claims = self.claims.lock();
+        if claims.exclusive || (exclusive && claims.pools > 0) {
+            return Err(Error::SlotInUse);
+        }
+        claims.pools += 1;
+        claims.exclusive = exclusive;
+        Ok(Claim { token: self.clone(), exclusive })
+    }
+}
+
+fn identity(info: &TokenInfo) -> Arc<[u8]> {
+    [info.serial.as_bytes(), b"\0", info.label.as_bytes()].concat().into()
+}
+
+impl Selector {
+    fn matches(&self, id: CK_SLOT_ID, Described { token, slot, library }: &Described) -> bool {
+        let has = |(attribute, value): &(UriAttribute, String)| {
+            let found = match attribute {
+                UriAttribute::Token => Some(token.label.clone()),
+                UriAttribute::Serial => Some(token.serial.clone()),
+                UriAttribute::Manufacturer => Some(token.manufacturer.clone()),
+                UriAttribute::Model => Some(token.model.clone()),
+                UriAttribute::SlotId => Some(id.to_string()),
+                UriAttribute::SlotDescription => slot.as_ref().map(|slot| slot.description.clone()),
+                UriAttribute::SlotManufacturer => slot.as_ref().map(|slot| slot.manufacturer.clone()),
+                UriAttribute::LibraryDescription => library.as_ref().map(|library| library.description.clone()),
+                UriAttribute::LibraryManufacturer => library.as_ref().map(|library| library.manufacturer.clone()),
+                UriAttribute::LibraryVersion => {
+                    library.as_ref().map(|library| format!("{}.{}", library.version.0, library.version.1))
+                }
+            };
+            found.as_deref() == Some(value.as_str())
+        };
+        match self {
+            Self::Label(label) => token.label == *label,
+            Self::Serial(serial) => token.serial == *serial,
+            Self::Id(wanted) => id == *wanted,
+            Self::Uri(attributes) => attributes.iter().all(has),
+        }
+    }
+}
+
+impl std::fmt::Display for Selector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Label(label) => write!(f, "token label {label:?}"),
+            Self::Serial(serial) => write!(f, "token serial {serial:?}"),
+            Self::Id(id) => write!(f, "slot id {id}"),
+            Self::Uri(attributes) => {
+                f.write_str("PKCS#11 URI with ")?;
+                for (index, (attribute, value)) in attributes.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { ", " };
+                    write!(f, "{comma}{} {value:?}", attribute.name())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl UriAttribute {
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::Token, "token"),
+        (Self::Serial, "serial"),
+        (Self::Manufacturer, "manufacturer"),
+        (Self::Model, "model"),
+        (Self::SlotId, "slot-id"),
+        (Self::SlotDescription, "slot-description"),
+        (Self::SlotManufacturer, "slot-manufacturer"),
+        (Self::LibraryDescription, "library-description"),
+        (Self::LibraryManufacturer, "library-manufacturer"),
+        (Self::LibraryVersion, "library-version"),
+    ];
+
+    /// Its name in a URI.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(attribute, _)| *attribute == self).map_or("", |(_, name)| name)
+    }
+
+    /// The attribute of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, other)| *other == name).map(|(attribute, _)| *attribute)
+    }
+}

@@ -1,0 +1,181 @@
+defmodule Pkcs11Pool.BuildTest do
+  # The Mix compiler is run in a project of its own, which means another working directory for the whole VM.
+  use ExUnit.Case, async: false
+
+  import ExUnit.CaptureIO
+
+  alias Mix.Tasks.Compile.Pkcs11PoolNif
+
+  @moduletag :tmp_dir
+
+  # A small project with a crate that needs no other: cargo builds it in a fraction of a second.
+  setup %{tmp_dir: dir} do
+    # Mix remembers projects by their app, so each test has one of its own.
+    app = :"built#{System.unique_integer([:positive])}"
+
+    write(dir, "mix.exs", """
+    defmodule Pkcs11Pool.BuildTest.Project.#{app |> to_string() |> String.capitalize()} do
+      use Mix.Project
+      def project, do: [app: :#{app}, version: "1.0.0"]
+    end
+    """)
+
+    write(dir, "Cargo.toml", """
+    [workspace]
+    resolver = "3"
+    members = ["native/nif"]
+
+    [workspace.package]
+    rust-version = "1.91"
+    """)
+
+    write(dir, "native/nif/Cargo.toml", """
+    [package]
+    name = "nif"
+    version = "0.1.0"
+    edition = "2024"
+
+    [lib]
+    name = "pkcs11_pool_nif"
+    crate-type = ["cdylib"]
+    """)
+
+    project = %{
+      app: app,
+      dir: dir,
+      source: Path.join(dir, "native/nif/src/lib.rs"),
+      library: Path.join(dir, "priv/native/pkcs11_pool_nif.so")
+    }
+
+    rust(project, "pub extern \"C\" fn one() -> i32 { 1 }")
+
+    put_env("PKCS11_POOL_CARGO_TARGET_DIR", nil)
+    put_env("PKCS11_POOL_CARGO_PROFILE", nil)
+
+    shell = Mix.shell()
+    Mix.shell(Mix.Shell.Process)
+    on_exit(fn -> Mix.shell(shell) end)
+
+    %{project: project}
+  end
+
+  test "builds when cargo finds something stale, and only then", %{project: project} do
+    assert {{:ok, []}, ""} = compile(project)
+    assert_received {:mix_shell, :info, ["Compiling the native library" <> _]}
+    first = File.stat!(project.library)
+    assert File.ls!(Path.dirname(project.library)) == ["pkcs11_pool_nif.so"]
+
+    # Mix looks for priv before the compilers run, when this one did not exist yet.
+    app_path = in_project(project, &Mix.Project.app_path/0)
+    assert File.regular?(Path.join(app_path, "priv/native/pkcs11_pool_nif.so"))
+    assert File.dir?(Path.join(app_path, "native/release"))
+
+    assert {{:noop, []}, ""} = compile(project)
+    refute_received {:mix_shell, :info, ["Compiling" <> _]}
+    assert File.stat!(project.library) == first
+
+    rust(project, "#[unsafe(no_mangle)] pub extern \"C\" fn two() -> i32 { 2 }")
+    assert {{:ok, []}, ""} = compile(project)
+    # Another file by the same name: a VM that has the old one loaded must not find it changed.
+    assert File.stat!(project.library).inode != first.inode
+  end
+
+  test "puts a library back that is gone", %{project: project} do
+    compile(project)
+    File.rm!(project.library)
+    assert {{:ok, []}, ""} = compile(project)
+    assert File.regular?(project.library)
+  end
+
+  test "returns warnings, again while they last", %{project: project} do
+    rust(project, "fn unused() {}")
+
+    assert {{:ok, [diagnostic]}, output} = compile(project)
+    assert diagnostic.severity == :warning
+    assert diagnostic.message == "function `unused` is never used [dead_code]"
+    assert diagnostic.file == project.source
+    assert diagnostic.position == {1, 3, 1, 9}
+    assert output =~ "function `unused` is never used"
+
+    assert {{:noop, [^diagnostic]}, ^output} = compile(project)
+    assert {{:error, [^diagnostic]}, ^output} = compile(project, ["--warnings-as-errors"])
+    assert {{:noop, [^diagnostic]}, ^output} = compile(project, ["--no-warnings-as-errors"])
+  end
+
+  test "returns errors, and leaves the library as it was", %{project: project} do
+    compile(project)
+    content = File.read!(project.library)
+
+    rust(project, "\n  pub fn wrong() -> i32 { \"one\" }")
+    assert {{:error, [diagnostic]}, output} = compile(project)
+    assert diagnostic.severity == :error
+    assert diagnostic.message == "mismatched types [E0308]"
+    assert diagnostic.file == project.source
+    assert {2, _start, 2, _end} = diagnostic.position
+    assert output =~ "mismatched types"
+
+    assert File.read!(project.library) == content
+  end
+
+  test "says so when cargo fails before rustc runs", %{project: project} do
+    cargo(project, "exit 101")
+
+    assert {{:error, [diagnostic]}, _output} = compile(project)
+    assert diagnostic.file == Path.join(project.dir, "Cargo.toml")
+    assert diagnostic.message =~ "cargo failed"
+  end
+
+  test "names the remedy when cargo is missing or too old", %{project: project} do
+    put_env("CARGO", Path.join(project.dir, "no-cargo"))
+
+    assert_raise Mix.Error, ~r/cargo was not found\. Install Rust 1\.91\.0 or newer/, fn ->
+      compile(project)
+    end
+
+    cargo(project, "[ $1 = --version ] && echo 'cargo 1.63.0 (abc 2022-07-01)' && exit; exit 101")
+
+    assert_raise Mix.Error, ~r/cargo 1\.63\.0 is too old.*Install Rust 1\.91\.0 or newer/, fn ->
+      compile(project)
+    end
+  end
+
+  test "cleans up", %{project: project} do
+    compile(project)
+    target_dir = in_project(project, fn -> Path.join(Mix.Project.app_path(), "native") end)
+    assert File.exists?(target_dir)
+
+    in_project(project, &Pkcs11PoolNif.clean/0)
+    refute File.exists?(target_dir)
+    refute File.exists?(Path.dirname(project.library))
+  end
+
+  defp compile(project, args \\ []) do
+    with_io(:stderr, fn -> in_project(project, fn -> Pkcs11PoolNif.run(args) end) end)
+  end
+
+  defp in_project(project, fun) do
+    Mix.Project.in_project(project.app, project.dir, fn _module -> fun.() end)
+  end
+
+  defp rust(project, source), do: write(project.dir, "native/nif/src/lib.rs", source <> "\n")
+
+  # A cargo that does what the script says.
+  defp cargo(project, script) do
+    write(project.dir, "bin/cargo", "#!/bin/sh\n#{script}\n")
+    path = Path.join(project.dir, "bin/cargo")
+    File.chmod!(path, 0o755)
+    put_env("CARGO", path)
+  end
+
+  defp put_env(name, value) do
+    before = System.get_env(name)
+    if value, do: System.put_env(name, value), else: System.delete_env(name)
+    on_exit(fn -> if before, do: System.put_env(name, before), else: System.delete_env(name) end)
+  end
+
+  defp write(dir, path, content) do
+    path = Path.join(dir, path)
+    File.mkdir_p!(Path.dirname(path))
+    File.write!(path, content)
+  end
+end

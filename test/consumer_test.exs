@@ -1,0 +1,130 @@
+defmodule Pkcs11Pool.ConsumerTest do
+  # A Mix project that depends on this one by path, as a user's does, and a release of it.
+  use ExUnit.Case, async: false
+
+  alias Pkcs11Pool.Test.SoftHSM
+
+  @moduletag :tmp_dir
+  @moduletag timeout: :timer.minutes(15)
+
+  setup %{tmp_dir: dir} do
+    write(dir, "mix.exs", """
+    defmodule Consumer.MixProject do
+      use Mix.Project
+
+      def project do
+        [
+          app: :consumer,
+          version: "1.0.0",
+          deps: [{:pkcs11_pool, path: #{inspect(File.cwd!())}}]
+        ]
+      end
+
+      def application, do: [mod: {Consumer, []}]
+    end
+    """)
+
+    write(dir, "lib/consumer.ex", ~S"""
+    defmodule Consumer do
+      use Application
+
+      def start(_type, _args) do
+        token = {:token_serial, System.fetch_env!("TOKEN_SERIAL")}
+
+        pool =
+          {Pkcs11Pool,
+           name: Consumer.HSM,
+           module: System.fetch_env!("TOKEN_MODULE"),
+           module_env: %{"SOFTHSM2_CONF" => System.fetch_env!("TOKEN_CONF")},
+           slot: token,
+           pool_size: 2,
+           pin: {:env, "TOKEN_PIN"}}
+
+        Supervisor.start_link([pool], strategy: :one_for_one)
+      end
+
+      def sign_and_verify do
+        id = :crypto.strong_rand_bytes(8)
+
+        {public, private} =
+          Pkcs11Pool.generate_key_pair!(
+            Consumer.HSM,
+            :rsa_pkcs_key_pair_gen,
+            [token: true, id: id, modulus_bits: 2048, verify: true],
+            [token: true, id: id, private: true, sensitive: true, sign: true]
+          )
+
+        signature = Pkcs11Pool.sign!(Consumer.HSM, private, :sha256_rsa_pkcs, "payment")
+        :ok = Pkcs11Pool.verify(Consumer.HSM, public, :sha256_rsa_pkcs, "payment", signature)
+
+        key = Pkcs11Pool.public_key!(Consumer.HSM, public)
+        true = :public_key.verify("payment", :sha256, signature, key)
+        IO.puts("signed and verified")
+      end
+    end
+    """)
+
+    token = SoftHSM.new_token!()
+
+    env = %{
+      "MIX_ENV" => "prod",
+      "TOKEN_SERIAL" => token.serial,
+      "TOKEN_MODULE" => token.module,
+      "TOKEN_CONF" => token.module_env["SOFTHSM2_CONF"],
+      "TOKEN_PIN" => token.pin,
+      # What the caller of this test may have set for this project must not reach the consumer.
+      "MIX_BUILD_PATH" => nil,
+      "MIX_BUILD_ROOT" => nil,
+      "MIX_DEPS_PATH" => nil,
+      "MIX_EXS" => nil,
+      "MIX_TARGET" => nil
+    }
+
+    # Cargo's work is shared with this project's own, which is as good as new: only a long run does it all again.
+    env =
+      if System.get_env("PKCS11_POOL_LONG"),
+        do: env,
+        else: Map.put_new(env, "PKCS11_POOL_CARGO_TARGET_DIR", target_dir())
+
+    %{env: env}
+  end
+
+  test "a project that depends on this one signs", %{tmp_dir: dir, env: env} do
+    output = run!(dir, env, "mix", ["run", "-e", "Consumer.sign_and_verify()"])
+    assert output =~ "signed and verified"
+
+    # A second time there is nothing to compile.
+    output = run!(dir, env, "mix", ["run", "-e", "Consumer.sign_and_verify()"])
+    refute output =~ "Compiling"
+
+    run!(dir, env, "mix", ["release", "--quiet"])
+    refute File.exists?(Path.join(dir, "_build/prod/rel/consumer/lib/pkcs11_pool-0.1.0/native"))
+
+    code = "{:ok, _} = Application.ensure_all_started(:consumer); Consumer.sign_and_verify()"
+    output = run!(dir, env, "_build/prod/rel/consumer/bin/consumer", ["eval", code])
+    assert output =~ "signed and verified"
+  end
+
+  defp run!(dir, env, command, args) do
+    command =
+      if command == "mix", do: System.find_executable("mix"), else: Path.join(dir, command)
+
+    case System.cmd(command, args, cd: dir, env: env, stderr_to_stdout: true) do
+      {output, 0} ->
+        output
+
+      {output, status} ->
+        flunk("#{Enum.join([command | args], " ")} exited with #{status}:\n#{output}")
+    end
+  end
+
+  defp target_dir do
+    System.get_env("PKCS11_POOL_CARGO_TARGET_DIR") || Path.join(Mix.Project.app_path(), "native")
+  end
+
+  defp write(dir, path, content) do
+    path = Path.join(dir, path)
+    File.mkdir_p!(Path.dirname(path))
+    File.write!(path, content)
+  end
+end

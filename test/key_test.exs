@@ -1,0 +1,60 @@
+defmodule Pkcs11Pool.KeyTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.{Key, Object}
+
+  @private {0x0, {:ulong, 3}}
+  @public {0x0, {:ulong, 2}}
+
+  test "a label is looked for with the operation's class" do
+    assert Key.encode!("signing", :private_key) == {:find, [@private, {0x3, "signing"}]}
+    assert Key.encode!("signing", nil) == {:find, [{0x3, "signing"}]}
+  end
+
+  test "a template gets the operation's class unless it has one" do
+    assert Key.encode!([id: <<1>>], :private_key) == {:find, [@private, {0x102, <<1>>}]}
+
+    assert Key.encode!([id: <<1>>, class: :public_key], :private_key) ==
+             {:find, [{0x102, <<1>>}, @public]}
+  end
+
+  test "a URI is a template, and names its token" do
+    assert Key.encode!("pkcs11:object=signing;id=%01", :private_key) ==
+             {:find, [@private, {0x3, "signing"}, {0x102, <<1>>}]}
+
+    assert Key.encode!("pkcs11:object=signing;type=public", :private_key) ==
+             {:find, [@public, {0x3, "signing"}]}
+
+    assert Key.encode!("pkcs11:token=payments;object=signing", :private_key) ==
+             {:find, [@private, {0x3, "signing"}], %{token: "payments"}}
+  end
+
+  test "an object is its handle and the template to find it again" do
+    object = Object.from_native({7, 2, "serial", 3, 0, <<1>>, "signing"})
+
+    assert Key.encode!(object, :public_key) ==
+             {:object, 7, 2, "serial", [@private, {0x102, <<1>>}, {0x3, "signing"}]}
+
+    assert Key.encode!(%{object | id: ""}, nil) ==
+             {:object, 7, 2, "serial", [@private, {0x3, "signing"}]}
+
+    assert Key.encode!(%{object | id: "", label: ""}, nil) == {:object, 7, 2, "serial", []}
+
+    assert Key.encode!(%{object | class: nil}, :private_key) ==
+             {:object, 7, 2, "serial", [@private, {0x102, <<1>>}, {0x3, "signing"}]}
+
+    # A label that is no UTF-8 came from the token, and is looked for as it is.
+    assert {:object, 7, 2, "serial", [@private, {0x3, <<255>>}]} =
+             Key.encode!(%{object | id: "", label: <<255>>}, nil)
+  end
+
+  test "what is no key is refused" do
+    for bad <- [nil, :signing, 1, {:label, "a"}, %{label: "a"}] do
+      assert_raise ArgumentError, ~r/expected a key/, fn -> Key.encode!(bad, :private_key) end
+    end
+
+    assert_raise ArgumentError, ~r/did you mean :label/, fn -> Key.encode!([lable: "a"], nil) end
+    assert_raise ArgumentError, ~r/PKCS#11 URI/, fn -> Key.encode!("pkcs11:x", nil) end
+    assert_raise ArgumentError, ~r/UTF-8/, fn -> Key.encode!(<<255>>, nil) end
+  end
+end

@@ -1,0 +1,281 @@
+defmodule Pkcs11Pool.MechanismTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.Mechanism
+
+  doctest Mechanism
+
+  @iv16 <<0::128>>
+  @word :erlang.system_info(:wordsize) * 8
+
+  defp message(fun), do: assert_raise(ArgumentError, fun) |> Exception.message()
+
+  test "plain mechanisms have the numbers of the standard" do
+    for {name, code} <- [
+          rsa_pkcs: 0x1,
+          rsa_x_509: 0x3,
+          sha1_rsa_pkcs: 0x6,
+          sha256_rsa_pkcs: 0x40,
+          sha512_rsa_pkcs: 0x42,
+          sha_1: 0x220,
+          sha256: 0x250,
+          sha256_hmac: 0x251,
+          sha384: 0x260,
+          sha512: 0x270,
+          generic_secret_key_gen: 0x350,
+          ec_key_pair_gen: 0x1040,
+          ecdsa_key_pair_gen: 0x1040,
+          ecdsa: 0x1041,
+          ecdsa_sha1: 0x1042,
+          ecdsa_sha256: 0x1044,
+          ec_edwards_key_pair_gen: 0x1055,
+          eddsa: 0x1057,
+          aes_key_gen: 0x1080,
+          aes_ecb: 0x1081,
+          aes_cmac: 0x108A,
+          aes_key_wrap: 0x2109,
+          ml_dsa: 0x1D
+        ] do
+      assert Mechanism.encode!(name) == {code, nil}
+      assert Mechanism.encode!({name, nil}) == {code, nil}
+      assert Mechanism.encode!({name, []}) == {code, nil}
+    end
+  end
+
+  test "PSS parameters default to the hash in the name" do
+    assert Mechanism.encode!(:sha1_rsa_pkcs_pss) == {0xE, {:rsa_pss, 0x220, 1, 20}}
+    assert Mechanism.encode!(:sha224_rsa_pkcs_pss) == {0x47, {:rsa_pss, 0x255, 5, 28}}
+    assert Mechanism.encode!(:sha256_rsa_pkcs_pss) == {0x43, {:rsa_pss, 0x250, 2, 32}}
+    assert Mechanism.encode!(:sha384_rsa_pkcs_pss) == {0x44, {:rsa_pss, 0x260, 3, 48}}
+    assert Mechanism.encode!(:sha512_rsa_pkcs_pss) == {0x45, {:rsa_pss, 0x270, 4, 64}}
+    assert Mechanism.encode!(:sha3_256_rsa_pkcs_pss) == {0x63, {:rsa_pss, 0x2B0, 7, 32}}
+
+    assert Mechanism.encode!({:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}) ==
+             {0x43, {:rsa_pss, 0x250, 1, 20}}
+
+    assert message(fn -> Mechanism.encode!({:sha256_rsa_pkcs_pss, hash: :sha1}) end) =~
+             "contradicts its name"
+  end
+
+  test "PSS and OAEP parameters default to the hash that is given" do
+    assert Mechanism.encode!({:rsa_pkcs_pss, hash: :sha384}) == {0xD, {:rsa_pss, 0x260, 3, 48}}
+
+    assert Mechanism.encode!({:rsa_pkcs_pss, hash: :sha256, mgf: :sha1, salt_length: 0}) ==
+             {0xD, {:rsa_pss, 0x250, 1, 0}}
+
+    assert Mechanism.encode!({:rsa_pkcs_oaep, hash: :sha1}) == {0x9, {:rsa_oaep, 0x220, 1, ""}}
+
+    assert Mechanism.encode!({:rsa_pkcs_oaep, hash: :sha512, mgf: :sha256, source: "label"}) ==
+             {0x9, {:rsa_oaep, 0x270, 2, "label"}}
+  end
+
+  test "ciphers take an IV of their block's length" do
+    assert Mechanism.encode!({:aes_cbc, iv: @iv16}) == {0x1082, @iv16}
+    assert Mechanism.encode!({:aes_cbc_pad, iv: @iv16}) == {0x1085, @iv16}
+    assert Mechanism.encode!({:des3_cbc, iv: <<0::64>>}) == {0x133, <<0::64>>}
+
+    assert Mechanism.encode!({:aes_ctr, counter_block: @iv16}) ==
+             {0x1086, <<128::native-size(@word), 0::128>>}
+
+    assert message(fn -> Mechanism.encode!({:aes_cbc, iv: "short"}) end) =~
+             "invalid parameter :iv of mechanism :aes_cbc: expected a binary of 16 bytes, " <>
+               "got: a binary of 5 bytes"
+  end
+
+  test "GCM takes the caller's IV or the token's" do
+    assert Mechanism.encode!({:aes_gcm, iv: <<1::96>>}) == {0x1087, {:gcm, <<1::96>>, "", 128}}
+
+    assert Mechanism.encode!({:aes_gcm, iv: :token, aad: "a", tag_bits: 96}) ==
+             {0x1087, {:gcm, :token, "a", 96}}
+
+    assert message(fn -> Mechanism.encode!({:aes_gcm, iv: ""}) end) =~ "non-empty"
+
+    assert message(fn -> Mechanism.encode!({:aes_gcm, iv: <<1::96>>, tag_bits: 12}) end) =~
+             ":tag_bits"
+  end
+
+  test "key agreement takes the other side's public data" do
+    assert Mechanism.encode!({:ecdh1_derive, public_data: "P"}) ==
+             {0x1050, {:ecdh1, 1, "", "P"}}
+
+    for kdf <- [:sha256_kdf, :sha256] do
+      assert Mechanism.encode!({:ecdh1_derive, kdf: kdf, public_data: "P", shared_data: "S"}) ==
+               {0x1050, {:ecdh1, 6, "S", "P"}}
+    end
+
+    assert Mechanism.encode!({:dh_pkcs_derive, public_data: "P"}) == {0x21, "P"}
+  end
+
+  test "a truncated MAC takes its length" do
+    assert Mechanism.encode!({:sha256_hmac_general, length: 16}) ==
+             {0x252, <<16::native-size(@word)>>}
+  end
+
+  test "a vendor's number takes bytes, nothing, or a known mechanism's struct" do
+    assert Mechanism.encode!({:vendor, 0x80000001, nil}) == {0x80000001, nil}
+    assert Mechanism.encode!({:vendor, 0x80000001, <<1, 2>>}) == {0x80000001, <<1, 2>>}
+
+    assert Mechanism.encode!({:vendor, 0x80000001, {:rsa_pkcs_pss, hash: :sha256}}) ==
+             {0x80000001, {:rsa_pss, 0x250, 2, 32}}
+
+    assert Mechanism.encode!({:vendor, 0x80000001, :sha256_rsa_pkcs_pss}) ==
+             {0x80000001, {:rsa_pss, 0x250, 2, 32}}
+
+    assert Mechanism.encode!({:vendor, 0x80000001, {:aes_cbc, iv: @iv16}}) == {0x80000001, @iv16}
+
+    for bad <- [
+          {:vendor, -1, nil},
+          {:vendor, 1},
+          :vendor,
+          {:vendor, 1, 2},
+          {:vendor, 1, {1, 2, 3}}
+        ] do
+      assert message(fn -> Mechanism.encode!(bad) end) =~ "vendor"
+    end
+  end
+
+  test "a mechanism without a struct of its own takes the struct's bytes" do
+    assert Mechanism.encode!({:aes_ccm, "struct"}) == {0x1088, "struct"}
+    assert message(fn -> Mechanism.encode!(:aes_ccm) end) =~ "{:aes_ccm, binary}"
+  end
+
+  test "missing parameters are named with the remedy" do
+    assert message(fn -> Mechanism.encode!(:rsa_pkcs_pss) end) ==
+             "mechanism :rsa_pkcs_pss needs parameters: give {:rsa_pkcs_pss, hash: :sha256}"
+
+    assert message(fn -> Mechanism.encode!({:rsa_pkcs_pss, mgf: :sha256}) end) =~
+             "needs the parameter :hash"
+
+    assert message(fn -> Mechanism.encode!(:aes_gcm) end) =~ "{:aes_gcm, iv: binary}"
+    assert message(fn -> Mechanism.encode!(:aes_cbc) end) =~ "{:aes_cbc, iv: binary}"
+
+    assert message(fn -> Mechanism.encode!(:ecdh1_derive) end) =~
+             "{:ecdh1_derive, public_data: binary}"
+  end
+
+  test "unknown mechanisms and parameters are named, with what was probably meant" do
+    assert message(fn -> Mechanism.encode!(:sha256_rsa_pkcs_psss) end) =~
+             "unknown mechanism :sha256_rsa_pkcs_psss, did you mean :sha256_rsa_pkcs_pss?"
+
+    assert message(fn -> Mechanism.encode!(:CKM_SHA256_RSA_PKCS) end) =~
+             "did you mean :sha256_rsa_pkcs?"
+
+    refute message(fn -> Mechanism.encode!(:zzz) end) =~ "did you mean"
+
+    assert message(fn -> Mechanism.encode!({:rsa_pkcs_pss, hash: :sha256, salt_len: 32}) end) =~
+             "unknown parameter :salt_len of mechanism :rsa_pkcs_pss, did you mean :salt_length?"
+
+    assert message(fn -> Mechanism.encode!({:aes_cbc, iv: @iv16, iv: @iv16}) end) =~
+             "duplicate parameter :iv"
+
+    assert message(fn -> Mechanism.encode!({:sha256_rsa_pkcs, salt_length: 3}) end) =~
+             "takes no parameters"
+
+    assert message(fn -> Mechanism.encode!({:rsa_pkcs_pss, hash: :sha257}) end) =~
+             "expected one of"
+  end
+
+  test "what is no mechanism at all is refused" do
+    for bad <- [nil, "sha256", 64, {}, {:rsa_pkcs, 1, 2}, {"rsa_pkcs", []}, [:rsa_pkcs], %{}] do
+      assert message(fn -> Mechanism.encode!(bad) end) =~ "mechanism"
+    end
+  end
+
+  test "no message shows a parameter's bytes" do
+    secret = "correct horse battery staple"
+
+    for bad <- [
+          {:aes_cbc, iv: secret},
+          {:aes_cbc, secret},
+          {:ecdh1_derive, public_data: ~c"x", shared_data: secret},
+          {:ecdh1_derive, public_data: "P", shared_data: [secret]},
+          {:ecdh1_derive, secret},
+          {:sha256_rsa_pkcs, secret},
+          {secret, secret},
+          {:vendor, secret, secret}
+        ] do
+      refute message(fn -> Mechanism.encode!(bad) end) =~ "correct"
+    end
+  end
+
+  test "every name's number decodes to a name of the same number" do
+    for {name, code} <- Pkcs11Pool.Table.Mechanisms.all() do
+      assert Mechanism.code!(name) == code
+      assert Mechanism.code!(Mechanism.decode(code)) == code
+    end
+
+    assert Mechanism.decode(0x1040) == :ec_key_pair_gen
+    assert Mechanism.decode(0x80000001) == {:vendor, 0x80000001}
+    assert Mechanism.code!({:vendor, 0x80000001}) == 0x80000001
+    assert Mechanism.name({:rsa_pkcs_pss, hash: :sha256}) == :rsa_pkcs_pss
+    assert Mechanism.name({:vendor, 0x80000001, nil}) == {:vendor, 0x80000001}
+  end
+
+  test "flags are those of CK_MECHANISM_INFO" do
+    assert Mechanism.flags(0) == []
+    assert Mechanism.flags(0x300) == [:encrypt, :decrypt]
+    assert Mechanism.flags(0x10000) == [:generate_key_pair]
+
+    assert Mechanism.flags(0x1F02800) ==
+             [:sign, :verify, :ec_f_p, :ec_f_2m, :ec_ecparameters, :ec_oid, :ec_uncompress]
+  end
+
+  test "the hash is that of the name or of the parameters" do
+    assert Mechanism.hash(:sha256_rsa_pkcs) == :sha256
+    assert Mechanism.hash(:sha512_256) == :sha512_256
+    assert Mechanism.hash(:sha512_256_hmac) == :sha512_256
+    assert Mechanism.hash(:ecdsa_sha1) == :sha
+    assert Mechanism.hash(:sha3_384_rsa_pkcs_pss) == :sha3_384
+    assert Mechanism.hash({:sha256_rsa_pkcs_pss, salt_length: 1}) == :sha256
+    assert Mechanism.hash({:rsa_pkcs_pss, hash: :sha384}) == :sha384
+    assert Mechanism.hash({:rsa_pkcs_oaep, hash: :sha1}) == :sha
+    assert Mechanism.hash({:vendor, 0x80000001, {:rsa_pkcs_pss, hash: :sha384}}) == :sha384
+    assert Mechanism.hash({:vendor, 0x80000001, "bytes"}) == nil
+
+    for none <- [:rsa_pkcs, :ecdsa, :eddsa, {:aes_gcm, iv: "iv"}, :sha256_key_derivation] do
+      assert Mechanism.hash(none) == nil
+    end
+  end
+
+  test "ECDSA is told from what only sounds like it" do
+    for yes <- [:ecdsa, :ecdsa_sha256, {:ecdsa, nil}, 0x1041, 0x1044] do
+      assert Mechanism.ecdsa?(yes)
+    end
+
+    for no <- [:eddsa, :dsa, :dsa_sha1, :sha256_rsa_pkcs, :ecdsa_key_pair_gen, 0x1040, 0x1057] do
+      refute Mechanism.ecdsa?(no)
+    end
+  end
+
+  test "operation and mechanism imply the key's class" do
+    for asymmetric <- [
+          :sha256_rsa_pkcs,
+          :rsa_x_509,
+          {:rsa_pkcs_pss, hash: :sha256},
+          :ecdsa,
+          :eddsa,
+          :ml_dsa,
+          0x1041,
+          {:vendor, 0x80000001, {:rsa_pkcs_pss, hash: :sha256}}
+        ] do
+      assert Mechanism.class_for(:sign, asymmetric) == :private_key
+      assert Mechanism.class_for(:verify, asymmetric) == :public_key
+    end
+
+    for symmetric <- [:sha256_hmac, :aes_cmac, {:aes_gcm, iv: "iv"}, 0x251],
+        operation <- [:sign, :verify, :encrypt, :decrypt, :wrap, :unwrap, :derive] do
+      assert Mechanism.class_for(operation, symmetric) == :secret_key
+    end
+
+    oaep = {:rsa_pkcs_oaep, hash: :sha1}
+    assert Mechanism.class_for(:encrypt, oaep) == :public_key
+    assert Mechanism.class_for(:decrypt, oaep) == :private_key
+    assert Mechanism.class_for(:wrap, oaep) == :public_key
+    assert Mechanism.class_for(:unwrap, oaep) == :private_key
+    assert Mechanism.class_for(:derive, {:ecdh1_derive, public_data: "P"}) == :private_key
+    assert Mechanism.class_for(:encapsulate, :ml_kem) == :public_key
+    assert Mechanism.class_for(:decapsulate, :ml_kem) == :private_key
+    assert Mechanism.class_for(:sign, 0x80000001) == nil
+    assert Mechanism.class_for(:sign, {:vendor, 0x80000001, nil}) == nil
+  end
+end

@@ -1,0 +1,131 @@
+defmodule Pkcs11Pool.PinSourceTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.PinSource
+
+  defmodule Secrets do
+    def pin(pin), do: {:ok, pin}
+    def boom(secret), do: raise("it is #{secret}")
+  end
+
+  defp fetch(source) do
+    assert {:ok, normalized} = PinSource.normalize(source)
+    PinSource.fetch(normalized)
+  end
+
+  defp file(content, mode) do
+    path = Path.join(System.tmp_dir!(), "pin-source-#{System.unique_integer([:positive])}")
+    File.write!(path, content)
+    File.chmod!(path, mode)
+    on_exit(fn -> File.rm(path) end)
+    path
+  end
+
+  test "functions give a binary or {:ok, binary}" do
+    assert fetch({Secrets, :pin, ["1234"]}) == {:ok, "1234"}
+    assert fetch(fn -> "1234" end) == {:ok, "1234"}
+    assert fetch(fn -> {:ok, <<0, 255>>} end) == {:ok, <<0, 255>>}
+  end
+
+  test "what goes wrong is told without what it said" do
+    for {source, reason} <- [
+          {fn -> raise "hunter2" end, :raised},
+          {fn -> throw("hunter2") end, :raised},
+          {fn -> exit("hunter2") end, :raised},
+          {fn -> :erlang.error({:hunter2, "hunter2"}) end, :raised},
+          {{Secrets, :boom, ["hunter2"]}, :raised},
+          {fn -> {:error, "hunter2"} end, :refused},
+          {fn -> nil end, :rubbish},
+          {fn -> ~c"hunter2" end, :rubbish},
+          {fn -> {:ok, ~c"hunter2"} end, :rubbish},
+          {fn -> :error end, :rubbish},
+          {fn -> "" end, :empty},
+          {fn -> {:ok, ""} end, :empty},
+          {{Secrets, :pin, ["hunter2", 1]},
+           {:undefined_function, "Pkcs11Pool.PinSourceTest.Secrets.pin/2"}},
+          {{NoSuch.Module, :pin, []}, {:undefined_function, "NoSuch.Module.pin/0"}}
+        ] do
+      assert fetch(source) == {:error, reason}
+      refute PinSource.explain(reason) =~ "hunter2"
+    end
+  end
+
+  test "the environment gives what is set now" do
+    variable = "PKCS11_POOL_PIN_SOURCE_TEST"
+    assert fetch({:env, variable}) == {:error, {:env_not_set, variable}}
+    System.put_env(variable, "1234\n")
+    on_exit(fn -> System.delete_env(variable) end)
+    assert fetch({:env, variable}) == {:ok, "1234\n"}
+    System.put_env(variable, "")
+    assert fetch({:env, variable}) == {:error, :empty}
+  end
+
+  test "a file gives its content without one newline at the end" do
+    for {content, result} <- [
+          {"1234", {:ok, "1234"}},
+          {"1234\n", {:ok, "1234"}},
+          {"1234\r\n", {:ok, "1234"}},
+          {"1234\n\n", {:ok, "1234\n"}},
+          {"12\n34", {:ok, "12\n34"}},
+          {"1234\r", {:ok, "1234\r"}},
+          {" 1234 ", {:ok, " 1234 "}},
+          {"\n", {:error, :empty}},
+          {"", {:error, :empty}}
+        ] do
+      assert fetch({:file, file(content, 0o600)}) == result
+    end
+  end
+
+  test "a file that group or others may read is refused" do
+    for mode <- [0o400, 0o600, 0o700] do
+      assert fetch({:file, file("1234", mode)}) == {:ok, "1234"}
+    end
+
+    for mode <- [0o640, 0o604, 0o644, 0o440] do
+      path = file("1234", mode)
+      assert fetch({:file, path}) == {:error, {:file_mode, path}}
+      assert PinSource.explain({:file_mode, path}) =~ "chmod 600"
+    end
+  end
+
+  test "a file that is missing, a folder or huge is told" do
+    missing = Path.join(System.tmp_dir!(), "no-such-pin-#{System.unique_integer([:positive])}")
+    assert fetch({:file, missing}) == {:error, {:file, missing, :enoent}}
+    assert PinSource.explain({:file, missing, :enoent}) =~ "no such file"
+
+    folder = System.tmp_dir!()
+    assert fetch({:file, folder}) == {:error, {:file, folder, :not_regular}}
+
+    huge = file(String.duplicate("1", 5_000), 0o600)
+    assert fetch({:file, huge}) == {:error, {:file, huge, :too_large}}
+  end
+
+  test "what is no source is refused" do
+    for bad <- [
+          "1234",
+          nil,
+          :pin,
+          {nil, :pin, []},
+          {Secrets, :pin},
+          {Secrets, "pin", []},
+          {Secrets, :pin, [1 | 2]},
+          fn _ -> "1234" end,
+          {:env, ""},
+          {:env, :PIN},
+          {:env, "A=B"},
+          {:file, ""},
+          {:file, "a\0b"},
+          {:vault, "x"}
+        ] do
+      assert PinSource.normalize(bad) == :error
+    end
+  end
+
+  test "a source's description leaves its arguments out" do
+    assert PinSource.describe({:mfa, {Secrets, :pin, ["hunter2"]}}) ==
+             "Pkcs11Pool.PinSourceTest.Secrets.pin/1"
+
+    assert PinSource.describe({:fun, fn -> "hunter2" end}) == "a function"
+    assert PinSource.describe({:env, "PIN"}) == "{:env, \"PIN\"}"
+  end
+end

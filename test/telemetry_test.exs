@@ -1,0 +1,109 @@
+defmodule Pkcs11Pool.TelemetryTest do
+  # The library is optional and absent here: a stand-in module is loaded for these tests only.
+  use ExUnit.Case, async: false
+
+  alias Pkcs11Pool.{Error, Telemetry}
+
+  @stand_in :telemetry
+
+  setup context do
+    if context[:without_library] do
+      :ok
+    else
+      unless Code.ensure_loaded?(@stand_in) do
+        test = self()
+        :persistent_term.put(__MODULE__, test)
+
+        Module.create(
+          @stand_in,
+          quote do
+            def execute(event, measurements, metadata) do
+              send(:persistent_term.get(unquote(__MODULE__)), {event, measurements, metadata})
+              :ok
+            end
+          end,
+          Macro.Env.location(__ENV__)
+        )
+
+        on_exit(fn ->
+          :code.purge(@stand_in)
+          :code.delete(@stand_in)
+          :code.purge(@stand_in)
+          :persistent_term.erase(__MODULE__)
+        end)
+      end
+
+      :ok
+    end
+  end
+
+  @tag :without_library
+  test "without the library nothing happens" do
+    unless Code.ensure_loaded?(@stand_in) do
+      refute Telemetry.enabled?()
+      assert Telemetry.execute([:pool, :down], %{}, %{pool: :hsm}) == :ok
+      assert Telemetry.start(:operation, %{pool: :hsm}) == nil
+      assert Telemetry.stop(nil, :ok) == :ok
+      assert Telemetry.exception(nil, :error, :boom, []) == :ok
+      assert Telemetry.span(:operation, %{}, fn -> 42 end) == 42
+    end
+  end
+
+  test "events get the library's prefix, and a time when they measure nothing" do
+    assert Telemetry.enabled?()
+    assert Telemetry.execute([:session, :hung], %{}, %{pool: :hsm}) == :ok
+    assert_received {[:pkcs11_pool, :session, :hung], %{system_time: time}, %{pool: :hsm}}
+    assert is_integer(time)
+
+    Telemetry.execute([:key, :ambiguous], %{count: 2}, %{pool: :hsm})
+    assert_received {[:pkcs11_pool, :key, :ambiguous], %{count: 2} = measured, _metadata}
+    assert map_size(measured) == 1
+  end
+
+  test "a span is a start and a stop with result and reason" do
+    span = Telemetry.start(:operation, %{pool: :hsm, operation: :sign, mine: 1})
+
+    assert_received {[:pkcs11_pool, :operation, :start], %{system_time: _},
+                     %{pool: :hsm, operation: :sign, mine: 1}}
+
+    Telemetry.stop(span, {:ok, "signature"}, %{queue_time: 5}, %{session: 2})
+
+    assert_received {[:pkcs11_pool, :operation, :stop], %{duration: duration, queue_time: 5},
+                     %{pool: :hsm, operation: :sign, mine: 1, session: 2, result: :ok} = metadata}
+
+    assert duration >= 0
+    refute inspect(metadata) =~ "signature"
+
+    span = Telemetry.start(:login, %{pool: :hsm})
+    Telemetry.stop(span, {:error, Error.new(:pin_incorrect)})
+
+    assert_received {[:pkcs11_pool, :login, :stop], _measured,
+                     %{result: :error, reason: :pin_incorrect}}
+  end
+
+  test "what raises ends the span without text or arguments" do
+    assert_raise RuntimeError, "hunter2", fn ->
+      Telemetry.span(:operation, %{pool: :hsm}, fn -> raise "hunter2" end)
+    end
+
+    assert_received {[:pkcs11_pool, :operation, :start], _measured, _metadata}
+
+    assert_received {[:pkcs11_pool, :operation, :exception], %{duration: _},
+                     %{pool: :hsm, kind: :error, reason: RuntimeError, stacktrace: [_ | _]} = all}
+
+    refute inspect(all) =~ "hunter2"
+
+    assert catch_error(
+             Telemetry.span(:operation, %{}, fn -> apply(String, :upcase, [:not_a_string]) end)
+           )
+
+    assert_received {[:pkcs11_pool, :operation, :exception], _measured, %{stacktrace: stacktrace}}
+
+    for entry <- stacktrace, is_tuple(entry) and tuple_size(entry) == 4 do
+      assert is_integer(elem(entry, 2))
+    end
+
+    assert catch_throw(Telemetry.span(:lease, %{}, fn -> throw({:a, "hunter2"}) end))
+    assert_received {[:pkcs11_pool, :lease, :exception], _measured, %{kind: :throw, reason: :a}}
+  end
+end
