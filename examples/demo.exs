@@ -16,6 +16,7 @@ defmodule Demo do
   @pin_variable "DEMO_PIN"
 
   def run(paths) do
+    Logger.configure(level: :warning)
     files = read(paths)
 
     SoftHSM.start!()

@@ -7,6 +7,7 @@ defmodule Pkcs11Pool do
     EcdsaSignature,
     Error,
     Key,
+    Lease,
     Mechanism,
     Native,
     Object,
@@ -16,7 +17,7 @@ defmodule Pkcs11Pool do
     Template
   }
 
-  @typedoc "The name of a pool: its `:name` option."
+  @typedoc "The name of a pool, its `:name` option; or the lease of a `with_session/3` block."
   @type pool :: term
 
   @typedoc """
@@ -113,7 +114,7 @@ defmodule Pkcs11Pool do
   One consistent snapshot:
 
     * `:state` - `:up`, `:down` (no token: `:down` is the error) or `:draining`
-    * `:executor` - `:dirty_io` or `:threads`
+    * `:executor` - `:dirty_io`, `:threads`, or `:mixed` after a resize beyond the dirty-IO schedulers
     * `:size` - the most sessions; `:ceiling` - the most that the token allows now
     * `:idle`, `:running`, `:leased`, `:opening`, `:closing` - sessions
     * `:waiting` - operations
@@ -131,7 +132,7 @@ defmodule Pkcs11Pool do
 
         status
         |> Map.drop([:draining, :down, :runners])
-        |> Map.merge(%{state: state(status), executor: executor, ceiling: status.size, leased: 0})
+        |> Map.merge(%{state: state(status), executor: executor, ceiling: status.size})
         |> Map.merge(
           if(status.down, do: %{down: Error.from_native(status.down, pool)}, else: %{})
         )
@@ -144,6 +145,115 @@ defmodule Pkcs11Pool do
   defp state(%{draining: true}), do: :draining
   defp state(%{down: nil}), do: :up
   defp state(_status), do: :down
+
+  @doc """
+  Grows or shrinks the pool to `n` sessions. No call fails of it: surplus sessions close as they come free.
+
+  `n < 1` raises `ArgumentError`; a `:token` pool has exactly one session (`:pool_size_fixed`).
+  """
+  @spec resize(pool, pos_integer) :: :ok | {:error, Error.t()}
+  def resize(pool, n) when is_integer(n) and n > 0 do
+    case Registry.lookup(pool) do
+      {:ok, _keeper, %{type: :token}} when n != 1 ->
+        {:error, Error.new(:pool_size_fixed, pool: pool, executed: false)}
+
+      {:ok, keeper, _entry} ->
+        call_keeper(pool, keeper, {:resize, n})
+
+      :error ->
+        {:error, Error.new(:pool_not_found, pool: pool)}
+    end
+  end
+
+  def resize(_pool, n),
+    do: raise(ArgumentError, "expected a positive number of sessions, got: #{inspect(n)}")
+
+  defp call_keeper(pool, keeper, request) do
+    GenServer.call(keeper, request)
+  catch
+    :exit, _gone -> {:error, Error.new(:pool_not_found, pool: pool)}
+  end
+
+  @doc """
+  Takes the pool out of service: new calls and those that wait are answered with `:draining`, those that run are given `timeout` ms, and all
+  sessions close. `{:ok, left}`, the number of sessions that are still in use. Only a restart brings the pool back.
+  """
+  @spec drain(pool, timeout) :: {:ok, left :: non_neg_integer} | {:error, Error.t()}
+  def drain(pool, timeout) when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
+    with {:ok, %{native: native}} <- fetch(pool) do
+      Native.drain(native)
+
+      deadline =
+        if timeout == :infinity,
+          do: :infinity,
+          else: System.monotonic_time(:millisecond) + timeout
+
+      {:ok, drained(native, deadline)}
+    end
+  end
+
+  defp drained(native, deadline) do
+    left = Native.left(native)
+
+    if left > 0 and (deadline == :infinity or System.monotonic_time(:millisecond) < deadline) do
+      Process.sleep(5)
+      drained(native, deadline)
+    else
+      left
+    end
+  end
+
+  @doc """
+  Runs `fun` with a session that is the calling process's own for so long, and returns what it returns.
+
+      Pkcs11Pool.with_session(MyApp.HSM, fn lease ->
+        {:ok, random} = Pkcs11Pool.generate_random(lease, 32)
+        Pkcs11Pool.sign(lease, "signing", :sha256_rsa_pkcs, random)
+      end)
+
+  Within the block, in the same process, calls by the pool's name use the leased session as well, and so does a nested `with_session/3`. From
+  another process the lease gives `:not_owner`, after the block `:lease_ended`. A lease that is held for longer than the pool's
+  `:lease_timeout` ends, and the holder is named in the log. The session is closed rather than used again when the holder died, the
+  lease expired, or an operation still ran on it.
+
+  A session for it cannot be had: `{:error, error}`, and `fun` is not called. `fun` takes the lease, or nothing.
+  """
+  @spec with_session(pool, (Lease.t() -> result) | (() -> result), [call_option]) ::
+          result | {:error, Error.t()}
+        when result: term
+  def with_session(pool, fun, opts \\ [])
+
+  def with_session(%Lease{} = lease, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
+    _checked = Options.call!(opts)
+
+    cond do
+      lease.holder != self() -> {:error, Error.new(:not_owner, pool: lease.pool, executed: false)}
+      Native.is_lease_active(lease.native) -> apply_lease(fun, lease)
+      true -> {:error, Error.new(:lease_ended, pool: lease.pool, executed: false)}
+    end
+  end
+
+  def with_session(pool, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
+    opts = Options.call!(opts)
+
+    with nil <- Lease.current(pool),
+         {:ok, lease} <- Call.lease(pool, opts) do
+      Lease.hold(lease)
+
+      try do
+        apply_lease(fun, lease)
+      after
+        Lease.let_go(lease)
+        Native.end_lease(lease.native)
+      end
+    else
+      %Lease{} = lease -> with_session(lease, fun, [])
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp apply_lease(fun, _lease) when is_function(fun, 0), do: fun.()
+  defp apply_lease(fun, lease), do: fun.(lease)
 
   @doc """
   Forgets the handles of all keys: each is found anew (`C_FindObjects`) when it is next used. For keys that something else on the token

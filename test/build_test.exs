@@ -7,6 +7,7 @@ defmodule Pkcs11Pool.BuildTest do
   alias Mix.Tasks.Compile.Pkcs11PoolNif
 
   @moduletag :tmp_dir
+  @moduletag :build
 
   # A small project with a crate that needs no other: cargo builds it in a fraction of a second.
   setup %{tmp_dir: dir} do

@@ -5,6 +5,7 @@ defmodule Pkcs11Pool.ConsumerTest do
   alias Pkcs11Pool.Test.SoftHSM
 
   @moduletag :tmp_dir
+  @moduletag :build
   @moduletag timeout: :timer.minutes(15)
 
   setup %{tmp_dir: dir} do

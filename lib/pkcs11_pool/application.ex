@@ -1,12 +1,14 @@
 defmodule Pkcs11Pool.Application do
   @moduledoc false
   use Application
+  use Supervisor
 
   @impl Application
-  def start(_type, _args) do
-    Supervisor.start_link([Pkcs11Pool.Registry],
-      strategy: :one_for_one,
-      name: Pkcs11Pool.Application.Supervisor
-    )
+  def start(_type, _args), do: Supervisor.start_link(__MODULE__, nil, name: __MODULE__.Supervisor)
+
+  @impl Supervisor
+  def init(nil) do
+    :ok = Pkcs11Pool.Slots.new_table()
+    Supervisor.init([Pkcs11Pool.Registry, Pkcs11Pool.Slots], strategy: :one_for_one)
   end
 end

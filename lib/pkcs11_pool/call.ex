@@ -1,43 +1,67 @@
 defmodule Pkcs11Pool.Call do
   @moduledoc false
-  # One call: submitted to the native pool by the caller, who then waits for the answer under its two deadlines. No process is between.
+  # One call: submitted to the native pool by the caller, who then waits for the answer under its two
+  # deadlines. No process is between.
   #
-  #   submit --> answer                    before the first deadline: the common case
-  #         \--> still queued: wait on     until :queue_timeout, then abandon: it never starts
-  #         \--> running: wait on          until :operation_timeout after its start, then abandon: its answer is dropped
+  #   submit --> answer                  before the first deadline: the common case
+  #         \--> still queued: wait on   until :queue_timeout, then abandon: it never starts
+  #         \--> running: wait on        until :operation_timeout after its start, then abandon: its
+  #                                      answer is dropped
   #
-  # An operation that cannot be abandoned any more has been answered: its message is waited for, so that none is ever left over.
+  # An operation that cannot be abandoned any more has been answered: its message is waited for, so
+  # that none is ever left over.
 
-  alias Pkcs11Pool.{Error, Native, Options, Registry, Telemetry}
+  alias Pkcs11Pool.{Error, Lease, Native, Options, Registry, Telemetry}
 
-  @doc "Runs a request of the native side on the pool of this name."
+  @doc """
+  Runs a request of the native side on a pool, or on the lease that the caller has there.
+  """
   @spec run(pool :: term, operation :: atom, mechanism :: term, request :: term, Options.call()) ::
           :ok | {:ok, term} | {:error, Error.t()}
-  def run(name, operation, mechanism, request, opts) do
-    span = span(name, operation, mechanism, opts)
-    result = run(name, request, opts)
+  def run(pool, operation, mechanism, request, opts) do
+    span = span(pool, operation, mechanism, opts)
+    result = run(pool, request, opts)
     if span, do: Telemetry.stop(span, result)
     result
   end
 
+  defp run(%Lease{entry: entry} = lease, request, opts) do
+    # What runs on it is the holder's alone: nothing else can be in the way.
+    entry = %{timeouts(entry, opts) | queue_timeout: :infinity}
+
+    with {:error, error} <- await_within(entry, lease, request),
+         do: {:error, error(error, lease.pool, entry)}
+  end
+
   defp run(name, request, opts) do
+    with nil <- Lease.current(name),
+         {:ok, _keeper, entry} <- Registry.lookup(name) do
+      entry = timeouts(entry, opts)
+      with {:error, error} <- await(entry, request), do: {:error, error(error, name, entry)}
+    else
+      %Lease{} = lease -> run(lease, request, opts)
+      :error -> {:error, Error.new(:pool_not_found, pool: name)}
+    end
+  end
+
+  @doc """
+  Takes a session of the pool for the calling process.
+  """
+  @spec lease(name :: term, Options.call()) :: {:ok, Lease.t()} | {:error, Error.t()}
+  def lease(name, opts) do
     case Registry.lookup(name) do
-      {:ok, _keeper, entry} ->
-        queue_timeout = opts.queue_timeout || entry.queue_timeout
-        operation_timeout = opts.operation_timeout || entry.operation_timeout
+      {:ok, keeper, entry} ->
+        entry = timeouts(entry, opts)
 
-        case await(entry.native, request, queue_timeout, operation_timeout) do
+        case await_lease(entry) do
+          {:ok, native} ->
+            if entry.lease_timeout != :infinity,
+              do: Native.expire_lease(native, keeper, place(), entry.lease_timeout)
+
+            {:ok, %Lease{pool: name, holder: self(), native: native, entry: entry}}
+
           {:error, error} ->
-            timeouts = %{
-              entry
-              | queue_timeout: queue_timeout,
-                operation_timeout: operation_timeout
-            }
-
-            {:error, error(error, name, timeouts)}
-
-          result ->
-            result
+            {:error, error(error, name, entry)}
         end
 
       :error ->
@@ -45,12 +69,37 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  # The reference is made in the function that waits for it: so the VM skips what was in the mailbox before.
-  defp await(pool, request, queue_timeout, operation_timeout) do
+  # Where a lease was taken: the first function that is none of ours.
+  defp place do
+    {:current_stacktrace, stack} = Process.info(self(), :current_stacktrace)
+    ours = [Process, __MODULE__, Pkcs11Pool]
+
+    case Enum.find(stack, fn {module, _function, _arity, _location} -> module not in ours end) do
+      nil -> "an unknown place"
+      entry -> Exception.format_stacktrace_entry(entry)
+    end
+  end
+
+  defp timeouts(entry, %{queue_timeout: nil, operation_timeout: nil}), do: entry
+
+  defp timeouts(entry, opts) do
+    %{
+      entry
+      | queue_timeout: opts.queue_timeout || entry.queue_timeout,
+        operation_timeout: opts.operation_timeout || entry.operation_timeout
+    }
+  end
+
+  ## Waiting
+
+  # The reference is made in the function that waits for it: so the VM skips what was in the mailbox
+  # before, however much that is. Hence three functions of one shape.
+
+  defp await(entry, request) do
     started = now()
     ref = make_ref()
 
-    case Native.submit(pool, ref, request, finite(queue_timeout)) do
+    case Native.submit(entry.native, ref, request, finite(entry.queue_timeout)) do
       {:error, _error} = refused ->
         refused
 
@@ -58,39 +107,71 @@ defmodule Pkcs11Pool.Call do
         receive do
           {^ref, result} -> result
         after
-          # It may start at any time: the earlier of the two is when to look.
-          min(queue_timeout, operation_timeout) ->
-            late(ticket, ref, started, queue_timeout, operation_timeout)
+          first_look(entry) -> late(ticket, ref, started, entry)
         end
     end
   end
 
-  defp late(ticket, ref, started, queue_timeout, operation_timeout) do
+  defp await_within(entry, lease, request) do
+    started = now()
+    ref = make_ref()
+
+    case Native.submit_within(entry.native, lease.native, ref, request) do
+      {:error, _error} = refused ->
+        refused
+
+      ticket ->
+        receive do
+          {^ref, result} -> result
+        after
+          first_look(entry) -> late(ticket, ref, started, entry)
+        end
+    end
+  end
+
+  defp await_lease(entry) do
+    started = now()
+    ref = make_ref()
+
+    case Native.submit_lease(entry.native, ref, finite(entry.queue_timeout)) do
+      {:error, _error} = refused ->
+        refused
+
+      {ticket, lease} ->
+        result =
+          receive do
+            {^ref, result} -> result
+          after
+            first_look(entry) -> late(ticket, ref, started, entry)
+          end
+
+        with {:error, _error} <- result, do: Native.end_lease(lease)
+        with :ok <- result, do: {:ok, lease}
+    end
+  end
+
+  # It may start at any time: the earlier of the two is when to look.
+  defp first_look(entry), do: min(entry.queue_timeout, entry.operation_timeout)
+
+  defp late(ticket, ref, started, entry) do
     case Native.progress(ticket) do
       :queued ->
-        left = left(queue_timeout, now() - started)
+        left = left(entry.queue_timeout, now() - started)
 
         if left > 0 do
-          wait(
-            ticket,
-            ref,
-            started,
-            queue_timeout,
-            operation_timeout,
-            min(left, max(operation_timeout, 1))
-          )
+          wait(ticket, ref, started, entry, min(left, max(entry.operation_timeout, 1)))
         else
           case Native.abandon(ticket, false) do
             :before_start -> {:error, :queue_timeout}
-            _started_or_answered -> late(ticket, ref, started, queue_timeout, operation_timeout)
+            _started_or_answered -> late(ticket, ref, started, entry)
           end
         end
 
       {:running, ms} ->
-        left = left(operation_timeout, ms)
+        left = left(entry.operation_timeout, ms)
 
         if left > 0 do
-          wait(ticket, ref, started, queue_timeout, operation_timeout, left)
+          wait(ticket, ref, started, entry, left)
         else
           case Native.abandon(ticket, true) do
             {:while_running, ms} -> {:error, {:operation_timeout, ms}}
@@ -104,11 +185,11 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  defp wait(ticket, ref, started, queue_timeout, operation_timeout, ms) do
+  defp wait(ticket, ref, started, entry, ms) do
     receive do
       {^ref, result} -> result
     after
-      ms -> late(ticket, ref, started, queue_timeout, operation_timeout)
+      ms -> late(ticket, ref, started, entry)
     end
   end
 
@@ -120,6 +201,8 @@ defmodule Pkcs11Pool.Call do
 
   defp left(:infinity, _passed), do: :infinity
   defp left(timeout, passed), do: timeout - passed
+
+  ## Errors
 
   defp error(:queue_timeout, name, entry) do
     details = %{timeout_ms: entry.queue_timeout, stats: stats(entry.native)}
@@ -143,8 +226,11 @@ defmodule Pkcs11Pool.Call do
 
   defp stats(pool), do: Map.take(Native.status(pool), [:size, :idle, :running, :waiting, :hung])
 
-  defp span(name, operation, mechanism, opts) do
+  ## Telemetry and time
+
+  defp span(pool, operation, mechanism, opts) do
     if Telemetry.enabled?() do
+      name = with %Lease{pool: name} <- pool, do: name
       own = %{pool: name, operation: operation, mechanism: mechanism}
       Telemetry.start(:operation, Map.merge(opts.telemetry_metadata, own))
     end

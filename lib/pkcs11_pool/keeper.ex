@@ -6,14 +6,14 @@ defmodule Pkcs11Pool.Keeper do
 
   require Logger
 
-  alias Pkcs11Pool.{Call, Error, Native, Options, PinSource, Registry, Runner, Telemetry}
+  alias Pkcs11Pool.{Call, Error, Native, Options, PinSource, Registry, Runner, Slots, Telemetry}
 
   # How often surplus sessions are looked for, at most and at least, in ms.
   @tick 50..10_000
   # How soon a token that is away is looked for again: the first time, and at the longest, in ms.
   @probe 500..30_000
 
-  defstruct [:options, :pool, :executor, :attempt, :asking, :timer, :probe, down: nil, backoff: 0]
+  defstruct [:options, :pool, :attempt, :asking, :timer, :probe, down: nil, backoff: 0]
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -43,16 +43,21 @@ defmodule Pkcs11Pool.Keeper do
   end
 
   defp register(options, pool, executor, down) do
-    defaults = Map.take(options, [:queue_timeout, :operation_timeout, :max_waiting])
+    defaults =
+      Map.take(options, [:queue_timeout, :operation_timeout, :lease_timeout, :max_waiting, :type])
+
     entry = Map.merge(defaults, %{native: pool, executor: executor})
-    state = %__MODULE__{options: options, pool: pool, executor: executor}
+    state = %__MODULE__{options: options, pool: pool}
 
     Logger.debug(
-      "pool #{inspect(options.name)}: #{options.pool_size} sessions at most, executor #{inspect(executor)}"
+      "pool #{inspect(options.name)}: #{options.pool_size} sessions at most, executor #{executor}"
     )
+
+    warn_of_starvation(options)
 
     case Registry.register(options.name, entry) do
       :ok ->
+        Slots.register_pool(options.name, options.pool_size)
         {:ok, attached(state, down), {:continue, :start}}
 
       {:error, {:already_registered, keeper}} ->
@@ -61,12 +66,34 @@ defmodule Pkcs11Pool.Keeper do
     end
   end
 
+  defp warn_of_starvation(%{executor: :dirty_io, name: name, pool_size: size}) do
+    schedulers = :erlang.system_info(:dirty_io_schedulers)
+
+    if size >= schedulers do
+      Logger.warning(
+        "pool #{inspect(name)}: with executor: :dirty_io its #{size} sessions can occupy all #{schedulers} dirty-IO schedulers, and " <>
+          "hold up file I/O; leave :executor out, or start the VM with a larger +SDio"
+      )
+    end
+  end
+
+  defp warn_of_starvation(_options), do: :ok
+
   @impl GenServer
   def handle_continue(:start, state) do
     start_runners(state)
     tick(state)
     if state.down == nil, do: warm_up(state.options)
     {:noreply, state}
+  end
+
+  @impl GenServer
+  def handle_call({:resize, size}, _from, %{options: %{name: name}} = state) do
+    executor = Native.resize(state.pool, size, :erlang.system_info(:dirty_io_schedulers))
+    Registry.update(name, &%{&1 | executor: executor})
+    Slots.register_pool(name, size)
+    start_runners(state)
+    {:reply, :ok, state}
   end
 
   @impl GenServer
@@ -150,20 +177,30 @@ defmodule Pkcs11Pool.Keeper do
     state
   end
 
+  defp told({:lease_expired, holder, place}, state) do
+    Logger.warning(
+      "pool #{inspect(state.options.name)}: #{inspect(holder)} held a session for longer than :lease_timeout " <>
+        "(#{state.options.lease_timeout} ms), and has lost it; it was taken in #{place}"
+    )
+
+    state
+  end
+
   defp told(:drained, state), do: state
 
   ## Runners
 
-  defp start_runners(%{options: options, pool: pool, executor: executor}) do
-    for _vacancy <- 1..Native.vacancies(pool)//1 do
-      case executor do
-        :dirty_io ->
-          {:ok, _pid} =
-            DynamicSupervisor.start_child(Registry.via(:runners, options.name), {Runner, pool})
+  defp start_runners(%{options: options, pool: pool}) do
+    {processes, threads} = Native.vacancies(pool)
+    runners = Registry.via(:runners, options.name)
 
-        :threads ->
-          true = Native.start_thread(pool)
-      end
+    for _vacancy <- 1..processes//1 do
+      {:ok, _pid} = DynamicSupervisor.start_child(runners, {Runner, pool})
+    end
+
+    for _vacancy <- 1..threads//1 do
+      unless Native.start_thread(pool),
+        do: Logger.error("pool #{inspect(options.name)}: the system refuses another thread")
     end
 
     :ok

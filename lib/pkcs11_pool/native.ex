@@ -6,6 +6,9 @@ defmodule Pkcs11Pool.Native do
   @type pool :: reference
   @type runner :: reference
   @type ticket :: reference
+  @type lease :: reference
+  @type index :: reference
+  @type executor :: :dirty_io | :threads | :mixed
   @type error ::
           {reason :: atom, code :: non_neg_integer | nil, function :: String.t() | nil,
            executed :: boolean | :unknown, details :: map}
@@ -18,7 +21,7 @@ defmodule Pkcs11Pool.Native do
 
   @doc "Makes a pool for the calling keeper, attached to its token or with the reason why not. Dirty IO."
   @spec pool_start(map) ::
-          {:ok, pool, :dirty_io | :threads, down :: error | nil} | {:error, error}
+          {:ok, pool, executor, down :: error | nil} | {:error, error}
   def pool_start(_options), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Looks for the token once more. Dirty IO."
@@ -42,6 +45,35 @@ defmodule Pkcs11Pool.Native do
           ticket | {:error, error}
   def submit(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Takes a call for a session of the caller's own; `{tag, :ok}` comes when the lease has one."
+  @spec submit_lease(pool, tag :: reference, queue_timeout :: non_neg_integer | nil) ::
+          {ticket, lease} | {:error, error}
+  def submit_lease(_pool, _tag, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Takes an operation on a lease's session; its answer comes as `{tag, result}`."
+  @spec submit_within(pool, lease, tag :: reference, request :: term) :: ticket | {:error, error}
+  def submit_within(_pool, _lease, _tag, _request), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The lease ends after `ms`; the keeper is told who held it, and where it was taken."
+  @spec expire_lease(lease, keeper :: pid, place :: String.t(), ms :: non_neg_integer) :: :ok
+  def expire_lease(_lease, _keeper, _place, _ms), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The lease ends; `false`: it had ended."
+  @spec end_lease(lease) :: boolean
+  def end_lease(_lease), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Whether the lease still has its session."
+  @spec is_lease_active(lease) :: boolean
+  def is_lease_active(_lease), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "A slot's round robin."
+  @spec new_index() :: index
+  def new_index, do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The next of `0..size-1`."
+  @spec next_index(index, size :: pos_integer) :: non_neg_integer
+  def next_index(_index, _size), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Where an operation is; `ms` is how long it has been running."
   @spec progress(ticket) :: :queued | {:running, ms :: non_neg_integer} | :over
   def progress(_ticket), do: :erlang.nif_error(:nif_not_loaded)
@@ -62,9 +94,13 @@ defmodule Pkcs11Pool.Native do
   @spec tick(pool) :: :ok
   def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "How many runners are missing."
-  @spec vacancies(pool) :: non_neg_integer
+  @doc "How many runners are missing: processes, and native threads."
+  @spec vacancies(pool) :: {processes :: non_neg_integer, threads :: non_neg_integer}
   def vacancies(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Grows or shrinks."
+  @spec resize(pool, size :: pos_integer, dirty_io_schedulers :: pos_integer) :: executor
+  def resize(_pool, _size, _dirty_io_schedulers), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "The pool takes nothing any more: what waits is answered, what is idle closed, what runs goes on."
   @spec drain(pool) :: :ok

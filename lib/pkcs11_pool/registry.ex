@@ -6,10 +6,12 @@ defmodule Pkcs11Pool.Registry do
 
   @type entry :: %{
           native: Native.pool(),
-          executor: :dirty_io | :threads,
+          executor: Native.executor(),
           queue_timeout: timeout,
           operation_timeout: timeout,
-          max_waiting: non_neg_integer
+          lease_timeout: timeout,
+          max_waiting: non_neg_integer,
+          type: :hsm | :cloud_hsm | :token
         }
 
   @doc false
@@ -24,6 +26,13 @@ defmodule Pkcs11Pool.Registry do
   @spec register(name :: term, entry) :: :ok | {:error, {:already_registered, pid}}
   def register(name, entry) do
     with {:ok, _owner} <- Registry.register(__MODULE__, {:pool, name}, entry), do: :ok
+  end
+
+  @doc "Its keeper changes what is known of a pool."
+  @spec update(name :: term, (entry -> entry)) :: :ok
+  def update(name, fun) do
+    {_new, _old} = Registry.update_value(__MODULE__, {:pool, name}, fun)
+    :ok
   end
 
   @doc "The pool of this name."

@@ -14,13 +14,13 @@ rustler::atoms! {
     // progress
     queued, over,
     // executors
-    auto, dirty_io, threads,
+    auto, dirty_io, threads, mixed,
     // errors
     unknown, cause, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
-    runners_wanted, pin_wanted, session_opened, session_closed, login_ended, drained,
+    runners_wanted, pin_wanted, session_opened, session_closed, login_ended, drained, lease_expired,
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status
-    size, idle, running, opening, closing, waiting, hung, runners, epoch, login, draining, gated, down,
+    size, idle, running, opening, closing, waiting, leased, hung, runners, epoch, login, draining, gated, down,
 }

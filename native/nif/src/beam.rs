@@ -16,6 +16,7 @@ pub(crate) struct Beam;
 
 pub(crate) type TokenPool = token::TokenPool<Beam>;
 pub(crate) type Header = token::Header<Beam>;
+pub(crate) type Lease = token::Lease<Beam>;
 
 impl Host for Beam {
     type Reply = Caller;

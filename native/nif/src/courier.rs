@@ -3,17 +3,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 use once_cell::sync::OnceCell;
 use rustler::{Encoder, LocalPid, OwnedEnv};
-use token::host::{Notice, Outcome};
+use token::End;
+use token::host::{Notice, Outcome, Posting};
 
-use crate::beam::Caller;
+use crate::atoms;
+use crate::beam::{Caller, Lease, TokenPool};
 use crate::encode::{notice, outcome};
-use crate::{atoms, beam::TokenPool};
 
 pub(crate) enum Job {
     /// An operation's answer.
@@ -22,8 +23,24 @@ pub(crate) enum Job {
     Wake(LocalPid),
     /// Tells a keeper.
     Tell(LocalPid, Notice),
-    /// Answers what still runs in a drained pool, at this time.
-    GiveUp(Instant, Arc<TokenPool>),
+    /// Something for later.
+    At(Instant, Due),
+}
+
+/// What is to be done later.
+pub(crate) enum Due {
+    /// Answers what still runs in a drained pool.
+    GiveUp(Arc<TokenPool>),
+    /// Ends a lease that has been held for too long.
+    Expire(Expiry),
+}
+
+/// A lease, and whom to tell about it.
+pub(crate) struct Expiry {
+    pub(crate) lease: Weak<Lease>,
+    pub(crate) holder: LocalPid,
+    pub(crate) keeper: LocalPid,
+    pub(crate) place: String,
 }
 
 static COURIER: OnceCell<Sender<Job>> = OnceCell::new();
@@ -47,7 +64,7 @@ pub(crate) fn post(job: Job) {
 }
 
 /// A job for later, the earliest first.
-struct Later(Instant, Arc<TokenPool>);
+struct Later(Instant, Due);
 
 impl PartialEq for Later {
     fn eq(&self, other: &Self) -> bool {
@@ -88,13 +105,21 @@ fn run(inbox: &crossbeam_channel::Receiver<Job>) {
             Ok(Job::Tell(pid, told)) => {
                 let _ = env.send_and_clear(&pid, |env| (atoms::pkcs11_pool(), notice(env, told)).encode(env));
             }
-            Ok(Job::GiveUp(at, pool)) => later.push(Reverse(Later(at, pool))),
-            Err(RecvTimeoutError::Timeout) => {
-                if let Some(Reverse(Later(_, pool))) = later.pop() {
-                    pool.give_up();
-                }
-            }
+            Ok(Job::At(at, due)) => later.push(Reverse(Later(at, due))),
+            Err(RecvTimeoutError::Timeout) => match later.pop() {
+                Some(Reverse(Later(_, Due::GiveUp(pool)))) => pool.give_up(),
+                Some(Reverse(Later(_, Due::Expire(expiry)))) => expire(&expiry, &mut env),
+                None => (),
+            },
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+fn expire(Expiry { lease, holder, keeper, place }: &Expiry, env: &mut OwnedEnv) {
+    let ended = lease.upgrade().is_some_and(|lease| lease.end(End::Close("lease_expired"), &mut Posting));
+    if ended {
+        let told = |env| (atoms::pkcs11_pool(), (atoms::lease_expired(), *holder, place.as_str())).encode(env);
+        let _ = env.send_and_clear(keeper, told);
     }
 }

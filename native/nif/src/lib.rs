@@ -14,24 +14,27 @@ mod executor;
 
 use std::panic::RefUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use rustler::{Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term};
 use session_pool::{Abandoned, RunnerId, State};
-use token::{Budget, Served, now};
+use token::{Budget, End, Error, Served, now};
 
-use crate::beam::{Caller, Header, KeeperPid, Runner, Scheduler, Thread, TokenPool};
-use crate::courier::Job;
+use crate::beam::{Caller, Header, KeeperPid, Lease, Runner, Scheduler, Thread, TokenPool};
+use crate::courier::{Due, Expiry, Job};
 
 /// How much a runner does in one call: long enough that the way in costs nothing, short enough that its process can be stopped, and
 /// other users of the dirty-IO schedulers get their turn.
 const BUDGET: Budget = Budget { time: Duration::from_millis(20), bytes: 1 << 20 };
 
 /// A pool, which its keeper's death drains.
-struct PoolResource {
-    pool: Arc<TokenPool>,
+pub(crate) struct PoolResource {
+    pub(crate) pool: Arc<TokenPool>,
     shutdown_timeout: Option<Duration>,
+    /// How many of its runners are to be processes; the rest are native threads.
+    pub(crate) processes: Arc<AtomicUsize>,
 }
 
 /// A runner's place in a pool.
@@ -47,10 +50,20 @@ struct TicketResource {
     ticket: session_pool::Ticket,
 }
 
+/// A lease, which its holder's death ends.
+struct LeaseResource {
+    lease: Arc<Lease>,
+    holder: LocalPid,
+}
+
+/// Whose turn it is: a slot's round robin.
+struct IndexResource(AtomicUsize);
+
 // Their locks are parking_lot's, which know no poison, and nothing that they guard is left half-done by a panic.
 impl RefUnwindSafe for PoolResource {}
 impl RefUnwindSafe for RunnerResource {}
 impl RefUnwindSafe for TicketResource {}
+impl RefUnwindSafe for LeaseResource {}
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
@@ -75,10 +88,23 @@ impl Resource for RunnerResource {
 #[rustler::resource_impl]
 impl Resource for TicketResource {}
 
+#[rustler::resource_impl]
+impl Resource for LeaseResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The holder has died: what it did on the session is not known.
+    fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for IndexResource {}
+
 fn stop(resource: &PoolResource) {
     resource.pool.drain();
     if let Some(timeout) = resource.shutdown_timeout {
-        courier::post(Job::GiveUp(Instant::now() + timeout, resource.pool.clone()));
+        courier::post(Job::At(Instant::now() + timeout, Due::GiveUp(resource.pool.clone())));
     }
 }
 
@@ -98,9 +124,10 @@ fn pool_start<'a>(env: Env<'a>, options: decode::Options<'a>) -> NifResult<Term<
             return Ok((atoms::error(), encode::error(env, error)).encode(env));
         }
     }
-    let executor = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
+    let processes = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
+    let executor = executor::name(processes.load(Ordering::Relaxed), pool.size());
     let shutdown_timeout = options.shutdown_timeout.map(Duration::from_millis);
-    let resource = ResourceArc::new(PoolResource { pool, shutdown_timeout });
+    let resource = ResourceArc::new(PoolResource { pool, shutdown_timeout, processes });
     if resource.monitor(Some(env), &keeper).is_none() {
         // Killed meanwhile.
         stop(&resource);
@@ -183,6 +210,67 @@ fn submit<'a>(
     })
 }
 
+/// Takes a call for a session of the caller's own: `{ticket, lease}`, or `{:error, error}`. `:ok` comes when the lease has one.
+#[rustler::nif]
+fn submit_lease<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, tag: Term<'a>, queue_timeout: Option<u64>) -> Term<'a> {
+    let holder = env.pid();
+    let header = Header::new(Caller::new(holder, tag), now(), queue_timeout);
+    match pool.pool.submit_lease(header.clone(), &mut Scheduler(env)) {
+        Ok((ticket, lease)) => {
+            let lease = ResourceArc::new(LeaseResource { lease, holder });
+            if lease.monitor(Some(env), &holder).is_none() {
+                lease.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+            }
+            (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket }), lease).encode(env)
+        }
+        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+    }
+}
+
+/// Takes a call on a lease's session: a ticket, or `{:error, error}`.
+#[rustler::nif]
+fn submit_within<'a>(
+    env: Env<'a>,
+    pool: ResourceArc<PoolResource>,
+    lease: ResourceArc<LeaseResource>,
+    tag: Term<'a>,
+    request: Term<'a>,
+) -> NifResult<Term<'a>> {
+    let request = decode::request(request)?;
+    let caller = env.pid();
+    let header = Header::new(Caller::new(caller, tag), now(), None);
+    let submitted = if lease.holder == caller {
+        TokenPool::submit_within(&lease.lease, header.clone(), request, &mut Scheduler(env))
+    } else {
+        Err(Error::NotOwner)
+    };
+    Ok(match submitted {
+        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket }).encode(env),
+        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+    })
+}
+
+/// The lease ends after `ms`, and the keeper is told who held it, and where it was taken.
+#[rustler::nif]
+fn expire_lease(env: Env, lease: ResourceArc<LeaseResource>, keeper: LocalPid, place: String, ms: u64) -> rustler::Atom {
+    let _ = env;
+    let expiry = Expiry { lease: Arc::downgrade(&lease.lease), holder: lease.holder, keeper, place };
+    courier::post(Job::At(Instant::now() + Duration::from_millis(ms), Due::Expire(expiry)));
+    atoms::ok()
+}
+
+/// The lease ends: its session goes back to the pool, or is closed if the caller left an operation running on it.
+#[rustler::nif]
+fn end_lease(env: Env, lease: ResourceArc<LeaseResource>) -> bool {
+    lease.lease.end(End::Return, &mut Scheduler(env))
+}
+
+/// Whether the lease still has its session.
+#[rustler::nif]
+fn is_lease_active(lease: ResourceArc<LeaseResource>) -> bool {
+    lease.lease.is_active()
+}
+
 /// Where an operation is: `:queued`, `{:running, ms}`, or `:over` (its answer comes, or it was given up).
 #[rustler::nif]
 fn progress<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>) -> Term<'a> {
@@ -220,10 +308,35 @@ fn tick(pool: ResourceArc<PoolResource>) -> rustler::Atom {
     atoms::ok()
 }
 
-/// How many runners are missing.
+/// How many runners are missing: processes, and native threads.
 #[rustler::nif]
-fn vacancies(pool: ResourceArc<PoolResource>) -> usize {
-    pool.pool.vacancies()
+fn vacancies(pool: ResourceArc<PoolResource>) -> (usize, usize) {
+    executor::vacancies(&pool.pool, pool.processes.load(Ordering::Relaxed))
+}
+
+/// Grows or shrinks. The executor: `:mixed` where some runners are processes and some threads.
+#[rustler::nif]
+fn resize(env: Env, pool: ResourceArc<PoolResource>, size: usize, dirty_io_schedulers: usize) -> rustler::Atom {
+    let processes = executor::resize(&pool, size, dirty_io_schedulers);
+    pool.pool.resize(size, &mut Scheduler(env));
+    executor::name(processes, size)
+}
+
+/// A slot's round robin.
+#[rustler::nif]
+fn new_index() -> ResourceArc<IndexResource> {
+    ResourceArc::new(IndexResource(AtomicUsize::new(0)))
+}
+
+/// The next of `0..size`. It never leaves that range, so that nothing can overflow or skip.
+#[rustler::nif]
+fn next_index(index: ResourceArc<IndexResource>, size: usize) -> NifResult<usize> {
+    if size == 0 {
+        return Err(rustler::Error::BadArg);
+    }
+    let step = |index| Some((index + 1) % size);
+    let (Ok(taken) | Err(taken)) = index.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
+    Ok(taken % size)
 }
 
 /// The pool takes nothing any more.

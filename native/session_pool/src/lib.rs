@@ -27,7 +27,9 @@ mod stripe;
 mod sync;
 
 pub use config::{Config, ConfigError};
-pub use pool::{Closing, Drained, Freed, Grant, Held, Opening, Pool, Refusal, Source, Stats, Submitted, Ticket, Waiting};
+pub use pool::{
+    Closing, Drained, Freed, Grant, Held, Opening, Pool, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting,
+};
 pub use progress::{Abandoned, Progress, Started, State};
 pub use roster::{Departed, Dispatch, Entered, Roster, RunnerId, RunnerState};
 

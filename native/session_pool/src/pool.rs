@@ -33,6 +33,9 @@ pub struct Closing {
     stripe: usize,
 }
 
+/// Sessions to close; for each of them `closed` is to be said.
+pub type ToClose<S> = Vec<(Closing, S)>;
+
 /// What an operation is to run on.
 #[derive(Debug)]
 pub enum Source<S> {
@@ -115,7 +118,7 @@ pub struct Drained<S, W> {
     /// Operations that will not run: answer them.
     pub waiting: Vec<W>,
     /// Sessions to close.
-    pub closing: Vec<(Closing, S)>,
+    pub closing: ToClose<S>,
 }
 
 /// One consistent snapshot.
@@ -202,10 +205,11 @@ impl<S, W> Pool<S, W> {
         let ticket = Ticket { stripe: home, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
         {
             let mut stripe = self.stripes[home].lock();
-            if self.is_open() && self.waiting.load(Ordering::Relaxed) == 0 {
-                if let Some(source) = stripe.source(home, !self.shrinking.load(Ordering::Relaxed)) {
-                    return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
-                }
+            if self.is_open()
+                && self.waiting.load(Ordering::Relaxed) == 0
+                && let Some(source) = stripe.source(home, !self.shrinking.load(Ordering::Relaxed))
+            {
+                return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
             }
         }
         let mut all = self.lock_all();
@@ -248,10 +252,10 @@ impl<S, W> Pool<S, W> {
         }
         let ticket = Ticket { stripe: EXPRESS, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
         // What comes free while an express one waits is on its way to that one.
-        if self.express_waiting.load(Ordering::Relaxed) == 0 {
-            if let Some(source) = all.source(0) {
-                return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
-            }
+        if self.express_waiting.load(Ordering::Relaxed) == 0
+            && let Some(source) = all.source(0)
+        {
+            return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
         }
         all.express.push(ticket.id, payload);
         self.express_waiting.fetch_add(1, Ordering::Relaxed);
@@ -306,15 +310,17 @@ impl<S, W> Pool<S, W> {
         }
         // In turn the longest waiter of all stripes is served: one with few sessions, or with none since a shrink, must not starve.
         let in_turn = stripe.streak < STREAK || self.waiting.load(Ordering::Relaxed) == stripe.waiters.len();
-        if in_turn && self.is_open() && self.express_waiting.load(Ordering::Relaxed) == 0 {
-            if let Some((id, payload)) = stripe.waiters.take() {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                stripe.running += 1;
-                stripe.streak += 1;
-                let held = Held { session: idle.session, stripe: home, expires: idle.expires };
-                let waiter = Waiting { payload, ticket: Ticket { stripe: home, id } };
-                return Freed::Granted(Grant { source: Source::Session(held), waiter });
-            }
+        if in_turn
+            && self.is_open()
+            && self.express_waiting.load(Ordering::Relaxed) == 0
+            && let Some((id, payload)) = stripe.waiters.take()
+        {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            stripe.running += 1;
+            stripe.streak += 1;
+            let held = Held { session: idle.session, stripe: home, expires: idle.expires };
+            let waiter = Waiting { payload, ticket: Ticket { stripe: home, id } };
+            return Freed::Granted(Grant { source: Source::Session(held), waiter });
         }
         stripe.streak = 0;
         stripe.idle.push_back(idle);
@@ -356,7 +362,7 @@ impl<S, W> Pool<S, W> {
 
     /// Time passes: the sessions that have lain idle for longer than the TTL, or lived longer than they may, are to be closed, but never
     /// the last `floor` open ones.
-    pub fn tick(&self, now: Millis) -> Vec<(Closing, S)> {
+    pub fn tick(&self, now: Millis) -> ToClose<S> {
         let mut all = self.lock_all();
         let mut open: usize = all.stripes.iter().map(|stripe| stripe.idle.len() + stripe.running).sum();
         let floor = self.floor.load(Ordering::Relaxed);
@@ -382,7 +388,7 @@ impl<S, W> Pool<S, W> {
     }
 
     /// Takes every idle session out, to be closed.
-    pub fn flush(&self) -> Vec<(Closing, S)> {
+    pub fn flush(&self) -> ToClose<S> {
         self.lock_all().take_idle()
     }
 
@@ -408,7 +414,7 @@ impl<S, W> Pool<S, W> {
 
     /// Grows or shrinks, to one session at least. Surplus idle sessions are to be closed; those in use close when they come free, and none
     /// is opened until there is room for it. What does not divide goes to the fullest stripes.
-    pub fn resize(&self, max_sessions: usize) -> (Vec<Grant<S, W>>, Vec<(Closing, S)>) {
+    pub fn resize(&self, max_sessions: usize) -> (Vec<Grant<S, W>>, ToClose<S>) {
         let mut all = self.lock_all();
         let stripes = all.stripes.len();
         let mut order: Vec<usize> = (0..stripes).collect();
@@ -589,7 +595,7 @@ impl<S, W> All<'_, S, W> {
         self.stripes.iter().any(|stripe| stripe.taken() > stripe.quota)
     }
 
-    fn take_idle(&mut self) -> Vec<(Closing, S)> {
+    fn take_idle(&mut self) -> ToClose<S> {
         let mut closing = Vec::new();
         for (index, stripe) in self.stripes.iter_mut().enumerate() {
             stripe.closing += stripe.idle.len();

@@ -184,6 +184,19 @@ impl<G, R: Clone> Roster<G, R> {
         }
     }
 
+    /// A parked runner leaves if there are more than `most`. `false`: it stays.
+    #[must_use]
+    pub fn retire(&self, id: RunnerId, most: usize) -> bool {
+        let mut inner = self.0.lock();
+        let Some(index) = inner.find(id) else { return false };
+        let retires = inner.runners.len() > most && matches!(inner.runners[index].2, Runner::Parked);
+        if retires {
+            inner.runners.swap_remove(index);
+            inner.parked.retain(|parked| *parked != id);
+        }
+        retires
+    }
+
     /// Grants that wait for a runner, taken out: for a pool that stops.
     #[must_use]
     pub fn take_backlog(&self) -> Vec<G> {

@@ -98,7 +98,7 @@ impl<W> Waiters<W> {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     fn capacity(&self) -> usize {
         self.queue.capacity()
     }

@@ -403,10 +403,10 @@ fn parking_in_one_stripe_against_a_submit_arriving_in_another() {
             })
         };
         let mut found = op_of(freed(pool.release(mine, 0)));
-        if found.is_none() {
-            if let Entered::Run(op) = roster.park(id) {
-                found = Some(op);
-            }
+        if found.is_none()
+            && let Entered::Run(op) = roster.park(id)
+        {
+            found = Some(op);
         }
         if submitter.join().unwrap().is_some() {
             assert!(found.is_none(), "it runs twice");

@@ -55,6 +55,12 @@ pub enum Error {
     /// The pool takes nothing any more.
     #[error("the pool is draining")]
     Draining,
+    /// The lease has ended.
+    #[error("the lease has ended")]
+    LeaseEnded,
+    /// A lease that another process holds.
+    #[error("the lease is another process's")]
+    NotOwner,
     /// The operation was dropped by a fault of ours.
     #[error("the operation was interrupted: {cause}")]
     Interrupted {
@@ -141,6 +147,8 @@ impl Error {
             Self::QueueTimeout => "queue_timeout",
             Self::Overloaded => "overloaded",
             Self::Draining | Self::Halting => "draining",
+            Self::LeaseEnded => "lease_ended",
+            Self::NotOwner => "not_owner",
             Self::Interrupted { .. } => "interrupted",
             Self::ModuleLoadFailed { .. } => "module_load_failed",
             Self::ModuleDigestMismatch { .. } => "module_digest_mismatch",

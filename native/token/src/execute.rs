@@ -14,7 +14,7 @@ use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
 use crate::pool::{LoginMode, PoolOptions};
-use crate::request::{Answer, Object, Operation, Request};
+use crate::request::{Answer, Object, Operation, Place, Request};
 use crate::session::Session;
 
 /// What becomes of the session, and of the operation.
@@ -132,7 +132,8 @@ impl Attempt<'_> {
     /// What a fault asks for; `None`: try again at once, on the same session.
     fn judge<H: Host>(&self, fault: Fault, operation: &mut Operation<H>) -> Option<Step> {
         let Fault { error, executed } = fault;
-        let first = operation.retries == 0 && !operation.header.is_over();
+        // Never under a lease: its holder may have state on the session.
+        let first = operation.retries == 0 && !operation.header.is_over() && matches!(operation.place, Place::Pool);
         let may_retry = first && (executed == Executed::No || operation.request.is_idempotent());
         let answer = |error, executed| Err(Failure { error, executed });
         let call = match error {

@@ -1,22 +1,24 @@
 //! A pool of sessions on a token: what is submitted, cancelled, closed and counted. What runners do is in `serve.rs`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::{Mutex, RwLock};
 use session_pool::{
-    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Millis, Pool, Refusal, Roster, RunnerId,
-    RunnerState, Source, State, Stats, Submitted, Ticket,
+    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Millis, Pool, Refusal, Roster, RunnerId, RunnerState,
+    Source, State, Stats, Submitted, Ticket,
 };
 
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
 use crate::gate::Listener;
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
+use crate::lease::{End, Lease};
 use crate::module::{Module, ModuleConfig, ModuleUse};
 use crate::p11::Class;
-use crate::request::{Header, Login, Operation, Pin, Request, Work};
+use crate::request::{Header, Login, Operation, Pin, Place, Request, Work};
 use crate::session::Session;
 use crate::token::{Claim, Selector, Token};
 
@@ -85,6 +87,9 @@ pub struct TokenPool<H: Host> {
     attempt: Mutex<Option<u64>>,
     /// The PIN that logged in, where it is to be retained.
     pub(crate) retained: Mutex<Option<Pin>>,
+    leases: Mutex<Vec<Weak<Lease<H>>>>,
+    /// The most sessions: what the options say, until it is resized.
+    size: AtomicUsize,
     me: Weak<Self>,
 }
 
@@ -93,6 +98,8 @@ pub struct TokenPool<H: Host> {
 pub struct Status {
     /// The counters.
     pub sessions: Stats,
+    /// Sessions that callers have for themselves.
+    pub leased: usize,
     /// Operations whose caller gave up while the module still runs them.
     pub hung: usize,
     /// Runners that can be woken or are at work.
@@ -113,6 +120,7 @@ impl<H: Host> TokenPool<H> {
             // Closing the last session would log out.
             sessions.set_floor(1);
         }
+        let size = options.sessions.max_sessions;
         Ok(Arc::new_cyclic(|me| Self {
             options,
             sessions,
@@ -122,6 +130,8 @@ impl<H: Host> TokenPool<H> {
             attachment: RwLock::new(Attachment::Down(Error::not_initialized("C_Initialize"))),
             attempt: Mutex::new(None),
             retained: Mutex::new(None),
+            leases: Mutex::default(),
+            size: AtomicUsize::new(size),
             me: me.clone(),
         }))
     }
@@ -158,7 +168,36 @@ impl<H: Host> TokenPool<H> {
 
     /// Takes a call. The ticket is for giving it up.
     pub fn submit(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
-        let work = Work::Call(Operation { header, request, retries: 0 });
+        self.take(Operation { header, request, retries: 0, place: Place::Pool }, outlet)
+    }
+
+    /// Takes a call for a session of its own: it is answered when the lease has one.
+    pub fn submit_lease(&self, header: Arc<Header<H>>, outlet: &mut impl Outlet<H>) -> Result<(Ticket, Arc<Lease<H>>), Error> {
+        let lease = Lease::new(self.me.clone());
+        let place = Place::Takes(lease.clone());
+        let ticket = self.take(Operation { header, request: Request::Ping, retries: 0, place }, outlet)?;
+        let mut leases = self.leases.lock();
+        leases.retain(|lease| lease.strong_count() > 0);
+        leases.push(Arc::downgrade(&lease));
+        Ok((ticket, lease))
+    }
+
+    /// Takes a call on a lease's session.
+    pub fn submit_within(
+        lease: &Arc<Lease<H>>,
+        header: Arc<Header<H>>,
+        request: Request,
+        outlet: &mut impl Outlet<H>,
+    ) -> Result<Ticket, Error> {
+        let operation = Operation { header, request, retries: 0, place: Place::Within(lease.clone()) };
+        lease.submit(operation, outlet).map_err(|(operation, error)| {
+            let _ = operation.header.progress.abandon();
+            error
+        })
+    }
+
+    fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        let work = Work::Call(operation);
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
             Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
@@ -259,6 +298,7 @@ impl<H: Host> TokenPool<H> {
             if let Some(grant) = grant {
                 self.dispatch(grant, outlet);
             }
+            self.refuse_if_deserted();
             self.keeper.post(Notice::RunnersWanted);
         }
     }
@@ -269,43 +309,76 @@ impl<H: Host> TokenPool<H> {
             self.dispatch(grant, &mut Posting);
         }
         self.cells.lock().remove(&id);
+        self.refuse_if_deserted();
         self.keeper.post(Notice::RunnersWanted);
+    }
+
+    pub(crate) fn forget_cell(&self, id: RunnerId) {
+        self.cells.lock().remove(&id);
     }
 
     pub(crate) fn cell(&self, id: RunnerId) -> Arc<Cell<H>> {
         self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell(Mutex::new(None)))).clone()
     }
 
+    /// The most sessions.
+    pub fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
     /// How many runners are missing.
     pub fn vacancies(&self) -> usize {
-        if self.sessions.is_draining() {
-            return 0;
+        if self.is_draining() { 0 } else { self.size().saturating_sub(self.roster.len()) }
+    }
+
+    /// The addresses of its runners, of the dead whose calls have not returned too.
+    pub fn runners(&self) -> Vec<H::Runner> {
+        self.roster.list().into_iter().map(|(_, runner, _)| runner).collect()
+    }
+
+    /// Grows or shrinks. No call fails of it: sessions close as they come free, runners leave as they have nothing to do.
+    pub fn resize(&self, size: usize, outlet: &mut impl Outlet<H>) {
+        self.size.store(size, Ordering::Relaxed);
+        let (granted, closing) = self.sessions.resize(size);
+        for grant in granted {
+            self.dispatch(grant, outlet);
         }
-        self.options.sessions.max_sessions.saturating_sub(self.roster.len())
+        for (closing, session) in closing {
+            self.close(closing, session, "resize");
+        }
+        if self.roster.len() > size {
+            // Those that are parked come in, and see that they are too many.
+            self.runners().iter().for_each(Wake::post);
+        }
     }
 
-    /// How many runners it may have inside the module at once: of a draining pool, those that are still there.
-    pub fn places(&self) -> usize {
-        if self.sessions.is_draining() { self.roster.len() } else { self.options.sessions.max_sessions }
-    }
-
-    /// Finds a runner for a grant. A draining pool refuses it: there may be no runner any more.
+    /// Finds a runner for a grant.
     pub(crate) fn dispatch(&self, grant: Grant<H>, outlet: &mut impl Outlet<H>) {
         match self.roster.dispatch(grant) {
             Dispatch::Wake(_, runner) => outlet.wake(&runner),
-            Dispatch::Later if self.sessions.is_draining() => self.refuse_backlog(),
-            Dispatch::Later => (),
+            Dispatch::Later => self.refuse_if_deserted(),
+        }
+    }
+
+    /// A draining pool whose last runner has gone runs nothing any more.
+    fn refuse_if_deserted(&self) {
+        if self.sessions.is_draining() && self.roster.is_empty() {
+            self.refuse_backlog();
         }
     }
 
     fn refuse_backlog(&self) {
         for grant in self.roster.take_backlog() {
-            match grant.source {
-                Source::Session(held) => match self.sessions.release(held, now()) {
-                    Freed::Close(closing, session) => self.close(closing, session, "drain"),
-                    Freed::Granted(_) | Freed::Idle => debug_assert!(false, "a draining pool keeps nothing"),
-                },
-                Source::Capacity(opening) => drop(self.sessions.open_failed(opening)),
+            match (grant.source, &grant.waiter.payload) {
+                // A closed session grants nothing.
+                (Source::Session(held), Work::Call(Operation { place: Place::Within(lease), .. })) => {
+                    drop(lease.give_back(self, held, Some("drain")));
+                }
+                (Source::Session(held), _) => {
+                    let (closing, session) = self.sessions.discard(held);
+                    self.close(closing, session, "drain");
+                }
+                (Source::Capacity(opening), _) => drop(self.sessions.open_failed(opening)),
             }
             refuse(grant.waiter.payload);
         }
@@ -366,6 +439,10 @@ impl<H: Host> TokenPool<H> {
         for header in running {
             header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
         }
+        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
+        for lease in leases {
+            lease.end(End::Close("drain"), &mut Posting);
+        }
     }
 
     /// Lets the module go when a draining pool has closed its last session.
@@ -394,7 +471,13 @@ impl<H: Host> TokenPool<H> {
             Err(error) => (0, "logged_out", Some(error)),
         };
         let login = if self.options.login == LoginMode::None { "none" } else { login };
-        Status { sessions: self.sessions.stats(), hung, runners, epoch, login, down }
+        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
+        let leased = leases.iter().filter(|lease| lease.is_active()).count();
+        let mut sessions = self.sessions.stats();
+        // The pool does not tell a lease's session from a running one.
+        let leased = leased.min(sessions.running);
+        sessions.running -= leased;
+        Status { sessions, leased, hung, runners, epoch, login, down }
     }
 }
 

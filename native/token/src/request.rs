@@ -10,6 +10,7 @@ use crate::data::Data;
 use crate::error::{Error, Executed, Failure};
 use crate::gate::Attempt;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
+use crate::lease::Lease;
 use crate::p11::{AttributeRead, Mechanism, MechanismInfo, ObjectInfo, Template};
 use crate::token::Selector;
 
@@ -198,6 +199,18 @@ pub struct Operation<H: Host> {
     pub request: Request,
     /// How often it has been tried again.
     pub retries: u8,
+    /// Where it runs.
+    pub place: Place<H>,
+}
+
+/// Where an operation runs.
+pub enum Place<H: Host> {
+    /// On any session of the pool.
+    Pool,
+    /// On any session, which becomes this lease's.
+    Takes(Arc<Lease<H>>),
+    /// On this lease's session.
+    Within(Arc<Lease<H>>),
 }
 
 impl<H: Host> Operation<H> {

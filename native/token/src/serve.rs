@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use session_pool::{Entered, Freed, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
 
 use crate::clock::now;
@@ -11,9 +12,11 @@ use crate::error::{Error, Executed, Failure};
 use crate::execute::{Step, execute};
 use crate::gate::Verdict;
 use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet};
+use crate::lease::Late;
 use crate::login::login;
+use crate::p11::{CallError, Phase};
 use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
-use crate::request::{Header, Login, Operation, Work};
+use crate::request::{Header, Login, Operation, Place, Work};
 use crate::session::Session;
 
 /// How much a runner does before it steps outside for a moment.
@@ -50,7 +53,7 @@ impl<H: Host> TokenPool<H> {
     pub fn serve(&self, id: RunnerId, outlet: &mut impl Outlet<H>, budget: Budget) -> Served {
         let mut grant = match self.roster.enter(id) {
             Entered::Run(grant) => grant,
-            Entered::Parked => return Served::Parked,
+            Entered::Parked => return self.parked(id),
             Entered::Gone => return Served::Gone,
         };
         let cell = self.cell(id);
@@ -70,7 +73,7 @@ impl<H: Host> TokenPool<H> {
                 Some(next) => next,
                 None => match self.roster.park(id) {
                     Entered::Run(next) => next,
-                    Entered::Parked => return Served::Parked,
+                    Entered::Parked => return self.parked(id),
                     Entered::Gone => return self.quit(id, None, outlet),
                 },
             };
@@ -83,6 +86,15 @@ impl<H: Host> TokenPool<H> {
                 Some(next) => self.quit(id, Some(next), outlet),
             };
         }
+    }
+
+    /// A parked runner stays, unless the pool has shrunk and it is one too many.
+    fn parked(&self, id: RunnerId) -> Served {
+        if self.roster.retire(id, self.size()) {
+            self.forget_cell(id);
+            return Served::Gone;
+        }
+        Served::Parked
     }
 
     /// A dead runner's call returns: what it has in hand goes to another.
@@ -102,11 +114,11 @@ impl<H: Host> TokenPool<H> {
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
                 Admission::Run => self.turn_of_call(source, operation, ticket, cell, outlet),
                 Admission::Refuse(error) => {
-                    let next = self.give_back(source);
+                    let next = self.give_back(source, &operation.place);
                     Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }
                 }
                 Admission::Drop => {
-                    let next = self.give_back(source);
+                    let next = self.give_back(source, &operation.place);
                     // Nobody waits for it: its progress says so, or is made to.
                     let _ = operation.header.progress.abandon();
                     Turn { next, answer: None }
@@ -138,23 +150,35 @@ impl<H: Host> TokenPool<H> {
             Err((error, next)) => return Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) },
         };
         match step {
-            Step::Keep(outcome) => Turn { next: self.free(held), answer: Some((operation, outcome)) },
+            Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
             Step::Discard(outcome, reason) => {
-                self.discard(held, reason);
+                self.discard(held, &operation.place, reason);
                 Turn { next: None, answer: Some((operation, outcome)) }
             }
             Step::Elsewhere(reason) => {
                 operation.retries += 1;
-                self.discard(held, reason);
+                self.discard(held, &operation.place, reason);
                 Turn { next: self.requeue(operation, ticket, outlet), answer: None }
             }
             Step::LogIn => {
                 operation.retries += 1;
                 let granted = self.requeue(operation, ticket, outlet);
-                Turn { next: self.first_of(granted, self.free(held), outlet), answer: None }
+                Turn { next: self.first_of(granted, self.free(held, &Place::Pool), outlet), answer: None }
             }
             Step::Wait(begin) => Turn { next: self.wait_at_gate(held, operation, ticket, begin, outlet), answer: None },
         }
+    }
+
+    /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
+    fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Turn<H> {
+        let (next, outcome) = match (&operation.place, outcome) {
+            (Place::Takes(lease), Ok(answer)) => match lease.start(held, ticket) {
+                Ok(()) => (None, Ok(answer)),
+                Err(Late(held)) => (self.free(held, &Place::Pool), Err(Failure::not_executed(Error::LeaseEnded))),
+            },
+            (place, outcome) => (self.free(held, place), outcome),
+        };
+        Turn { next, answer: Some((operation, outcome)) }
     }
 
     /// Whether an operation on this session may go on, as far as a login is due.
@@ -164,6 +188,11 @@ impl<H: Host> TokenPool<H> {
         };
         if self.options.login == LoginMode::None {
             return Passage::Pass(token.gate.epoch());
+        }
+        if matches!(operation.place, Place::Within(_)) {
+            // The session's state is the holder's affair: it is told, and no login is made behind its back.
+            let lost = CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Single);
+            return if token.gate.is_logged_in() { Passage::Pass(token.gate.epoch()) } else { Passage::Refuse(lost.into()) };
         }
         match token.gate.check(operation.header.submitted, now()) {
             Verdict::Pass(epoch) => Passage::Pass(epoch),
@@ -187,7 +216,7 @@ impl<H: Host> TokenPool<H> {
         self.sessions.close_gate();
         let waits = token.as_ref().is_some_and(|token| token.gate.listen(self.listener()));
         let granted = self.requeue(operation, ticket, outlet);
-        let next = self.first_of(granted, self.free(held), outlet);
+        let next = self.first_of(granted, self.free(held, &Place::Pool), outlet);
         if let (Some(number), Some(token)) = (begin, token) {
             self.begin_login(&token, number);
         }
@@ -232,9 +261,9 @@ impl<H: Host> TokenPool<H> {
         *self.retained.lock() = retained.filter(|_| result == "ok");
         self.keeper.post(Notice::LoginEnded { result });
         if reusable {
-            return self.free(held);
+            return self.free(held, &Place::Pool);
         }
-        self.discard(held, result);
+        self.discard(held, &Place::Pool, result);
         None
     }
 
@@ -259,9 +288,9 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Gives back what was granted to work that does not run.
-    fn give_back(&self, source: Source<Session>) -> Option<Grant<H>> {
+    fn give_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
         match source {
-            Source::Session(held) => self.free(held),
+            Source::Session(held) => self.free(held, place),
             Source::Capacity(opening) => {
                 let next = self.sessions.open_failed(opening);
                 self.settle();
@@ -270,7 +299,11 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    fn free(&self, held: Held<Session>) -> Option<Grant<H>> {
+    /// A session comes free: for the lease that it belongs to, or for the pool.
+    fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
+        if let Place::Within(lease) = place {
+            return lease.give_back(self, held, None);
+        }
         match self.sessions.release(held, now()) {
             Freed::Granted(grant) => Some(grant),
             Freed::Idle => None,
@@ -281,7 +314,14 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    fn discard(&self, held: Held<Session>, reason: &'static str) {
+    /// A session must not be used again: what runs next is nothing of its own.
+    fn discard(&self, held: Held<Session>, place: &Place<H>, reason: &'static str) {
+        if let Place::Within(lease) = place {
+            // A closed session grants nothing.
+            let granted = lease.give_back(self, held, Some(reason));
+            debug_assert!(granted.is_none());
+            return;
+        }
         let (closing, session) = self.sessions.discard(held);
         self.close(closing, session, reason);
     }
@@ -338,7 +378,8 @@ fn admit<H: Host>(operation: &Operation<H>, outlet: &impl Outlet<H>, draining: b
         return Admission::Drop;
     }
     if progress.state() == State::Queued {
-        if draining {
+        // What a lease's holder does on it is part of what runs already.
+        if draining && !matches!(operation.place, Place::Within(_)) {
             return Admission::Refuse(Error::Draining);
         }
         if start_by.is_some_and(|start_by| start_by <= now) {

@@ -1,0 +1,46 @@
+defmodule Pkcs11Pool.Lease do
+  @moduledoc """
+  A session that one process has for itself, for the time of a `Pkcs11Pool.with_session/3` block.
+
+  Calls take it in place of the pool's name. Only the process that took it may use it (`:not_owner`), and only until the block ends, the
+  pool's `:lease_timeout` passes, or its session breaks (`:lease_ended`).
+  """
+
+  alias Pkcs11Pool.{Native, Registry}
+
+  @enforce_keys [:pool, :holder, :native, :entry]
+  defstruct [:pool, :holder, :native, :entry]
+
+  @opaque t :: %__MODULE__{
+            pool: term,
+            holder: pid,
+            native: Native.lease(),
+            entry: Registry.entry()
+          }
+
+  @doc false
+  # The lease that the calling process has on the pool of this name. An entry of the process dictionary, since it is the process that holds
+  # it, and nobody else may.
+  @spec current(pool :: term) :: t | nil
+  def current(pool), do: Process.get({__MODULE__, pool})
+
+  @doc false
+  @spec hold(t) :: :ok
+  def hold(lease) do
+    Process.put({__MODULE__, lease.pool}, lease)
+    :ok
+  end
+
+  @doc false
+  @spec let_go(t) :: :ok
+  def let_go(lease) do
+    Process.delete({__MODULE__, lease.pool})
+    :ok
+  end
+
+  defimpl Inspect do
+    def inspect(lease, _opts),
+      do:
+        "#Pkcs11Pool.Lease<pool #{Kernel.inspect(lease.pool)}, holder #{Kernel.inspect(lease.holder)}>"
+  end
+end

@@ -1,0 +1,122 @@
+defmodule Pkcs11Pool.Slots do
+  @moduledoc """
+  The registry of slots: how many sessions each may have, and whose turn is next.
+
+  A slot is named by any term; a pool registers its name with its size when it starts, follows `Pkcs11Pool.resize/2`, and is gone from here
+  when it has stopped. Code of yours may register slots of its own, for workers that it starts by itself. The application starts the registry.
+
+  Sizes lie in ETS, and the round-robin index is an atomic counter in native memory: reading them asks no process.
+  """
+  use GenServer
+
+  require Logger
+
+  alias Pkcs11Pool.Native
+
+  @type slot_ref :: term
+
+  @doc "The specification for a supervisor. The application has one running already."
+  @spec child_spec(term) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{id: __MODULE__, start: {__MODULE__, :start_link, [List.wrap(options)]}}
+  end
+
+  @doc "Starts the registry; `{:error, {:already_started, pid}}` where the application has done so."
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(_options \\ []), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+
+  @doc """
+  Registers a slot with its number of sessions. The same size again changes nothing; another one replaces it, starts its round robin anew,
+  and logs a warning.
+  """
+  @spec register(slot_ref, pos_integer) :: :ok
+  def register(slot_ref, size) when is_integer(size) and size > 0,
+    do: GenServer.call(__MODULE__, {:register, slot_ref, size, nil})
+
+  def register(slot_ref, size) do
+    raise ArgumentError,
+          "expected the size of slot #{inspect(slot_ref)} to be a positive integer, got: #{inspect(size)}"
+  end
+
+  @doc false
+  # A pool's keeper: its slot is there for as long as it lives, and changes its size without a warning.
+  @spec register_pool(slot_ref, pos_integer) :: :ok
+  def register_pool(slot_ref, size),
+    do: GenServer.call(__MODULE__, {:register, slot_ref, size, self()})
+
+  @doc "How many sessions a slot has; 1 where it was never registered."
+  @spec pool_size(slot_ref) :: pos_integer
+  def pool_size(slot_ref), do: slot_ref |> entry() |> elem(0)
+
+  @doc """
+  The number of the worker whose turn it is, from 1 to the slot's size. Over any `k * size` calls since the last change of the size, from
+  however many processes, each number comes exactly `k` times. A slot of one session has no turns to take: always 1.
+  """
+  @spec next_worker_index(slot_ref) :: pos_integer
+  def next_worker_index(slot_ref) do
+    case entry(slot_ref) do
+      {1, _counter} -> 1
+      {size, counter} -> Native.next_index(counter, size) + 1
+    end
+  end
+
+  defp entry(slot_ref) do
+    case :ets.lookup(__MODULE__, slot_ref) do
+      [{_slot_ref, size, counter, _owner}] -> {size, counter}
+      [] -> {1, nil}
+    end
+  end
+
+  @doc false
+  # By the application's supervisor: so the table outlives this process.
+  @spec new_table() :: :ok
+  def new_table do
+    :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true])
+    :ok
+  end
+
+  @impl GenServer
+  def init(nil) do
+    for [owner] <- :ets.match(__MODULE__, {:_, :_, :_, :"$1"}),
+        owner != nil,
+        do: Process.monitor(owner)
+
+    {:ok, nil}
+  end
+
+  @impl GenServer
+  def handle_call({:register, slot_ref, size, owner}, _from, state) do
+    case :ets.lookup(__MODULE__, slot_ref) do
+      [{_slot_ref, ^size, _counter, ^owner}] ->
+        :ok
+
+      [{_slot_ref, ^size, counter, _other}] ->
+        insert(slot_ref, size, counter, owner)
+
+      [{_slot_ref, before, _counter, other}] ->
+        if owner == nil or owner != other do
+          Logger.warning("slot #{inspect(slot_ref)} had #{before} sessions, and now has #{size}")
+        end
+
+        insert(slot_ref, size, Native.new_index(), owner)
+
+      [] ->
+        insert(slot_ref, size, Native.new_index(), owner)
+    end
+
+    {:reply, :ok, state}
+  end
+
+  @impl GenServer
+  def handle_info({:DOWN, _monitor, :process, owner, _reason}, state) do
+    :ets.match_delete(__MODULE__, {:_, :_, :_, owner})
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp insert(slot_ref, size, counter, owner) do
+    if owner, do: Process.monitor(owner)
+    :ets.insert(__MODULE__, {slot_ref, size, counter, owner})
+  end
+end
