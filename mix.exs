@@ -1,5 +1,6 @@
-# The Mix compiler that builds the Rust library. It stands beside this file and not in lib/, since Mix needs it before
-# anything of lib/ is compiled. A path dependency loads this file more than once in one VM: hence the guard.
+# The Mix compiler that builds the Rust library. It stands beside this file and not in lib/, since
+# Mix needs it before anything of lib/ is compiled. A path dependency loads this file more than
+# once in one VM: hence the guard.
 unless Code.ensure_loaded?(Mix.Tasks.Compile.Pkcs11PoolNif) do
   Code.require_file("mix/cargo_messages.ex", __DIR__)
   Code.require_file("mix/compile.pkcs11_pool_nif.ex", __DIR__)
@@ -36,8 +37,9 @@ defmodule Pkcs11Pool.MixProject do
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]
 
-  # Building and testing need no package at all, not even Hex itself, which Mix asks for as soon as one dependency is
-  # listed, whatever its `only:` says. The documentation's tools are there for who asks: `PKCS11_POOL_DOCS=1 mix docs`.
+  # Building and testing need no package at all, not even Hex itself, which Mix asks for as soon
+  # as one dependency is listed, whatever its `only:` says. The documentation's tools are there
+  # for who asks: `PKCS11_POOL_DOCS=1 mix docs`.
   defp deps do
     if System.get_env("PKCS11_POOL_DOCS") do
       [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]

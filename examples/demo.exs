@@ -1,9 +1,10 @@
-# Signs files through a pool on a throwaway SoftHSM token, and verifies every signature outside the token.
+# Signs files through a pool on a throwaway SoftHSM token, and verifies every signature outside
+# the token.
 #
 #     script/demo [FILE ...]
 #
-# By default it signs the project's own source files. However many files there are, they are signed again and again,
-# by an RSA key and a P-256 key in turn, until there are 2,000 signatures.
+# By default it signs the project's own source files. However many files there are, they are
+# signed again and again, by an RSA key and a P-256 key in turn, until there are 2,000 signatures.
 
 Code.require_file("../test/support/soft_hsm.ex", __DIR__)
 

@@ -1,7 +1,7 @@
 defmodule Pkcs11Pool.Build.CargoMessages do
   @moduledoc false
-  # Reads what `cargo build --message-format=json` prints: one JSON object a line. The decoder is ours, since neither
-  # Elixir 1.14 nor OTP 25 has one and the build may not need a package.
+  # Reads what `cargo build --message-format=json` prints: one JSON object a line. The decoder is
+  # ours, since neither Elixir 1.14 nor OTP 25 has one and the build may not need a package.
 
   alias Mix.Task.Compiler.Diagnostic
 
@@ -47,7 +47,8 @@ defmodule Pkcs11Pool.Build.CargoMessages do
 
   def diagnostic(_other, _root), do: nil
 
-  # rustc's own levels: "error", "error: internal compiler error", "warning", "note", "help", "failure-note".
+  # rustc's own levels: "error", "error: internal compiler error", "warning", "note", "help",
+  # "failure-note".
   defp severity("error" <> _), do: :error
   defp severity("warning"), do: :warning
   defp severity(_level), do: nil

@@ -56,7 +56,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   ## Cargo
 
   defp cargo_build do
-    # Without colours on a terminal rustc's messages are hard to read, and cargo does not see ours behind the pipe.
+    # Without colours on a terminal rustc's messages are hard to read, and cargo does not see ours
+    # behind the pipe.
     rendered = if IO.ANSI.enabled?(), do: "json-diagnostic-rendered-ansi", else: "json"
     locked = if File.exists?(Path.join(root(), "Cargo.lock")), do: ["--locked"], else: []
 
@@ -64,8 +65,9 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
       ["build", "--quiet", "--package", @package, "--profile", profile()] ++
         ["--target-dir", target_dir(), "--message-format", rendered] ++ locked
 
-    # The flag makes rustler export `nif_init`. The workspace's .cargo/config.toml sets it as well, but a `--config` or
-    # an environment of the user's may hide that, and a library built without it would stay in cargo's cache.
+    # The flag makes rustler export `nif_init`. The workspace's .cargo/config.toml sets it as
+    # well, but a `--config` or an environment of the user's may hide that, and a library built
+    # without it would stay in cargo's cache.
     port =
       Port.open({:spawn_executable, cargo!()}, [
         :binary,
@@ -80,7 +82,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     collect(port, "", [], false)
   end
 
-  # Cargo is quiet, so that a build with nothing to do says nothing. What it has to do is said as soon as it is known.
+  # Cargo is quiet, so that a build with nothing to do says nothing. What it has to do is said as
+  # soon as it is known.
   defp collect(port, partial, messages, announced?) do
     receive do
       {^port, {:data, {:noeol, part}}} ->
@@ -144,7 +147,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
       Mix.raise("pkcs11_pool is partly written in Rust, and cargo was not found. #{remedy()}")
   end
 
-  # Asked only after a failure: an old cargo fails in its own, often obscure way, and asking takes time.
+  # Asked only after a failure: an old cargo fails in its own, often obscure way, and asking takes
+  # time.
   defp check_version! do
     with {output, 0} <- System.cmd(cargo!(), ["--version"], cd: root()),
          [_all, found] <- Regex.run(~r/^cargo (\d+\.\d+\.\d+)/, output),
@@ -167,7 +171,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
   ## The library
 
-  # Taken from cargo's own words, since its place depends on the profile and on a `--target` of the user's.
+  # Taken from cargo's own words, since its place depends on the profile and on a `--target` of
+  # the user's.
   defp built_library(messages) do
     Enum.find_value(messages, fn
       %{"reason" => "compiler-artifact", "target" => %{"name" => @library}, "filenames" => files} ->
@@ -178,7 +183,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     end) || Mix.raise("cargo built no shared library #{@library}")
   end
 
-  # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half a file.
+  # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half
+  # a file.
   defp install(built) do
     installed = installed_library()
     content = File.read!(built)

@@ -81,7 +81,8 @@ defmodule Pkcs11Pool.ConsumerTest do
       "MIX_TARGET" => nil
     }
 
-    # Cargo's work is shared with this project's own, which is as good as new: only a long run does it all again.
+    # Cargo's work is shared with this project's own, which is as good as new: only a long run
+    # does it all again.
     env =
       if System.get_env("PKCS11_POOL_LONG"),
         do: env,

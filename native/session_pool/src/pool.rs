@@ -360,6 +360,17 @@ impl<S, W> Pool<S, W> {
         self.match_one()
     }
 
+    /// A session is closed, and another was opened in its stead before: it is the opener's to release.
+    pub fn replaced(&self, closing: Closing, session: S, now: Millis) -> Held<S> {
+        let Closing { stripe } = closing;
+        {
+            let mut stripe = self.stripes[stripe].lock();
+            decrement(&mut stripe.closing);
+            stripe.opening += 1;
+        }
+        self.opened(Opening { stripe }, session, now)
+    }
+
     /// Time passes: the sessions that have lain idle for longer than the TTL, or lived longer than they may, are to be closed, but never
     /// the last `floor` open ones.
     pub fn tick(&self, now: Millis) -> ToClose<S> {

@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use session_pool::{Freed, Held, Source, Ticket, Waiting};
+use session_pool::{Held, Source, Ticket, Waiting};
 
-use crate::clock::now;
 use crate::error::Error;
 use crate::host::{Host, Outlet};
 use crate::pool::{Grant, TokenPool};
@@ -156,15 +155,11 @@ fn leased<H: Host>(held: Held<Session>, operation: Operation<H>, ticket: Ticket)
 
 fn finish<H: Host>(pool: &TokenPool<H>, held: Held<Session>, end: End) -> Option<Grant<H>> {
     match end {
-        End::Return => match pool.sessions.release(held, now()) {
-            Freed::Granted(grant) => return Some(grant),
-            Freed::Idle => (),
-            Freed::Close(closing, session) => pool.close(closing, session, "surplus"),
-        },
+        End::Return => pool.release(held),
         End::Close(reason) => {
             let (closing, session) = pool.sessions.discard(held);
             pool.close(closing, session, reason);
+            None
         }
     }
-    None
 }

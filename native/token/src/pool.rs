@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::{Mutex, RwLock};
 use session_pool::{
-    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Millis, Pool, Refusal, Roster, RunnerId, RunnerState,
+    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Held, Millis, Pool, Refusal, Roster, RunnerId, RunnerState,
     Source, State, Stats, Submitted, Ticket,
 };
 
@@ -154,6 +154,8 @@ impl<H: Host> TokenPool<H> {
         };
         drop(attachment);
         drop(old);
+        // Drained meanwhile.
+        self.settle();
         result
     }
 
@@ -389,14 +391,34 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
         self.keeper.post(Notice::SessionClosed { reason });
         let me = self.me.clone();
-        session.close_then(move || {
+        let heir = (self.options.login != LoginMode::None && !self.is_draining()).then_some(self.options.read_only);
+        session.close_then(heir, move |heir| {
             // No pool, no capacity to give back.
             let Some(pool) = me.upgrade() else { return };
-            if let Some(grant) = pool.sessions.closed(closing) {
+            let granted = match heir {
+                None => pool.sessions.closed(closing),
+                Some(session) => {
+                    pool.keeper.post(Notice::SessionOpened);
+                    pool.release(pool.sessions.replaced(closing, session, now()))
+                }
+            };
+            if let Some(grant) = granted {
                 pool.dispatch(grant, &mut Posting);
             }
             pool.settle();
         });
+    }
+
+    /// A session comes free: what it serves next.
+    pub(crate) fn release(&self, held: Held<Session>) -> Option<Grant<H>> {
+        match self.sessions.release(held, now()) {
+            Freed::Granted(grant) => Some(grant),
+            Freed::Idle => None,
+            Freed::Close(closing, session) => {
+                self.close(closing, session, "surplus");
+                None
+            }
+        }
     }
 
     /// Time passes.
@@ -408,6 +430,9 @@ impl<H: Host> TokenPool<H> {
 
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
     pub fn drain(&self) {
+        if let Attachment::Up { claim, .. } = &*self.attachment.read() {
+            claim.leave();
+        }
         let Drained { waiting, closing } = self.sessions.drain();
         waiting.into_iter().for_each(refuse);
         for (closing, session) in closing {
@@ -449,8 +474,9 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn settle(&self) {
         if self.sessions.is_draining() && self.left() == 0 {
             let attachment = std::mem::replace(&mut *self.attachment.write(), Attachment::Stopped);
-            drop(attachment);
-            self.keeper.post(Notice::Drained);
+            if !matches!(attachment, Attachment::Stopped) {
+                self.keeper.post(Notice::Drained);
+            }
         }
     }
 

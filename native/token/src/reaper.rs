@@ -5,10 +5,12 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, unbounded};
 
 use crate::module::Module;
-use crate::session::Closable;
+use crate::session::{Closable, Session};
+
+type Closed = Box<dyn FnOnce(Option<Session>) + Send>;
 
 enum Job {
-    Close(Closable, Box<dyn FnOnce() + Send>),
+    Close { session: Closable, heir: Option<bool>, closed: Closed },
     Finalize(Arc<Module>),
 }
 
@@ -23,9 +25,10 @@ impl Reaper {
         std::thread::Builder::new().name("pkcs11-reaper".into()).spawn(move || {
             for job in inbox {
                 match job {
-                    Job::Close(session, closed) => {
+                    Job::Close { session, heir, closed } => {
+                        let heir = heir.and_then(|read_only| session.heir(read_only));
                         session.close();
-                        closed();
+                        closed(heir);
                     }
                     Job::Finalize(module) => module.finalize_if_unused(),
                 }
@@ -34,10 +37,10 @@ impl Reaper {
         Ok(Self { jobs })
     }
 
-    /// Closes a session, then says so.
-    pub(crate) fn close(&self, session: Closable, closed: impl FnOnce() + Send + 'static) {
+    /// Closes a session, then says so, and hands over what was opened in its stead.
+    pub(crate) fn close(&self, session: Closable, heir: Option<bool>, closed: impl FnOnce(Option<Session>) + Send + 'static) {
         // The thread lives as long as the module, which is for ever: sending cannot fail.
-        let _ = self.jobs.send(Job::Close(session, Box::new(closed)));
+        let _ = self.jobs.send(Job::Close { session, heir, closed: Box::new(closed) });
     }
 
     /// Finalizes the module, if nobody uses it by then.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
-use session_pool::{Entered, Freed, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
+use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
 
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
@@ -304,14 +304,7 @@ impl<H: Host> TokenPool<H> {
         if let Place::Within(lease) = place {
             return lease.give_back(self, held, None);
         }
-        match self.sessions.release(held, now()) {
-            Freed::Granted(grant) => Some(grant),
-            Freed::Idle => None,
-            Freed::Close(closing, session) => {
-                self.close(closing, session, "surplus");
-                None
-            }
-        }
+        self.release(held)
     }
 
     /// A session must not be used again: what runs next is nothing of its own.

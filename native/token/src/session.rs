@@ -41,11 +41,12 @@ impl Session {
         Some((&open.token, open.token.module.functions(), open.handle))
     }
 
-    /// Closes it on the reaper's thread, then calls `closed` there.
-    pub fn close_then(mut self, closed: impl FnOnce() + Send + 'static) {
+    /// Closes it on the reaper's thread, then calls `closed` there. If it is the last one of a token that is logged in, and `heir` says
+    /// how to open another (`read_only`), that is opened first: the end of the last session would be a logout.
+    pub fn close_then(mut self, heir: Option<bool>, closed: impl FnOnce(Option<Session>) + Send + 'static) {
         if let Some(open) = self.open.take() {
             let token = open.token.clone();
-            token.module.reaper().close(open, closed);
+            token.module.reaper().close(open, heir, closed);
         }
     }
 }
@@ -54,12 +55,22 @@ impl Drop for Session {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
             let token = open.token.clone();
-            token.module.reaper().close(open, || ());
+            token.module.reaper().close(open, None, |_| ());
         }
     }
 }
 
 impl Closable {
+    /// Another session, if this is the last one of a token that is logged in. Where none can be had, the gate logs in again when it must.
+    pub(crate) fn heir(&self, read_only: bool) -> Option<Session> {
+        let gate = &self.token.gate;
+        if !gate.is_logged_in() || gate.sessions() > 1 {
+            return None;
+        }
+        let _inside = self.token.module.enter().ok()?;
+        Session::open(&self.token, read_only).ok()
+    }
+
     /// `C_CloseSession`. What it returns changes nothing: the session is gone, one way or the other.
     pub(crate) fn close(self) {
         self.token.gate.session_closing();

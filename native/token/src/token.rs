@@ -1,10 +1,11 @@
 //! A token: found in its slot, known by its identity, shared by the pools that use it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::CK_SLOT_ID;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
 use crate::gate::Gate;
@@ -64,6 +65,8 @@ pub struct Token {
     pub keys: KeyCache,
     described: Described,
     claims: Mutex<Claims>,
+    /// A claim has ended.
+    released: Condvar,
 }
 
 /// What a URI may ask of a token.
@@ -76,6 +79,8 @@ struct Described {
 #[derive(Default)]
 struct Claims {
     pools: usize,
+    /// How many of them stop.
+    leaving: usize,
     exclusive: bool,
 }
 
@@ -83,19 +88,37 @@ struct Claims {
 pub struct Claim {
     token: Arc<Token>,
     exclusive: bool,
+    leaving: AtomicBool,
 }
+
+/// How long a claim waits for those who are about to leave.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut claims = self.token.claims.lock();
-        claims.pools = claims.pools.saturating_sub(1);
-        if self.exclusive {
-            claims.exclusive = false;
+        {
+            let mut claims = self.token.claims.lock();
+            claims.pools = claims.pools.saturating_sub(1);
+            if *self.leaving.get_mut() {
+                claims.leaving = claims.leaving.saturating_sub(1);
+            }
+            if self.exclusive {
+                claims.exclusive = false;
+            }
         }
+        self.token.released.notify_all();
     }
 }
 
 impl Claim {
+    /// Its pool stops: who wants the token now waits for a moment.
+    pub fn leave(&self) {
+        let mut claims = self.token.claims.lock();
+        if !self.leaving.swap(true, Ordering::Relaxed) {
+            claims.leaving += 1;
+        }
+    }
+
     /// The token.
     pub fn token(&self) -> &Arc<Token> {
         &self.token
@@ -136,6 +159,7 @@ impl Token {
             keys: KeyCache::default(),
             described,
             claims: Mutex::default(),
+            released: Condvar::new(),
         });
         // It may have come back in another slot.
         token.slot.store(slot, Ordering::Relaxed);
@@ -152,15 +176,19 @@ impl Token {
         self.slot.load(Ordering::Relaxed)
     }
 
-    /// Claims it for a pool; an exclusive claim suffers no other.
+    /// Claims it for a pool; an exclusive claim suffers no other, but for a moment one whose pool stops (as when a pool is restarted).
     pub fn claim(self: &Arc<Self>, exclusive: bool) -> Result<Claim, Error> {
+        let until = Instant::now() + LEAVING_TIMEOUT;
         let mut claims = self.claims.lock();
-        if claims.exclusive || (exclusive && claims.pools > 0) {
-            return Err(Error::SlotInUse);
+        while claims.exclusive || (exclusive && claims.pools > 0) {
+            let all_leave = claims.pools == claims.leaving;
+            if !all_leave || self.released.wait_until(&mut claims, until).timed_out() {
+                return Err(Error::SlotInUse);
+            }
         }
         claims.pools += 1;
         claims.exclusive = exclusive;
-        Ok(Claim { token: self.clone(), exclusive })
+        Ok(Claim { token: self.clone(), exclusive, leaving: AtomicBool::new(false) })
     }
 }
 
