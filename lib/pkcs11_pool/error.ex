@@ -42,6 +42,7 @@ defmodule Pkcs11Pool.Error do
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
   | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
   | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool | `:other` |
+  | `:pool_size_fixed` | a `:token` pool has exactly one session | |
   | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
 
   With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,

@@ -224,6 +224,9 @@ defmodule Pkcs11Pool.Error.Text do
      "Name it by {:token_serial, serial}"}
   end
 
+  defp explain(:pool_size_fixed, _details, _error),
+    do: {"a pool of type :token has exactly one session, whatever its load", nil}
+
   defp explain(:slot_in_use, details, _error) do
     other =
       if details[:other] != nil,

@@ -1,0 +1,51 @@
+defmodule Pkcs11Pool.DrainTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+
+  test "what waits is answered, what runs finishes, all sessions close, and only a restart resumes" do
+    token = SoftHSM.spy!(SoftHSM.new_token!())
+    opts = SoftHSM.pool_opts(token, pool_size: 2)
+    pool = opts[:name]
+    start_supervised!({Pkcs11Pool, opts})
+    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+
+    callers =
+      for _ <- 1..40, do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 1_000_000) end)
+
+    Poll.until(fn -> Pkcs11Pool.status(pool).waiting > 10 end)
+    assert {:ok, 0} = Pkcs11Pool.drain(pool, 10_000)
+
+    results = Task.await_many(callers)
+    {answered, refused} = Enum.split_with(results, &match?({:ok, _}, &1))
+    assert length(answered) >= 1
+    assert length(refused) >= 1
+    assert Enum.all?(refused, &match?({:error, %Error{reason: :draining, executed: false}}, &1))
+
+    assert {:error, %Error{reason: :draining}} = Pkcs11Pool.generate_random(pool, 4)
+    assert %{state: :draining, idle: 0, running: 0, waiting: 0} = Pkcs11Pool.status(pool)
+    calls = SoftHSM.calls(token)
+    assert calls["C_OpenSession"] == calls["C_CloseSession"]
+
+    stop_supervised!({Pkcs11Pool, pool})
+    start_supervised!({Pkcs11Pool, opts})
+    assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4)
+  end
+
+  test "a drain that runs out of time says how many sessions are still in use" do
+    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(pool_size: 2)
+    pool = opts[:name]
+    start_supervised!({Pkcs11Pool, opts})
+
+    Pkcs11Pool.with_session(pool, fn ->
+      assert {:ok, 1} = Task.await(Task.async(fn -> Pkcs11Pool.drain(pool, 50) end))
+    end)
+
+    assert {:ok, 0} = Pkcs11Pool.drain(pool, 5_000)
+  end
+
+  test "an unknown pool is an error" do
+    assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.drain(:nobody, 0)
+  end
+end

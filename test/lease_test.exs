@@ -1,0 +1,210 @@
+defmodule Pkcs11Pool.LeaseTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+
+  alias Pkcs11Pool.{Error, Lease}
+  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+
+  defp pool(overrides \\ []) do
+    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(Keyword.merge([pool_size: 2], overrides))
+    start_supervised!({Pkcs11Pool, opts})
+    :ok = Pkcs11Pool.await_ready(opts[:name], 5_000)
+    opts[:name]
+  end
+
+  defp drained(pool) do
+    Poll.until(fn ->
+      match?(
+        %{leased: 0, running: 0, waiting: 0, opening: 0, closing: 0},
+        Pkcs11Pool.status(pool)
+      )
+    end)
+
+    assert Pkcs11Pool.status(pool).idle <= Pkcs11Pool.status(pool).size
+  end
+
+  test "a block returns what its function returns, and gives the session back" do
+    pool = pool()
+
+    assert Pkcs11Pool.with_session(pool, fn %Lease{} = lease ->
+             assert %{leased: 1, running: 0} = Pkcs11Pool.status(pool)
+             {:done, Pkcs11Pool.generate_random!(lease, 4)}
+           end)
+           |> elem(0) == :done
+
+    assert Pkcs11Pool.with_session(pool, fn -> 42 end) == 42
+    drained(pool)
+  end
+
+  test "within the block, calls by the pool's name use the leased session" do
+    pool = pool(pool_size: 1)
+
+    # The only session is leased: a call that wanted another would wait for ever.
+    assert {:ok, <<_::32>>} =
+             Pkcs11Pool.with_session(pool, fn ->
+               Pkcs11Pool.generate_random(pool, 4, queue_timeout: 100)
+             end)
+
+    drained(pool)
+  end
+
+  test "a nested block by the pool's name or by the lease uses the same session" do
+    pool = pool(pool_size: 1)
+
+    assert Pkcs11Pool.with_session(pool, fn lease ->
+             inner = Pkcs11Pool.with_session(pool, fn inner -> inner end, queue_timeout: 100)
+             assert inner == lease
+             assert Pkcs11Pool.with_session(lease, fn -> :innermost end) == :innermost
+             # The inner blocks' ends have not ended the lease.
+             {:ok, _} = Pkcs11Pool.generate_random(lease, 4)
+             :outer
+           end) == :outer
+
+    drained(pool)
+  end
+
+  test "another process cannot use the lease" do
+    pool = pool()
+
+    Pkcs11Pool.with_session(pool, fn lease ->
+      task =
+        Task.async(fn ->
+          {Pkcs11Pool.generate_random(lease, 4), Pkcs11Pool.with_session(lease, fn -> :in end)}
+        end)
+
+      assert {{:error, %Error{reason: :not_owner, executed: false}},
+              {:error, %Error{reason: :not_owner}}} = Task.await(task)
+
+      # By the pool's name it gets a session of its own.
+      assert {:ok, _} = Task.await(Task.async(fn -> Pkcs11Pool.generate_random(pool, 4) end))
+    end)
+
+    drained(pool)
+  end
+
+  test "after its block a lease is over, also while its session serves others" do
+    pool = pool(pool_size: 1)
+    lease = Pkcs11Pool.with_session(pool, & &1)
+
+    assert {:error, %Error{reason: :lease_ended, executed: false}} =
+             Pkcs11Pool.generate_random(lease, 4)
+
+    assert {:error, %Error{reason: :lease_ended}} = Pkcs11Pool.with_session(lease, fn -> :in end)
+
+    Pkcs11Pool.with_session(pool, fn ->
+      assert {:error, %Error{reason: :lease_ended}} = Pkcs11Pool.generate_random(lease, 4)
+    end)
+
+    drained(pool)
+  end
+
+  test "a block that raises, throws or exits gives the session back" do
+    pool = pool(pool_size: 1)
+    assert_raise RuntimeError, "no", fn -> Pkcs11Pool.with_session(pool, fn -> raise "no" end) end
+    assert catch_throw(Pkcs11Pool.with_session(pool, fn -> throw(:ball) end)) == :ball
+    assert catch_exit(Pkcs11Pool.with_session(pool, fn -> exit(:out) end)) == :out
+    assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4, queue_timeout: 1_000)
+    drained(pool)
+    assert Pkcs11Pool.status(pool).idle == 1
+  end
+
+  test "the session of a holder that is killed is closed, and its place is free" do
+    token = SoftHSM.spy!(SoftHSM.new_token!())
+    opts = SoftHSM.pool_opts(token, pool_size: 1)
+    pool = opts[:name]
+    start_supervised!({Pkcs11Pool, opts})
+    test = self()
+
+    holder =
+      spawn(fn ->
+        Pkcs11Pool.with_session(pool, fn ->
+          send(test, :in)
+          Process.sleep(:infinity)
+        end)
+      end)
+
+    assert_receive :in, 5_000
+    assert %{leased: 1} = Pkcs11Pool.status(pool)
+    Process.exit(holder, :kill)
+    assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4)
+    assert SoftHSM.calls(token)["C_CloseSession"] == 1
+    drained(pool)
+  end
+
+  test "a killed holder whose call still waits or runs loses nothing" do
+    pool = pool(pool_size: 1)
+
+    holders =
+      for _ <- 1..20 do
+        spawn(fn ->
+          Pkcs11Pool.with_session(pool, fn -> Pkcs11Pool.generate_random(pool, 2_000_000) end)
+        end)
+      end
+
+    for holder <- Enum.shuffle(holders), do: Process.exit(holder, :kill)
+    assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4)
+    drained(pool)
+  end
+
+  test "a lease that is held for too long ends, and the log says who held it and where it was taken" do
+    pool = pool(pool_size: 1, lease_timeout: 50)
+
+    log =
+      capture_log(fn ->
+        Pkcs11Pool.with_session(pool, fn lease ->
+          Poll.until(fn ->
+            match?({:error, %Error{reason: :lease_ended}}, Pkcs11Pool.generate_random(lease, 4))
+          end)
+        end)
+
+        # The log line comes from the keeper, which is asked after it.
+        assert :ok = Pkcs11Pool.resize(pool, 1)
+      end)
+
+    assert log =~ inspect(self())
+    assert log =~ "lease_test.exs"
+    assert log =~ ":lease_timeout"
+    assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4)
+    drained(pool)
+  end
+
+  test "a lease waits its turn, and gives up at its time-out" do
+    pool = pool(pool_size: 1)
+
+    Pkcs11Pool.with_session(pool, fn ->
+      task =
+        Task.async(fn -> Pkcs11Pool.with_session(pool, fn -> :never end, queue_timeout: 50) end)
+
+      assert {:error, %Error{reason: :queue_timeout, executed: false}} = Task.await(task)
+    end)
+
+    drained(pool)
+  end
+
+  test "an unknown pool is an error, and the function is not called" do
+    assert {:error, %Error{reason: :pool_not_found}} =
+             Pkcs11Pool.with_session(:nobody, fn -> flunk("called") end)
+  end
+
+  test "a lease's calls go on while the pool drains, and its session is closed at the end" do
+    pool = pool(pool_size: 1)
+    test = self()
+
+    holder =
+      Task.async(fn ->
+        Pkcs11Pool.with_session(pool, fn lease ->
+          send(test, :in)
+          Poll.until(fn -> Pkcs11Pool.status(pool).state == :draining end)
+          Pkcs11Pool.generate_random(lease, 4)
+        end)
+      end)
+
+    assert_receive :in, 5_000
+    assert {:ok, 0} = Pkcs11Pool.drain(pool, 5_000)
+    assert {:ok, <<_::32>>} = Task.await(holder)
+
+    assert {:error, %Error{reason: :draining}} =
+             Pkcs11Pool.with_session(pool, fn -> flunk("called") end)
+  end
+end

@@ -1,0 +1,99 @@
+defmodule Pkcs11Pool.ResizeTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+
+  defp pool(overrides) do
+    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(overrides)
+    start_supervised!({Pkcs11Pool, opts})
+    :ok = Pkcs11Pool.await_ready(opts[:name], 5_000)
+    opts[:name]
+  end
+
+  defp load(pool, calls) do
+    1..calls
+    |> Task.async_stream(fn _ -> Pkcs11Pool.generate_random(pool, 10_000) end, max_concurrency: 64)
+    |> Enum.map(fn {:ok, result} -> result end)
+  end
+
+  test "a pool grows and shrinks under load without failing a call" do
+    pool = pool(pool_size: 2)
+    load = Task.async(fn -> load(pool, 2_000) end)
+
+    for size <- [5, 1, 8, 3, 2, 6, 1, 4] do
+      assert :ok = Pkcs11Pool.resize(pool, size)
+      assert %{size: ^size, ceiling: ^size} = Pkcs11Pool.status(pool)
+      {:ok, _} = Pkcs11Pool.generate_random(pool, 10)
+    end
+
+    assert Enum.all?(Task.await(load, 60_000), &match?({:ok, _}, &1))
+
+    Poll.until(fn ->
+      match?(%{running: 0, waiting: 0, opening: 0, closing: 0}, Pkcs11Pool.status(pool))
+    end)
+
+    assert Pkcs11Pool.status(pool).idle in 1..4
+  end
+
+  test "a pool that shrinks keeps what it needs, and closes the rest" do
+    token = SoftHSM.spy!(SoftHSM.new_token!())
+    opts = SoftHSM.pool_opts(token, pool_size: 6)
+    pool = opts[:name]
+    start_supervised!({Pkcs11Pool, opts})
+    load(pool, 200)
+    assert :ok = Pkcs11Pool.resize(pool, 1)
+    Poll.until(fn -> match?(%{idle: 1, closing: 0, running: 0}, Pkcs11Pool.status(pool)) end)
+    calls = SoftHSM.calls(token)
+    assert calls["C_OpenSession"] - calls["C_CloseSession"] == 1
+    assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4)
+  end
+
+  test "runners beyond the dirty-IO schedulers are threads" do
+    pool = pool(pool_size: 2, executor: :dirty_io)
+    schedulers = :erlang.system_info(:dirty_io_schedulers)
+    size = schedulers + 5
+    assert :ok = Pkcs11Pool.resize(pool, size)
+    assert %{executor: :mixed} = Pkcs11Pool.status(pool)
+
+    # As many leases at once as there are sessions: each of them has a runner.
+    test = self()
+
+    holders =
+      for _ <- 1..size do
+        spawn_link(fn ->
+          Pkcs11Pool.with_session(pool, fn lease ->
+            send(test, {:in, Pkcs11Pool.generate_random(lease, 4)})
+            receive do: (:leave -> :ok)
+          end)
+        end)
+      end
+
+    for _ <- holders, do: assert_receive({:in, {:ok, _}}, 10_000)
+    assert %{leased: ^size} = Pkcs11Pool.status(pool)
+    for holder <- holders, do: send(holder, :leave)
+    Poll.until(fn -> match?(%{leased: 0, running: 0}, Pkcs11Pool.status(pool)) end)
+  end
+
+  test "stripes stay when a pool shrinks below their number" do
+    pool = pool(pool_size: 6, stripes: 3)
+    load(pool, 200)
+    assert :ok = Pkcs11Pool.resize(pool, 1)
+    assert Enum.all?(load(pool, 200), &match?({:ok, _}, &1))
+    assert :ok = Pkcs11Pool.resize(pool, 7)
+    assert Enum.all?(load(pool, 200), &match?({:ok, _}, &1))
+    Poll.until(fn -> match?(%{running: 0, waiting: 0, closing: 0}, Pkcs11Pool.status(pool)) end)
+  end
+
+  test "a size below 1, a :token pool and an unknown pool are errors" do
+    pool = pool(type: :token, pool_size: 1)
+
+    for size <- [0, -1, 1.5, :all],
+        do: assert_raise(ArgumentError, fn -> Pkcs11Pool.resize(pool, size) end)
+
+    assert {:error, %Error{reason: :pool_size_fixed} = error} = Pkcs11Pool.resize(pool, 2)
+    assert Exception.message(error) =~ ":token"
+    assert :ok = Pkcs11Pool.resize(pool, 1)
+    assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.resize(:nobody, 2)
+  end
+end
