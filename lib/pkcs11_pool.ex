@@ -14,6 +14,7 @@ defmodule Pkcs11Pool do
     Options,
     PublicKey,
     Registry,
+    Telemetry,
     Template
   }
 
@@ -236,19 +237,38 @@ defmodule Pkcs11Pool do
   def with_session(pool, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
     opts = Options.call!(opts)
 
-    with nil <- Lease.current(pool),
-         {:ok, lease} <- Call.lease(pool, opts) do
-      Lease.hold(lease)
+    case Lease.current(pool) do
+      nil -> leased(pool, fun, opts)
+      lease -> with_session(lease, fun)
+    end
+  end
 
-      try do
-        apply_lease(fun, lease)
-      after
-        Lease.let_go(lease)
-        Native.end_lease(lease.native)
-      end
-    else
-      %Lease{} = lease -> with_session(lease, fun, [])
-      {:error, error} -> {:error, error}
+  defp leased(pool, fun, opts) do
+    span = Telemetry.start(:lease, Map.put(opts.telemetry_metadata, :pool, pool))
+
+    case Call.lease(pool, opts) do
+      {:ok, lease, ticket} ->
+        Lease.hold(lease)
+
+        try do
+          apply_lease(fun, lease)
+        catch
+          kind, reason ->
+            Telemetry.exception(span, kind, reason, __STACKTRACE__)
+            :erlang.raise(kind, reason, __STACKTRACE__)
+        else
+          result ->
+            {measurements, metadata} = Call.timing(ticket)
+            Telemetry.stop(span, :ok, measurements, metadata)
+            result
+        after
+          Lease.let_go(lease)
+          Native.end_lease(lease.native)
+        end
+
+      {:error, error} ->
+        Telemetry.stop(span, {:error, error})
+        {:error, error}
     end
   end
 

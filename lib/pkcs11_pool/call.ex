@@ -20,45 +20,49 @@ defmodule Pkcs11Pool.Call do
           :ok | {:ok, term} | {:error, Error.t()}
   def run(pool, operation, mechanism, request, opts) do
     span = span(pool, operation, mechanism, opts)
-    result = run(pool, request, opts)
-    if span, do: Telemetry.stop(span, result)
+    {result, ticket} = run(pool, request, opts)
+    if span, do: stop(span, result, ticket, operation)
     result
   end
 
   defp run(%Lease{entry: entry} = lease, request, opts) do
     # What runs on it is the holder's alone: nothing else can be in the way.
     entry = %{timeouts(entry, opts) | queue_timeout: :infinity}
-
-    with {:error, error} <- await_within(entry, lease, request),
-         do: {:error, error(error, lease.pool, entry)}
+    entry |> await_within(lease, request) |> explained(lease.pool, entry)
   end
 
   defp run(name, request, opts) do
     with nil <- Lease.current(name),
          {:ok, _keeper, entry} <- Registry.lookup(name) do
       entry = timeouts(entry, opts)
-      with {:error, error} <- await(entry, request), do: {:error, error(error, name, entry)}
+      entry |> await(request) |> explained(name, entry)
     else
       %Lease{} = lease -> run(lease, request, opts)
-      :error -> {:error, Error.new(:pool_not_found, pool: name)}
+      :error -> {{:error, Error.new(:pool_not_found, pool: name)}, nil}
     end
   end
+
+  defp explained({{:error, error}, ticket}, name, entry),
+    do: {{:error, error(error, name, entry)}, ticket}
+
+  defp explained(done, _name, _entry), do: done
 
   @doc """
   Takes a session of the pool for the calling process.
   """
-  @spec lease(name :: term, Options.call()) :: {:ok, Lease.t()} | {:error, Error.t()}
+  @spec lease(name :: term, Options.call()) ::
+          {:ok, Lease.t(), Native.ticket()} | {:error, Error.t()}
   def lease(name, opts) do
     case Registry.lookup(name) do
       {:ok, keeper, entry} ->
         entry = timeouts(entry, opts)
 
         case await_lease(entry) do
-          {:ok, native} ->
+          {:ok, native, ticket} ->
             if entry.lease_timeout != :infinity,
               do: Native.expire_lease(native, keeper, place(), entry.lease_timeout)
 
-            {:ok, %Lease{pool: name, holder: self(), native: native, entry: entry}}
+            {:ok, %Lease{pool: name, holder: self(), native: native, entry: entry}, ticket}
 
           {:error, error} ->
             {:error, error(error, name, entry)}
@@ -72,13 +76,16 @@ defmodule Pkcs11Pool.Call do
   # Where a lease was taken: the first function that is none of ours.
   defp place do
     {:current_stacktrace, stack} = Process.info(self(), :current_stacktrace)
-    ours = [Process, __MODULE__, Pkcs11Pool]
 
-    case Enum.find(stack, fn {module, _function, _arity, _location} -> module not in ours end) do
+    case Enum.find(stack, fn {module, _function, _arity, _location} -> not ours?(module) end) do
       nil -> "an unknown place"
       entry -> Exception.format_stacktrace_entry(entry)
     end
   end
+
+  # By name: to mention the facade here would make a cycle.
+  defp ours?(module),
+    do: module in [Process, __MODULE__] or Atom.to_string(module) == "Elixir.Pkcs11Pool"
 
   defp timeouts(entry, %{queue_timeout: nil, operation_timeout: nil}), do: entry
 
@@ -101,13 +108,13 @@ defmodule Pkcs11Pool.Call do
 
     case Native.submit(entry.native, ref, request, finite(entry.queue_timeout)) do
       {:error, _error} = refused ->
-        refused
+        {refused, nil}
 
       ticket ->
         receive do
-          {^ref, result} -> result
+          {^ref, result} -> {result, ticket}
         after
-          first_look(entry) -> late(ticket, ref, started, entry)
+          first_look(entry) -> {late(ticket, ref, started, entry), ticket}
         end
     end
   end
@@ -118,13 +125,13 @@ defmodule Pkcs11Pool.Call do
 
     case Native.submit_within(entry.native, lease.native, ref, request) do
       {:error, _error} = refused ->
-        refused
+        {refused, nil}
 
       ticket ->
         receive do
-          {^ref, result} -> result
+          {^ref, result} -> {result, ticket}
         after
-          first_look(entry) -> late(ticket, ref, started, entry)
+          first_look(entry) -> {late(ticket, ref, started, entry), ticket}
         end
     end
   end
@@ -146,7 +153,7 @@ defmodule Pkcs11Pool.Call do
           end
 
         with {:error, _error} <- result, do: Native.end_lease(lease)
-        with :ok <- result, do: {:ok, lease}
+        with :ok <- result, do: {:ok, lease, ticket}
     end
   end
 
@@ -233,6 +240,35 @@ defmodule Pkcs11Pool.Call do
       name = with %Lease{pool: name} <- pool, do: name
       own = %{pool: name, operation: operation, mechanism: mechanism}
       Telemetry.start(:operation, Map.merge(opts.telemetry_metadata, own))
+    end
+  end
+
+  defp stop(span, result, ticket, operation) do
+    {measurements, metadata} = timing(ticket)
+    Telemetry.stop(span, result, measurements, metadata)
+
+    with {:error, %Error{reason: :ambiguous_key} = error} <- result do
+      count = length(error.details.candidates)
+
+      Telemetry.execute([:key, :ambiguous], %{count: count}, %{
+        pool: error.pool,
+        operation: operation
+      })
+    end
+  end
+
+  @doc """
+  What telemetry says of an operation's way through the pool: measurements and metadata.
+  """
+  @spec timing(Native.ticket() | nil) :: {map, map}
+  def timing(ticket) do
+    case ticket && Native.timing(ticket) do
+      nil ->
+        {%{}, %{}}
+
+      {nanoseconds, session} ->
+        queue_time = System.convert_time_unit(nanoseconds, :nanosecond, :native)
+        {%{queue_time: queue_time}, %{session: session}}
     end
   end
 

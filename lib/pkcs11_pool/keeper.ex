@@ -160,20 +160,34 @@ defmodule Pkcs11Pool.Keeper do
 
   defp told({:pin_wanted, attempt}, state), do: ask_pin(%{state | attempt: attempt})
 
-  defp told(:session_opened, state) do
-    Telemetry.execute([:session, :opened], %{}, %{pool: state.options.name})
+  defp told({:session_opened, session, nanoseconds}, state) do
+    metadata = %{pool: state.options.name, session: session}
+    Telemetry.ended(:open_session, nanoseconds, :ok, metadata)
+    Telemetry.execute([:session, :opened], %{}, Map.put(metadata, :reason, :demand))
     state
   end
 
-  defp told({:session_closed, reason}, state) do
-    Telemetry.execute([:session, :closed], %{}, %{pool: state.options.name, reason: reason})
+  defp told({:session_refused, reason, nanoseconds}, state) do
+    Telemetry.ended(:open_session, nanoseconds, {:error, reason}, %{pool: state.options.name})
     state
   end
 
-  defp told({:login_ended, :ok}, state), do: state
+  defp told({:session_closed, session, reason}, state) do
+    metadata = %{pool: state.options.name, session: session, reason: reason}
+    Telemetry.execute([:session, :closed], %{}, metadata)
+    state
+  end
 
-  defp told({:login_ended, reason}, state) do
-    Logger.error("pool #{inspect(state.options.name)}: the login failed: #{reason}")
+  defp told({:login_ended, result, nanoseconds}, %{options: options} = state) do
+    metadata = %{pool: options.name, user: options.user}
+
+    if result == :ok do
+      Telemetry.ended(:login, nanoseconds, :ok, metadata)
+    else
+      Telemetry.ended(:login, nanoseconds, {:error, result}, metadata)
+      Logger.error("pool #{inspect(options.name)}: the login failed: #{result}")
+    end
+
     state
   end
 

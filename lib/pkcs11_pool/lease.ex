@@ -11,12 +11,12 @@ defmodule Pkcs11Pool.Lease do
   @enforce_keys [:pool, :holder, :native, :entry]
   defstruct [:pool, :holder, :native, :entry]
 
-  @opaque t :: %__MODULE__{
-            pool: term,
-            holder: pid,
-            native: Native.lease(),
-            entry: Registry.entry()
-          }
+  @type t :: %__MODULE__{
+          pool: term,
+          holder: pid,
+          native: Native.lease(),
+          entry: Registry.entry()
+        }
 
   @doc false
   # The lease that the calling process has on the pool of this name. An entry of the process dictionary, since it is the process that holds

@@ -78,6 +78,10 @@ defmodule Pkcs11Pool.Native do
   @spec progress(ticket) :: :queued | {:running, ms :: non_neg_integer} | :over
   def progress(_ticket), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "How long an operation waited, in nanoseconds, and the number of its session, once it has started."
+  @spec timing(ticket) :: {queue_time :: non_neg_integer, session :: pos_integer} | nil
+  def timing(_ticket), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Gives an operation up, while it waits or (`running`) in any case. `:answered`: its answer comes."
   @spec abandon(ticket, running :: boolean) ::
           :before_start

@@ -10,22 +10,22 @@ defmodule Pkcs11Pool.Telemetry do
 
   A span is a `:start` event, then a `:stop` or an `:exception` event. `{:error, _}` is a `:stop` with
   `result: :error` and the error's `reason`; `:exception` is only for what raised, threw or exited.
-  The events of an operation are emitted in the caller's process.
+  The events of an operation and of a lease are emitted in the caller's process, those of logins and
+  opened sessions in the pool's keeper: there a `:start` comes together with its `:stop`, and its
+  `system_time` says when it was.
 
   | event | measurements | metadata |
   |---|---|---|
   | `[:pkcs11_pool, :operation, :start]` | `system_time` | `pool`, `operation` (`:sign`, ...), `mechanism`, the caller's own |
-  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its index), `result` (`:ok`, `:error`), `reason` |
+  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its number), `result` (`:ok`, `:error`), `reason` |
   | `[:pkcs11_pool, :operation, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
   | `[:pkcs11_pool, :lease, :start]` | `system_time` | `pool`, the caller's own |
   | `[:pkcs11_pool, :lease, :stop]` | `duration`, `queue_time` | the same, `session`, `result`, `reason` |
   | `[:pkcs11_pool, :lease, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
   | `[:pkcs11_pool, :login, :start]` | `system_time` | `pool`, `user` |
   | `[:pkcs11_pool, :login, :stop]` | `duration` | the same, `result`, `reason` |
-  | `[:pkcs11_pool, :login, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
-  | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` |
+  | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` where it was opened |
   | `[:pkcs11_pool, :open_session, :stop]` | `duration` | the same, `result`, `reason` |
-  | `[:pkcs11_pool, :open_session, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
 
   `queue_time` is the time from the call to the operation's start on a session. The caller's own
   metadata is the `:telemetry_metadata` option of a call; the library's keys win over it. The `mechanism` is
@@ -38,7 +38,7 @@ defmodule Pkcs11Pool.Telemetry do
   | event | measurements | metadata |
   |---|---|---|
   | `[:pkcs11_pool, :session, :opened]` | `system_time` | `pool`, `session`, `reason` |
-  | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:idle`, `:lifetime`, a return code, ...) |
+  | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:ttl`, `:surplus`, `:drain`, the class of a return code, ...) |
   | `[:pkcs11_pool, :session, :hung]` | `system_time` | `pool`, `session`, `reason` |
   | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `operation`, `mechanism`, `reason` |
   | `[:pkcs11_pool, :pool, :down]` | `system_time` | `pool`, `reason` |
@@ -53,7 +53,7 @@ defmodule Pkcs11Pool.Telemetry do
 
   @compile {:no_warn_undefined, {:telemetry, :execute, 3}}
   @typedoc "A span: its name, when it started, and the metadata of its start."
-  @opaque span :: {name :: atom, started :: integer, metadata :: map} | nil
+  @type span :: {name :: atom, started :: integer, metadata :: map} | nil
 
   @doc """
   Whether events go anywhere. A handler can only have been attached once the library is loaded.
@@ -93,6 +93,21 @@ defmodule Pkcs11Pool.Telemetry do
     measurements = Map.put(measurements, :duration, System.monotonic_time() - started)
     metadata = start_metadata |> Map.merge(metadata) |> Map.merge(outcome(result))
     emit([name, :stop], measurements, metadata)
+  end
+
+  @doc """
+  A span of the native side, which is told of when it has ended: its `:start` is emitted now, with the
+  time at which it was.
+  """
+  @spec ended(atom, nanoseconds :: non_neg_integer, :ok | {:error, atom}, map) :: :ok
+  def ended(name, nanoseconds, result, metadata) do
+    if enabled?() do
+      duration = System.convert_time_unit(nanoseconds, :nanosecond, :native)
+      emit([name, :start], %{system_time: System.system_time() - duration}, metadata)
+      emit([name, :stop], %{duration: duration}, Map.merge(metadata, outcome(result)))
+    else
+      :ok
+    end
   end
 
   @doc """

@@ -18,7 +18,7 @@ rustler::atoms! {
     // errors
     unknown, cause, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
-    runners_wanted, pin_wanted, session_opened, session_closed, login_ended, drained, lease_expired,
+    runners_wanted, pin_wanted, session_opened, session_refused, session_closed, login_ended, drained, lease_expired,
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status

@@ -89,15 +89,15 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
 
 /// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`.
 fn key(term: Term<'_>) -> NifResult<KeyRef> {
-    if let Ok((tag, wanted)) = term.decode::<(Atom, Term)>() {
-        if tag == atoms::find() {
-            return Ok(KeyRef::Find(template(wanted)?, None));
-        }
+    if let Ok((tag, wanted)) = term.decode::<(Atom, Term)>()
+        && tag == atoms::find()
+    {
+        return Ok(KeyRef::Find(template(wanted)?, None));
     }
-    if let Ok((tag, wanted, token)) = term.decode::<(Atom, Term, Term)>() {
-        if tag == atoms::find() {
-            return Ok(KeyRef::Find(template(wanted)?, Some(uri(token)?)));
-        }
+    if let Ok((tag, wanted, token)) = term.decode::<(Atom, Term, Term)>()
+        && tag == atoms::find()
+    {
+        return Ok(KeyRef::Find(template(wanted)?, Some(uri(token)?)));
     }
     let (tag, handle, epoch, token, find): (Atom, u64, u64, Term, Term) = term.decode()?;
     if tag != atoms::object() {

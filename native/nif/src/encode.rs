@@ -106,9 +106,10 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
     match notice {
         Notice::RunnersWanted => atoms::runners_wanted().encode(env),
         Notice::PinWanted { attempt } => (atoms::pin_wanted(), attempt).encode(env),
-        Notice::SessionOpened => atoms::session_opened().encode(env),
-        Notice::SessionClosed { reason } => (atoms::session_closed(), name(env, reason)).encode(env),
-        Notice::LoginEnded { result } => (atoms::login_ended(), name(env, result)).encode(env),
+        Notice::SessionOpened { session, nanos } => (atoms::session_opened(), session, nanos).encode(env),
+        Notice::SessionRefused { reason, nanos } => (atoms::session_refused(), name(env, reason), nanos).encode(env),
+        Notice::SessionClosed { session, reason } => (atoms::session_closed(), session, name(env, reason)).encode(env),
+        Notice::LoginEnded { result, nanos } => (atoms::login_ended(), name(env, result), nanos).encode(env),
         Notice::Drained => atoms::drained().encode(env),
     }
 }

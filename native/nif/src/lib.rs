@@ -119,10 +119,10 @@ fn pool_start<'a>(env: Env<'a>, options: decode::Options<'a>) -> NifResult<Term<
     let keeper = env.pid();
     let pool = TokenPool::new(options.pool()?, KeeperPid(keeper)).map_err(|_| rustler::Error::BadArg)?;
     let attached = pool.attach();
-    if let Err(error) = &attached {
-        if error.is_fatal() {
-            return Ok((atoms::error(), encode::error(env, error)).encode(env));
-        }
+    if let Err(error) = &attached
+        && error.is_fatal()
+    {
+        return Ok((atoms::error(), encode::error(env, error)).encode(env));
     }
     let processes = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
     let executor = executor::name(processes.load(Ordering::Relaxed), pool.size());
@@ -279,6 +279,12 @@ fn progress<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>) -> Term<'a> {
         State::Running { since } => (atoms::running(), now().saturating_sub(since)).encode(env),
         State::Answered | State::Abandoned => atoms::over().encode(env),
     }
+}
+
+/// `{queue_time, session}`, nanoseconds and the number of its session, once an operation has started; else `nil`.
+#[rustler::nif]
+fn timing(ticket: ResourceArc<TicketResource>) -> Option<(u64, u64)> {
+    ticket.header.timing().map(|token::Timing { queue_time, session }| (queue_time, session))
 }
 
 /// Gives an operation up, while it waits or (`running`) in any case: `:before_start`, `{:while_running, since}`, `{:still_running, since}`

@@ -296,10 +296,13 @@ impl<S, W> Pool<S, W> {
     pub fn release(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
         let home = held.stripe;
         let mut stripe = self.stripes[home].lock();
+        let is_over = self.draining.load(Ordering::Relaxed) || held.is_expired(now);
+        if !is_over && self.shrinking.load(Ordering::Relaxed) {
+            drop(stripe);
+            return self.release_shrinking(held, now);
+        }
         decrement(&mut stripe.running);
-        // Those that are closing go anyway: they are not held against it.
-        let over = stripe.taken() - stripe.closing >= stripe.quota;
-        if self.draining.load(Ordering::Relaxed) || over || held.is_expired(now) {
+        if is_over {
             stripe.closing += 1;
             return Freed::Close(Closing { stripe: home }, held.session);
         }
@@ -326,6 +329,29 @@ impl<S, W> Pool<S, W> {
         stripe.idle.push_back(idle);
         drop(stripe);
         match self.match_one() {
+            Some(grant) => Freed::Granted(grant),
+            None => Freed::Idle,
+        }
+    }
+
+    /// A session comes free while some stripe may hold more than its quota. It is surplus only if the whole pool has too many; else it goes
+    /// where there is room.
+    fn release_shrinking(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
+        let mut all = self.lock_all();
+        decrement(&mut all.stripes[held.stripe].running);
+        // Those that are closing go anyway: they are not held against it.
+        let room = |stripe: &Stripe<S, W>| stripe.quota.saturating_sub(stripe.taken() - stripe.closing);
+        let staying = all.sum(|stripe| stripe.taken() - stripe.closing);
+        let stripe = std::iter::once(held.stripe).chain(0..all.stripes.len()).find(|index| room(&all.stripes[*index]) > 0);
+        let (Some(stripe), true, false) =
+            (stripe, staying < all.sum(|stripe| stripe.quota), self.draining.load(Ordering::Relaxed))
+        else {
+            all.stripes[held.stripe].closing += 1;
+            return Freed::Close(Closing { stripe: held.stripe }, held.session);
+        };
+        all.stripes[stripe].idle.push_back(Idle { session: held.session, since: now, expires: held.expires });
+        self.shrinking.store(all.has_leftover(), Ordering::Relaxed);
+        match self.match_next(&mut all) {
             Some(grant) => Freed::Granted(grant),
             None => Freed::Idle,
         }

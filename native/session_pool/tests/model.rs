@@ -29,6 +29,8 @@ enum Event {
     /// The runner puts its operation back into the queue, and keeps what it was granted.
     Requeue(usize),
     Closed(usize),
+    /// A session is closed, and another was opened in its stead.
+    Replaced(usize),
     Tick(u64),
     Resize(usize),
     SetFloor(usize),
@@ -42,18 +44,21 @@ enum Event {
     StepOut(usize),
     Down(usize),
     Leave(usize),
+    Retire(usize),
 }
 
 /// Makes an event out of a number to choose with.
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 23] = [
+const KINDS: [(u16, Make); 25] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
     (8, Event::Release),
     (5, Event::Closed),
+    (2, Event::Replaced),
+    (2, Event::Retire),
     (4, Event::Park),
     (3, Event::Cancel),
     (2, |_| Event::SubmitExpress),
@@ -412,12 +417,11 @@ impl World {
         let freed = self.pool.release(held, model.now);
         if let Freed::Close(closing, closed) = freed {
             assert_eq!(closed, session);
-            assert!(model.draining || possibly || model.has_shrunk, "closed a good session");
+            assert!(model.draining || possibly || is_surplus, "closed a good session");
             model.closing.push(session);
             self.closings.push((closing, session));
             return None;
         }
-        let is_surplus = is_surplus && model.config.stripes == 1;
         assert!(!model.draining && !surely && !is_surplus, "kept a session that is to be closed");
         model.idle.push(ModelIdle { session, since: model.now });
         let Freed::Granted(grant) = freed else { return None };
@@ -443,6 +447,24 @@ impl World {
         self.model.closed += 1;
         let grant = self.pool.closed(closing);
         self.dispatch_all(grant.into_iter().collect());
+    }
+
+    /// The heir is the closer's to release.
+    fn replaced(&mut self, choice: usize) {
+        if self.closings.is_empty() {
+            return;
+        }
+        let (closing, session) = self.closings.remove(choice % self.closings.len());
+        let heir = self.model.opened_at.len() as Session;
+        self.model.closing.retain(|other| *other != session);
+        self.model.closed += 1;
+        self.model.opened_at.push(self.model.now);
+        self.model.running.push(heir);
+        let held = self.pool.replaced(closing, heir, self.model.now);
+        assert_eq!(held.session, heir);
+        if let Some(grant) = self.release(held) {
+            self.dispatch(grant);
+        }
     }
 
     fn submit(&mut self) {
@@ -648,6 +670,7 @@ impl World {
             }
             Event::Requeue(choice) => self.requeue(choice),
             Event::Closed(choice) => self.closed(choice),
+            Event::Replaced(choice) => self.replaced(choice),
             Event::Tick(passed) => self.tick(passed),
             Event::Resize(size) => self.resize(size),
             Event::SetFloor(floor) => {
@@ -714,6 +737,18 @@ impl World {
                 let Some(at) = self.pick(choice, |hand| hand.source.is_none()) else { return };
                 let (id, _, _) = self.runners.remove(at);
                 assert!(self.roster.leave(id).is_none());
+            }
+            Event::Retire(choice) => {
+                if self.runners.is_empty() {
+                    return;
+                }
+                let at = choice % self.runners.len();
+                let most = self.model.size;
+                let retires = self.runners.len() > most && matches!(self.runners[at].2, Runner::Parked);
+                assert_eq!(self.roster.retire(self.runners[at].0, most), retires);
+                if retires {
+                    self.runners.remove(at);
+                }
             }
         }
     }

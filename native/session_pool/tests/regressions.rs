@@ -394,9 +394,8 @@ fn a_shrink_does_not_make_room_in_another_stripe() {
     assert_eq!(total(&pool), 2);
     assert!(matches!(submit(&pool, 11), Submitted::Queued(_)), "the fast path knows it too");
     assert!(matches!(submit(&pool, 12), Submitted::Queued(_)));
-    // A surplus session closes when it comes free, and then there is.
-    let Freed::Close(closing, _) = pool.release(held.pop().unwrap(), 0) else { panic!("a surplus session was kept") };
-    let grant = pool.closed(closing).expect("there is room now");
+    // Nothing is surplus any more: what comes free serves the next, and stays.
+    let grant = release(&pool, held.pop().unwrap()).expect("it starves");
     assert_eq!((grant.waiter.payload, total(&pool)), (10, 2));
     assert!(pool.drain().waiting.len() == 2);
 }
@@ -411,6 +410,34 @@ fn a_shrink_keeps_a_stripe_that_has_the_last_open_session() {
     let (grants, closing) = pool.resize(1);
     assert!(grants.is_empty() && closing.is_empty(), "the last open session was closed");
     assert_eq!(pool.stats(), Stats { size: 1, idle: 1, ..Stats::default() });
+    assert_full_capacity(&pool, 1);
+}
+
+/// A session may be one too many for its stripe and not for the pool: it stays, or else the last one would be closed and replaced for ever.
+#[test]
+fn a_session_in_a_stripe_without_quota_moves_where_there_is_room() {
+    let pool = pool(2, 2);
+    let first = start(&pool, 0);
+    let second = start(&pool, 1);
+    let (_, closing) = pool.resize(1);
+    assert!(closing.is_empty());
+    let (closing, _) = pool.discard(first);
+    assert!(pool.closed(closing).is_none());
+    assert!(release(&pool, second).is_none());
+    assert_eq!(pool.stats(), Stats { size: 1, idle: 1, ..Stats::default() });
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn a_replaced_session_keeps_its_place() {
+    let pool = pool(1, 1);
+    let (closing, _) = pool.discard(start(&pool, 0));
+    queue(&pool, 1);
+    let heir = pool.replaced(closing, 7, 0);
+    assert_eq!(pool.stats(), Stats { size: 1, running: 1, waiting: 1, ..Stats::default() });
+    let grant = release(&pool, heir).expect("the waiter is stranded");
+    assert_eq!(grant.waiter.payload, 1);
+    assert!(release(&pool, run(&pool, grant)).is_none());
     assert_full_capacity(&pool, 1);
 }
 

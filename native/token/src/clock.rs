@@ -1,4 +1,4 @@
-//! The one clock: milliseconds since the first look at it.
+//! The one clock: time since the first look at it.
 
 use once_cell::sync::Lazy;
 use session_pool::Millis;
@@ -9,4 +9,9 @@ static START: Lazy<Instant> = Lazy::new(Instant::now);
 /// Now, in milliseconds.
 pub fn now() -> Millis {
     START.elapsed().as_millis() as Millis
+}
+
+/// Now, in nanoseconds: for durations.
+pub fn nanos() -> u64 {
+    START.elapsed().as_nanos() as u64
 }

@@ -45,9 +45,23 @@ pub enum Notice {
         attempt: u64,
     },
     /// A session was opened.
-    SessionOpened,
+    SessionOpened {
+        /// Its number.
+        session: u64,
+        /// How long it took, in nanoseconds.
+        nanos: u64,
+    },
+    /// A session could not be opened, and why.
+    SessionRefused {
+        /// The reason of the error.
+        reason: &'static str,
+        /// How long it took, in nanoseconds.
+        nanos: u64,
+    },
     /// A session was closed, and why.
     SessionClosed {
+        /// Its number.
+        session: u64,
         /// `"ttl"`, `"dead_session"`, `"drain"`, ...
         reason: &'static str,
     },
@@ -55,6 +69,8 @@ pub enum Notice {
     LoginEnded {
         /// `"ok"` or the reason.
         result: &'static str,
+        /// How long it took, in nanoseconds.
+        nanos: u64,
     },
     /// A draining pool has closed its last session.
     Drained,

@@ -68,12 +68,8 @@ impl<H: Host> Lease<H> {
     }
 
     /// Runs an operation on it.
-    pub(crate) fn submit(
-        self: &Arc<Self>,
-        operation: Operation<H>,
-        outlet: &mut impl Outlet<H>,
-    ) -> Result<Ticket, (Operation<H>, Error)> {
-        let Some(pool) = self.pool.upgrade() else { return Err((operation, Error::LeaseEnded)) };
+    pub(crate) fn submit(self: &Arc<Self>, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        let Some(pool) = self.pool.upgrade() else { return Err(refused(operation)) };
         let mut state = self.state.lock();
         match std::mem::replace(&mut *state, State::Ended) {
             State::Idle(held, ticket) => {
@@ -89,7 +85,8 @@ impl<H: Host> Lease<H> {
             }
             other => {
                 *state = other;
-                Err((operation, Error::LeaseEnded))
+                drop(state);
+                Err(refused(operation))
             }
         }
     }
@@ -129,10 +126,10 @@ impl<H: Host> Lease<H> {
             State::Waiting => true,
             State::Idle(held, _ticket) => {
                 drop(state);
-                if let Some(pool) = self.pool.upgrade() {
-                    if let Some(grant) = finish(&pool, held, end) {
-                        pool.dispatch(grant, outlet);
-                    }
+                if let Some(pool) = self.pool.upgrade()
+                    && let Some(grant) = finish(&pool, held, end)
+                {
+                    pool.dispatch(grant, outlet);
                 }
                 true
             }
@@ -147,6 +144,12 @@ impl<H: Host> Lease<H> {
             }
         }
     }
+}
+
+/// The caller gets the error as the result of its call: nobody is to answer it once more.
+fn refused<H: Host>(operation: Operation<H>) -> Error {
+    let _ = operation.header.progress.abandon();
+    Error::LeaseEnded
 }
 
 fn leased<H: Host>(held: Held<Session>, operation: Operation<H>, ticket: Ticket) -> Grant<H> {

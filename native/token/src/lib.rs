@@ -32,7 +32,7 @@ mod serve;
 mod session;
 mod token;
 
-pub use clock::now;
+pub use clock::{nanos, now};
 pub use data::Data;
 pub use error::{Error, Executed, Failure};
 pub use gate::{Attempt, Gate, Listener, Verdict};
@@ -40,7 +40,7 @@ pub use keys::KeyCache;
 pub use lease::{End, Lease};
 pub use module::{Module, ModuleConfig, ModuleUse};
 pub use pool::{LoginMode, PoolOptions, Status, TokenPool};
-pub use request::{Answer, Header, KeyRef, Login, Object, Operation, Pin, Place, Request, Work};
+pub use request::{Answer, Header, KeyRef, Login, Object, Operation, Pin, Place, Request, Timing, Work};
 pub use serve::{Budget, Served};
 pub use session::Session;
 pub use token::{Claim, Selector, Token, UriAttribute};

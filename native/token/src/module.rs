@@ -163,14 +163,14 @@ impl Module {
             }
         }
         // The digest was checked at load; a loaded file is what it was then.
-        if config.sha256 != lifecycle.config.sha256 {
-            if let Some(expected) = &config.sha256 {
-                drop(lifecycle);
-                return self.check_digest(expected).and_then(|()| {
-                    self.lifecycle.lock().config.sha256 = Some(expected.clone());
-                    self.start(config)
-                });
-            }
+        if config.sha256 != lifecycle.config.sha256
+            && let Some(expected) = &config.sha256
+        {
+            drop(lifecycle);
+            return self.check_digest(expected).and_then(|()| {
+                self.lifecycle.lock().config.sha256 = Some(expected.clone());
+                self.start(config)
+            });
         }
         lifecycle.phase = Phase::Changing;
         drop(lifecycle);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::{Mutex, RwLock};
 use session_pool::{
-    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Held, Millis, Pool, Refusal, Roster, RunnerId, RunnerState,
-    Source, State, Stats, Submitted, Ticket,
+    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Held, Millis, Pool, Refusal, Roster, RunnerId,
+    RunnerState, Source, State, Stats, Submitted, Ticket,
 };
 
 use crate::clock::now;
@@ -192,10 +192,7 @@ impl<H: Host> TokenPool<H> {
         outlet: &mut impl Outlet<H>,
     ) -> Result<Ticket, Error> {
         let operation = Operation { header, request, retries: 0, place: Place::Within(lease.clone()) };
-        lease.submit(operation, outlet).map_err(|(operation, error)| {
-            let _ = operation.header.progress.abandon();
-            error
-        })
+        lease.submit(operation, outlet)
     }
 
     fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
@@ -389,7 +386,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Closes a session by the reaper; its capacity comes back when it is closed.
     pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
-        self.keeper.post(Notice::SessionClosed { reason });
+        self.keeper.post(Notice::SessionClosed { session: session.index(), reason });
         let me = self.me.clone();
         let heir = (self.options.login != LoginMode::None && !self.is_draining()).then_some(self.options.read_only);
         session.close_then(heir, move |heir| {
@@ -398,7 +395,7 @@ impl<H: Host> TokenPool<H> {
             let granted = match heir {
                 None => pool.sessions.closed(closing),
                 Some(session) => {
-                    pool.keeper.post(Notice::SessionOpened);
+                    pool.keeper.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
                     pool.release(pool.sessions.replaced(closing, session, now()))
                 }
             };

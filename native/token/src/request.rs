@@ -1,11 +1,13 @@
 //! What a caller asks for, what comes back, and the operation that carries it through the pool.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKM_HSS, CKM_XMSS, CKM_XMSSMT};
 use session_pool::{Millis, Progress};
 use zeroize::Zeroizing;
 
+use crate::clock::nanos;
 use crate::data::Data;
 use crate::error::{Error, Executed, Failure};
 use crate::gate::Attempt;
@@ -169,13 +171,47 @@ pub struct Header<H: Host> {
     pub submitted: Millis,
     /// When it may no longer start.
     pub start_by: Option<Millis>,
+    asked_at: u64,
+    /// Nanoseconds from when it was asked for to its first start; 0: it has not started.
+    queued_for: AtomicU64,
+    session: AtomicU64,
+}
+
+/// How an operation went, for telemetry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Nanoseconds until it started.
+    pub queue_time: u64,
+    /// The number of the session that it ran on last.
+    pub session: u64,
 }
 
 impl<H: Host> Header<H> {
     /// The header of a new operation.
     pub fn new(reply: H::Reply, submitted: Millis, queue_timeout: Option<Millis>) -> Arc<Self> {
         let start_by = queue_timeout.map(|timeout| submitted.saturating_add(timeout));
-        Arc::new(Self { progress: Progress::new(), reply, submitted, start_by })
+        Arc::new(Self {
+            progress: Progress::new(),
+            reply,
+            submitted,
+            start_by,
+            asked_at: nanos(),
+            queued_for: AtomicU64::new(0),
+            session: AtomicU64::new(0),
+        })
+    }
+
+    /// It is about to run on this session.
+    pub(crate) fn runs_on(&self, session: u64) {
+        if self.session.swap(session, Ordering::Relaxed) == 0 {
+            self.queued_for.store(nanos().saturating_sub(self.asked_at).max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// How it went; `None`: it has not started.
+    pub fn timing(&self) -> Option<Timing> {
+        let session = self.session.load(Ordering::Relaxed);
+        (session != 0).then(|| Timing { queue_time: self.queued_for.load(Ordering::Relaxed), session })
     }
 
     /// Whether nobody waits for its answer.

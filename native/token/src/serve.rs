@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
 
-use crate::clock::now;
+use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Step, execute};
 use crate::gate::Verdict;
@@ -137,6 +137,7 @@ impl<H: Host> TokenPool<H> {
     ) -> Turn<H> {
         *cell.0.lock() = Some(operation.header.clone());
         let result = self.session(source).map(|held| {
+            operation.header.runs_on(held.session.index());
             let step = match self.pass_gate(&held.session, &operation) {
                 Passage::Pass(epoch) => self.execute(&held.session, &mut operation, epoch),
                 Passage::Refuse(error) => Step::Keep(Err(Failure::not_executed(error))),
@@ -147,7 +148,10 @@ impl<H: Host> TokenPool<H> {
         *cell.0.lock() = None;
         let (held, step) = match result {
             Ok(ready) => ready,
-            Err((error, next)) => return Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) },
+            Err(unopened) => {
+                let Unopened { error, next } = *unopened;
+                return Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) };
+            }
         };
         match step {
             Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
@@ -242,10 +246,13 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn turn_of_login(&self, source: Source<Session>, work: Login) -> Option<Grant<H>> {
+        let started = nanos();
+        let ended = |result| self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
         let held = match self.session(source) {
             Ok(held) => held,
-            Err((error, next)) => {
-                self.keeper.post(Notice::LoginEnded { result: error.reason() });
+            Err(unopened) => {
+                let Unopened { error, next } = *unopened;
+                ended(error.reason());
                 work.attempt.fail(error, now());
                 return next;
             }
@@ -259,7 +266,7 @@ impl<H: Host> TokenPool<H> {
         let (result, reusable) = catch_unwind(run).unwrap_or(("interrupted", false));
         // One that was refused is not kept.
         *self.retained.lock() = retained.filter(|_| result == "ok");
-        self.keeper.post(Notice::LoginEnded { result });
+        ended(result);
         if reusable {
             return self.free(held, &Place::Pool);
         }
@@ -268,22 +275,26 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// The session of a grant, opened if need be; or why not, and who gets the capacity.
-    #[allow(clippy::type_complexity, reason = "a pair that is taken apart at once")]
-    fn session(&self, source: Source<Session>) -> Result<Held<Session>, (Error, Option<Grant<H>>)> {
+    fn session(&self, source: Source<Session>) -> Result<Held<Session>, Box<Unopened<H>>> {
         let opening = match source {
             Source::Session(held) => return Ok(held),
             Source::Capacity(opening) => opening,
         };
+        let started = nanos();
         let opened = self.token().and_then(|token| {
             let _inside = token.module.enter()?;
             Session::open(&token, self.options.read_only)
         });
         match opened {
             Ok(session) => {
-                self.keeper.post(Notice::SessionOpened);
+                self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
                 Ok(self.sessions.opened(opening, session, now()))
             }
-            Err(error) => Err((error, self.sessions.open_failed(opening))),
+            Err(error) => {
+                self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
+                let next = self.sessions.open_failed(opening);
+                Err(Box::new(Unopened { error, next }))
+            }
         }
     }
 
@@ -346,6 +357,13 @@ impl<H: Host> TokenPool<H> {
             (first, second) => first.or(second),
         }
     }
+}
+
+/// No session could be opened.
+struct Unopened<H: Host> {
+    error: Error,
+    /// Who gets the capacity.
+    next: Option<Grant<H>>,
 }
 
 /// What an operation finds at the gate.

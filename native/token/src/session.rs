@@ -1,12 +1,16 @@
 //! An open session, and the one way in which it ends: in the reaper's hands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::CK_SESSION_HANDLE;
 
 use crate::error::Error;
 use crate::p11::{self, Functions};
 use crate::token::Token;
+
+/// The number of the next session, the first being 1.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// An open session on a token. Dropped, it is closed by the reaper.
 pub struct Session {
@@ -15,6 +19,7 @@ pub struct Session {
 
 /// A session that is on its way to be closed.
 pub(crate) struct Closable {
+    index: u64,
     token: Arc<Token>,
     handle: CK_SESSION_HANDLE,
 }
@@ -32,7 +37,12 @@ impl Session {
             other => other?,
         };
         token.gate.session_opened();
-        Ok(Self { open: Some(Closable { token: token.clone(), handle }) })
+        Ok(Self { open: Some(Closable { index: NEXT.fetch_add(1, Ordering::Relaxed), token: token.clone(), handle }) })
+    }
+
+    /// Its number, unique in the VM; 0 while it is being closed.
+    pub fn index(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.index)
     }
 
     /// The token that it is open on. `None` only while it is being closed.
