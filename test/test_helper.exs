@@ -1,5 +1,6 @@
-alias Pkcs11Pool.Test.SoftHSM
+alias Pkcs11Pool.Test.{Pools, SoftHSM}
 
 SoftHSM.start!()
+Pools.start!()
 ExUnit.after_suite(fn _result -> SoftHSM.stop() end)
 ExUnit.start(capture_log: true)

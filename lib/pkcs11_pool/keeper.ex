@@ -209,7 +209,9 @@ defmodule Pkcs11Pool.Keeper do
     runners = Registry.via(:runners, options.name)
 
     for _vacancy <- 1..processes//1 do
-      {:ok, _pid} = DynamicSupervisor.start_child(runners, {Runner, pool})
+      # One that was killed before it had joined leaves no trace: its place is looked for anew.
+      with {:error, _killed} <- DynamicSupervisor.start_child(runners, {Runner, pool}),
+           do: send(self(), {:pkcs11_pool, :runners_wanted})
     end
 
     for _vacancy <- 1..threads//1 do
