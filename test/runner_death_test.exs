@@ -6,7 +6,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
   @size 3
 
   setup do
-    token = SoftHSM.new_token!()
+    token = SoftHSM.valve!(SoftHSM.new_token!())
     opts = SoftHSM.pool_opts(token, pool_size: @size, executor: :dirty_io)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
@@ -24,7 +24,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
       assert Pools.keeper(pool) == keeper
     end
 
-    %{pool: pool, on_rest: on_rest}
+    %{pool: pool, token: token, on_rest: on_rest}
   end
 
   test "one that is killed in the middle of 200 queued operations strands none of them",
@@ -39,32 +39,20 @@ defmodule Pkcs11Pool.RunnerDeathTest do
   end
 
   test "all that are killed at once, inside the module, answer what they run and leave the rest to others",
-       %{pool: pool, on_rest: on_rest} do
-    slow = callers(@size, fn -> Pools.slow(pool) end)
-    Poll.until(fn -> Pools.native_status(pool).running == @size end)
-    quick = callers(50, fn -> Pkcs11Pool.generate_random(pool, 16) end)
+       %{pool: pool, token: token, on_rest: on_rest} do
+    stuck = Pools.stuck!(pool, token, @size)
+    queued = callers(50, fn -> Pkcs11Pool.generate_random(pool, 16) end)
     Poll.until(fn -> Pools.native_status(pool).waiting == 50 end)
     kill(Pools.runners(pool))
 
-    for result <- Task.await_many(slow, 30_000), do: assert({:ok, <<_::512>>} = result)
-    for result <- Task.await_many(quick, 30_000), do: assert({:ok, <<_::128>>} = result)
-    on_rest.()
-  end
-
-  test "a killed one that is still inside holds its place until the module returns",
-       %{pool: pool, on_rest: on_rest} do
-    slow = callers(@size, fn -> Pools.slow(pool, mib: 128) end)
-    Poll.until(fn -> Pools.native_status(pool).running == @size end)
-    kill(Pools.runners(pool))
+    # Nobody takes their places before the module returns: else a pool whose module hangs would occupy more and more threads.
     Poll.until(fn -> Pools.native_status(pool).runners == 0 end)
-
-    status = Pools.native_status(pool)
-    # Nobody takes their place: else a pool whose module hangs would occupy more and more threads.
-    assert status.running == @size
-    assert status.vacancies == 0
+    assert %{running: @size, vacancies: 0} = Pools.native_status(pool)
     assert Pools.runners(pool) == []
 
-    for result <- Task.await_many(slow, 60_000), do: assert({:ok, _digest} = result)
+    SoftHSM.let_go!(token)
+    for result <- Task.await_many(stuck), do: assert({:ok, <<_::256>>} = result)
+    for result <- Task.await_many(queued), do: assert({:ok, <<_::128>>} = result)
     on_rest.()
   end
 

@@ -1,6 +1,5 @@
-alias Pkcs11Pool.Test.{Pools, SoftHSM}
+alias Pkcs11Pool.Test.SoftHSM
 
 SoftHSM.start!()
-Pools.start!()
 ExUnit.after_suite(fn _result -> SoftHSM.stop() end)
 ExUnit.start(capture_log: true)

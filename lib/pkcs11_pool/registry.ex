@@ -22,6 +22,14 @@ defmodule Pkcs11Pool.Registry do
   @spec via(role :: :supervisor | :runners, name :: term) :: {:via, Registry, term}
   def via(role, name), do: {:via, Registry, {__MODULE__, {role, name}}}
 
+  @doc "The pool's process of this role."
+  @spec whereis(role :: :supervisor | :runners | :keeper, name :: term) :: pid | nil
+  def whereis(:keeper, name) do
+    with {:ok, keeper, _entry} <- lookup(name), do: keeper, else: (:error -> nil)
+  end
+
+  def whereis(role, name), do: GenServer.whereis(via(role, name))
+
   @doc "The calling keeper's pool takes calls from now on."
   @spec register(name :: term, entry) :: :ok | {:error, {:already_registered, pid}}
   def register(name, entry) do

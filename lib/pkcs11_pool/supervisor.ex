@@ -13,11 +13,21 @@ defmodule Pkcs11Pool.Supervisor do
 
   @impl Supervisor
   def init(options) do
+    # This name is ours now: whoever still has one of the others is left over from a supervisor that was killed, and is on its way out.
+    for role <- [:runners, :keeper], do: await_end(Registry.whereis(role, options.name))
+
     children = [
       {DynamicSupervisor, name: Registry.via(:runners, options.name), strategy: :one_for_one},
       {Keeper, options}
     ]
 
     Supervisor.init(children, strategy: :one_for_all)
+  end
+
+  defp await_end(nil), do: :ok
+
+  defp await_end(pid) do
+    monitor = Process.monitor(pid)
+    receive do: ({:DOWN, ^monitor, :process, ^pid, _reason} -> :ok)
   end
 end

@@ -2,11 +2,7 @@ defmodule Pkcs11Pool.Test.Pools do
   @moduledoc "What tests see of a pool's inside: its processes, its native side, and whether everything has come to rest."
 
   alias Pkcs11Pool.{Native, Registry}
-  alias Pkcs11Pool.Test.Poll
-
-  @doc "Makes what `slow/2` digests: one binary for all, which pools keep by reference."
-  @spec start!() :: :ok
-  def start!, do: :persistent_term.put(__MODULE__, :binary.copy("x", 128 * 1_048_576))
+  alias Pkcs11Pool.Test.{Poll, SoftHSM}
 
   @doc "The pool's keeper."
   @spec keeper(term) :: pid
@@ -17,7 +13,7 @@ defmodule Pkcs11Pool.Test.Pools do
 
   @doc "The pool's supervisor."
   @spec supervisor(term) :: pid
-  def supervisor(pool), do: GenServer.whereis(Registry.via(:supervisor, pool))
+  def supervisor(pool), do: Registry.whereis(:supervisor, pool)
 
   @doc "The processes of the pool's runners, which are none for `executor: :threads`."
   @spec runners(term) :: [pid]
@@ -31,7 +27,8 @@ defmodule Pkcs11Pool.Test.Pools do
   @spec native_status(term) :: map
   def native_status(pool) do
     {:ok, _keeper, %{native: native}} = Registry.lookup(pool)
-    Map.put(Native.status(native), :vacancies, Native.vacancies(native))
+    {processes, threads} = Native.vacancies(native)
+    Map.put(Native.status(native), :vacancies, processes + threads)
   end
 
   @doc "Waits until nothing runs, waits, opens or closes; then the snapshot."
@@ -61,18 +58,19 @@ defmodule Pkcs11Pool.Test.Pools do
   end
 
   @doc """
-  An operation that keeps a session busy for a good while, but not for ever: a digest of `:mib` (at most 128, by default 64) MiB takes
-  some tenths of a second.
+  Holds the token's module up (see `SoftHSM.valve!/1`), and has so many callers get stuck in it: their tasks.
   """
-  @spec slow(term, keyword) :: {:ok, binary} | {:error, Pkcs11Pool.Error.t()}
-  def slow(pool, opts \\ []) do
-    {mib, opts} = Keyword.pop(opts, :mib, 64)
-
-    Pkcs11Pool.digest(
-      pool,
-      :sha512,
-      binary_part(:persistent_term.get(__MODULE__), 0, mib * 1_048_576),
-      opts
-    )
+  @spec stuck!(term, SoftHSM.token(), pos_integer, keyword) :: [Task.t()]
+  def stuck!(pool, token, count, opts \\ []) do
+    before = native_status(pool).running
+    SoftHSM.hold!(token)
+    tasks = for _ <- 1..count, do: Task.async(fn -> large(pool, opts) end)
+    Poll.until(fn -> native_status(pool).running == before + count end)
+    tasks
   end
+
+  @doc "An operation that is large enough to get stuck in a module that is held up; the digest otherwise."
+  @spec large(term, keyword) :: {:ok, binary} | {:error, Pkcs11Pool.Error.t()}
+  def large(pool, opts \\ []),
+    do: Pkcs11Pool.digest(pool, :sha256, :binary.copy("x", 300_000), opts)
 end

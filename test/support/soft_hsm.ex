@@ -30,7 +30,8 @@ defmodule Pkcs11Pool.Test.SoftHSM do
           required(:so_pin) => String.t(),
           required(:module) => Path.t(),
           required(:module_env) => %{String.t() => String.t()},
-          optional(:spy_log) => Path.t()
+          optional(:spy_log) => Path.t(),
+          optional(:valve) => String.t()
         }
 
   @module_paths [
@@ -150,6 +151,39 @@ defmodule Pkcs11Pool.Test.SoftHSM do
     |> Map.merge(%{module: copy!(find!(@spy_paths, "opensc"), "spy"), spy_log: log})
     |> put_in([:module_env, "PKCS11SPY"], token.module)
     |> put_in([:module_env, "PKCS11SPY_OUTPUT"], log)
+  end
+
+  @doc """
+  The same token by way of a spy that can be held up. After `hold!/1`, what calls the module with more than a few KiB of data stays
+  inside it, as in a module that hangs, until `let_go!/1` or the end of the calling process. The calls of such a token are not counted.
+  """
+  @spec valve!(token()) :: token()
+  def valve!(token) do
+    %{spy_log: log} = token = spy!(token)
+
+    # The spy writes the data of every call into a pipe, and the reader of the pipe can be stopped.
+    File.rm!(log)
+    {_, 0} = System.cmd("mkfifo", [log])
+    script = ~S(exec 3<>"$0"; cat <&3 >/dev/null & echo $!; read -r _; kill -KILL $!)
+    args = [:binary, line: 64, args: ["-c", script, log]]
+    port = Port.open({:spawn_executable, System.find_executable("sh")}, args)
+
+    receive do
+      {^port, {:data, {:eol, pid}}} -> Map.put(token, :valve, pid)
+    end
+  end
+
+  @doc "Holds large calls of the module up."
+  @spec hold!(token()) :: :ok
+  def hold!(%{valve: pid}), do: signal!(pid, "-STOP")
+
+  @doc "Lets them go on."
+  @spec let_go!(token()) :: :ok
+  def let_go!(%{valve: pid}), do: signal!(pid, "-CONT")
+
+  defp signal!(pid, signal) do
+    {_, 0} = System.cmd("kill", [signal, pid])
+    :ok
   end
 
   @doc "How often each C function was called until now, `%{\"C_Sign\" => 3}`."

@@ -13,7 +13,7 @@ use session_pool::{
 
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
-use crate::gate::Listener;
+use crate::gate::{Attempt, Listener};
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::lease::{End, Lease};
 use crate::module::{Module, ModuleConfig, ModuleUse};
@@ -83,8 +83,8 @@ pub struct TokenPool<H: Host> {
     pub(crate) keeper: H::Keeper,
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
     attachment: RwLock<Attachment>,
-    /// The attempt at a login that this pool is to see to.
-    attempt: Mutex<Option<u64>>,
+    /// The attempt at a login that this pool is to see to: it waits for its PIN.
+    attempt: Mutex<Option<Attempt>>,
     /// The PIN that logged in, where it is to be retained.
     pub(crate) retained: Mutex<Option<Pin>>,
     leases: Mutex<Vec<Weak<Lease<H>>>>,
@@ -233,9 +233,7 @@ impl<H: Host> TokenPool<H> {
 
     /// The keeper has the PIN for an attempt, or a word for why not.
     pub fn provide_pin(&self, attempt: u64, pin: Result<Pin, String>) {
-        let Ok(token) = self.token() else { return };
-        let Some(attempt) = token.gate.attempt(attempt) else { return };
-        *self.attempt.lock() = None;
+        let Some(attempt) = self.attempt.lock().take_if(|waiting| waiting.number() == attempt) else { return };
         match pin {
             Err(cause) => attempt.fail(Error::PinSourceFailed { cause }, now()),
             Ok(pin) if attempt.is_known_bad(&pin).is_some() => attempt.stay_poisoned(now()),
@@ -245,26 +243,18 @@ impl<H: Host> TokenPool<H> {
 
     /// An operation of this pool is to see to a login.
     pub(crate) fn begin_login(&self, token: &Token, number: u64) {
-        match self.options.login {
-            LoginMode::Pin => {
-                let retained = self.retained.lock().clone();
-                if let Some(pin) = retained {
-                    if let Some(attempt) = token.gate.attempt(number) {
-                        self.submit_login(Login { attempt, pin: Some(pin) });
-                    }
-                    return;
-                }
-                *self.attempt.lock() = Some(number);
-                self.keeper.post(Notice::PinWanted { attempt: number });
-                if self.sessions.is_draining() {
-                    self.abandon_attempt();
-                }
-            }
-            _ => {
-                if let Some(attempt) = token.gate.attempt(number) {
-                    self.submit_login(Login { attempt, pin: None });
-                }
-            }
+        let Some(attempt) = token.gate.attempt(number) else { return };
+        if self.options.login != LoginMode::Pin {
+            return self.submit_login(Login { attempt, pin: None });
+        }
+        let retained = self.retained.lock().clone();
+        if retained.is_some() {
+            return self.submit_login(Login { attempt, pin: retained });
+        }
+        *self.attempt.lock() = Some(attempt);
+        self.keeper.post(Notice::PinWanted { attempt: number });
+        if self.sessions.is_draining() {
+            self.abandon_attempt();
         }
     }
 
@@ -276,11 +266,10 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
+    /// Nobody will bring the PIN any more: others begin anew, told so outside the lock.
     fn abandon_attempt(&self) {
-        let number = self.attempt.lock().take();
-        if let (Some(number), Ok(token)) = (number, self.token()) {
-            token.gate.abandon(number);
-        }
+        let attempt = self.attempt.lock().take();
+        drop(attempt);
     }
 
     /// A runner joins; `true`: it must come in at once.
