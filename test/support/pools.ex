@@ -58,14 +58,14 @@ defmodule Pkcs11Pool.Test.Pools do
   end
 
   @doc """
-  Holds the token's module up (see `SoftHSM.valve!/1`), and has so many callers get stuck in it: their tasks.
+  Waits until the pool is at rest, holds its module up (see `SoftHSM.valve!/1`), and has so many callers get stuck in it: their tasks.
   """
   @spec stuck!(term, SoftHSM.token(), pos_integer, keyword) :: [Task.t()]
   def stuck!(pool, token, count, opts \\ []) do
-    before = native_status(pool).running
+    drained!(pool)
     SoftHSM.hold!(token)
     tasks = for _ <- 1..count, do: Task.async(fn -> large(pool, opts) end)
-    Poll.until(fn -> native_status(pool).running == before + count end)
+    Poll.until(fn -> native_status(pool).running == count end)
     tasks
   end
 
