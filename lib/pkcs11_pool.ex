@@ -38,7 +38,8 @@ defmodule Pkcs11Pool do
   @typedoc """
   What every call takes:
 
-    * `:queue_timeout` - ms that the operation may wait before it starts, or `:infinity`; by default the pool's
+    * `:queue_timeout` - ms that the operation may wait before it starts, or `:infinity`; by default the pool's. With 0 it runs if a
+      session is free (or may be opened) at once, and else never
     * `:operation_timeout` - ms that it may run, opening a session, login and retry included, or `:infinity`; by default the pool's
     * `:telemetry_metadata` - a map that is merged into the metadata of the call's telemetry events
   """

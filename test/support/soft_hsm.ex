@@ -155,21 +155,24 @@ defmodule Pkcs11Pool.Test.SoftHSM do
 
   @doc """
   The same token by way of a spy that can be held up. After `hold!/1`, what calls the module with more than a few KiB of data stays
-  inside it, as in a module that hangs, until `let_go!/1` or the end of the calling process. The calls of such a token are not counted.
+  inside it, as in a module that hangs, until `let_go!/1` or the end of the calling process. What it counts comes a moment late.
   """
   @spec valve!(token()) :: token()
   def valve!(token) do
     %{spy_log: log} = token = spy!(token)
 
     # The spy writes the data of every call into a pipe, and the reader of the pipe can be stopped.
-    File.rm!(log)
-    {_, 0} = System.cmd("mkfifo", [log])
-    script = ~S(exec 3<>"$0"; cat <&3 >/dev/null & echo $!; read -r _; kill -KILL $!)
-    args = [:binary, line: 64, args: ["-c", script, log]]
+    pipe = log <> ".pipe"
+    {_, 0} = System.cmd("mkfifo", [pipe])
+    script = ~S(exec 3<>"$0"; cat <&3 >"$1" & echo $!; read -r _; kill -KILL $!)
+    args = [:binary, line: 64, args: ["-c", script, pipe, log]]
     port = Port.open({:spawn_executable, System.find_executable("sh")}, args)
 
     receive do
-      {^port, {:data, {:eol, pid}}} -> Map.put(token, :valve, pid)
+      {^port, {:data, {:eol, pid}}} ->
+        token
+        |> put_in([:module_env, "PKCS11SPY_OUTPUT"], pipe)
+        |> Map.put(:valve, pid)
     end
   end
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
-use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
+use session_pool::{Entered, Grant as PoolGrant, Held, Opening, RunnerId, Source, Started, State, Ticket, Waiting};
 
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
@@ -292,21 +292,25 @@ impl<H: Host> TokenPool<H> {
             }
             Err(error) => {
                 self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
-                let next = self.sessions.open_failed(opening);
+                let next = self.never_opened(opening);
                 Err(Box::new(Unopened { error, next }))
             }
         }
+    }
+
+    /// Capacity comes back unused: whose it is next.
+    fn never_opened(&self, opening: Opening) -> Option<Grant<H>> {
+        let next = self.sessions.open_failed(opening);
+        // It may have been the last thing that a draining pool waited for.
+        self.settle();
+        next
     }
 
     /// Gives back what was granted to work that does not run.
     fn give_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
         match source {
             Source::Session(held) => self.free(held, place),
-            Source::Capacity(opening) => {
-                let next = self.sessions.open_failed(opening);
-                self.settle();
-                next
-            }
+            Source::Capacity(opening) => self.never_opened(opening),
         }
     }
 
