@@ -38,7 +38,7 @@ defmodule Pkcs11Pool.StormTest do
   # Of 200 processes a third wait for whatever comes, a third give up early, and a third call until they are killed, one after the other
   # over the whole storm, and a runner with each. Who is not killed gets one answer for every call, and nothing else.
   defp storm(token, calls, opts) do
-    opts = SoftHSM.pool_opts(token, [pool_size: @size] ++ opts)
+    opts = SoftHSM.pool_opts(token, Keyword.merge([pool_size: @size], opts))
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
     :ok = Pkcs11Pool.await_ready(pool, 5_000)
