@@ -1,0 +1,272 @@
+//! The commands. Words are separated by spaces; after the first ones that are named here come options, `name=value`.
+//! Numbers are decimal or, after `0x`, hexadecimal; times are microseconds. `F` is a C function or `*` for all.
+//!
+//! | command | effect |
+//! |---|---|
+//! | `latency F MIN [MAX]` | every call takes so much longer |
+//! | `size_query MIN [MAX]` | the same for calls that only ask for a size, in place of `latency` |
+//! | `fail F CODE [nth=] [count=] [probability=] [run=true]` | answers with a code, instead of the real call or after it |
+//! | `hang F [nth=] [count=] [probability=]` | calls hang until released |
+//! | `crash F [nth=] [probability=]` | aborts the process |
+//! | `clear F` | forgets the above, and releases |
+//! | `release F [code=]` | lets hanging calls go on, or answer; later ones do not hang |
+//! | `session_limit N\|off` | `CKR_SESSION_COUNT` beyond |
+//! | `remove_token [slot=] [code=]`, `return_token [slot=] [from=]` | see `Pkcs11Pool.Testing.Chaos` |
+//! | `kill_sessions`, `invalidate_objects` | handles die |
+//! | `logout` | a real `C_Logout` |
+//! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
+//! | `token_flags SET CLEARED` | what tokens show |
+//! | `pin_limit N\|off`, `pin_tries user\|so` | the counter of wrong PINs |
+//! | `cant_lock on\|off` | `CKR_CANT_LOCK` at `C_Initialize` |
+//! | `seed N` | makes chance repeatable |
+//! | `calls`, `size_queries`, `inside`, `hanging` | counts by function |
+//! | `violations`, `status`, `functions` | |
+//! | `reset_counts`, `reset` | |
+//! | `once ID COMMAND` | executes the command unless one with that id was |
+
+use std::collections::BTreeMap;
+use std::ptr;
+use std::str::FromStr;
+use std::sync::atomic::Ordering;
+
+use cryptoki_sys::*;
+
+use crate::function::Function;
+use crate::pins::Owner;
+use crate::point::Point;
+use crate::real::real;
+use crate::rule::{self, Action, Rule};
+use crate::state::{CHAOS, Mode};
+
+type Outcome = Result<String, String>;
+
+/// The words of a command after its name.
+struct Words<'a> {
+    plain: Vec<&'a str>,
+    options: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn read(words: impl Iterator<Item = &'a str>) -> Self {
+        let (mut plain, mut options) = (Vec::new(), BTreeMap::new());
+        for word in words {
+            match word.split_once('=') {
+                Some((name, value)) => drop(options.insert(name, value)),
+                None => plain.push(word),
+            }
+        }
+        Self { plain, options }
+    }
+
+    fn word(&self, index: usize) -> Result<&'a str, String> {
+        self.plain.get(index).copied().ok_or_else(|| format!("word {} is missing", index + 2))
+    }
+
+    fn points(&self) -> Result<Vec<&'static Point>, String> {
+        Ok(Function::named(self.word(0)?)?.into_iter().map(|function| CHAOS.point(function)).collect())
+    }
+
+    /// One time or two, from word `index` on.
+    fn times(&self, index: usize) -> Result<(u32, u32), String> {
+        let min = number(self.word(index)?)?;
+        let max = self.plain.get(index + 1).map_or(Ok(min), |word| number(word))?;
+        let fits = |time: u64| u32::try_from(time).map_err(|_| format!("{time} is too long"));
+        Ok((fits(min)?, fits(max)?))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        self.options.get(name).map(|value| number(value)).transpose()
+    }
+
+    fn rule(&self, action: Action) -> Result<Rule, String> {
+        let nth = self.number("nth")?;
+        let skip = nth.unwrap_or(1).checked_sub(1).ok_or("nth begins with 1")?;
+        // The n-th call is one call, unless told otherwise.
+        let count = self.number("count")?.or(nth.map(|_| 1));
+        let probability = self.options.get("probability").map_or(Ok(1.0), |value| parse(value))?;
+        Ok(Rule { action, skip, count, probability })
+    }
+}
+
+fn parse<T: FromStr>(word: &str) -> Result<T, String> {
+    word.parse().map_err(|_| format!("{word} is no number"))
+}
+
+fn number(word: &str) -> Result<u64, String> {
+    match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).map_err(|_| format!("{word} is no number")),
+        None => parse(word),
+    }
+}
+
+fn number_or_off(word: &str) -> Result<Option<u64>, String> {
+    if word == "off" { Ok(None) } else { number(word).map(Some) }
+}
+
+/// Executes one line. `Ok`: the answer, empty where there is nothing to say.
+pub fn execute(line: &str) -> Outcome {
+    let mut words = line.split_whitespace();
+    let name = words.next().ok_or("no command")?;
+    if name == "once" {
+        let id = words.next().ok_or("no id")?;
+        let command = line.trim_start().splitn(3, ' ').nth(2).unwrap_or_default();
+        // Locked until it is done: the second one's answer means that the first one has been executed.
+        let mut seen = CHAOS.seen.lock();
+        return if seen.insert(id.to_owned()) { execute_named(command) } else { done() };
+    }
+    execute_named(line)
+}
+
+fn execute_named(line: &str) -> Outcome {
+    let mut words = line.split_whitespace();
+    let name = words.next().ok_or("no command")?;
+    let words = Words::read(words);
+    match name {
+        "calls" => counts(|point| point.calls.load(Ordering::SeqCst)),
+        "size_queries" => counts(|point| point.size_queries.load(Ordering::SeqCst)),
+        "inside" => counts(|point| point.inside.load(Ordering::SeqCst) as u64),
+        "hanging" => counts(|point| point.hanging.load(Ordering::SeqCst) as u64),
+        "violations" => violations(),
+        "status" => status(),
+        "functions" => Ok(Function::ALL.iter().map(|function| function.name()).collect::<Vec<_>>().join(" ")),
+        "pin_tries" => pin_tries(&words),
+        "remove_token" => remove_token(&words),
+        "logout" => logout(),
+        _ => set(name, &words).and_then(|()| done()),
+    }
+}
+
+fn done() -> Outcome {
+    Ok(String::new())
+}
+
+/// The commands that only set something.
+fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
+    match name {
+        "latency" => {
+            let (min, max) = words.times(1)?;
+            words.points()?.iter().for_each(|point| point.latency.set(min, max));
+        }
+        "size_query" => {
+            let (min, max) = words.times(0)?;
+            CHAOS.size_query.set(min, max);
+        }
+        "fail" => {
+            let code = number(words.word(1)?)? as CK_RV;
+            let run = words.options.get("run") == Some(&"true");
+            add(words, Action::Fail { code, run })?;
+        }
+        "hang" => add(words, Action::Hang)?,
+        "crash" => add(words, Action::Crash)?,
+        "clear" => words.points()?.iter().for_each(|point| {
+            point.retain(|_| false);
+            point.latency.set(0, 0);
+            point.release(None);
+        }),
+        "release" => {
+            let code = words.number("code")?.map(|code| code as CK_RV);
+            words.points()?.iter().for_each(|point| {
+                point.retain(|rule| rule.action != Action::Hang);
+                point.release(code);
+            });
+        }
+        "session_limit" => {
+            let limit = number_or_off(words.word(0)?)?.map_or(usize::MAX, |limit| limit as usize);
+            CHAOS.session_limit.store(limit, Ordering::SeqCst);
+        }
+        "return_token" => {
+            let slot = |name| Ok::<_, String>(words.number(name)?.map(|slot| slot as CK_SLOT_ID));
+            CHAOS.slots.restore(slot("slot")?, slot("from")?)?;
+        }
+        "kill_sessions" => {
+            let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
+            CHAOS.sessions.kill(None);
+        }
+        "invalidate_objects" => CHAOS.objects.invalidate(),
+        "uninitialize" => {
+            if CHAOS.change_mode(Mode::Up, Mode::Lost) {
+                CHAOS.objects.invalidate();
+            }
+        }
+        "token_flags" => {
+            let (set, cleared) = (number(words.word(0)?)?, number(words.word(1)?)?);
+            CHAOS.flags_set.store(set, Ordering::SeqCst);
+            CHAOS.flags_cleared.store(cleared, Ordering::SeqCst);
+        }
+        "pin_limit" => CHAOS.pins.set_limit(number_or_off(words.word(0)?)?.map(|limit| limit as u32)),
+        "cant_lock" => CHAOS.cant_lock.store(words.word(0)? == "on", Ordering::SeqCst),
+        "seed" => rule::seed(number(words.word(0)?)?),
+        "reset_counts" => CHAOS.reset_counts(),
+        "reset" => CHAOS.reset(),
+        _ => return Err(format!("unknown command {name}")),
+    }
+    Ok(())
+}
+
+fn add(words: &Words<'_>, action: Action) -> Result<(), String> {
+    let rule = words.rule(action)?;
+    words.points()?.iter().for_each(|point| point.add(rule.clone()));
+    Ok(())
+}
+
+fn counts(count: impl Fn(&Point) -> u64) -> Outcome {
+    let counts = CHAOS.counts(count).into_iter().map(|(function, count)| format!("{}={count}", function.name()));
+    Ok(counts.collect::<Vec<_>>().join(" "))
+}
+
+/// The number, then the texts, between tabs.
+fn violations() -> Outcome {
+    let (number, texts) = CHAOS.violations();
+    Ok([vec![number.to_string()], texts].concat().join("\t"))
+}
+
+fn status() -> Outcome {
+    let initialized = CHAOS.mode() == Mode::Up;
+    let (sessions, refused) = (CHAOS.sessions.open(), CHAOS.sessions.refused());
+    let (away, stale) = (CHAOS.slots.is_away(), CHAOS.objects.stale());
+    Ok(format!("initialized={initialized} sessions={sessions} token_away={away} dead_sessions={refused} stale_objects={stale}"))
+}
+
+fn pin_tries(words: &Words<'_>) -> Outcome {
+    let owner = if words.word(0)? == "so" { Owner::SecurityOfficer } else { Owner::User };
+    Ok(CHAOS.pins.left(owner).map_or("off".into(), |left| left.to_string()))
+}
+
+fn remove_token(words: &Words<'_>) -> Outcome {
+    let slot = words.number("slot")?.map(|slot| slot as CK_SLOT_ID);
+    let code = words.number("code")?.map_or(CKR_DEVICE_REMOVED, |code| code as CK_RV);
+    let real = CHAOS.slots.remove(slot, code)?;
+    CHAOS.objects.invalidate();
+    let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
+    // The last session takes the login with it.
+    CHAOS.sessions.kill(real);
+    done()
+}
+
+/// Logs every token out on which the application has a session, by way of a session of our own, since the
+/// application's may be in use.
+fn logout() -> Outcome {
+    let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
+    let list = CHAOS.real().filter(|_| CHAOS.mode() == Mode::Up).ok_or("the module is not initialized")?;
+    let mut slots: Vec<_> = CHAOS.sessions.living().iter().map(|session| session.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    if slots.is_empty() {
+        return Err("no session is open, so nobody is logged in".into());
+    }
+    for slot in slots {
+        let mut session = CK_INVALID_HANDLE;
+        // SAFETY: the handle is written to a local; no callback is given.
+        let code = unsafe { real!(list, C_OpenSession(slot, CKF_SERIAL_SESSION, ptr::null_mut(), None, &mut session)) };
+        checked("C_OpenSession", code)?;
+        // SAFETY: takes a handle only; a bad one is an error code.
+        let code = unsafe { real!(list, C_Logout(session)) };
+        crate::sessions::close(session);
+        checked("C_Logout", code)?;
+    }
+    done()
+}
+
+fn checked(function: &str, code: CK_RV) -> Result<(), String> {
+    if code == CKR_OK { Ok(()) } else { Err(format!("{function} answers 0x{code:x}")) }
+}

@@ -1,0 +1,109 @@
+//! Handles of objects. They are the real module's until they are first invalidated; from then on they are ours, so that
+//! an old one is never mistaken for a new one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cryptoki_sys::*;
+use parking_lot::Mutex;
+
+/// Where our handles begin: real ones are small numbers, or random ones of 64 bits.
+const FIRST: CK_OBJECT_HANDLE = 0x4C00_0000;
+
+struct Names {
+    next: CK_OBJECT_HANDLE,
+    to_real: BTreeMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>,
+    to_shown: BTreeMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>,
+}
+
+pub struct Objects {
+    renamed: AtomicBool,
+    stale: AtomicU64,
+    names: Mutex<Names>,
+}
+
+impl Objects {
+    pub const fn new() -> Self {
+        let names = Names { next: FIRST, to_real: BTreeMap::new(), to_shown: BTreeMap::new() };
+        Self { renamed: AtomicBool::new(false), stale: AtomicU64::new(0), names: Mutex::new(names) }
+    }
+
+    /// Makes every handle that the application has invalid.
+    pub fn invalidate(&self) {
+        let mut names = self.names.lock();
+        names.to_real.clear();
+        names.to_shown.clear();
+        self.renamed.store(true, Ordering::SeqCst);
+    }
+
+    /// The real handle; `invalid` for one that was invalidated. The zero handle means none, and stays.
+    pub fn real(&self, shown: CK_OBJECT_HANDLE, invalid: CK_RV) -> Result<CK_OBJECT_HANDLE, CK_RV> {
+        if shown == CK_INVALID_HANDLE || !self.renamed.load(Ordering::SeqCst) {
+            return Ok(shown);
+        }
+        self.names.lock().to_real.get(&shown).copied().ok_or_else(|| {
+            self.stale.fetch_add(1, Ordering::Relaxed);
+            invalid
+        })
+    }
+
+    /// The handle that the application gets for a real one.
+    pub fn shown(&self, real: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
+        if real == CK_INVALID_HANDLE || !self.renamed.load(Ordering::SeqCst) {
+            return real;
+        }
+        let mut names = self.names.lock();
+        if let Some(shown) = names.to_shown.get(&real) {
+            return *shown;
+        }
+        let shown = names.next;
+        names.next += 1;
+        names.to_real.insert(shown, real);
+        names.to_shown.insert(real, shown);
+        shown
+    }
+
+    /// Replaces the real handles that the real module wrote.
+    ///
+    /// # Safety
+    /// `handles` is NULL or points to `count` handles.
+    pub unsafe fn show(&self, handles: *mut CK_OBJECT_HANDLE, count: usize) {
+        if handles.is_null() || !self.renamed.load(Ordering::SeqCst) {
+            return;
+        }
+        for index in 0..count {
+            // SAFETY: one of the handles that are there, says the caller.
+            unsafe { *handles.add(index) = self.shown(*handles.add(index)) };
+        }
+    }
+
+    /// How many calls came with an invalidated handle.
+    pub fn stale(&self) -> u64 {
+        self.stale.load(Ordering::SeqCst)
+    }
+
+    pub fn reset_counts(&self) {
+        self.stale.store(0, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_the_real_ones_until_they_are_invalidated() {
+        let objects = Objects::new();
+        assert_eq!((objects.shown(7), objects.real(7, 1)), (7, Ok(7)));
+        objects.invalidate();
+        assert_eq!(objects.real(7, CKR_KEY_HANDLE_INVALID), Err(CKR_KEY_HANDLE_INVALID));
+        let shown = objects.shown(7);
+        assert_ne!(shown, 7);
+        assert_eq!((objects.shown(7), objects.real(shown, 1)), (shown, Ok(7)));
+        objects.invalidate();
+        assert_eq!(objects.real(shown, 1), Err(1));
+        assert_ne!(objects.shown(7), shown);
+        assert_eq!(objects.stale(), 2);
+        assert_eq!(objects.real(CK_INVALID_HANDLE, 1), Ok(CK_INVALID_HANDLE));
+    }
+}

@@ -1,0 +1,210 @@
+//! The module as an application sees it, around a real module that is made up. Its state is the process's, so that
+//! there is one test, which goes from one scene to the next.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use cryptoki_sys::*;
+
+use crate::command::execute;
+use crate::forward::LIST;
+use crate::state::CHAOS;
+
+/// Sessions that the real module has open, calls of its `C_Finalize` and of its `C_Sign`.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+static FINALIZED: AtomicUsize = AtomicUsize::new(0);
+static SIGNED: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" fn initialize(_: *mut c_void) -> CK_RV {
+    CKR_OK
+}
+
+unsafe extern "C" fn finalize(_: *mut c_void) -> CK_RV {
+    FINALIZED.fetch_add(1, Ordering::SeqCst);
+    OPEN.store(0, Ordering::SeqCst);
+    CKR_OK
+}
+
+unsafe extern "C" fn open(_: CK_SLOT_ID, _: CK_FLAGS, _: *mut c_void, _: CK_NOTIFY, session: *mut CK_SESSION_HANDLE) -> CK_RV {
+    OPEN.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: given by the function under test. Always the same handle: chaos must not depend on it.
+    unsafe { *session = 1 };
+    CKR_OK
+}
+
+unsafe extern "C" fn close(_: CK_SESSION_HANDLE) -> CK_RV {
+    OPEN.fetch_sub(1, Ordering::SeqCst);
+    CKR_OK
+}
+
+unsafe extern "C" fn sign(_: CK_SESSION_HANDLE, _: *mut u8, _: CK_ULONG, _: *mut u8, _: *mut CK_ULONG) -> CK_RV {
+    SIGNED.fetch_add(1, Ordering::SeqCst);
+    CKR_OK
+}
+
+static REAL: CK_FUNCTION_LIST = CK_FUNCTION_LIST {
+    C_Initialize: Some(initialize),
+    C_Finalize: Some(finalize),
+    C_OpenSession: Some(open),
+    C_CloseSession: Some(close),
+    C_Sign: Some(sign),
+    ..EMPTY
+};
+
+const EMPTY: CK_FUNCTION_LIST = {
+    // SAFETY: a version of zeros, and no functions.
+    unsafe { std::mem::zeroed() }
+};
+
+/// Calls a function of the list.
+macro_rules! c {
+    // SAFETY: the arguments are valid for the real module above, which looks at none.
+    ($name:ident($($argument:expr),*)) => { unsafe { LIST.$name.unwrap()($($argument),*) } };
+}
+
+fn do_initialize(flags: CK_FLAGS) -> CK_RV {
+    let mut arguments = CK_C_INITIALIZE_ARGS { flags, ..Default::default() };
+    c!(C_Initialize((&raw mut arguments).cast()))
+}
+
+fn do_finalize() -> CK_RV {
+    c!(C_Finalize(ptr::null_mut()))
+}
+
+fn do_open() -> Result<CK_SESSION_HANDLE, CK_RV> {
+    let mut session = 0;
+    match c!(C_OpenSession(1, CKF_SERIAL_SESSION, ptr::null_mut(), None, &mut session)) {
+        CKR_OK => Ok(session),
+        code => Err(code),
+    }
+}
+
+fn do_sign(session: CK_SESSION_HANDLE) -> CK_RV {
+    let (mut byte, mut size) = (0, 1);
+    c!(C_Sign(session, &mut byte, 1, &mut byte, &mut size))
+}
+
+fn run(command: &str) -> String {
+    execute(command).unwrap_or_else(|message| panic!("{command}: {message}"))
+}
+
+/// A thread that signs, and hangs there.
+fn hung(session: CK_SESSION_HANDLE) -> JoinHandle<CK_RV> {
+    run("hang C_Sign nth=1");
+    let thread = thread::spawn(move || do_sign(session));
+    while run("hanging") != "C_Sign=1" {
+        thread::yield_now();
+    }
+    thread
+}
+
+/// The violations since the last question.
+fn violations() -> String {
+    let text = run("violations");
+    run("reset_counts");
+    text
+}
+
+#[test]
+fn scenes() {
+    CHAOS.set_real(&REAL);
+
+    // Nothing works before C_Initialize, nor after C_Finalize.
+    assert_eq!(do_open(), Err(CKR_CRYPTOKI_NOT_INITIALIZED));
+    assert_eq!(do_initialize(CKF_OS_LOCKING_OK), CKR_OK);
+    let session = do_open().unwrap();
+    assert_eq!((do_finalize(), do_finalize()), (CKR_OK, CKR_CRYPTOKI_NOT_INITIALIZED));
+    assert_eq!(do_initialize(CKF_OS_LOCKING_OK), CKR_OK);
+    assert_eq!(do_sign(session), CKR_SESSION_HANDLE_INVALID, "a session of before");
+
+    // Two threads on one session: the second one is turned away, and counted.
+    let (one, two) = (do_open().unwrap(), do_open().unwrap());
+    let signed = SIGNED.load(Ordering::SeqCst);
+    let thread = hung(one);
+    assert_eq!(do_sign(one), CKR_OPERATION_ACTIVE);
+    assert_eq!(do_sign(two), CKR_OK, "another session");
+    assert_eq!(c!(C_CloseAllSessions(1)), CKR_FUNCTION_FAILED);
+    run("release C_Sign");
+    assert_eq!(thread.join().unwrap(), CKR_OK);
+    assert_eq!(SIGNED.load(Ordering::SeqCst), signed + 2);
+    let text = violations();
+    assert!(text.starts_with("2\tC_Sign called on session"), "{text}");
+    assert!(text.ends_with("C_CloseAllSessions called while another thread is in C_Sign"), "{text}");
+
+    // C_Finalize with a thread inside never reaches the real module.
+    let finalized = FINALIZED.load(Ordering::SeqCst);
+    let thread = hung(one);
+    assert_eq!(do_finalize(), CKR_FUNCTION_FAILED);
+    assert_eq!(FINALIZED.load(Ordering::SeqCst), finalized);
+    assert_eq!(violations(), "1\tC_Finalize called while another thread is in C_Sign");
+
+    // A hanging call can be answered; a token that goes meanwhile takes its session, which is closed when it is free.
+    let before = OPEN.load(Ordering::SeqCst);
+    run("remove_token");
+    assert_eq!(OPEN.load(Ordering::SeqCst), before - 1, "the idle one only");
+    assert_eq!(do_open(), Err(CKR_TOKEN_NOT_PRESENT));
+    run("release C_Sign");
+    assert_eq!(thread.join().unwrap(), CKR_DEVICE_REMOVED);
+    assert_eq!(OPEN.load(Ordering::SeqCst), before - 2);
+    run("return_token");
+    assert_eq!(c!(C_CloseSession(one)), CKR_SESSION_HANDLE_INVALID);
+    assert!(run("status").contains("sessions=0 token_away=false"), "{}", run("status"));
+
+    let session = do_open().unwrap();
+    let thread = hung(session);
+    run("release * code=0x30");
+    assert_eq!(thread.join().unwrap(), CKR_DEVICE_ERROR);
+
+    // The limit counts what is open.
+    run("session_limit 2");
+    let second = do_open().unwrap();
+    assert_eq!(do_open(), Err(CKR_SESSION_COUNT));
+    assert_eq!(c!(C_CloseSession(second)), CKR_OK);
+    assert!(do_open().is_ok());
+    run("session_limit off");
+
+    // As after a failover.
+    run("uninitialize");
+    assert_eq!(do_sign(session), CKR_CRYPTOKI_NOT_INITIALIZED);
+    assert_eq!(do_finalize(), CKR_CRYPTOKI_NOT_INITIALIZED);
+    assert_eq!(do_initialize(CKF_OS_LOCKING_OK), CKR_OK);
+    assert_eq!(FINALIZED.load(Ordering::SeqCst), finalized + 1);
+    assert_eq!(do_sign(session), CKR_SESSION_HANDLE_INVALID);
+
+    // A module that cannot lock wants one thread at a time.
+    assert_eq!(do_finalize(), CKR_OK);
+    run("cant_lock on");
+    assert_eq!(do_initialize(CKF_OS_LOCKING_OK), CKR_CANT_LOCK);
+    assert_eq!(do_initialize(0), CKR_OK);
+    let (one, two) = (do_open().unwrap(), do_open().unwrap());
+    assert_eq!(violations(), "0");
+    let thread = hung(one);
+    assert_eq!(do_sign(two), CKR_FUNCTION_FAILED);
+    run("reset");
+    assert_eq!(thread.join().unwrap(), CKR_OK);
+
+    // A command is executed once, and one that makes no sense is told so.
+    run("once 1 seed 1");
+    assert_eq!(run("once 2 fail C_Sign 0x30 nth=2"), "");
+    run("once 2 fail C_Sign 0x31 nth=1");
+    assert_eq!((do_sign(one), do_sign(one), do_sign(one)), (CKR_OK, CKR_DEVICE_ERROR, CKR_OK));
+    for wrong in
+        ["", "dance", "latency", "latency C_Sing 5", "latency C_Sign 5000000000", "fail C_Sign 0xyz", "hang C_Sign nth=0"]
+    {
+        assert!(execute(wrong).is_err(), "{wrong}");
+    }
+
+    // The real call runs, and nobody hears its answer.
+    let signed = SIGNED.load(Ordering::SeqCst);
+    run("fail C_Sign 5 run=true count=1");
+    assert_eq!((do_sign(one), SIGNED.load(Ordering::SeqCst)), (CKR_GENERAL_ERROR, signed + 1));
+    run("fail C_Sign 5 count=1");
+    assert_eq!((do_sign(one), SIGNED.load(Ordering::SeqCst)), (CKR_GENERAL_ERROR, signed + 1));
+
+    // A size query is counted apart.
+    assert_eq!(c!(C_Sign(one, ptr::null_mut(), 0, ptr::null_mut(), &mut 0)), CKR_OK);
+    assert_eq!(run("size_queries"), "C_Sign=1");
+    assert_eq!(do_finalize(), CKR_OK);
+}
