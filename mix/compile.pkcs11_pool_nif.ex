@@ -1,6 +1,7 @@
 defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @moduledoc """
-  Builds the Rust library with cargo and puts it into `priv/native`.
+  Builds the Rust libraries with cargo and puts them into `priv/native`: the NIF, and the PKCS#11 module of
+  `Pkcs11Pool.Testing.Chaos`.
 
   Cargo alone decides what is stale, so it is asked every time. Its target folder lies in `_build`, that of the
   consuming project when this one is a dependency. Errors and warnings become Mix diagnostics.
@@ -21,8 +22,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   alias Pkcs11Pool.Build.CargoMessages
 
   @recursive true
-  @package "nif"
-  @library "pkcs11_pool_nif"
+  # Cargo's packages, and the libraries that they make.
+  @libraries %{"nif" => "pkcs11_pool_nif", "chaos" => "pkcs11_pool_chaos"}
 
   @impl Mix.Task.Compiler
   def run(args) do
@@ -42,13 +43,15 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
         {:error, diagnostics}
 
       true ->
-        {messages |> built_library() |> install(), diagnostics}
+        installed = for library <- Map.values(@libraries), do: install(library, messages)
+        link_priv()
+        {if(:ok in installed, do: :ok, else: :noop), diagnostics}
     end
   end
 
   @impl Mix.Task.Compiler
   def clean do
-    File.rm_rf!(Path.dirname(installed_library()))
+    File.rm_rf!(priv_native())
     File.rm_rf!(default_target_dir())
     :ok
   end
@@ -62,7 +65,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     locked = if File.exists?(Path.join(root(), "Cargo.lock")), do: ["--locked"], else: []
 
     args =
-      ["build", "--quiet", "--package", @package, "--profile", profile()] ++
+      ["build", "--quiet", "--profile", profile()] ++
+        Enum.flat_map(Map.keys(@libraries), &["--package", &1]) ++
         ["--target-dir", target_dir(), "--message-format", rendered] ++ locked
 
     # The flag makes rustler export `nif_init`. The workspace's .cargo/config.toml sets it as
@@ -169,36 +173,34 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     if version =~ ~r/^\d+\.\d+$/, do: version <> ".0", else: version
   end
 
-  ## The library
+  ## The libraries
 
   # Taken from cargo's own words, since its place depends on the profile and on a `--target` of
   # the user's.
-  defp built_library(messages) do
+  defp built_library(name, messages) do
     Enum.find_value(messages, fn
-      %{"reason" => "compiler-artifact", "target" => %{"name" => @library}, "filenames" => files} ->
+      %{"reason" => "compiler-artifact", "target" => %{"name" => ^name}, "filenames" => files} ->
         Enum.find(files, &(Path.extname(&1) in [".so", ".dylib"]))
 
       _other ->
         nil
-    end) || Mix.raise("cargo built no shared library #{@library}")
+    end) || Mix.raise("cargo built no shared library #{name}")
   end
 
   # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half
   # a file.
-  defp install(built) do
-    installed = installed_library()
-    content = File.read!(built)
+  defp install(name, messages) do
+    installed = installed_library(name)
+    content = name |> built_library(messages) |> File.read!()
 
     if File.read(installed) == {:ok, content} do
-      link_priv()
       :noop
     else
       temporary = "#{installed}.#{System.pid()}.tmp"
-      File.mkdir_p!(Path.dirname(installed))
+      File.mkdir_p!(priv_native())
       File.write!(temporary, content)
       File.chmod!(temporary, 0o755)
       File.rename!(temporary, installed)
-      link_priv()
       :ok
     end
   end
@@ -207,9 +209,11 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   defp link_priv, do: Mix.Project.build_structure()
 
   # Erlang looks for `.so` on macOS, too.
-  defp installed_library, do: Path.join([root(), "priv", "native", @library <> ".so"])
+  defp installed_library(name), do: Path.join(priv_native(), name <> ".so")
 
   ## Places
+
+  defp priv_native, do: Path.join([root(), "priv", "native"])
 
   defp root, do: Path.dirname(Mix.Project.project_file())
 

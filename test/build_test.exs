@@ -9,7 +9,7 @@ defmodule Pkcs11Pool.BuildTest do
   @moduletag :tmp_dir
   @moduletag :build
 
-  # A small project with a crate that needs no other: cargo builds it in a fraction of a second.
+  # A small project with crates that need no other: cargo builds them in a fraction of a second.
   setup %{tmp_dir: dir} do
     # Mix remembers projects by their app, so each test has one of its own.
     app = :"built#{System.unique_integer([:positive])}"
@@ -24,22 +24,26 @@ defmodule Pkcs11Pool.BuildTest do
     write(dir, "Cargo.toml", """
     [workspace]
     resolver = "3"
-    members = ["native/nif"]
+    members = ["native/nif", "native/chaos"]
 
     [workspace.package]
     rust-version = "1.91"
     """)
 
-    write(dir, "native/nif/Cargo.toml", """
-    [package]
-    name = "nif"
-    version = "0.1.0"
-    edition = "2024"
+    for package <- ["nif", "chaos"] do
+      write(dir, "native/#{package}/Cargo.toml", """
+      [package]
+      name = "#{package}"
+      version = "0.1.0"
+      edition = "2024"
 
-    [lib]
-    name = "pkcs11_pool_nif"
-    crate-type = ["cdylib"]
-    """)
+      [lib]
+      name = "pkcs11_pool_#{package}"
+      crate-type = ["cdylib"]
+      """)
+    end
+
+    write(dir, "native/chaos/src/lib.rs", "")
 
     project = %{
       app: app,
@@ -64,7 +68,9 @@ defmodule Pkcs11Pool.BuildTest do
     assert {{:ok, []}, ""} = compile(project)
     assert_received {:mix_shell, :info, ["Compiling the native library" <> _]}
     first = File.stat!(project.library)
-    assert File.ls!(Path.dirname(project.library)) == ["pkcs11_pool_nif.so"]
+
+    assert project.library |> Path.dirname() |> File.ls!() |> Enum.sort() ==
+             ["pkcs11_pool_chaos.so", "pkcs11_pool_nif.so"]
 
     # Mix looks for priv before the compilers run, when this one did not exist yet.
     app_path = in_project(project, &Mix.Project.app_path/0)
@@ -84,9 +90,13 @@ defmodule Pkcs11Pool.BuildTest do
 
   test "puts a library back that is gone", %{project: project} do
     compile(project)
-    File.rm!(project.library)
-    assert {{:ok, []}, ""} = compile(project)
-    assert File.regular?(project.library)
+    chaos = Path.join(Path.dirname(project.library), "pkcs11_pool_chaos.so")
+
+    for library <- [project.library, chaos] do
+      File.rm!(library)
+      assert {{:ok, []}, ""} = compile(project)
+      assert File.regular?(library)
+    end
   end
 
   test "returns warnings, again while they last", %{project: project} do
