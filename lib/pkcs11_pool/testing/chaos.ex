@@ -1,0 +1,454 @@
+defmodule Pkcs11Pool.Testing.Chaos do
+  @moduledoc """
+  A PKCS#11 module for tests, which wraps a real one and misbehaves on command.
+
+  With it `mix test` shows how an application gets along when its HSM is slow, full, hung, unplugged or elsewhere. Any
+  module can be wrapped; SoftHSM is the usual one.
+
+      defmodule MyApp.PaymentsTest do
+        use ExUnit.Case, async: true
+
+        alias Pkcs11Pool.Testing.Chaos
+
+        setup do
+          chaos = Chaos.start!("/usr/lib/softhsm/libsofthsm2.so")
+          on_exit(fn -> Chaos.stop(chaos) end)
+
+          start_supervised!(
+            {Pkcs11Pool,
+             name: MyApp.HSM,
+             module: chaos.module,
+             module_env: chaos.module_env,
+             slot: {:token_label, "test"},
+             pin: {:env, "TEST_PIN"}}
+          )
+
+          %{chaos: chaos}
+        end
+
+        test "a slow HSM delays a payment, and does not lose it", %{chaos: chaos} do
+          Chaos.latency(chaos, :C_Sign, 500..2_000)
+          assert {:ok, _receipt} = MyApp.Payments.pay(100)
+          assert Chaos.calls(chaos, :C_Sign) == 1
+        end
+
+        test "a payment is refused while the HSM is away, and works afterwards", %{chaos: chaos} do
+          Chaos.remove_token(chaos)
+          assert {:error, :try_later} = MyApp.Payments.pay(100)
+          Chaos.return_token(chaos, slot_id: 77)
+          assert {:ok, _receipt} = MyApp.Payments.pay(100)
+        end
+      end
+
+  Each `start!/2` makes a module of its own, with its own `C_Initialize`, sessions, counts and rules, so that tests can run at
+  the same time. The module behind it is the real one's, though: two chaos modules around the same file share its sessions and
+  login, unless each wraps a copy (`copy: true`).
+
+  Commands work from `start!/2` on: what comes before the pool has loaded the module is done when it does, so that a pool
+  can be started on a token that is away. They work while calls hang, and whether or not the module is initialized.
+
+  *Functions* are atoms (`:C_Sign`), strings, or `:all`. *Codes* are names of `Pkcs11Pool.ReturnCode` (`:device_error`) or
+  numbers. *Times* are milliseconds, and may be fractions.
+
+  The module counts wrong PINs as real tokens do and SoftHSM does not: the third in a row locks, see `pin_limit/2`.
+  It also finds misuse on which real modules crash, answers it with an error, and keeps it out of the real module, see
+  `violations/1`.
+
+  A chaos module is for tests: it does not check who sends the commands, except that its folder is its user's.
+  """
+
+  import Pkcs11Pool.Testing.Chaos.Words
+
+  alias Pkcs11Pool.Testing.Chaos.Control
+
+  @enforce_keys [:module, :module_env, :dir, :socket, :init]
+  defstruct @enforce_keys
+
+  @typedoc "A chaos module. `:module` and `:module_env` are for the pool's options of the same names."
+  @type t :: %__MODULE__{
+          module: Path.t(),
+          module_env: %{String.t() => String.t()},
+          dir: Path.t(),
+          socket: Path.t(),
+          init: Path.t()
+        }
+
+  @typedoc "A C function, or all of them."
+  @type function_name :: atom | String.t() | :all
+
+  @typedoc "A return code."
+  @type code :: atom | non_neg_integer
+
+  @typedoc "Milliseconds: fixed, or at random between two bounds."
+  @type time :: number | Range.t()
+
+  @typedoc """
+  Which calls of a function, counted from now:
+
+    * `:nth` - begin with this one, by default the first
+    * `:count` - so many; by default one if `:nth` is given, else all
+    * `:probability` - of those, each with this probability, from 0.0 to 1.0
+  """
+  @type which :: {:nth, pos_integer} | {:count, pos_integer} | {:probability, float}
+
+  # Unix sockets' paths have room for 104 to 108 bytes, depending on the system.
+  @longest_path 100
+
+  ## The module
+
+  @doc """
+  Makes a chaos module around a real one.
+
+  Options:
+
+    * `:module_env` - variables that the real module needs, such as `SOFTHSM2_CONF`
+    * `:copy` - wrap a copy of the real module, which so gets its own sessions and login; not every vendor's module works from
+      another folder. Default `false`
+    * `:tmp_dir` - where its folder is made, by default `System.tmp_dir!/0`
+  """
+  @spec start!(Path.t(), [
+          {:module_env, map} | {:copy, boolean} | {:tmp_dir, Path.t()}
+        ]) :: t
+  def start!(real_module, opts \\ []) do
+    opts = Keyword.validate!(opts, module_env: %{}, copy: false, tmp_dir: System.tmp_dir!())
+    dir = make_dir!(Path.expand(opts[:tmp_dir]))
+
+    chaos = %__MODULE__{
+      module: Path.join(dir, "pkcs11_pool_chaos.so"),
+      module_env: opts[:module_env],
+      dir: dir,
+      socket: Path.join(dir, "control"),
+      init: Path.join(dir, "init")
+    }
+
+    library = Application.app_dir(:pkcs11_pool, "priv/native/pkcs11_pool_chaos.so")
+    File.cp!(library, chaos.module)
+    real = if opts[:copy], do: copy!(real_module, dir), else: Path.expand(real_module)
+
+    # Beside the library and not in the environment, which all modules of the VM share.
+    File.write!(chaos.module <> ".conf", """
+    module=#{real}
+    socket=#{chaos.socket}
+    init=#{chaos.init}
+    """)
+
+    chaos
+  end
+
+  defp make_dir!(parent) do
+    name = "chaos-#{System.pid()}-#{System.unique_integer([:positive])}-#{:rand.uniform(9999)}"
+    dir = Path.join(parent, name)
+
+    if byte_size(dir) + byte_size("/control") > @longest_path do
+      raise ArgumentError, "#{parent} is too long a path for a Unix socket: give another :tmp_dir"
+    end
+
+    File.mkdir!(dir)
+    File.chmod!(dir, 0o700)
+    dir
+  end
+
+  defp copy!(real_module, dir) do
+    copy = Path.join(dir, "real.so")
+    File.cp!(real_module, copy)
+    copy
+  end
+
+  @doc """
+  Undoes everything (`reset/1`) and removes the module's folder. After the pool has stopped: the loaded library stays in the VM,
+  harmless, and no command reaches it any more.
+  """
+  @spec stop(t) :: :ok
+  def stop(%__MODULE__{} = chaos) do
+    Control.ask(chaos, ["reset"])
+    File.rm_rf!(chaos.dir)
+    :ok
+  end
+
+  @doc """
+  As if no command had come: no rules, no limits, the token back on its own slot, all PIN tries, counts of zero. Hanging calls go on. What
+  was lost stays lost: sessions, handles, the login.
+  """
+  @spec reset(t) :: :ok
+  def reset(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["reset"])
+
+  ## Functions
+
+  @doc """
+  Makes each call of a function take so much longer; 0 undoes it.
+
+  Calls that only ask for a size are left out, see `size_query_latency/2`.
+  """
+  @spec latency(t, function_name, time) :: :ok
+  def latency(%__MODULE__{} = chaos, function, time) do
+    Control.tell!(chaos, ["latency", Control.function!(function) | micros!(time)])
+  end
+
+  @doc """
+  Makes each call that only asks how long an answer will be (`C_Sign` and its like without a buffer) take so long, as it does where
+  the HSM is asked over the network.
+  """
+  @spec size_query_latency(t, time) :: :ok
+  def size_query_latency(%__MODULE__{} = chaos, time) do
+    Control.tell!(chaos, ["size_query" | micros!(time)])
+  end
+
+  @doc """
+  Makes calls of a function answer with a return code, *instead of* calling the real module; with `run: true` *after* it, so that the
+  operation ran and nobody knows.
+
+      Chaos.fail(chaos, :C_Sign, :device_error)                    # all calls
+      Chaos.fail(chaos, :C_Sign, :device_error, count: 1)          # the next one
+      Chaos.fail(chaos, :C_Sign, :device_error, nth: 3)            # the third one from now
+      Chaos.fail(chaos, :all, :general_error, probability: 0.01)
+      Chaos.fail(chaos, :C_Login, 0x80000123, count: 1, run: true)
+  """
+  @spec fail(t, function_name, code, [which | {:run, boolean}]) :: :ok
+  def fail(%__MODULE__{} = chaos, function, code, opts \\ []) do
+    opts = Keyword.validate!(opts, [:nth, :count, :probability, :run])
+    Control.tell!(chaos, ["fail", Control.function!(function), code!(code) | options(opts)])
+  end
+
+  @doc "Makes calls of a function hang until `release/2`, before they reach the real module."
+  @spec hang(t, function_name, [which]) :: :ok
+  def hang(%__MODULE__{} = chaos, function, opts \\ []) do
+    opts = Keyword.validate!(opts, [:nth, :count, :probability])
+    Control.tell!(chaos, ["hang", Control.function!(function) | options(opts)])
+  end
+
+  @doc """
+  Lets hanging calls go on into the real module, and forgets what `hang/3` said.
+
+  Options: `:function`, by default `:all`; `:code`, with which they answer instead.
+  """
+  @spec release(t, [{:function, function_name} | {:code, code}]) :: :ok
+  def release(%__MODULE__{} = chaos, opts \\ []) do
+    opts = Keyword.validate!(opts, [:code, function: :all])
+    code = if opts[:code], do: options(code: code!(opts[:code])), else: []
+    Control.tell!(chaos, ["release", Control.function!(opts[:function]) | code])
+  end
+
+  @doc """
+  Aborts the VM in a call of a function: for tests that start one of their own.
+  """
+  @spec crash(t, function_name, [which]) :: :ok
+  def crash(%__MODULE__{} = chaos, function, opts \\ []) do
+    opts = Keyword.validate!(opts, [:nth, :count, :probability])
+    Control.tell!(chaos, ["crash", Control.function!(function) | options(opts)])
+  end
+
+  @doc "Undoes `latency/3`, `fail/4`, `hang/3` and `crash/3` of a function, and lets its hanging calls go on."
+  @spec clear(t, function_name) :: :ok
+  def clear(%__MODULE__{} = chaos, function) do
+    Control.tell!(chaos, ["clear", Control.function!(function)])
+  end
+
+  @doc "Makes what happens by chance repeatable."
+  @spec seed(t, non_neg_integer) :: :ok
+  def seed(%__MODULE__{} = chaos, seed), do: Control.tell!(chaos, ["seed", seed])
+
+  ## Sessions, objects, login
+
+  @doc "`CKR_SESSION_COUNT` when more sessions than that would be open; `:infinity` for as many as the real module has."
+  @spec session_limit(t, non_neg_integer | :infinity) :: :ok
+  def session_limit(%__MODULE__{} = chaos, limit) do
+    Control.tell!(chaos, ["session_limit", limit!(limit)])
+  end
+
+  @doc """
+  Closes all sessions without a word to the application: its handles answer `CKR_SESSION_HANDLE_INVALID`. A session
+  that is in use dies, too: its call answers so. As always, the last session takes the login with it.
+  """
+  @spec kill_sessions(t) :: :ok
+  def kill_sessions(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["kill_sessions"])
+
+  @doc """
+  Makes all handles of objects and keys invalid (`CKR_KEY_HANDLE_INVALID`, `CKR_OBJECT_HANDLE_INVALID`); whatever is
+  found anew has another handle.
+  """
+  @spec invalidate_objects(t) :: :ok
+  def invalidate_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["invalidate_objects"])
+
+  @doc """
+  A real `C_Logout` behind the application's back. Raises when nobody is logged in.
+  """
+  @spec logout(t) :: :ok
+  def logout(%__MODULE__{} = chaos) do
+    _nothing = ask!(chaos, ["logout"])
+    :ok
+  end
+
+  ## The token
+
+  @doc """
+  Takes the token away: it is not listed any more, its sessions answer `:code` (by default `:device_removed`), also those in use;
+  handles and the login are lost; its slot answers `CKR_TOKEN_NOT_PRESENT`.
+
+  Options: `:slot_id` of the one token, by default all; `:code`.
+  """
+  @spec remove_token(t, [{:slot_id, non_neg_integer} | {:code, code}]) :: :ok
+  def remove_token(%__MODULE__{} = chaos, opts \\ []) do
+    opts = Keyword.validate!(opts, [:slot_id, code: :device_removed])
+
+    Control.tell!(chaos, [
+      "remove_token" | options(slot: opts[:slot_id], code: code!(opts[:code]))
+    ])
+  end
+
+  @doc """
+  Brings the token back: logged out, and with none of its sessions.
+
+  Options: `:slot_id`, its new slot; by default the one it had. If `remove_token/2` took all tokens away, it is the one that a session
+  was last opened on, or the one in slot `:from`, that gets the new slot.
+  """
+  @spec return_token(t, [{:slot_id, non_neg_integer} | {:from, non_neg_integer}]) :: :ok
+  def return_token(%__MODULE__{} = chaos, opts \\ []) do
+    opts = Keyword.validate!(opts, [:slot_id, :from])
+    Control.tell!(chaos, ["return_token" | options(slot: opts[:slot_id], from: opts[:from])])
+  end
+
+  @doc """
+  Flags that `C_GetTokenInfo` shows or hides: `set: [:write_protected]`, `clear: [:login_required]`; names as in PKCS#11 in lower case
+  without `CKF_`, or numbers. Replaces what an earlier call said. A token that is `:write_protected` opens only read-only sessions.
+  """
+  @spec token_flags(t, [{:set, [atom | non_neg_integer]} | {:clear, [atom | non_neg_integer]}]) ::
+          :ok
+  def token_flags(%__MODULE__{} = chaos, opts) do
+    opts = Keyword.validate!(opts, set: [], clear: [])
+    Control.tell!(chaos, ["token_flags", flags!(opts[:set]), flags!(opts[:clear])])
+  end
+
+  @doc """
+  The wrong PIN in a row that locks the token, 3 by default; `:infinity`: none does.
+
+  A wrong PIN is one that the real module answers with `CKR_PIN_INCORRECT`; a right one begins the count again. The token's flags say
+  how far it is (`CKF_USER_PIN_COUNT_LOW`, `_FINAL_TRY`, `_LOCKED`); when locked, `CKR_PIN_LOCKED` without asking the real module.
+  """
+  @spec pin_limit(t, pos_integer | :infinity) :: :ok
+  def pin_limit(%__MODULE__{} = chaos, limit) do
+    Control.tell!(chaos, ["pin_limit", limit!(limit)])
+  end
+
+  @doc "How many more wrong PINs of the user, or of the security officer (`:so`), the token takes. The module must have been loaded."
+  @spec pin_tries(t, :user | :so) :: non_neg_integer | :infinity
+  def pin_tries(%__MODULE__{} = chaos, owner \\ :user) when owner in [:user, :so] do
+    case ask!(chaos, ["pin_tries", owner]) do
+      "off" -> :infinity
+      number -> String.to_integer(number)
+    end
+  end
+
+  ## The module as a whole
+
+  @doc """
+  As after a failover of a network HSM: every call answers `CKR_CRYPTOKI_NOT_INITIALIZED` until the application calls `C_Initialize` again.
+  Sessions, handles and the login are lost.
+  """
+  @spec uninitialize(t) :: :ok
+  def uninitialize(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["uninitialize"])
+
+  @doc """
+  Whether the module cannot lock: `C_Initialize` answers `CKR_CANT_LOCK` to an application with threads, and one that initializes it
+  without is held to it, see `violations/1`.
+  """
+  @spec cant_lock(t, boolean) :: :ok
+  def cant_lock(%__MODULE__{} = chaos, cant_lock? \\ true) when is_boolean(cant_lock?) do
+    Control.tell!(chaos, ["cant_lock", if(cant_lock?, do: "on", else: "off")])
+  end
+
+  ## What was seen
+
+  @doc "How often each function was called, `%{\"C_Sign\" => 3}`, refused calls included."
+  @spec calls(t) :: %{String.t() => pos_integer}
+  def calls(%__MODULE__{} = chaos), do: counts(chaos, "calls")
+
+  @doc "How often one function was called."
+  @spec calls(t, atom | String.t()) :: non_neg_integer
+  def calls(%__MODULE__{} = chaos, function) do
+    Map.get(calls(chaos), Control.function!(function), 0)
+  end
+
+  @doc "How often each function was called only to ask for a size; `calls/1` counts them, too."
+  @spec size_queries(t) :: %{String.t() => pos_integer}
+  def size_queries(%__MODULE__{} = chaos), do: counts(chaos, "size_queries")
+
+  @doc "How many threads are in each function now."
+  @spec inside(t) :: %{String.t() => pos_integer}
+  def inside(%__MODULE__{} = chaos), do: counts(chaos, "inside")
+
+  @doc "How many calls of each function hang now, see `hang/3`."
+  @spec hanging(t) :: %{String.t() => pos_integer}
+  def hanging(%__MODULE__{} = chaos), do: counts(chaos, "hanging")
+
+  @doc """
+  What the application did that PKCS#11 does not allow and real modules may crash on, in words: `C_Finalize` while a thread is inside,
+  one session used by two threads at once, two threads at once in a module that cannot lock. A test of a pool ends with
+  `assert Chaos.violations(chaos) == []`.
+  """
+  @spec violations(t) :: [String.t()]
+  def violations(%__MODULE__{} = chaos) do
+    case Control.ask(chaos, ["violations"]) do
+      :not_loaded ->
+        []
+
+      {:ok, answer} ->
+        [number | texts] = String.split(answer, "\t")
+
+        case String.to_integer(number) - length(texts) do
+          0 -> texts
+          more -> texts ++ ["and #{more} more"]
+        end
+    end
+  end
+
+  @doc """
+  Whether the module is `:initialized`, how many `:sessions` are open, whether a token is away (`:token_away`), and how many calls came
+  with the handle of a dead session (`:dead_sessions`) or of an invalidated object (`:stale_objects`).
+  """
+  @spec status(t) :: %{
+          initialized: boolean,
+          sessions: non_neg_integer,
+          token_away: boolean,
+          dead_sessions: non_neg_integer,
+          stale_objects: non_neg_integer
+        }
+  def status(%__MODULE__{} = chaos) do
+    answer = chaos |> ask!(["status"]) |> pairs()
+
+    %{
+      initialized: answer["initialized"] == "true",
+      sessions: String.to_integer(answer["sessions"]),
+      token_away: answer["token_away"] == "true",
+      dead_sessions: String.to_integer(answer["dead_sessions"]),
+      stale_objects: String.to_integer(answer["stale_objects"])
+    }
+  end
+
+  @doc "Sets all counts to zero, and forgets the violations."
+  @spec reset_counts(t) :: :ok
+  def reset_counts(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["reset_counts"])
+
+  ## Helpers
+
+  defp ask!(chaos, words) do
+    case Control.ask(chaos, words) do
+      {:ok, answer} -> answer
+      {:error, message} -> raise "#{hd(words)}: #{message}"
+      :not_loaded -> raise "#{hd(words)}: the chaos module has not been loaded yet"
+    end
+  end
+
+  defp counts(chaos, command) do
+    case Control.ask(chaos, [command]) do
+      :not_loaded -> %{}
+      {:ok, answer} -> Map.new(pairs(answer), fn {name, n} -> {name, String.to_integer(n)} end)
+    end
+  end
+
+  defp pairs(answer) do
+    for pair <- String.split(answer), into: %{} do
+      [name, value] = String.split(pair, "=")
+      {name, value}
+    end
+  end
+end

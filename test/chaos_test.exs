@@ -1,0 +1,374 @@
+defmodule Pkcs11Pool.Testing.ChaosTest do
+  # The chaos module itself, on SoftHSM, mostly seen through a pool of one session. What the pool makes of it is not the point here.
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.{Error, ReturnCode}
+  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+  alias Pkcs11Pool.Testing.Chaos.Control
+
+  setup do
+    token = SoftHSM.new_token!()
+    chaos = Chaos.start!(token.module, module_env: token.module_env, tmp_dir: SoftHSM.dir())
+    on_exit(fn -> Chaos.stop(chaos) end)
+    %{token: token, chaos: chaos}
+  end
+
+  defp start_pool!(%{token: token, chaos: chaos}, overrides \\ []) do
+    opts = SoftHSM.pool_opts(%{token | module: chaos.module}, [pool_size: 1] ++ overrides)
+    start_supervised!({Pkcs11Pool, opts}, id: opts[:name])
+    opts[:name]
+  end
+
+  # A pool that has logged in and has an HMAC key, whose handle it knows.
+  defp start_ready!(context, overrides \\ []) do
+    pool = start_pool!(context, overrides)
+
+    Pkcs11Pool.generate_key!(pool, :generic_secret_key_gen,
+      token: true,
+      label: "mac",
+      private: true,
+      sign: true,
+      value_len: 32
+    )
+
+    assert {:ok, _mac} = mac(pool)
+    Chaos.reset_counts(context.chaos)
+    pool
+  end
+
+  defp mac(pool, opts \\ []), do: Pkcs11Pool.sign(pool, "mac", :sha256_hmac, "data", opts)
+
+  defp random(pool, opts \\ []), do: Pkcs11Pool.generate_random(pool, 8, opts)
+
+  defp code({:error, %Error{code: code}}), do: code && ReturnCode.name(code)
+  defp code({:ok, _value}), do: :ok
+
+  defp recovered(fun), do: Poll.until(fn -> match?({:ok, _value}, fun.()) end, 15_000)
+
+  defp elapsed(fun) do
+    {micros, result} = :timer.tc(fun)
+    {div(micros, 1000), result}
+  end
+
+  describe "undisturbed" do
+    test "it hands everything on, and counts", %{chaos: chaos} = context do
+      assert Chaos.calls(chaos) == %{}
+      pool = start_ready!(context)
+
+      for _ <- 1..3, do: assert({:ok, _mac} = mac(pool))
+      assert %{"C_SignInit" => 3, "C_Sign" => 3} = Chaos.calls(chaos)
+      assert Chaos.calls(chaos, :C_Sign) == 3
+      assert Chaos.calls(chaos, "C_Verify") == 0
+      assert Chaos.size_queries(chaos) == %{}
+      assert Chaos.inside(chaos) == %{}
+      assert Chaos.violations(chaos) == []
+
+      assert %{initialized: true, sessions: 1, token_away: false} = Chaos.status(chaos)
+
+      stop_supervised!(pool)
+      Poll.until(fn -> Chaos.calls(chaos, :C_Finalize) == 1 end)
+      assert %{initialized: false, sessions: 0} = Chaos.status(chaos)
+      assert Chaos.violations(chaos) == []
+    end
+
+    test "each copy is a module of its own", %{token: token, chaos: chaos} = context do
+      other = Chaos.start!(token.module, copy: true, module_env: token.module_env)
+      on_exit(fn -> Chaos.stop(other) end)
+      pool = start_pool!(context)
+      start_pool!(%{context | chaos: other}, name: :"#{pool}-other")
+      Chaos.reset_counts(other)
+
+      assert {:ok, _} = random(pool)
+      assert Chaos.calls(chaos, :C_GenerateRandom) == 1
+      assert Chaos.calls(other, :C_GenerateRandom) == 0
+    end
+
+    test "it knows the functions that Elixir knows", %{chaos: chaos} = context do
+      start_pool!(context)
+      assert {:ok, names} = Control.ask(chaos, ["functions"])
+      assert String.split(names) == Control.functions()
+    end
+
+    test "the environment configures it, too", %{token: token, chaos: chaos} = context do
+      File.rm!(chaos.module <> ".conf")
+
+      env = %{
+        "PKCS11_POOL_CHAOS_MODULE" => token.module,
+        "PKCS11_POOL_CHAOS_SOCKET" => chaos.socket
+      }
+
+      pool = start_pool!(context, module_env: Map.merge(token.module_env, env))
+      assert {:ok, _} = random(pool)
+      assert Chaos.calls(chaos, :C_GenerateRandom) == 1
+    end
+  end
+
+  describe "functions" do
+    test "take longer", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.latency(chaos, :C_Sign, 50)
+      assert {time, {:ok, _mac}} = elapsed(fn -> mac(pool) end)
+      assert time >= 50
+
+      Chaos.latency(chaos, :C_Sign, 20..40)
+      assert {time, {:ok, _mac}} = elapsed(fn -> mac(pool) end)
+      assert time >= 20
+
+      Chaos.latency(chaos, :C_Sign, 60_000)
+      Chaos.latency(chaos, :C_Sign, 0)
+      assert {:ok, _mac} = mac(pool)
+    end
+
+    test "answer with an error instead of running", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+
+      # The pool may try again; what it answers in the end is that there was no answer but this.
+      Chaos.fail(chaos, :C_SignInit, :mechanism_invalid)
+      assert code(mac(pool)) == :mechanism_invalid
+      assert Chaos.calls(chaos, :C_Sign) == 0
+
+      Chaos.clear(chaos, :C_SignInit)
+      assert {:ok, _mac} = mac(pool)
+    end
+
+    test "answer on the n-th call, so many times, by chance", %{chaos: chaos} = context do
+      pool = start_pool!(context)
+      codes = fn n -> for _ <- 1..n, do: code(random(pool)) end
+
+      Chaos.fail(chaos, :C_GenerateRandom, :arguments_bad, nth: 2)
+      assert codes.(4) == [:ok, :arguments_bad, :ok, :ok]
+
+      Chaos.fail(chaos, :C_GenerateRandom, 0x07, nth: 2, count: 2)
+      assert codes.(4) == [:ok, :arguments_bad, :arguments_bad, :ok]
+
+      Chaos.seed(chaos, 1)
+      Chaos.fail(chaos, :C_GenerateRandom, :arguments_bad, probability: 0.5)
+      mixed = codes.(64)
+      assert Enum.uniq(Enum.sort(mixed)) == [:arguments_bad, :ok]
+      Chaos.clear(chaos, :C_GenerateRandom)
+
+      Chaos.seed(chaos, 1)
+      Chaos.fail(chaos, :C_GenerateRandom, :arguments_bad, probability: 0.5)
+      assert codes.(64) == mixed
+    end
+
+    test "answer with an error although they ran", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.fail(chaos, :C_DestroyObject, :function_rejected, count: 1, run: true)
+      [object] = Pkcs11Pool.find_objects!(pool, label: "mac", class: :secret_key)
+      assert code(Pkcs11Pool.destroy_object(pool, object)) == :function_rejected
+      assert Pkcs11Pool.find_objects!(pool, label: "mac", class: :secret_key) == []
+    end
+
+    test "hang until released, while the control works", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.hang(chaos, :C_Sign)
+      task = Task.async(fn -> mac(pool) end)
+      Poll.until(fn -> Chaos.hanging(chaos) == %{"C_Sign" => 1} end)
+      assert Chaos.inside(chaos) == %{"C_Sign" => 1}
+      refute Task.yield(task, 20)
+
+      Chaos.release(chaos)
+      assert {:ok, _mac} = Task.await(task)
+      assert {:ok, _mac} = mac(pool)
+      assert Chaos.hanging(chaos) == %{}
+    end
+
+    test "hang, and are released with an error", %{chaos: chaos} = context do
+      pool = start_pool!(context)
+      Chaos.hang(chaos, :C_GenerateRandom, nth: 1)
+      task = Task.async(fn -> random(pool) end)
+      Poll.until(fn -> Chaos.hanging(chaos) == %{"C_GenerateRandom" => 1} end)
+      Chaos.release(chaos, function: :C_GenerateRandom, code: :arguments_bad)
+      assert code(Task.await(task)) == :arguments_bad
+    end
+
+    test "abort the process", %{token: token, chaos: chaos} do
+      # pkcs11-tool is a process of its own.
+      Chaos.crash(chaos, :C_GenerateRandom, nth: 1)
+
+      {output, status} =
+        System.cmd(
+          "pkcs11-tool",
+          ["--module", chaos.module, "--slot", "#{token.slot_id}", "--generate-random", "8"],
+          env: Map.to_list(token.module_env),
+          stderr_to_stdout: true
+        )
+
+      assert status == 128 + 6, output
+    end
+
+    test "cost a round trip when they are asked for a size", %{token: token, chaos: chaos} do
+      # Opencryptoki's way, and pkcs11-tool's: first C_Decrypt or C_SignFinal without a buffer. Here, by a digest.
+      Chaos.size_query_latency(chaos, 0.5)
+      Chaos.latency(chaos, :C_Digest, 0.1)
+
+      {_output, 0} =
+        System.cmd("pkcs11-tool", ["--module", chaos.module, "--list-slots"],
+          env: Map.to_list(token.module_env),
+          stderr_to_stdout: true
+        )
+    end
+  end
+
+  describe "sessions and objects" do
+    test "there are only so many", %{chaos: chaos} = context do
+      Chaos.session_limit(chaos, 0)
+      pool = start_pool!(context)
+      assert {:error, %Error{}} = random(pool, queue_timeout: 300)
+      assert Chaos.calls(chaos, :C_OpenSession) >= 1
+      assert Chaos.status(chaos).sessions == 0
+
+      Chaos.session_limit(chaos, :infinity)
+      recovered(fn -> random(pool, queue_timeout: 300) end)
+    end
+
+    test "die", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.kill_sessions(chaos)
+      assert Chaos.status(chaos).sessions == 0
+
+      recovered(fn -> mac(pool) end)
+      assert Chaos.status(chaos).dead_sessions >= 1
+      assert Chaos.calls(chaos, :C_OpenSession) >= 1
+      # The last session took the login with it.
+      assert Chaos.calls(chaos, :C_Login) == 1
+    end
+
+    test "lose their handles", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.invalidate_objects(chaos)
+      recovered(fn -> mac(pool) end)
+      assert Chaos.status(chaos).stale_objects >= 1
+      assert Chaos.calls(chaos, :C_FindObjectsInit) >= 1
+      assert Chaos.calls(chaos, :C_Login) == 0
+
+      # Once more: now the handles are not the real module's.
+      Chaos.reset_counts(chaos)
+      Chaos.invalidate_objects(chaos)
+      recovered(fn -> mac(pool) end)
+      assert Chaos.status(chaos).stale_objects >= 1
+    end
+
+    test "are logged out", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.logout(chaos)
+      assert_raise RuntimeError, ~r/logout: C_Logout answers 0x101/, fn -> Chaos.logout(chaos) end
+      recovered(fn -> mac(pool) end)
+      assert Chaos.calls(chaos, :C_Login) == 1
+      # Those of the control are not counted.
+      assert Chaos.calls(chaos, :C_Logout) == 0
+    end
+  end
+
+  describe "the token" do
+    test "goes, and comes back on another slot", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.remove_token(chaos)
+      assert %{token_away: true, sessions: 0} = Chaos.status(chaos)
+      assert code(random(pool, queue_timeout: 300)) in [:device_removed, :token_not_present, nil]
+
+      Chaos.return_token(chaos, slot_id: 77)
+      recovered(fn -> mac(pool) end)
+      assert Chaos.status(chaos).sessions == 1
+      assert Chaos.calls(chaos, :C_Login) >= 1
+
+      stop_supervised!(pool)
+      assert start_pool!(context, slot: {:slot_id, 77}) == pool
+      assert {:ok, _mac} = mac(pool)
+    end
+
+    test "is away at first", %{token: token, chaos: chaos} = context do
+      Chaos.remove_token(chaos, slot_id: token.slot_id, code: :session_handle_invalid)
+      pool = start_pool!(context)
+      assert {:error, %Error{}} = random(pool, queue_timeout: 300)
+      assert Chaos.calls(chaos, :C_OpenSession) == 0
+      Chaos.return_token(chaos, slot_id: 78)
+      recovered(fn -> random(pool, queue_timeout: 300) end)
+    end
+
+    test "takes its calls in flight along", %{chaos: chaos} = context do
+      pool = start_pool!(context)
+      Chaos.hang(chaos, :C_GenerateRandom, nth: 1)
+      task = Task.async(fn -> random(pool) end)
+      Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
+      Chaos.remove_token(chaos)
+      Chaos.release(chaos)
+      assert {:error, %Error{}} = Task.await(task)
+      assert Chaos.status(chaos).sessions == 0
+      assert Chaos.violations(chaos) == []
+    end
+
+    test "locks its PIN after three wrong ones", %{token: token, chaos: chaos} do
+      tool = fn pin ->
+        System.cmd(
+          "pkcs11-tool",
+          ["--module", chaos.module, "--slot", "#{token.slot_id}", "--login", "--pin", pin] ++
+            ["--list-objects"],
+          env: Map.to_list(token.module_env),
+          stderr_to_stdout: true
+        )
+      end
+
+      # The count lives in a process, and pkcs11-tool tries once.
+      Chaos.pin_limit(chaos, 1)
+      assert {output, 1} = tool.("0000")
+      assert output =~ "CKR_PIN_INCORRECT"
+
+      Chaos.pin_limit(chaos, 1)
+      {output, 0} = tool.(token.pin)
+      assert output =~ "final user PIN try" or output != ""
+    end
+  end
+
+  describe "wrong PINs" do
+    # One pool after the other, since no pool tries a PIN twice.
+    defp try_pin(context, pin) do
+      pool = start_pool!(context, pin: fn -> pin end)
+      result = random(pool)
+      _ignored = Pkcs11Pool.login(pool, fn -> pin end, force: true)
+      stop_supervised!(pool)
+      result
+    end
+
+    test "are counted", %{chaos: chaos} = context do
+      assert_raise RuntimeError, ~r/has not been loaded/, fn -> Chaos.pin_tries(chaos) end
+      _result = try_pin(context, "0000")
+      assert Chaos.pin_tries(chaos) < 3
+      assert Chaos.pin_tries(chaos, :so) == 3
+      Chaos.pin_limit(chaos, :infinity)
+      assert Chaos.pin_tries(chaos) == :infinity
+    end
+  end
+
+  describe "the module" do
+    test "is not initialized any more", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.uninitialize(chaos)
+      assert %{initialized: false} = Chaos.status(chaos)
+      assert code(random(pool, queue_timeout: 300)) in [:ok, :cryptoki_not_initialized, nil]
+      Chaos.reset(chaos)
+      assert %{initialized: true} = Chaos.status(chaos)
+    end
+
+    test "cannot lock", %{chaos: chaos} = context do
+      Chaos.cant_lock(chaos)
+      pool = start_pool!(context)
+      _result = random(pool, queue_timeout: 300)
+      assert Chaos.calls(chaos, :C_Initialize) >= 1
+    end
+  end
+
+  test "what makes no sense raises", %{chaos: chaos} do
+    assert_raise ArgumentError, ~r/a PKCS#11 function/, fn -> Chaos.hang(chaos, :C_Sing) end
+    assert_raise ArgumentError, ~r/a return code/, fn -> Chaos.fail(chaos, :C_Sign, :oops) end
+    assert_raise ArgumentError, ~r/milliseconds/, fn -> Chaos.latency(chaos, :C_Sign, -1) end
+    assert_raise ArgumentError, ~r/integer or :infinity/, fn -> Chaos.session_limit(chaos, -1) end
+    assert_raise ArgumentError, ~r/flag of a token/, fn -> Chaos.token_flags(chaos, set: [:a]) end
+
+    assert_raise ArgumentError, ~r/:tmp_dir/, fn ->
+      Chaos.start!("x.so", tmp_dir: "/" <> String.duplicate("a", 100))
+    end
+  end
+end
