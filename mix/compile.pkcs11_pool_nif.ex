@@ -1,10 +1,11 @@
 defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @moduledoc """
-  Builds the Rust libraries with cargo and puts them into `priv/native`: the NIF, and the PKCS#11 module of
-  `Pkcs11Pool.Testing.Chaos`.
+  Builds the Rust libraries with cargo and puts them into `priv/native`: the NIF, and the PKCS#11
+  module of `Pkcs11Pool.Testing.Chaos`.
 
-  Cargo alone decides what is stale, so it is asked every time. Its target folder lies in `_build`, that of the
-  consuming project when this one is a dependency. Errors and warnings become Mix diagnostics.
+  Cargo alone decides what is stale, so it is asked every time. Its target folder lies in
+  `_build`, that of the consuming project when this one is a dependency. Errors and warnings
+  become Mix diagnostics.
 
   ## Options
 
@@ -14,7 +15,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
     * `CARGO` - the cargo to run, by default the one in `PATH`
     * `PKCS11_POOL_CARGO_PROFILE` - cargo's profile, by default `release`
-    * `PKCS11_POOL_CARGO_TARGET_DIR` - the target folder, by default in `_build`. `mix clean` leaves it alone
+    * `PKCS11_POOL_CARGO_TARGET_DIR` - the target folder, by default in `_build`. `mix clean`
+      leaves it alone
   """
   use Mix.Task.Compiler
 

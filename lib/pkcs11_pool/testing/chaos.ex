@@ -2,8 +2,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @moduledoc """
   A PKCS#11 module for tests, which wraps a real one and misbehaves on command.
 
-  With it `mix test` shows how an application gets along when its HSM is slow, full, hung, unplugged or elsewhere. Any
-  module can be wrapped; SoftHSM is the usual one.
+  With it `mix test` shows how an application gets along when its HSM is slow, full, hung,
+  unplugged or elsewhere. Any module can be wrapped; SoftHSM is the usual one.
 
       defmodule MyApp.PaymentsTest do
         use ExUnit.Case, async: true
@@ -32,7 +32,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
           assert Chaos.calls(chaos, :C_Sign) == 1
         end
 
-        test "a payment is refused while the HSM is away, and works afterwards", %{chaos: chaos} do
+        test "a payment is refused while the HSM is away, and works later", %{chaos: chaos} do
           Chaos.remove_token(chaos)
           assert {:error, :try_later} = MyApp.Payments.pay(100)
           Chaos.return_token(chaos, slot_id: 77)
@@ -40,21 +40,25 @@ defmodule Pkcs11Pool.Testing.Chaos do
         end
       end
 
-  Each `start!/2` makes a module of its own, with its own `C_Initialize`, sessions, counts and rules, so that tests can run at
-  the same time. The module behind it is the real one's, though: two chaos modules around the same file share its sessions and
-  login, unless each wraps a copy (`copy: true`).
+  Each `start!/2` makes a module of its own, with its own `C_Initialize`, sessions, counts and
+  rules, so that tests can run at the same time. The module behind it is the real one's, though:
+  two chaos modules around the same file share its sessions and login, unless each wraps a copy
+  (`copy: true`).
 
-  Commands work from `start!/2` on: what comes before the pool has loaded the module is done when it does, so that a pool
-  can be started on a token that is away. They work while calls hang, and whether or not the module is initialized.
+  Commands work from `start!/2` on: what comes before the pool has loaded the module is done when
+  it does, so that a pool can be started on a token that is away. They work while calls hang, and
+  whether or not the module is initialized.
 
-  *Functions* are atoms (`:C_Sign`), strings, or `:all`. *Codes* are names of `Pkcs11Pool.ReturnCode` (`:device_error`) or
-  numbers. *Times* are milliseconds, and may be fractions.
+  *Functions* are atoms (`:C_Sign`), strings, or `:all`. *Codes* are names of
+  `Pkcs11Pool.ReturnCode` (`:device_error`) or numbers. *Times* are milliseconds, and may be
+  fractions.
 
-  The module counts wrong PINs as real tokens do and SoftHSM does not: the third in a row locks, see `pin_limit/2`.
-  It also finds misuse on which real modules crash, answers it with an error, and keeps it out of the real module, see
-  `violations/1`.
+  The module counts wrong PINs as real tokens do and SoftHSM does not: the third in a row locks,
+  see `pin_limit/2`. It also finds misuse on which real modules crash, answers it with an error,
+  and keeps it out of the real module, see `violations/1`.
 
-  A chaos module is for tests: it does not check who sends the commands, except that its folder is its user's.
+  A chaos module is for tests: whoever may use its folder may steer it. Its library stands in the
+  application's `priv`; nothing else loads it.
   """
 
   import Pkcs11Pool.Testing.Chaos.Words
@@ -64,7 +68,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @enforce_keys [:module, :module_env, :dir, :socket, :init]
   defstruct @enforce_keys
 
-  @typedoc "A chaos module. `:module` and `:module_env` are for the pool's options of the same names."
+  @typedoc "A chaos module. `:module` and `:module_env` are the pool's options of these names."
   @type t :: %__MODULE__{
           module: Path.t(),
           module_env: %{String.t() => String.t()},
@@ -102,8 +106,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   Options:
 
     * `:module_env` - variables that the real module needs, such as `SOFTHSM2_CONF`
-    * `:copy` - wrap a copy of the real module, which so gets its own sessions and login; not every vendor's module works from
-      another folder. Default `false`
+    * `:copy` - wrap a copy of the real module, which so gets its own sessions and login; not
+      every vendor's module works from another folder. Default `false`
     * `:tmp_dir` - where its folder is made, by default `System.tmp_dir!/0`
   """
   @spec start!(Path.t(), [
@@ -155,8 +159,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Undoes everything (`reset/1`) and removes the module's folder. After the pool has stopped: the loaded library stays in the VM,
-  harmless, and no command reaches it any more.
+  Undoes everything (`reset/1`) and removes the module's folder. After the pool has stopped: the
+  loaded library stays in the VM, harmless, and no command reaches it any more.
   """
   @spec stop(t) :: :ok
   def stop(%__MODULE__{} = chaos) do
@@ -166,8 +170,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  As if no command had come: no rules, no limits, the token back on its own slot, all PIN tries, counts of zero. Hanging calls go on. What
-  was lost stays lost: sessions, handles, the login.
+  As if no command had come: no rules, no limits, the token back on its own slot, all PIN tries,
+  counts of zero. Hanging calls go on. What was lost stays lost: sessions, handles, the login.
   """
   @spec reset(t) :: :ok
   def reset(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["reset"])
@@ -185,8 +189,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Makes each call that only asks how long an answer will be (`C_Sign` and its like without a buffer) take so long, as it does where
-  the HSM is asked over the network.
+  Makes each call that only asks how long an answer will be (`C_Sign` and its like without a
+  buffer) take so long, as it does where the HSM is asked over the network.
   """
   @spec size_query_latency(t, time) :: :ok
   def size_query_latency(%__MODULE__{} = chaos, time) do
@@ -194,8 +198,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Makes calls of a function answer with a return code, *instead of* calling the real module; with `run: true` *after* it, so that the
-  operation ran and nobody knows.
+  Makes calls of a function answer with a return code, *instead of* calling the real module; with
+  `run: true` *after* it, so that the operation ran and nobody knows.
 
       Chaos.fail(chaos, :C_Sign, :device_error)                    # all calls
       Chaos.fail(chaos, :C_Sign, :device_error, count: 1)          # the next one
@@ -237,7 +241,10 @@ defmodule Pkcs11Pool.Testing.Chaos do
     Control.tell!(chaos, ["crash", Control.function!(function) | options(opts)])
   end
 
-  @doc "Undoes `latency/3`, `fail/4`, `hang/3` and `crash/3` of a function, and lets its hanging calls go on."
+  @doc """
+  Undoes `latency/3`, `fail/4`, `hang/3` and `crash/3` of a function, and lets its hanging calls
+  go on.
+  """
   @spec clear(t, function_name) :: :ok
   def clear(%__MODULE__{} = chaos, function) do
     Control.tell!(chaos, ["clear", Control.function!(function)])
@@ -249,28 +256,33 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   ## Sessions, objects, login
 
-  @doc "`CKR_SESSION_COUNT` when more sessions than that would be open; `:infinity` for as many as the real module has."
+  @doc """
+  `CKR_SESSION_COUNT` when more sessions than that would be open; `:infinity` for as many as the
+  real module has.
+  """
   @spec session_limit(t, non_neg_integer | :infinity) :: :ok
   def session_limit(%__MODULE__{} = chaos, limit) do
     Control.tell!(chaos, ["session_limit", limit!(limit)])
   end
 
   @doc """
-  Closes all sessions without a word to the application: its handles answer `CKR_SESSION_HANDLE_INVALID`. A session
-  that is in use dies, too: its call answers so. As always, the last session takes the login with it.
+  Closes all sessions without a word to the application: its handles answer
+  `CKR_SESSION_HANDLE_INVALID`. A session that is in use dies, too: its call answers so. As
+  always, the last session takes the login with it.
   """
   @spec kill_sessions(t) :: :ok
   def kill_sessions(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["kill_sessions"])
 
   @doc """
-  Makes all handles of objects and keys invalid (`CKR_KEY_HANDLE_INVALID`, `CKR_OBJECT_HANDLE_INVALID`); whatever is
-  found anew has another handle.
+  Makes all handles of objects and keys invalid (`CKR_KEY_HANDLE_INVALID`,
+  `CKR_OBJECT_HANDLE_INVALID`); whatever is found anew has another handle.
   """
   @spec invalidate_objects(t) :: :ok
   def invalidate_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["invalidate_objects"])
 
   @doc """
-  A real `C_Logout` behind the application's back. Raises when nobody is logged in.
+  A real `C_Logout` behind the application's back. Raises when no session is open, so that nobody
+  is logged in.
   """
   @spec logout(t) :: :ok
   def logout(%__MODULE__{} = chaos) do
@@ -281,8 +293,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   ## The token
 
   @doc """
-  Takes the token away: it is not listed any more, its sessions answer `:code` (by default `:device_removed`), also those in use;
-  handles and the login are lost; its slot answers `CKR_TOKEN_NOT_PRESENT`.
+  Takes the token away: it is not listed any more, its sessions answer `:code` (by default
+  `:device_removed`), also those in use; handles and the login are lost; its slot answers
+  `CKR_TOKEN_NOT_PRESENT`.
 
   Options: `:slot_id` of the one token, by default all; `:code`.
   """
@@ -298,8 +311,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @doc """
   Brings the token back: logged out, and with none of its sessions.
 
-  Options: `:slot_id`, its new slot; by default the one it had. If `remove_token/2` took all tokens away, it is the one that a session
-  was last opened on, or the one in slot `:from`, that gets the new slot.
+  Options: `:slot_id`, its new slot; by default the one it had. If `remove_token/2` took all
+  tokens away, it is the one that a session was last opened on, or the one in slot `:from`, that
+  gets the new slot.
   """
   @spec return_token(t, [{:slot_id, non_neg_integer} | {:from, non_neg_integer}]) :: :ok
   def return_token(%__MODULE__{} = chaos, opts \\ []) do
@@ -308,8 +322,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Flags that `C_GetTokenInfo` shows or hides: `set: [:write_protected]`, `clear: [:login_required]`; names as in PKCS#11 in lower case
-  without `CKF_`, or numbers. Replaces what an earlier call said. A token that is `:write_protected` opens only read-only sessions.
+  Flags that `C_GetTokenInfo` shows or hides: `set: [:write_protected]`, `clear:
+  [:login_required]`; names as in PKCS#11 in lower case without `CKF_`, or numbers. Replaces what
+  an earlier call said. A token that is `:write_protected` opens only read-only sessions.
   """
   @spec token_flags(t, [{:set, [atom | non_neg_integer]} | {:clear, [atom | non_neg_integer]}]) ::
           :ok
@@ -321,15 +336,19 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @doc """
   The wrong PIN in a row that locks the token, 3 by default; `:infinity`: none does.
 
-  A wrong PIN is one that the real module answers with `CKR_PIN_INCORRECT`; a right one begins the count again. The token's flags say
-  how far it is (`CKF_USER_PIN_COUNT_LOW`, `_FINAL_TRY`, `_LOCKED`); when locked, `CKR_PIN_LOCKED` without asking the real module.
+  A wrong PIN is one that the real module answers with `CKR_PIN_INCORRECT`; a right one begins the
+  count again. The token's flags say how far it is (`CKF_USER_PIN_COUNT_LOW`, `_FINAL_TRY`,
+  `_LOCKED`); when locked, `CKR_PIN_LOCKED` without asking the real module.
   """
   @spec pin_limit(t, pos_integer | :infinity) :: :ok
   def pin_limit(%__MODULE__{} = chaos, limit) do
     Control.tell!(chaos, ["pin_limit", limit!(limit)])
   end
 
-  @doc "How many more wrong PINs of the user, or of the security officer (`:so`), the token takes. The module must have been loaded."
+  @doc """
+  How many more wrong PINs of the user, or of the security officer (`:so`), the token takes. The
+  module must have been loaded.
+  """
   @spec pin_tries(t, :user | :so) :: non_neg_integer | :infinity
   def pin_tries(%__MODULE__{} = chaos, owner \\ :user) when owner in [:user, :so] do
     case ask!(chaos, ["pin_tries", owner]) do
@@ -341,15 +360,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
   ## The module as a whole
 
   @doc """
-  As after a failover of a network HSM: every call answers `CKR_CRYPTOKI_NOT_INITIALIZED` until the application calls `C_Initialize` again.
-  Sessions, handles and the login are lost.
+  As after a failover of a network HSM: every call answers `CKR_CRYPTOKI_NOT_INITIALIZED` until
+  the application calls `C_Initialize` again. Sessions, handles and the login are lost.
   """
   @spec uninitialize(t) :: :ok
   def uninitialize(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["uninitialize"])
 
   @doc """
-  Whether the module cannot lock: `C_Initialize` answers `CKR_CANT_LOCK` to an application with threads, and one that initializes it
-  without is held to it, see `violations/1`.
+  Whether the module cannot lock: `C_Initialize` answers `CKR_CANT_LOCK` to an application with
+  threads, and one that initializes it without is held to it, see `violations/1`.
   """
   @spec cant_lock(t, boolean) :: :ok
   def cant_lock(%__MODULE__{} = chaos, cant_lock? \\ true) when is_boolean(cant_lock?) do
@@ -381,9 +400,10 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def hanging(%__MODULE__{} = chaos), do: counts(chaos, "hanging")
 
   @doc """
-  What the application did that PKCS#11 does not allow and real modules may crash on, in words: `C_Finalize` while a thread is inside,
-  one session used by two threads at once, two threads at once in a module that cannot lock. A test of a pool ends with
-  `assert Chaos.violations(chaos) == []`.
+  What the application did that PKCS#11 does not allow and real modules may crash on, in words:
+  `C_Finalize` while a thread is inside, one session used by two threads at once, two threads at
+  once in a module that cannot lock. A test of a pool ends with `assert Chaos.violations(chaos) ==
+  []`.
   """
   @spec violations(t) :: [String.t()]
   def violations(%__MODULE__{} = chaos) do
@@ -402,8 +422,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Whether the module is `:initialized`, how many `:sessions` are open, whether a token is away (`:token_away`), and how many calls came
-  with the handle of a dead session (`:dead_sessions`) or of an invalidated object (`:stale_objects`).
+  Whether the module is `:initialized`, how many `:sessions` are open, whether a token is away
+  (`:token_away`), and how many calls came with the handle of a dead session (`:dead_sessions`) or
+  of an invalidated object (`:stale_objects`).
   """
   @spec status(t) :: %{
           initialized: boolean,

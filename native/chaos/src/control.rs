@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::{command, config};
@@ -13,7 +13,7 @@ use crate::{command, config};
 /// having written to the file still finds nobody, knows that the file will be read.
 pub fn start(socket: Option<PathBuf>, init: Option<PathBuf>) -> io::Result<()> {
     let listener = match socket {
-        Some(socket) => Some(UnixListener::bind(socket)?),
+        Some(socket) => Some(listen(&socket)?),
         None => None,
     };
     if let Some(init) = init {
@@ -23,6 +23,17 @@ pub fn start(socket: Option<PathBuf>, init: Option<PathBuf>) -> io::Result<()> {
         thread::Builder::new().name("chaos-control".into()).spawn(move || serve(&listener))?;
     }
     Ok(())
+}
+
+/// Binds the socket, also where a process left its own behind when it ended.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        result => result,
+    }
 }
 
 fn run_file(path: PathBuf) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
 
@@ -12,10 +13,11 @@ use crate::command::execute;
 use crate::forward::LIST;
 use crate::state::CHAOS;
 
-/// Sessions that the real module has open, calls of its `C_Finalize` and of its `C_Sign`.
+/// Sessions that the real module has open, calls of its `C_Finalize`, `C_Sign` and `C_Login`.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 static FINALIZED: AtomicUsize = AtomicUsize::new(0);
 static SIGNED: AtomicUsize = AtomicUsize::new(0);
+static LOGINS: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" fn initialize(_: *mut c_void) -> CK_RV {
     CKR_OK
@@ -44,12 +46,27 @@ unsafe extern "C" fn sign(_: CK_SESSION_HANDLE, _: *mut u8, _: CK_ULONG, _: *mut
     CKR_OK
 }
 
+/// The PIN is one byte, and right if that is `1`.
+unsafe extern "C" fn login(_: CK_SESSION_HANDLE, _: CK_USER_TYPE, pin: *mut u8, _: CK_ULONG) -> CK_RV {
+    LOGINS.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: given by the test.
+    if unsafe { *pin } == b'1' { CKR_OK } else { CKR_PIN_INCORRECT }
+}
+
+unsafe extern "C" fn token_info(_: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
+    // SAFETY: given by the function under test.
+    unsafe { *info = CK_TOKEN_INFO { flags: CKF_LOGIN_REQUIRED | CKF_RNG, ..Default::default() } };
+    CKR_OK
+}
+
 static REAL: CK_FUNCTION_LIST = CK_FUNCTION_LIST {
     C_Initialize: Some(initialize),
     C_Finalize: Some(finalize),
     C_OpenSession: Some(open),
     C_CloseSession: Some(close),
     C_Sign: Some(sign),
+    C_Login: Some(login),
+    C_GetTokenInfo: Some(token_info),
     ..EMPTY
 };
 
@@ -84,6 +101,16 @@ fn do_open() -> Result<CK_SESSION_HANDLE, CK_RV> {
 fn do_sign(session: CK_SESSION_HANDLE) -> CK_RV {
     let (mut byte, mut size) = (0, 1);
     c!(C_Sign(session, &mut byte, 1, &mut byte, &mut size))
+}
+
+fn do_login(session: CK_SESSION_HANDLE, mut pin: u8) -> CK_RV {
+    c!(C_Login(session, CKU_USER, &mut pin, 1))
+}
+
+fn do_token_info() -> CK_TOKEN_INFO {
+    let mut info = CK_TOKEN_INFO::default();
+    assert_eq!(c!(C_GetTokenInfo(1, &mut info)), CKR_OK);
+    info
 }
 
 fn run(command: &str) -> String {
@@ -203,8 +230,34 @@ fn scenes() {
     run("fail C_Sign 5 count=1");
     assert_eq!((do_sign(one), SIGNED.load(Ordering::SeqCst)), (CKR_GENERAL_ERROR, signed + 1));
 
-    // A size query is counted apart.
+    // A size query is counted apart, and costs its own.
+    run("latency C_Sign 60000000");
+    run("size_query 20000");
+    let start = Instant::now();
     assert_eq!(c!(C_Sign(one, ptr::null_mut(), 0, ptr::null_mut(), &mut 0)), CKR_OK);
+    assert!(start.elapsed() >= Duration::from_millis(20));
     assert_eq!(run("size_queries"), "C_Sign=1");
+    run("reset");
+
+    // Wrong PINs are counted until they lock, a right one begins again, and a locked PIN is not asked for.
+    let flags = || do_token_info().flags;
+    assert_eq!((do_login(one, b'0'), flags() & CKF_USER_PIN_COUNT_LOW), (CKR_PIN_INCORRECT, CKF_USER_PIN_COUNT_LOW));
+    assert_eq!((do_login(one, b'1'), flags()), (CKR_OK, CKF_LOGIN_REQUIRED | CKF_RNG));
+    assert_eq!((do_login(one, b'0'), do_login(one, b'0')), (CKR_PIN_INCORRECT, CKR_PIN_INCORRECT));
+    assert_eq!((flags() & CKF_USER_PIN_FINAL_TRY, run("pin_tries user")), (CKF_USER_PIN_FINAL_TRY, "1".into()));
+    assert_eq!((do_login(one, b'0'), flags() & CKF_USER_PIN_LOCKED), (CKR_PIN_INCORRECT, CKF_USER_PIN_LOCKED));
+    let logins = LOGINS.load(Ordering::SeqCst);
+    assert_eq!((do_login(one, b'1'), LOGINS.load(Ordering::SeqCst)), (CKR_PIN_LOCKED, logins));
+    run("reset");
+    assert_eq!(do_login(one, b'1'), CKR_OK);
+
+    // A token shows the flags that it is told to, its limit, and how many sessions there are.
+    run("token_flags 0x2 0x1");
+    run("session_limit 2");
+    let info = do_token_info();
+    assert_eq!(info.flags, CKF_LOGIN_REQUIRED | CKF_WRITE_PROTECTED);
+    assert_eq!((info.ulSessionCount, info.ulRwSessionCount, info.ulMaxSessionCount), (2, 0, 2));
+    let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
+    assert_eq!(c!(C_OpenSession(1, flags, ptr::null_mut(), None, &mut 0)), CKR_TOKEN_WRITE_PROTECTED);
     assert_eq!(do_finalize(), CKR_OK);
 }

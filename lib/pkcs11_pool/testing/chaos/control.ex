@@ -1,24 +1,29 @@
 defmodule Pkcs11Pool.Testing.Chaos.Control do
   @moduledoc false
-  # Sends commands to a chaos module: one line each over its Unix socket, or into the file that the module executes when
-  # it is loaded, as long as it is not. The commands are listed in native/chaos/src/command.rs.
+  # Sends commands to a chaos module: one line each over its Unix socket, or into the file that
+  # the module executes when it is loaded, as long as it is not. The commands are listed in
+  # native/chaos/src/command.rs.
 
   @timeout 5_000
 
   # The longest answer is that of all functions with their counts.
   @socket_options [:binary, active: false, packet: :line, buffer: 65_536]
 
-  # Every function of PKCS#11 2.40 but C_GetFunctionList; known here, since the module may not be loaded yet.
+  # Every function of PKCS#11 2.40 but C_GetFunctionList; known here, since the module may not be
+  # loaded yet.
   @functions ~w(
-    C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo
-    C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession C_CloseAllSessions C_GetSessionInfo C_GetOperationState
-    C_SetOperationState C_Login C_Logout C_CreateObject C_CopyObject C_DestroyObject C_GetObjectSize C_GetAttributeValue
-    C_SetAttributeValue C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_EncryptInit C_Encrypt C_EncryptUpdate
-    C_EncryptFinal C_DecryptInit C_Decrypt C_DecryptUpdate C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate
-    C_DigestKey C_DigestFinal C_SignInit C_Sign C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover C_VerifyInit
-    C_Verify C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate
-    C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey C_GenerateKeyPair C_WrapKey
-    C_UnwrapKey C_DeriveKey C_SeedRandom C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+    C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo
+    C_GetMechanismList C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession
+    C_CloseSession C_CloseAllSessions C_GetSessionInfo C_GetOperationState C_SetOperationState
+    C_Login C_Logout C_CreateObject C_CopyObject C_DestroyObject C_GetObjectSize
+    C_GetAttributeValue C_SetAttributeValue C_FindObjectsInit C_FindObjects C_FindObjectsFinal
+    C_EncryptInit C_Encrypt C_EncryptUpdate C_EncryptFinal C_DecryptInit C_Decrypt C_DecryptUpdate
+    C_DecryptFinal C_DigestInit C_Digest C_DigestUpdate C_DigestKey C_DigestFinal C_SignInit
+    C_Sign C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover C_VerifyInit C_Verify
+    C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate
+    C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey
+    C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey C_SeedRandom C_GenerateRandom
+    C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
   )
 
   @type places :: %{
@@ -31,7 +36,10 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   @spec functions() :: [String.t(), ...]
   def functions, do: @functions
 
-  @doc "The word for a function in a command; `*` for `:all`. Raises `ArgumentError` for what is no function."
+  @doc """
+  The word for a function in a command; `*` for `:all`. Raises `ArgumentError` for what is no
+  function.
+  """
   @spec function!(atom | String.t()) :: String.t()
   def function!(:all), do: "*"
 
@@ -49,7 +57,8 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   @doc "Has a command executed: now, or when the module is loaded."
   @spec tell!(places, [term]) :: :ok
   def tell!(places, words) do
-    # Should the module be loaded just now, it may get the command in both ways; the id makes it one.
+    # Should the module be loaded just now, it may get the command in both ways; the id makes it
+    # one.
     id = "#{System.pid()}-#{System.unique_integer([:positive])}"
     line = Enum.join(["once", id | words], " ")
 

@@ -1,6 +1,7 @@
 defmodule Pkcs11Pool.Testing.Chaos.Words do
   @moduledoc false
-  # The arguments of a chaos module's commands, checked. Each raises `ArgumentError` for what it does not know.
+  # The arguments of a chaos module's commands, checked. Each raises `ArgumentError` for what it
+  # does not know.
 
   import Bitwise
 
