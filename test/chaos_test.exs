@@ -386,7 +386,9 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
     assert_raise ArgumentError, ~r/flag of a token/, fn -> Chaos.token_flags(chaos, set: [:a]) end
 
     assert_raise ArgumentError, ~r/:tmp_dir/, fn ->
-      Chaos.start!("x.so", tmp_dir: "/" <> String.duplicate("a", 100))
+      Chaos.start!(chaos.module, tmp_dir: "/" <> String.duplicate("a", 100))
     end
+
+    assert_raise ArgumentError, ~r/there is no/, fn -> Chaos.start!("no-module.so") end
   end
 end

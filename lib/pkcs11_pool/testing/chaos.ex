@@ -115,6 +115,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
         ]) :: t
   def start!(real_module, opts \\ []) do
     opts = Keyword.validate!(opts, module_env: %{}, copy: false, tmp_dir: System.tmp_dir!())
+    unless File.regular?(real_module), do: raise(ArgumentError, "there is no #{real_module}")
     dir = make_dir!(Path.expand(opts[:tmp_dir]))
 
     chaos = %__MODULE__{
