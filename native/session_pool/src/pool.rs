@@ -641,3 +641,27 @@ impl<S, W> All<'_, S, W> {
         closing
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Not seen from outside: sessions and quotas fit again, so that submit and release need only one lock each.
+    #[test]
+    fn a_pool_that_has_shrunk_finds_back_to_its_fast_paths() {
+        let config =
+            Config { label: "shrunk".into(), max_sessions: 2, stripes: 2, idle_ttl: None, max_lifetime: None, max_waiting: 0 };
+        let pool: Pool<u32, u32> = Pool::new(&config).unwrap();
+        let mut held = [0, 1].map(|op| match pool.submit(op, |_| false, &mut Vec::new()) {
+            Submitted::Granted(Grant { source: Source::Capacity(opening), .. }) => Some(pool.opened(opening, op, 0)),
+            other => panic!("{other:?}"),
+        });
+        let (_, closing) = pool.resize(1);
+        assert!(closing.is_empty() && pool.shrinking.load(Ordering::Relaxed));
+        let (closing, _) = pool.discard(held[0].take().unwrap());
+        assert!(pool.closed(closing).is_none());
+        assert!(pool.shrinking.load(Ordering::Relaxed), "the other is in a stripe without quota");
+        assert!(matches!(pool.release(held[1].take().unwrap(), 0), Freed::Idle));
+        assert!(!pool.shrinking.load(Ordering::Relaxed), "it has moved to where there is room");
+    }
+}

@@ -402,6 +402,35 @@ fn drain_against_submit_and_release() {
     });
 }
 
+/// The same while a shrink has left one over in its stripe, where the session would else move to the stripe with room.
+#[test]
+fn drain_against_release_after_a_shrink() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let first = submit_and_open(&pool, 0);
+        let second = submit_and_open(&pool, 1);
+        let (grants, surplus) = pool.resize(1);
+        assert!(grants.is_empty() && surplus.is_empty());
+        let (closing, _) = pool.discard(first);
+        assert!(pool.closed(closing).is_none());
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.release(second, 0))
+        };
+        let mut to_close = pool.drain().closing;
+        match releaser.join().unwrap() {
+            Freed::Close(closing, session) => to_close.push((closing, session)),
+            Freed::Idle => {}
+            Freed::Granted(grant) => panic!("{grant:?}"),
+        }
+        assert_eq!(to_close.len(), 1, "a draining pool keeps nothing");
+        for (closing, _) in to_close {
+            assert!(pool.closed(closing).is_none());
+        }
+        assert_eq!(pool.stats(), Stats { size: 1, draining: true, ..Stats::default() });
+    });
+}
+
 /// The lost wake-up: a runner gives its session back and parks while an operation arrives in another stripe.
 #[test]
 fn parking_in_one_stripe_against_a_submit_arriving_in_another() {

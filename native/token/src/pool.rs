@@ -205,11 +205,11 @@ impl<H: Host> TokenPool<H> {
         match self.sessions.submit(work, is_dead, &mut swept) {
             Submitted::Granted(grant) => {
                 let ticket = grant.waiter.ticket;
-                if let Work::Call(Operation { header, .. }) = &grant.waiter.payload {
-                    if header.start_by == Some(header.submitted) {
-                        // It may not wait, and it doesn't: it has a session, and its runner is on the way.
-                        let _ = header.progress.start(header.submitted);
-                    }
+                if let Work::Call(Operation { header, .. }) = &grant.waiter.payload
+                    && header.start_by == Some(header.submitted)
+                {
+                    // It may not wait, and it doesn't: it has a session, and its runner is on the way.
+                    let _ = header.progress.start(header.submitted);
                 }
                 self.dispatch(grant, outlet);
                 Ok(ticket)
