@@ -3,8 +3,8 @@ defmodule Pkcs11Pool.Test.SoftHSM do
   Throwaway SoftHSM tokens in a temporary folder, never the user's own.
 
   SoftHSM looks for tokens when it is initialized and never again. Hence every token comes, unless told otherwise, with
-  a *copy* of the library: loaded by another path, a copy is a module of its own, with its own `C_Initialize`, login
-  and sessions. So a token may be made at any time, and no test sees the state that another left in the module.
+  a *copy* of the library: loaded by another path, a copy is a module of its own, with its own `C_Initialize`, login,
+  sessions and token folder. So a token may be made at any time, and no test sees what another does.
 
       token = SoftHSM.new_token!()
       start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, pool_size: 2)})
@@ -52,20 +52,13 @@ defmodule Pkcs11Pool.Test.SoftHSM do
   ]
 
   @doc """
-  Makes the temporary folder with its configuration. Once per VM, before anything else; `stop/0` removes it all.
+  Makes the temporary folder. Once per VM, before anything else; `stop/0` removes it all.
   """
   @spec start!() :: Path.t()
   def start! do
     dir = Path.join(System.tmp_dir!(), "pkcs11_pool-#{System.pid()}-#{System.os_time()}")
-    File.mkdir_p!(Path.join(dir, "tokens"))
+    File.mkdir_p!(dir)
     File.chmod!(dir, 0o700)
-
-    File.write!(Path.join(dir, "softhsm2.conf"), """
-    directories.tokendir = #{dir}/tokens
-    objectstore.backend = file
-    log.level = ERROR
-    """)
-
     :persistent_term.put(__MODULE__, dir)
     dir
   end
@@ -85,13 +78,24 @@ defmodule Pkcs11Pool.Test.SoftHSM do
   @spec module_path() :: Path.t()
   def module_path, do: System.get_env("SOFTHSM2_MODULE") || find!(@module_paths, "softhsm2")
 
-  @doc "A copy of the library: a module of its own. Pass it `module_env/0`."
+  @doc "A copy of the library, with a folder of its own for its tokens. Pass it `module_env/1`."
   @spec new_module!() :: Path.t()
-  def new_module!, do: copy!(module_path(), "softhsm")
+  def new_module! do
+    module = copy!(module_path(), "softhsm")
+    File.mkdir!(module <> ".tokens")
+
+    File.write!(module <> ".conf", """
+    directories.tokendir = #{module}.tokens
+    objectstore.backend = file
+    log.level = ERROR
+    """)
+
+    module
+  end
 
   @doc "What the module must find in its environment. `System.put_env/2` would not do: libc does not see it."
-  @spec module_env() :: %{String.t() => String.t()}
-  def module_env, do: %{"SOFTHSM2_CONF" => Path.join(dir(), "softhsm2.conf")}
+  @spec module_env(Path.t()) :: %{String.t() => String.t()}
+  def module_env(module), do: %{"SOFTHSM2_CONF" => module <> ".conf"}
 
   @doc """
   Makes a token. Options: `:label` (at most 32 bytes; unique by default), `:pin`, `:so_pin`, `:module` (a new copy by
@@ -102,16 +106,13 @@ defmodule Pkcs11Pool.Test.SoftHSM do
     label = Keyword.get_lazy(opts, :label, fn -> "token-#{unique()}" end)
     pin = Keyword.get(opts, :pin, "1234")
     so_pin = Keyword.get(opts, :so_pin, "5678")
-    # One at a time: a half-made token of another test would be in the list, too.
-    {slot_id, serial} =
-      :global.trans({__MODULE__, self()}, fn ->
-        known = slots()
-        util!(["--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", so_pin])
+    module = Keyword.get_lazy(opts, :module, &new_module!/0)
+    env = module_env(module)
+    known = slots(env)
+    util!(env, ["--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", so_pin])
 
-        # By elimination, since two tokens may well have one label.
-        [{slot_id, serial, ^label}] = slots() -- known
-        {slot_id, serial}
-      end)
+    # By elimination, since two tokens may well have one label.
+    [{slot_id, serial, ^label}] = slots(env) -- known
 
     %{
       label: label,
@@ -119,10 +120,30 @@ defmodule Pkcs11Pool.Test.SoftHSM do
       slot_id: slot_id,
       pin: pin,
       so_pin: so_pin,
-      module: Keyword.get_lazy(opts, :module, &new_module!/0),
-      module_env: module_env()
+      module: module,
+      module_env: env
     }
   end
+
+  @doc "Puts a private key and its public half on the token: a PKCS#8 file as `openssl genpkey` makes it."
+  @spec import!(token(), Path.t(), label :: String.t(), id :: binary()) :: :ok
+  def import!(token, pem, label, id) do
+    key = ["--import", pem, "--label", label, "--id", Base.encode16(id)]
+    util!(token.module_env, key ++ ["--serial", token.serial, "--pin", token.pin])
+    :ok
+  end
+
+  @doc "What OpenSC's `pkcs11-tool` prints, logged in on the token by way of the installed library."
+  @spec pkcs11_tool!(token(), [String.t()]) :: String.t()
+  def pkcs11_tool!(token, args) do
+    slot = ["--slot", Integer.to_string(token.slot_id)]
+    login = ["--module", module_path(), "--login", "--pin", token.pin]
+    run!("pkcs11-tool", token.module_env, login ++ slot ++ args)
+  end
+
+  @doc "What `openssl` prints."
+  @spec openssl!([String.t()]) :: String.t()
+  def openssl!(args), do: run!("openssl", %{}, args)
 
   @doc "The options of a pool on this token, for `{Pkcs11Pool, opts}`."
   @spec pool_opts(token(), keyword()) :: keyword()
@@ -201,24 +222,29 @@ defmodule Pkcs11Pool.Test.SoftHSM do
   ## Helpers
 
   # [{slot id, serial, label}] of the initialized tokens.
-  defp slots do
+  defp slots(env) do
     ~r/^Slot (\d+)\n.*?Serial number: +(\S*)\n.*?Label: +([^\n]*?) *$/ms
-    |> Regex.scan(util!(["--show-slots"]), capture: :all_but_first)
+    |> Regex.scan(util!(env, ["--show-slots"]), capture: :all_but_first)
     |> Enum.flat_map(fn
       [_slot_id, "", _label] -> []
       [slot_id, serial, label] -> [{String.to_integer(slot_id), serial, label}]
     end)
   end
 
-  defp util!(args) do
-    util = System.find_executable("softhsm2-util") || raise missing("softhsm2")
+  defp util!(env, args), do: run!("softhsm2-util", env, args)
 
-    case System.cmd(util, args, env: Map.to_list(module_env()), stderr_to_stdout: true) do
-      {output, 0} ->
-        output
+  @packages %{
+    "softhsm2-util" => "softhsm2",
+    "pkcs11-tool" => "opensc",
+    "openssl" => "openssl"
+  }
 
-      {output, status} ->
-        raise "softhsm2-util #{hd(args)} failed with status #{status}: #{output}"
+  defp run!(tool, env, args) do
+    path = System.find_executable(tool) || raise missing(@packages[tool])
+
+    case System.cmd(path, args, env: Map.to_list(env), stderr_to_stdout: true) do
+      {output, 0} -> output
+      {output, status} -> raise "#{tool} #{hd(args)} failed with status #{status}: #{output}"
     end
   end
 

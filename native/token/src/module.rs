@@ -121,8 +121,8 @@ impl Module {
             }
         }
         // The library's constructors may read its variables already.
-        set_env(&config.env);
-        let functions = Functions::load(&canonical).map_err(|error| match error {
+        let loaded = with_env(config, path, || Functions::load(&canonical))?;
+        let functions = loaded.map_err(|error| match error {
             LoadError::NotLoadable { message, .. } => failed(message),
             LoadError::NotPkcs11 { message, .. } => failed(format!("not a PKCS#11 library: {message}")),
             LoadError::FunctionList { error, .. } => Error::Call(error),
@@ -190,7 +190,6 @@ impl Module {
 
     /// `C_Initialize`; `Ok(false)`: somebody else had done it, and the module is adopted.
     fn initialize(&self, config: &ModuleConfig) -> Result<bool, Error> {
-        set_env(&config.env);
         let args =
             match &config.args {
                 Some(args) => Some(CString::new(args.as_str()).map_err(|_| Error::ModuleLoadFailed {
@@ -200,7 +199,7 @@ impl Module {
                 None => None,
             };
         let _inside = self.enter()?;
-        let result = self.functions.initialize(args.as_deref());
+        let result = with_env(config, &self.display(), || self.functions.initialize(args.as_deref()))?;
         // After the module's own exit handlers, hence run before them.
         exit::guard();
         match result {
@@ -317,11 +316,19 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// libc's own environment: the VM's `System.put_env` does not reach it.
-fn set_env(variables: &BTreeMap<String, String>) {
-    for (name, value) in variables {
+/// Runs `load` with the module's variables in libc's own environment, which the VM's `System.put_env` does not reach. One at a time: two
+/// modules may want the same variable with different values.
+fn with_env<T>(config: &ModuleConfig, path: &str, load: impl FnOnce() -> T) -> Result<T, Error> {
+    static ENVIRONMENT: Mutex<()> = Mutex::new(());
+    if config.env.is_empty() {
+        return Ok(load());
+    }
+    // Another that hangs in its C_Initialize must not take this one with it.
+    let _alone = ENVIRONMENT.try_lock_for(LIFECYCLE_TIMEOUT).ok_or_else(|| Error::ModuleBusy { path: path.to_owned() })?;
+    for (name, value) in &config.env {
         // SAFETY: other threads of the VM may read the environment at the same time; glibc guards its own table, and nothing but the
         // configured names is touched, before the module that reads them is initialized.
         unsafe { std::env::set_var(name, value) };
     }
+    Ok(load())
 }
