@@ -14,7 +14,7 @@ use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
 use crate::pool::{LoginMode, PoolOptions};
-use crate::request::{Answer, Object, Operation, Place, Request};
+use crate::request::{Answer, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
 
 /// What becomes of the session, and of the operation.
@@ -102,6 +102,8 @@ impl Attempt<'_> {
                 let ran = |error: CallError| Fault { error: error.into(), executed: Executed::Yes };
                 let public = describe(functions, session, public).map_err(ran)?;
                 let private = describe(functions, session, private).map_err(ran)?;
+                token.keys.forget_matching(&public);
+                token.keys.forget_matching(&private);
                 Answer::KeyPair(self.object(public), self.object(private))
             }
             Request::FindObjects { template } => {
@@ -120,7 +122,7 @@ impl Attempt<'_> {
                 Answer::Attributes(get_attributes(functions, session, object, attributes)?)
             }
             Request::DestroyObject { object } => {
-                let object = self.resolver.resolve(object)?.handle;
+                let object = self.resolver.resolve_anew(object)?.handle;
                 destroy_object(functions, session, object)?;
                 token.keys.forget_handle(object);
                 Answer::Done
@@ -140,7 +142,7 @@ impl Attempt<'_> {
             Error::Call(call) => call,
             // A search that finds nothing says so of a lost login, too.
             Error::KeyNotFound | Error::ObjectStale if self.is_login_lost() => {
-                return Some(self.log_in(self.login_lost(), executed, may_retry));
+                return Some(self.log_in(self.login_lost(), may_retry));
             }
             other => return Some(Step::Keep(answer(other, executed))),
         };
@@ -153,14 +155,18 @@ impl Attempt<'_> {
             }
             Class::StaleHandle => {
                 if self.is_login_lost() {
-                    return Some(self.log_in(call, executed, may_retry));
+                    return Some(self.log_in(call, may_retry));
                 }
-                if may_retry && self.forget_key(&mut operation.request) {
+                let is_object = matches!(operation.request.key_mut(), Some(KeyRef::Object { .. }));
+                let is_gone = is_object && call.code == cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
+                if self.forget_key(&mut operation.request) && may_retry {
                     return None;
                 }
-                Step::Keep(answer(error, executed))
+                // A refused handle is refused before anything is done.
+                let error = if is_gone { Error::ObjectStale } else { error };
+                Step::Keep(answer(error, Executed::No))
             }
-            Class::LoginLost => return Some(self.log_in(call, executed, may_retry)),
+            Class::LoginLost => return Some(self.log_in(call, may_retry)),
             Class::DeviceTrouble | Class::Ambiguous if !self.answers() => Step::Discard(answer(error, executed), class.name()),
             _ if call.active => Step::Discard(answer(error, executed), "active"),
             _ => Step::Keep(answer(error, executed)),
@@ -169,12 +175,14 @@ impl Attempt<'_> {
     }
 
     /// The token says that nobody is logged in: log in and try again, where this pool can.
-    fn log_in(&self, call: CallError, executed: Executed, may_retry: bool) -> Step {
+    fn log_in(&self, call: CallError, may_retry: bool) -> Step {
+        // Refused for want of a login is refused before anything is done.
+        let answer = |error| Step::Keep(Err(Failure::not_executed(error)));
         if self.options.login == LoginMode::None {
-            return Step::Keep(Err(Failure { error: Error::PinRequired { call }, executed }));
+            return answer(Error::PinRequired { call });
         }
         self.resolver.token.gate.lost(self.resolver.epoch);
-        if may_retry { Step::LogIn } else { Step::Keep(Err(Failure { error: call.into(), executed })) }
+        if may_retry { Step::LogIn } else { answer(call.into()) }
     }
 
     /// A login is due, and the session says that there is none.
@@ -194,11 +202,7 @@ impl Attempt<'_> {
     }
 
     fn forget_key(&self, request: &mut Request) -> bool {
-        match request {
-            Request::Sign { key, .. } | Request::Verify { key, .. } => self.resolver.forget(key),
-            Request::GetAttributes { object, .. } | Request::DestroyObject { object } => self.resolver.forget(object),
-            _ => false,
-        }
+        request.key_mut().is_some_and(|key| self.resolver.forget(key))
     }
 
     fn object(&self, info: ObjectInfo) -> Object {

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL};
 use parking_lot::RwLock;
 use session_pool::Millis;
 
 use crate::error::Error;
 use crate::p11::objects::{describe, find_objects};
-use crate::p11::{Functions, Template};
+use crate::p11::{Attribute, Functions, ObjectInfo, Template, Value};
 use crate::request::KeyRef;
 use crate::token::Token;
 
@@ -71,6 +71,17 @@ impl KeyCache {
         self.0.write().handles.retain(|_, entry| entry.handle != handle);
     }
 
+    /// Forgets every template that this new object may match, too: from now on it may be ambiguous.
+    pub fn forget_matching(&self, object: &ObjectInfo) {
+        let differs = |Attribute { kind, value }: &Attribute| match (*kind, value) {
+            (CKA_LABEL, Value::Bytes(label)) => *label != object.label,
+            (CKA_ID, Value::Bytes(id)) => *id != object.id,
+            (CKA_CLASS, Value::Ulong(class)) => object.class.is_some_and(|own| own != *class),
+            _ => false,
+        };
+        self.0.write().handles.retain(|template, _| template.iter().any(differs));
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.0.write().handles.clear();
@@ -94,6 +105,8 @@ impl Resolver<'_> {
         match key {
             KeyRef::Object { token, .. } if **token != *self.token.identity => Err(Error::ObjectOfOtherToken),
             KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(Resolved { handle: *handle, remembered: true }),
+            // Nothing to find it by: what an empty template finds is any object.
+            KeyRef::Object { find, .. } if find.is_empty() => Err(Error::ObjectStale),
             KeyRef::Object { find, .. } => self.find(find).map_err(|error| match error {
                 Error::KeyNotFound => Error::ObjectStale,
                 other => other,
@@ -101,6 +114,14 @@ impl Resolver<'_> {
             KeyRef::Find(_, Some(selector)) if !self.token.is(selector) => Err(Error::ObjectOfOtherToken),
             KeyRef::Find(template, _) => self.find(template),
         }
+    }
+
+    /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now.
+    pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<Resolved, Error> {
+        if let KeyRef::Find(template, _) = key {
+            self.token.keys.forget(template);
+        }
+        self.resolve(key)
     }
 
     /// Forgets a handle that the module refused. `false`: it cannot be found again.

@@ -102,6 +102,15 @@ pub enum Request {
 }
 
 impl Request {
+    /// The key or object that it names.
+    pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
+        match self {
+            Self::Sign { key, .. } | Self::Verify { key, .. } => Some(key),
+            Self::GetAttributes { object, .. } | Self::DestroyObject { object } => Some(object),
+            _ => None,
+        }
+    }
+
     /// Whether it may be run again when nobody knows if it ran: it changes nothing on the token.
     pub fn is_idempotent(&self) -> bool {
         match self {
