@@ -26,7 +26,7 @@ defmodule Pkcs11Pool.KeyTest do
              {:find, [@public, {0x3, "signing"}]}
 
     assert Key.encode!("pkcs11:token=payments;object=signing", :private_key) ==
-             {:find, [@private, {0x3, "signing"}], %{token: "payments"}}
+             {:find, [@private, {0x3, "signing"}], [{"token", "payments"}]}
   end
 
   test "an object is its handle and the template to find it again" do

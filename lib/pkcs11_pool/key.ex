@@ -39,7 +39,7 @@ defmodule Pkcs11Pool.Key do
 
     case Pkcs11Pool.URI.to_slot(uri) do
       selector when selector == %{} -> {:find, template}
-      selector -> {:find, template, selector}
+      selector -> {:find, template, native_slot(selector)}
     end
   end
 
