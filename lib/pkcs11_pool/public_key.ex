@@ -37,7 +37,7 @@ defmodule Pkcs11Pool.PublicKey do
   defp convert(pool, %{ec_params: params, ec_point: point})
        when is_binary(params) and is_binary(point) do
     case curve(params) do
-      {:ok, curve} -> {:ok, {{:ECPoint, point(point)}, curve}}
+      {:ok, curve} -> {:ok, {{:ECPoint, point(point, curve)}, curve}}
       :error -> {:error, inconsistent(pool)}
     end
   end
@@ -48,7 +48,7 @@ defmodule Pkcs11Pool.PublicKey do
     Error.new(:key_type_inconsistent,
       pool: pool,
       executed: true,
-      details: %{cause: "the object holds no public key that OTP knows"}
+      details: %{cause: :no_public_key}
     )
   end
 
@@ -58,18 +58,36 @@ defmodule Pkcs11Pool.PublicKey do
     _undecodable -> :error
   end
 
-  # A DER OCTET STRING by the standard; some tokens give the bare point.
-  defp point(<<4, size, point::binary-size(size)>>), do: point
-  defp point(<<4, 0x81, size, point::binary-size(size)>>), do: point
-  defp point(bare), do: bare
+  # A DER OCTET STRING by the standard. Some tokens give the bare point, which may look like one: its size tells.
+  defp point(encoded, curve) do
+    if byte_size(encoded) == point_size(curve), do: encoded, else: octets(encoded)
+  end
+
+  defp octets(<<4, size, point::binary-size(size)>>), do: point
+  defp octets(<<4, 0x81, size, point::binary-size(size)>>), do: point
+  defp octets(bare), do: bare
+
+  # RFC 8410: X25519, X448, Ed25519, Ed448.
+  @one_coordinate %{110 => 32, 111 => 56, 112 => 32, 113 => 57}
+
+  defp point_size({:namedCurve, {1, 3, 101, arc}}), do: @one_coordinate[arc]
+
+  defp point_size({:namedCurve, oid}) do
+    {_field, _curve, base, _order, _cofactor} = parameters(oid)
+    byte_size(base)
+  rescue
+    _unknown_curve -> nil
+  end
+
+  defp point_size(_own_parameters), do: nil
+
+  defp parameters(oid), do: oid |> :pubkey_cert_records.namedCurves() |> :crypto.ec_curve()
 
   @doc "Bytes of the order of the curve with these parameters (DER)."
   @spec order_size(binary) :: {:ok, pos_integer} | :error
   def order_size(params) do
     with {:ok, {:namedCurve, oid}} <- curve(params) do
-      {_field, _curve, _base, order, _cofactor} =
-        oid |> :pubkey_cert_records.namedCurves() |> :crypto.ec_curve()
-
+      {_field, _curve, _base, order, _cofactor} = parameters(oid)
       {:ok, byte_size(order)}
     end
   rescue
