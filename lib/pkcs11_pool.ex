@@ -492,7 +492,13 @@ defmodule Pkcs11Pool do
   @spec get_attributes(pool, key, [Template.name()], [call_option | {:partial, boolean}]) ::
           {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def get_attributes(pool, object, names, opts \\ []) do
-    attributes(pool, object, nil, names, Options.call!(opts, [:partial]))
+    attributes(pool, object, nil, names!(names), Options.call!(opts, [:partial]))
+  end
+
+  defp names!(names) when is_list(names) and length(names) >= 0, do: names
+
+  defp names!(_other) do
+    raise ArgumentError, "expected a list of attributes' names, such as [:label, :id]"
   end
 
   defp attributes(pool, object, class, names, opts) do
@@ -521,7 +527,7 @@ defmodule Pkcs11Pool do
         do: :attribute_sensitive,
         else: :attribute_type_invalid
 
-    details = %{attributes: Keyword.keys(unreadable)}
+    details = %{attributes: for({name, _why} <- unreadable, do: name)}
 
     Error.new(reason, pool: pool, function: :C_GetAttributeValue, executed: true, details: details)
   end

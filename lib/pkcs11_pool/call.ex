@@ -21,6 +21,7 @@ defmodule Pkcs11Pool.Call do
   def run(pool, operation, mechanism, request, opts) do
     span = span(pool, operation, mechanism, opts)
     {result, ticket} = run(pool, request, opts)
+    result = with_mechanism(result, mechanism)
     if span, do: stop(span, result, ticket, operation)
     result
   end
@@ -72,6 +73,14 @@ defmodule Pkcs11Pool.Call do
         {:error, Error.new(:pool_not_found, pool: name)}
     end
   end
+
+  # The token does not say which mechanism it does not have.
+  defp with_mechanism({:error, %Error{reason: :mechanism_invalid} = error}, mechanism) do
+    error = %{error | message: nil, details: Map.put(error.details, :mechanism, mechanism)}
+    {:error, %{error | message: Exception.message(error)}}
+  end
+
+  defp with_mechanism(result, _mechanism), do: result
 
   # Where a lease was taken: the first function that is none of ours.
   defp place do

@@ -252,6 +252,12 @@ defmodule Pkcs11Pool.Error.Text do
      "It needs the operation's attribute, such as sign: true, when it is made"}
   end
 
+  # Ours, see Pkcs11Pool.PublicKey.
+  defp explain(:key_type_inconsistent, %{cause: :no_public_key}, _error) do
+    {"the object holds no public key that OTP knows",
+     "Of a private key other than RSA, ask for the public key's object, or by the label that both have"}
+  end
+
   defp explain(:key_type_inconsistent, _details, _error),
     do: {"the key's type does not fit the mechanism", nil}
 
@@ -349,16 +355,26 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp cause(_details), do: ""
 
+  # The native side gives it in words.
+  defp selector(%{selector: selector}) when is_binary(selector), do: " (#{selector})"
   defp selector(%{selector: selector}) when selector != nil, do: " #{inspect(selector)}"
   defp selector(_details), do: ""
 
   defp available(%{available: []}), do: "; no slot has a token"
 
   defp available(%{available: [_ | _] = available}) do
-    "; there are " <> Enum.map_join(available, ", ", &inspect/1)
+    "; there are " <> Enum.map_join(available, ", ", &token/1)
   end
 
   defp available(_details), do: ""
+
+  # A token that nobody has initialized has neither.
+  defp token({"", "", slot}), do: "an uninitialized token in slot #{slot}"
+
+  defp token({label, serial, slot}) when is_binary(label) and is_binary(serial),
+    do: "#{inspect(label)} with serial number #{inspect(serial)} in slot #{slot}"
+
+  defp token(other), do: inspect(other)
 
   defp words(atom), do: atom |> Atom.to_string() |> String.replace("_", " ")
 end

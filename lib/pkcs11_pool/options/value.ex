@@ -51,7 +51,8 @@ defmodule Pkcs11Pool.Options.Value do
 
   def validate!(:slot, {:slot_id, id}) when is_integer(id) and id >= 0, do: {:slot_id, id}
 
-  def validate!(:slot, uri) when is_binary(uri), do: {:uri, slot_of_uri!(uri)}
+  def validate!(:slot, "pkcs11:" <> _rest = uri), do: {:uri, slot_of_uri!(uri)}
+  def validate!(:slot, text) when is_binary(text), do: invalid_slot!("a string without that")
 
   # A URI may hold a PIN, so that a string is not shown.
   def validate!(:slot, {kind, value}) when is_atom(kind) and not is_binary(value),
@@ -244,6 +245,7 @@ defmodule Pkcs11Pool.Options.Value do
   defp invalid_slot!(got) do
     raise ArgumentError,
           "invalid value for :slot option: expected {:token_label, string}, {:token_serial, string}, " <>
-            "{:slot_id, non_neg_integer} or a PKCS#11 URI, got: " <> got
+            "{:slot_id, non_neg_integer} or a PKCS#11 URI, which starts with pkcs11:, got: " <>
+            got
   end
 end
