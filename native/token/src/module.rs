@@ -317,18 +317,43 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
 }
 
 /// Runs `load` with the module's variables in libc's own environment, which the VM's `System.put_env` does not reach. One at a time: two
-/// modules may want the same variable with different values.
+/// modules may want the same variable with different values. Another that hangs in its `C_Initialize` must not take this one with it.
 fn with_env<T>(config: &ModuleConfig, path: &str, load: impl FnOnce() -> T) -> Result<T, Error> {
-    static ENVIRONMENT: Mutex<()> = Mutex::new(());
     if config.env.is_empty() {
         return Ok(load());
     }
-    // Another that hangs in its C_Initialize must not take this one with it.
-    let _alone = ENVIRONMENT.try_lock_for(LIFECYCLE_TIMEOUT).ok_or_else(|| Error::ModuleBusy { path: path.to_owned() })?;
+    let _turn = Turn::take(LIFECYCLE_TIMEOUT).ok_or_else(|| Error::ModuleBusy { path: path.to_owned() })?;
     for (name, value) in &config.env {
         // SAFETY: other threads of the VM may read the environment at the same time; glibc guards its own table, and nothing but the
         // configured names is touched, before the module that reads them is initialized.
         unsafe { std::env::set_var(name, value) };
     }
     Ok(load())
+}
+
+/// The turn to set variables. No lock: it lasts for a call into a module.
+struct Turn;
+
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+impl Turn {
+    fn take(timeout: Duration) -> Option<Self> {
+        let until = Instant::now() + timeout;
+        let mut taken = TAKEN.lock();
+        while *taken {
+            if GIVEN_BACK.wait_until(&mut taken, until).timed_out() {
+                return None;
+            }
+        }
+        *taken = true;
+        Some(Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock() = false;
+        GIVEN_BACK.notify_one();
+    }
 }

@@ -133,9 +133,15 @@ impl Token {
         let library = library_info(functions).ok();
         let mut matching = Vec::new();
         let mut available = Vec::new();
+        let mut unreadable = None;
         for slot in slots(functions, true)? {
-            // A token that cannot be read (it was pulled out just now) is none that was asked for.
-            let Ok(token) = token_info(functions, slot) else { continue };
+            let token = match token_info(functions, slot) {
+                Ok(token) => token,
+                Err(error) => {
+                    unreadable = Some(error);
+                    continue;
+                }
+            };
             available.push((token.label.clone(), token.serial.clone(), slot));
             let described = Described { token, slot: slot_info(functions, slot).ok(), library: library.clone() };
             if selector.matches(slot, &described) {
@@ -148,7 +154,8 @@ impl Token {
             return Err(Error::AmbiguousSlot { wanted: wanted(), matching: matching.into_iter().map(name).collect() });
         }
         let Some((slot, described)) = matching.pop() else {
-            return Err(Error::SlotNotFound { wanted: wanted(), available });
+            // It may be the one that cannot be read.
+            return Err(unreadable.map_or_else(|| Error::SlotNotFound { wanted: wanted(), available }, Error::Call));
         };
         let identity = identity(&described.token);
         let token = module.token(&identity, || Self {
