@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use once_cell::sync::OnceCell;
-
 use crate::module;
 
 /// How long the end of the VM waits for calls in flight.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-static REGISTERED: OnceCell<()> = OnceCell::new();
-
-/// Registers the handler, once. Call it after `C_Initialize`: handlers run in reverse order, ours before the module's.
+/// Registers the handler. Call it after each module's `C_Initialize`: handlers run in reverse order, ours before those of this module.
+/// Where none can be registered, the VM's end is as it would be without.
 pub(crate) fn guard() {
-    let _ = REGISTERED.get_or_try_init(|| register().then_some(()).ok_or(()));
+    let _registered = register();
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -23,12 +20,10 @@ fn register() -> bool {
     }
     extern "C" fn handler(status: libc::c_int, _argument: *mut libc::c_void) {
         if !module::halt(TIMEOUT) {
-            // A call hangs: the module's destructors would pull the ground from under it. Leave without them.
-            // SAFETY: flushes what is buffered and ends the process; nothing runs after it.
-            unsafe {
-                libc::fflush(std::ptr::null_mut());
-                libc::_exit(status);
-            }
+            // A call hangs: the module's destructors would pull the ground from under it. Leave without them, and without a flush of C's
+            // streams: the one that the call is writing to is locked. The VM itself writes without them.
+            // SAFETY: ends the process; nothing runs after it.
+            unsafe { libc::_exit(status) };
         }
     }
     // SAFETY: the handler is a function of this library, which is never unloaded, and it does not unwind.

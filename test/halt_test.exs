@@ -1,0 +1,131 @@
+defmodule Pkcs11Pool.HaltTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.Test.SoftHSM
+
+  # A VM that ends while threads are inside a module crashes, unless they are waited for.
+  @moduletag timeout: 300_000
+
+  @script ~S"""
+  [pools, ending, calls] = System.argv()
+  {pools, []} = Code.eval_string(pools)
+  {:ok, _started} = Application.ensure_all_started(:pkcs11_pool)
+  {:ok, top} = Supervisor.start_link(Enum.map(pools, &{Pkcs11Pool, &1}), strategy: :one_for_one)
+  # The end of the pools is not the script's.
+  Process.unlink(top)
+  for pool <- pools, do: :ok = Pkcs11Pool.await_ready(pool[:name], 30_000)
+  done = :counters.new(1, [])
+
+  for _ <- 1..32, pool <- pools do
+    spawn(fn ->
+      for _ <- Stream.cycle([:on]) do
+        case calls do
+          "quick" -> Pkcs11Pool.sign(pool[:name], "signing", :ecdsa, :binary.copy("x", 32))
+          "large" -> Pkcs11Pool.digest(pool[:name], :sha512, :binary.copy("x", 32 * 1_048_576))
+          "stuck" -> Pkcs11Pool.digest(pool[:name], :sha256, :binary.copy("x", 300_000))
+        end
+
+        :counters.add(done, 1, 1)
+      end
+    end)
+  end
+
+  under_load = fn wait ->
+    running? = Enum.all?(pools, &(Pkcs11Pool.status(&1[:name]).running > 0))
+
+    unless running? and (calls != "quick" or :counters.get(done, 1) > 200) do
+      Process.sleep(1)
+      wait.(wait)
+    end
+  end
+
+  under_load.(under_load)
+  IO.puts("under load")
+
+  case ending do
+    "halt" -> System.halt(0)
+    "stop" -> System.stop(0)
+  end
+
+  Process.sleep(:infinity)
+  """
+
+  setup_all do
+    script = Path.join(SoftHSM.dir(), "halt-#{System.unique_integer([:positive])}.exs")
+    File.write!(script, @script)
+    %{script: script}
+  end
+
+  for ending <- ["halt", "stop"], executor <- [:dirty_io, :threads] do
+    test "System.#{ending} under load ends well, ten times, executor #{executor}", %{
+      script: script
+    } do
+      token = token_with_key()
+
+      for _ <- 1..10 do
+        assert_ends_well(
+          script,
+          [pool(token, executor: unquote(executor))],
+          unquote(ending),
+          "quick"
+        )
+      end
+    end
+
+    test "System.#{ending} in the middle of a long call ends well, executor #{executor}",
+         %{script: script} do
+      pool = pool(SoftHSM.new_token!(), executor: unquote(executor))
+      assert_ends_well(script, [pool], unquote(ending), "large")
+    end
+
+    test "System.#{ending} with a call that hangs ends, executor #{executor}", %{script: script} do
+      token = SoftHSM.valve!(SoftHSM.new_token!())
+      # The pools' start is not held up: it writes less than the pipe takes.
+      SoftHSM.hold!(token)
+      pool = pool(token, executor: unquote(executor), shutdown_timeout: 100)
+      assert_ends_well(script, [pool], unquote(ending), "stuck")
+    end
+  end
+
+  test "System.halt under load on two modules ends well, ten times", %{script: script} do
+    pools = for _ <- 1..2, do: pool(token_with_key(), pool_size: 3)
+    for _ <- 1..10, do: assert_ends_well(script, pools, "halt", "quick")
+  end
+
+  defp assert_ends_well(script, pools, ending, calls) do
+    ebin = to_string(:code.lib_dir(:pkcs11_pool, :ebin))
+    pools = inspect(pools, limit: :infinity, printable_limit: :infinity)
+    arguments = ["-pa", ebin, script, pools, ending, calls]
+    elixir = System.find_executable("elixir")
+    options = [stderr_to_stdout: true, env: [{"HALT_TEST_PIN", "1234"}]]
+    assert {output, 0} = System.cmd(elixir, arguments, options)
+    assert output =~ "under load"
+    refute output =~ "Segmentation"
+    refute output =~ "core dumped"
+  end
+
+  defp pool(token, overrides) do
+    overrides = Keyword.merge([pool_size: 4, pin: {:env, "HALT_TEST_PIN"}], overrides)
+    SoftHSM.pool_opts(token, overrides)
+  end
+
+  defp token_with_key do
+    token = SoftHSM.new_token!()
+    opts = SoftHSM.pool_opts(token, name: {:maker, token.label}, pool_size: 1)
+    start_supervised!({Pkcs11Pool, opts})
+
+    {:ok, _keys} =
+      Pkcs11Pool.generate_key_pair(
+        opts[:name],
+        :ec_key_pair_gen,
+        [token: true, label: "signing", ec_params: :secp256r1, verify: true],
+        token: true,
+        label: "signing",
+        private: true,
+        sign: true
+      )
+
+    stop_supervised!({Pkcs11Pool, opts[:name]})
+    token
+  end
+end
