@@ -416,8 +416,8 @@ defmodule Pkcs11Pool.PoolStatemTest do
   end
 
   @long System.get_env("PKCS11_POOL_LONG") == "1"
-  @moduletag timeout: if(@long, do: :infinity, else: 300_000)
-  @rest 15_000
+  @moduletag timeout: if(@long, do: :infinity, else: 600_000)
+  @rest 8_000
 
   test "one command after the other" do
     check(&:proper_statem.commands(Model, &1), &one_after_the_other/1)
@@ -459,7 +459,7 @@ defmodule Pkcs11Pool.PoolStatemTest do
       :nocolors,
       numtests: if(@long, do: 2_000, else: 40),
       # Each failing attempt waits for a pool that does not come to rest.
-      max_shrinks: if(@long, do: 100, else: 10),
+      max_shrinks: if(@long, do: 100, else: 5),
       on_output: fn format, arguments ->
         output = :io_lib.format(format, arguments)
         Agent.update(log, &%{&1 | output: [&1.output, output]})
