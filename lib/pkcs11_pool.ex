@@ -133,7 +133,7 @@ defmodule Pkcs11Pool do
         status = Native.status(native)
 
         status
-        |> Map.drop([:draining, :down, :runners])
+        |> Map.drop([:draining, :down, :runners, :active])
         |> Map.merge(%{state: state(status), executor: executor, ceiling: status.size})
         |> Map.merge(
           if(status.down, do: %{down: Error.from_native(status.down, pool)}, else: %{})

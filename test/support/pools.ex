@@ -65,7 +65,8 @@ defmodule Pkcs11Pool.Test.Pools do
     drained!(pool)
     SoftHSM.hold!(token)
     tasks = for _ <- 1..count, do: Task.async(fn -> large(pool, opts) end)
-    Poll.until(fn -> native_status(pool).running == count end)
+    # Granted a session is not enough: their runners must have taken them.
+    Poll.until(fn -> native_status(pool).active == count end)
     tasks
   end
 

@@ -22,5 +22,5 @@ rustler::atoms! {
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status
-    size, idle, running, opening, closing, waiting, leased, hung, runners, epoch, login, draining, gated, down,
+    size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down,
 }

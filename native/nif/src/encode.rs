@@ -132,6 +132,7 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
             (atoms::waiting(), stats.waiting.encode(env)),
             (atoms::draining(), stats.draining.encode(env)),
             (atoms::leased(), status.leased.encode(env)),
+            (atoms::active(), status.active.encode(env)),
             (atoms::hung(), status.hung.encode(env)),
             (atoms::runners(), status.runners.encode(env)),
             (atoms::epoch(), status.epoch.encode(env)),

@@ -100,6 +100,8 @@ pub struct Status {
     pub sessions: Stats,
     /// Sessions that callers have for themselves.
     pub leased: usize,
+    /// Operations that runners have taken.
+    pub active: usize,
     /// Operations whose caller gave up while the module still runs them.
     pub hung: usize,
     /// Runners that can be woken or are at work.
@@ -362,7 +364,13 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn refuse_backlog(&self) {
+        let is_leased = |grant: &Grant<H>| matches!(&grant.waiter.payload, Work::Call(Operation { place: Place::Within(_), .. }));
         for grant in self.roster.take_backlog() {
+            if is_leased(&grant) && !self.roster.is_empty() {
+                // What a lease's holder does on it is part of what runs already.
+                self.dispatch(grant, &mut Posting);
+                continue;
+            }
             match (grant.source, &grant.waiter.payload) {
                 // A closed session grants nothing.
                 (Source::Session(held), Work::Call(Operation { place: Place::Within(lease), .. })) => {
@@ -482,7 +490,11 @@ impl<H: Host> TokenPool<H> {
     /// One snapshot.
     pub fn status(&self) -> Status {
         let hung = |cell: &Arc<Cell<H>>| cell.0.lock().as_ref().is_some_and(|header| header.progress.state() == State::Abandoned);
-        let hung = self.cells.lock().values().filter(|cell| hung(cell)).count();
+        let (hung, active) = {
+            let cells = self.cells.lock();
+            let active = cells.values().filter(|cell| cell.0.lock().is_some()).count();
+            (cells.values().filter(|cell| hung(cell)).count(), active)
+        };
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
         let (epoch, login, down) = match self.token() {
             Ok(token) => (token.gate.epoch(), token.gate.state_name(), None),
@@ -495,7 +507,7 @@ impl<H: Host> TokenPool<H> {
         // The pool does not tell a lease's session from a running one.
         let leased = leased.min(sessions.running);
         sessions.running -= leased;
-        Status { sessions, leased, hung, runners, epoch, login, down }
+        Status { sessions, leased, active, hung, runners, epoch, login, down }
     }
 }
 
