@@ -129,6 +129,32 @@ defmodule Pkcs11Pool.StartTest do
       assert {:ok, _} = start(token, name: {pool, 2})
       assert failure(token, type: :token).reason == :slot_in_use
     end
+
+    test "a token that several pools want for themselves at the same time: one has it", %{
+      token: token
+    } do
+      test = self()
+
+      racers =
+        for racer <- 1..6 do
+          opts = SoftHSM.pool_opts(token, name: {token.label, racer}, type: :token, pool_size: 1)
+
+          Task.async(fn ->
+            Process.flag(:trap_exit, true)
+            started = Pkcs11Pool.start_link(opts)
+            send(test, :started)
+            receive do: (:stop -> :ok)
+            with {:ok, supervisor} <- started, do: Supervisor.stop(supervisor)
+            started
+          end)
+        end
+
+      for _ <- racers, do: assert_receive(:started, 30_000)
+      for racer <- racers, do: send(racer.pid, :stop)
+      {winners, losers} = racers |> Task.await_many() |> Enum.split_with(&match?({:ok, _}, &1))
+      assert length(winners) == 1
+      for {:error, error} <- losers, do: assert(error.reason == :slot_in_use)
+    end
   end
 
   describe "a start does not fail for" do
