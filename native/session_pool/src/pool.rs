@@ -455,18 +455,25 @@ impl<S, W> Pool<S, W> {
         let mut all = self.lock_all();
         let stripes = all.stripes.len();
         let mut order: Vec<usize> = (0..stripes).collect();
-        // The fullest first: so a growing pool closes nothing, and a shrinking one does not close its last open session.
+        // The fullest first: so a growing pool closes nothing, and a shrinking one does not close its last open session. Among equals the one
+        // with the most in use, which is not closed.
         order.sort_by_key(|index| {
             let stripe = &all.stripes[*index];
-            std::cmp::Reverse((stripe.taken() - stripe.closing, stripe.taken() - stripe.closing - stripe.opening))
+            let staying = stripe.taken() - stripe.closing;
+            std::cmp::Reverse((staying, staying - stripe.opening, stripe.running))
         });
         let mut closing = Vec::new();
-        for (place, index) in order.into_iter().enumerate() {
-            let stripe = &mut all.stripes[index];
+        for (place, index) in order.iter().enumerate() {
+            let stripe = &mut all.stripes[*index];
             stripe.quota = share(max_sessions.max(1), stripes, place);
-            let surplus = (stripe.taken() - stripe.closing).saturating_sub(stripe.quota).min(stripe.idle.len());
-            stripe.closing += surplus;
-            closing.extend(stripe.idle.drain(..surplus).map(|idle| (Closing { stripe: index }, idle.session)));
+            let surplus = (stripe.taken() - stripe.closing).saturating_sub(stripe.quota);
+            stripe.close_idle(surplus, *index, &mut closing);
+        }
+        // What one stripe still uses beyond its quota is not free in another.
+        for index in order {
+            let staying = all.sum(|stripe| stripe.taken() - stripe.closing);
+            let surplus = staying.saturating_sub(all.sum(|stripe| stripe.quota));
+            all.stripes[index].close_idle(surplus, index, &mut closing);
         }
         self.shrinking.store(all.has_leftover(), Ordering::Relaxed);
         (self.match_waiters(&mut all), closing)
@@ -606,6 +613,13 @@ impl<S, W> Stripe<S, W> {
         }
         (may_open && self.take_capacity()).then_some(Source::Capacity(Opening { stripe: index }))
     }
+
+    /// So many idle sessions are to be closed, or as many as there are; the least recently used first.
+    fn close_idle(&mut self, count: usize, index: usize, closing: &mut ToClose<S>) {
+        let count = count.min(self.idle.len());
+        self.closing += count;
+        closing.extend(self.idle.drain(..count).map(|idle| (Closing { stripe: index }, idle.session)));
+    }
 }
 
 impl<S, W> All<'_, S, W> {
@@ -635,8 +649,7 @@ impl<S, W> All<'_, S, W> {
     fn take_idle(&mut self) -> ToClose<S> {
         let mut closing = Vec::new();
         for (index, stripe) in self.stripes.iter_mut().enumerate() {
-            stripe.closing += stripe.idle.len();
-            closing.extend(stripe.idle.drain(..).map(|idle| (Closing { stripe: index }, idle.session)));
+            stripe.close_idle(usize::MAX, index, &mut closing);
         }
         closing
     }

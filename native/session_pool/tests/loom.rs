@@ -677,3 +677,25 @@ fn a_shrink_against_a_submit_in_the_stripe_with_room() {
         }
     });
 }
+
+/// What comes free in one stripe while the other keeps the only place is closed, by the one or by the other.
+#[test]
+fn a_shrink_against_a_session_coming_free_in_another_stripe() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let first = submit_and_open(&pool, 0);
+        let _second = submit_and_open(&pool, 1);
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || match pool.release(first, 0) {
+                Freed::Close(..) => 1,
+                Freed::Idle => 0,
+                Freed::Granted(grant) => panic!("{grant:?}"),
+            })
+        };
+        let (grants, closing) = pool.resize(1);
+        assert!(grants.is_empty());
+        assert_eq!(closing.len() + releaser.join().unwrap(), 1);
+        assert_eq!(pool.stats(), Stats { size: 1, running: 1, closing: 1, ..Stats::default() });
+    });
+}

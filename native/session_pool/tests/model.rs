@@ -557,6 +557,7 @@ impl World {
         if model.config.stripes == 1 {
             assert_eq!(closing.len(), surplus.min(idle), "exactly the surplus is closed");
         }
+        assert!(closing.len() >= surplus.min(idle), "one stayed idle beyond the size");
         assert!(size < before || model.has_shrunk || closing.is_empty(), "closed without need");
         let left = model.idle.len() + model.running.len();
         assert!(open == 0 || left + model.opening > 0, "a resize closed the last session");

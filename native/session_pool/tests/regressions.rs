@@ -400,6 +400,28 @@ fn a_shrink_does_not_make_room_in_another_stripe() {
     assert!(pool.drain().waiting.len() == 2);
 }
 
+/// What a shrink leaves over in one stripe counts in the others, too: there nothing stays idle beyond the pool's size.
+#[test]
+fn a_shrink_leaves_no_idle_session_beside_those_that_are_too_many() {
+    let pool = pool(6, 2);
+    let mut held: Vec<_> = (0..6).map(|op| start(&pool, op)).collect();
+    for op in [5, 3] {
+        assert!(release(&pool, held.remove(op)).is_none());
+    }
+    // Three are in use in the first stripe, one in the second, where two are idle.
+    let (grants, closing) = pool.resize(4);
+    assert!(grants.is_empty());
+    assert_eq!(closing.len(), 2);
+    assert_eq!(pool.stats(), Stats { size: 4, running: 4, closing: 2, ..Stats::default() });
+    for (closing, _) in closing {
+        assert!(pool.closed(closing).is_none());
+    }
+    for held in held {
+        assert!(release(&pool, held).is_none());
+    }
+    assert_full_capacity(&pool, 4);
+}
+
 #[test]
 fn a_shrink_keeps_a_stripe_that_has_the_last_open_session() {
     let pool = pool(2, 2);
