@@ -12,6 +12,8 @@ defmodule Pkcs11Pool do
     Native,
     Object,
     Options,
+    PinProcess,
+    PinSource,
     PublicKey,
     Registry,
     Telemetry,
@@ -122,7 +124,8 @@ defmodule Pkcs11Pool do
     * `:waiting` - operations
     * `:hung` - operations whose caller was freed at its `:operation_timeout` while the module still runs them
     * `:epoch` - changes whenever the token's handles may have become invalid
-    * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in` or `:poisoned`
+    * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in`, `:poisoned` (a PIN was refused), or `:conflict` (logged in with another
+      PIN than this pool's)
 
   Raises `Pkcs11Pool.Error` for an unknown pool.
   """
@@ -275,6 +278,61 @@ defmodule Pkcs11Pool do
 
   defp apply_lease(fun, _lease) when is_function(fun, 0), do: fun.()
   defp apply_lease(fun, lease), do: fun.(lease)
+
+  @doc """
+  Logs in with the PIN of this source, which is what the `:pin` option takes; `nil` for a pool with `protected_authentication_path: true`.
+
+      :ok = Pkcs11Pool.login(MyApp.HSM, {MyApp.Secrets, :new_pin, []})
+
+  This is how somebody who knows the right PIN ends the wait after a refused one: the PIN is tried even if it was refused before, once. The
+  pool's own source stays what it is. With `force: true` it is tried even when one more wrong PIN would lock the token, or the token says that it
+  is locked.
+
+  `:ok` if the token is logged in with this very PIN already; with another PIN, or as another user, that is `:login_conflict`, and
+  nobody is logged out. The answer may also be any that the token gives to `C_Login`. A pool of type `:cloud_hsm` never logs in (`:login_unsupported`).
+
+  Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
+  """
+  @spec login(pool, PinSource.t() | nil, [call_option | {:force, boolean}]) ::
+          :ok | {:error, Error.t()}
+  def login(pool, pin_source, opts \\ []) do
+    opts = Options.call!(opts, [:force])
+    sources = Options.pin_sources!(pin_source)
+
+    with {:ok, entry} <- fetch_login(pool) do
+      unless sources != [] or entry.protected_authentication_path,
+        do: raise(ArgumentError, "expected a PIN source: " <> PinSource.expected())
+
+      log_in = fn pins ->
+        Call.submit(pool, :login, opts, &Native.login(&1, &2, List.first(pins), opts.force, &3))
+      end
+
+      with {:error, {:pin_source, cause}} <- PinProcess.run(sources, entry.pin_timeout, log_in),
+           do: {:error, Error.new(:pin_source_failed, pool: pool, details: %{cause: cause})}
+    end
+  end
+
+  @doc """
+  Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again; that of a `:token` pool
+  with `reauthentication: :fail` gets `:reauthentication_required` until `login/3`. A retained PIN (`pin_retention: :until_logout`) is wiped.
+
+  A login belongs to the token: where other pools use the token, or a `with_session/3` block of this pool, it would end for them, too. That is
+  `:login_shared`, and nothing happens, unless `force: true`.
+
+  Calls `C_Logout` (PKCS#11 2.40, 5.6).
+  """
+  @spec logout(pool, [call_option | {:force, boolean}]) :: :ok | {:error, Error.t()}
+  def logout(pool, opts \\ []) do
+    opts = Options.call!(opts, [:force])
+
+    with {:ok, _entry} <- fetch_login(pool),
+         do: Call.submit(pool, :logout, opts, &Native.logout(&1, &2, opts.force, &3))
+  end
+
+  defp fetch_login(pool) do
+    with {:ok, %{type: :cloud_hsm}} <- fetch(pool),
+         do: {:error, Error.new(:login_unsupported, pool: pool)}
+  end
 
   @doc """
   Forgets the handles of all keys: each is found anew (`C_FindObjects`) when it is next used. For keys that something else on the token
@@ -566,7 +624,9 @@ defmodule Pkcs11Pool do
         get_attributes: [:pool, :object, :names],
         public_key: [:pool, :key],
         verify: [:pool, :key, :mechanism, :data, :signature],
-        destroy_object: [:pool, :object]
+        destroy_object: [:pool, :object],
+        login: [:pool, :pin_source],
+        logout: [:pool]
       ] do
     arguments = Enum.map(arguments, &Macro.var(&1, nil))
     arity = length(arguments) + 1

@@ -82,6 +82,34 @@ defmodule Pkcs11Pool.Call do
 
   defp with_mechanism(result, _mechanism), do: result
 
+  @doc """
+  Submits what is no operation of the queue (a login, a logout) with `submit.(native pool, tag, queue_timeout)`, and waits for its answer.
+  """
+  @spec submit(
+          name :: term,
+          operation :: atom,
+          Options.call(),
+          (Native.pool(), reference, non_neg_integer | nil -> Native.ticket())
+        ) :: :ok | {:error, Error.t()}
+  def submit(name, operation, opts, submit) do
+    span = span(name, operation, nil, opts)
+
+    result =
+      case Registry.lookup(name) do
+        {:ok, _keeper, entry} ->
+          entry = timeouts(entry, opts)
+
+          with {:error, error} <- await_submitted(entry, submit),
+               do: {:error, error(error, name, entry)}
+
+        :error ->
+          {:error, Error.new(:pool_not_found, pool: name)}
+      end
+
+    if span, do: Telemetry.stop(span, result)
+    result
+  end
+
   # Where a lease was taken: the first function that is none of ours.
   defp place do
     {:current_stacktrace, stack} = Process.info(self(), :current_stacktrace)
@@ -109,7 +137,7 @@ defmodule Pkcs11Pool.Call do
   ## Waiting
 
   # The reference is made in the function that waits for it: so the VM skips what was in the mailbox
-  # before, however much that is. Hence three functions of one shape.
+  # before, however much that is. Hence several functions of one shape.
 
   defp await(entry, request) do
     started = now()
@@ -163,6 +191,18 @@ defmodule Pkcs11Pool.Call do
 
         with {:error, _error} <- result, do: Native.end_lease(lease)
         with :ok <- result, do: {:ok, lease, ticket}
+    end
+  end
+
+  defp await_submitted(entry, submit) do
+    started = now()
+    ref = make_ref()
+    ticket = submit.(entry.native, ref, finite(entry.queue_timeout))
+
+    receive do
+      {^ref, result} -> result
+    after
+      first_look(entry) -> late(ticket, ref, started, entry)
     end
   end
 

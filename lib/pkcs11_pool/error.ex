@@ -31,7 +31,9 @@ defmodule Pkcs11Pool.Error do
   | `:pin_incorrect`, `:pin_locked`, `:pin_expired`, ... | the token refused the PIN | `:poisoned`: no further login is tried |
   | `:pin_final_try` | one more wrong PIN would lock the token: no login was tried | |
   | `:login_conflict` | another user or PIN is logged in on the token | |
-  | `:reauthentication_required` | a `:token` pool was logged out for inactivity | |
+  | `:login_shared` | `logout/2` would log out others, too | `:pools`, `:leases`: how many |
+  | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
+  | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
   | `:signature_invalid` | the signature is not the data's, or has a wrong length | |
   | `:decryption_failed` | the token could not decrypt | |
   | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
@@ -87,6 +89,8 @@ defmodule Pkcs11Pool.Error do
     :pin_final_try,
     :pin_source_failed,
     :login_conflict,
+    :login_shared,
+    :login_unsupported,
     :reauthentication_required,
     :token_unavailable,
     :module_load_failed,

@@ -6,14 +6,26 @@ defmodule Pkcs11Pool.Keeper do
 
   require Logger
 
-  alias Pkcs11Pool.{Call, Error, Native, Options, PinSource, Registry, Runner, Slots, Telemetry}
+  alias Pkcs11Pool.{
+    Call,
+    Error,
+    Native,
+    Options,
+    PinProcess,
+    PinSource,
+    Registry,
+    Runner,
+    Slots,
+    Telemetry
+  }
 
   # How often surplus sessions are looked for, at most and at least, in ms.
   @tick 50..10_000
   # How soon a token that is away is looked for again: the first time, and at the longest, in ms.
   @probe 500..30_000
 
-  defstruct [:options, :pool, :attempt, :asking, :timer, :probe, down: nil, backoff: 0]
+  # `asking`: from the monitor of a process that asks the PIN source to what it asks for.
+  defstruct [:options, :pool, :probe, asking: %{}, down: nil, backoff: 0]
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -44,7 +56,15 @@ defmodule Pkcs11Pool.Keeper do
 
   defp register(options, pool, executor, down) do
     defaults =
-      Map.take(options, [:queue_timeout, :operation_timeout, :lease_timeout, :max_waiting, :type])
+      Map.take(options, [
+        :queue_timeout,
+        :operation_timeout,
+        :lease_timeout,
+        :max_waiting,
+        :type,
+        :pin_timeout,
+        :protected_authentication_path
+      ])
 
     entry = Map.merge(defaults, %{native: pool, executor: executor})
     state = %__MODULE__{options: options, pool: pool}
@@ -105,18 +125,15 @@ defmodule Pkcs11Pool.Keeper do
     {:noreply, state}
   end
 
-  def handle_info({:pin_timeout, attempt}, %{attempt: attempt, asking: {pid, _monitor}} = state) do
-    Process.exit(pid, :kill)
-    {:noreply, provide(state, {:error, PinSource.explain(:timeout)})}
-  end
-
-  def handle_info({:pin_timeout, _attempt}, state), do: {:noreply, state}
-
   # It provides the PIN by itself; one that ends otherwise must not leave anybody waiting.
-  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{asking: {_, monitor}} = state) do
-    if reason == :normal,
-      do: {:noreply, asked(state)},
-      else: {:noreply, provide(state, {:error, "the process that asked it was killed"})}
+  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{asking: asking} = state)
+      when is_map_key(asking, monitor) do
+    {attempt, asking} = Map.pop!(asking, monitor)
+
+    unless match?({:shutdown, _result}, reason),
+      do: Native.provide_pin(state.pool, attempt, {:error, PinSource.explain(:timeout)})
+
+    {:noreply, %{state | asking: asking}}
   end
 
   def handle_info(:probe, state) do
@@ -158,7 +175,7 @@ defmodule Pkcs11Pool.Keeper do
     state
   end
 
-  defp told({:pin_wanted, attempt}, state), do: ask_pin(%{state | attempt: attempt})
+  defp told({:pin_wanted, attempt}, state), do: ask_pin(state, attempt)
 
   defp told({:session_opened, session, nanoseconds}, state) do
     metadata = %{pool: state.options.name, session: session}
@@ -188,6 +205,11 @@ defmodule Pkcs11Pool.Keeper do
       Logger.error("pool #{inspect(options.name)}: the login failed: #{result}")
     end
 
+    state
+  end
+
+  defp told({:logged_out, reason}, state) do
+    Logger.info("pool #{inspect(state.options.name)}: logged out (#{reason})")
     state
   end
 
@@ -224,34 +246,14 @@ defmodule Pkcs11Pool.Keeper do
 
   ## The PIN source, asked by a process of its own
 
-  defp ask_pin(%{options: options, pool: pool, attempt: attempt} = state) do
-    asking =
-      spawn_monitor(fn ->
-        # No crash dump and no trace shows what this process holds.
-        Process.flag(:sensitive, true)
-
-        answer =
-          case PinSource.fetch(options.pin) do
-            {:ok, pin} -> {:ok, pin}
-            {:error, reason} -> {:error, PinSource.explain(reason)}
-          end
-
-        Native.provide_pin(pool, attempt, answer)
+  defp ask_pin(%{options: options, pool: pool} = state, attempt) do
+    {_pid, monitor} =
+      PinProcess.start([options.pin], options.pin_timeout, fn
+        {:ok, [pin]} -> Native.provide_pin(pool, attempt, {:ok, pin})
+        {:error, reason} -> Native.provide_pin(pool, attempt, {:error, PinSource.explain(reason)})
       end)
 
-    timer = Process.send_after(self(), {:pin_timeout, attempt}, options.pin_timeout)
-    %{state | asking: asking, timer: timer}
-  end
-
-  defp provide(state, answer) do
-    Native.provide_pin(state.pool, state.attempt, answer)
-    asked(state)
-  end
-
-  defp asked(%{asking: {_pid, monitor}} = state) do
-    Process.demonitor(monitor, [:flush])
-    Process.cancel_timer(state.timer)
-    %{state | attempt: nil, asking: nil, timer: nil}
+    put_in(state.asking[monitor], attempt)
   end
 
   ## The token, there or away
@@ -302,14 +304,11 @@ defmodule Pkcs11Pool.Keeper do
 
   ## Time
 
-  defp tick(%{options: %{idle_ttl: idle_ttl, max_lifetime: max_lifetime}}) do
+  defp tick(%{options: options}) do
     # An atom is greater than any number.
-    shortest = min(idle_ttl, max_lifetime)
-
-    if shortest != :infinity do
-      interval = shortest |> div(4) |> max(@tick.first) |> min(@tick.last)
-      Process.send_after(self(), :tick, interval)
-    end
+    shortest = min(min(options.idle_ttl, options.max_lifetime), inactivity(options) || :infinity)
+    interval = if shortest == :infinity, do: @tick.last, else: div(shortest, 4)
+    Process.send_after(self(), :tick, interval |> max(@tick.first) |> min(@tick.last))
   end
 
   defp await_drained(state, timeout) do
@@ -343,11 +342,13 @@ defmodule Pkcs11Pool.Keeper do
       module_sha256: options.module_sha256,
       module_env: options.module_env || %{},
       module_args: options.module_args,
-      slot: slot(options.slot),
+      slot: Options.native_slot(options.slot),
       exclusive: options.type == :token,
       login: login(options),
-      user: if(options.user == :so, do: 0, else: 1),
+      user: Options.user_type(options.user),
       retain_pin: options.pin_retention == :until_logout,
+      inactivity_timeout: inactivity(options),
+      explicit_login: options.type == :token and options.reauthentication == :fail,
       read_only: options.read_only,
       key_cache_ttl: finite(options.key_cache_ttl),
       retry_policy: for({code, class} <- options.retry_policy, do: {code, Atom.to_string(class)}),
@@ -362,14 +363,13 @@ defmodule Pkcs11Pool.Keeper do
     }
   end
 
-  defp slot({:token_label, label}), do: {:label, label}
-  defp slot({:token_serial, serial}), do: {:serial, serial}
-  defp slot({:slot_id, id}), do: {:slot_id, id}
-  defp slot({:uri, selector}), do: {:uri, Pkcs11Pool.Key.native_slot(selector)}
-
   defp login(%{protected_authentication_path: true}), do: :protected
   defp login(%{pin: nil}), do: :none
   defp login(_options), do: :pin
+
+  # A token of one's own is left as one finds it; what others share is not.
+  defp inactivity(%{type: :token, inactivity_timeout: timeout}), do: finite(timeout)
+  defp inactivity(_options), do: nil
 
   defp finite(:infinity), do: nil
   defp finite(ms), do: ms

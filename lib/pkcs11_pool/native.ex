@@ -94,7 +94,26 @@ defmodule Pkcs11Pool.Native do
   @spec provide_pin(pool, attempt :: non_neg_integer, {:ok, binary} | {:error, String.t()}) :: :ok
   def provide_pin(_pool, _attempt, _pin), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Time passes: surplus sessions close."
+  @doc "Logs in with this PIN; its answer comes as `{tag, result}`."
+  @spec login(
+          pool,
+          tag :: reference,
+          pin :: binary | nil,
+          force :: boolean,
+          queue_timeout :: non_neg_integer | nil
+        ) :: ticket
+  def login(_pool, _tag, _pin, _force, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Logs out; its answer comes as `{tag, result}`."
+  @spec logout(pool, tag :: reference, force :: boolean, queue_timeout :: non_neg_integer | nil) ::
+          ticket
+  def logout(_pool, _tag, _force, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Makes a token, or sets a PIN. Dirty IO."
+  @spec provision(map, tuple) :: :ok | {:error, error}
+  def provision(_place, _what), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Time passes: surplus sessions close, a pool that was not used for long logs out."
   @spec tick(pool) :: :ok
   def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)
 

@@ -116,11 +116,7 @@ defmodule Pkcs11Pool.Options do
     keyword!(options)
     known!(options, @names)
 
-    for name <- @required, not Keyword.has_key?(options, name) do
-      raise ArgumentError,
-            "required #{inspect(name)} option not found, received options: " <>
-              inspect(Keyword.keys(options))
-    end
+    required!(options, @required)
 
     # As everywhere in Keyword, the first of several counts.
     values = for name <- @names, Keyword.has_key?(options, name), do: {name, options[name]}
@@ -153,11 +149,80 @@ defmodule Pkcs11Pool.Options do
     end)
   end
 
+  @token_names [
+    :module,
+    :slot,
+    :module_sha256,
+    :module_env,
+    :module_args,
+    :pin_timeout,
+    :user,
+    :force
+  ]
+
+  @doc """
+  The options of `Pkcs11Pool.Token`. Raises `ArgumentError` that names the option.
+  """
+  @spec token!(keyword) :: %{required(atom) => term}
+  def token!(options) do
+    keyword!(options)
+    known!(options, @token_names)
+    required!(options, [:module, :slot])
+    defaults = @defaults |> Keyword.put(:force, false) |> Keyword.take(@token_names)
+
+    for name <- @token_names, into: %{} do
+      if Keyword.has_key?(options, name),
+        do: {name, Value.validate!(name, options[name])},
+        else: {name, defaults[name]}
+    end
+  end
+
+  @doc """
+  A slot as the native side takes it.
+  """
+  @spec native_slot(slot) :: tuple
+  def native_slot({:token_label, label}), do: {:label, label}
+  def native_slot({:token_serial, serial}), do: {:serial, serial}
+  def native_slot({:slot_id, id}), do: {:slot_id, id}
+  def native_slot({:uri, selector}), do: {:uri, Pkcs11Pool.Key.native_slot(selector)}
+
+  @doc """
+  `CKU_SO` or `CKU_USER`.
+  """
+  @spec user_type(:user | :so) :: 0 | 1
+  def user_type(:so), do: 0
+  def user_type(:user), do: 1
+
+  @doc """
+  The source of a PIN that is given to a call, as a list: of none for nil.
+  """
+  @spec pin_sources!(PinSource.t() | nil) :: [PinSource.normalized()]
+  def pin_sources!(nil), do: []
+
+  def pin_sources!(source) do
+    case PinSource.normalize(source) do
+      {:ok, normalized} ->
+        [normalized]
+
+      # Without the value: it may be a PIN.
+      :error ->
+        raise ArgumentError, "expected a PIN source: " <> PinSource.expected()
+    end
+  end
+
   # Shape
 
   defp keyword!(options) do
     unless Keyword.keyword?(options),
       do: raise(ArgumentError, "expected options to be a keyword list")
+  end
+
+  defp required!(options, names) do
+    for name <- names, not Keyword.has_key?(options, name) do
+      raise ArgumentError,
+            "required #{inspect(name)} option not found, received options: " <>
+              inspect(Keyword.keys(options))
+    end
   end
 
   defp known!(options, valid) do

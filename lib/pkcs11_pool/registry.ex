@@ -11,7 +11,9 @@ defmodule Pkcs11Pool.Registry do
           operation_timeout: timeout,
           lease_timeout: timeout,
           max_waiting: non_neg_integer,
-          type: :hsm | :cloud_hsm | :token
+          type: :hsm | :cloud_hsm | :token,
+          pin_timeout: pos_integer,
+          protected_authentication_path: boolean
         }
 
   @doc false

@@ -156,11 +156,22 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp explain(:login_conflict, _details, _error) do
     {"another user or another PIN is logged in on this token",
-     "Pools of one token share its login: give them the same :user and :pin, or stop the other one"}
+     "Pools of one token share its login: give them the same :user and :pin, or stop the other one. " <>
+       "The :pin source is asked again after 30 s"}
   end
 
-  defp explain(:reauthentication_required, _details, _error),
-    do: {"the pool was logged out after :inactivity_timeout", "Call login/3"}
+  defp explain(:login_shared, details, _error) do
+    {"others share the login, and would be logged out with it#{sharers(details)}",
+     "Stop them first, or give force: true"}
+  end
+
+  defp explain(:login_unsupported, _details, _error),
+    do: {"a pool of type :cloud_hsm never logs in", "Use type: :hsm for a token that takes a PIN"}
+
+  defp explain(:reauthentication_required, _details, _error) do
+    {"the pool was logged out (after :inactivity_timeout, or by logout/2), and reauthentication: :fail keeps it so",
+     "Call login/3"}
+  end
 
   defp explain(:user_not_logged_in, _details, _error) do
     {"the token wants a login for this", "Give the pool a :pin source, or call login/3"}
@@ -307,6 +318,11 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp poisoned?(%{poisoned: true}), do: true
   defp poisoned?(_details), do: false
+
+  defp sharers(%{pools: pools, leases: leases}) when is_integer(pools) and is_integer(leases),
+    do: ": #{pools} other pools on the token, #{leases} with_session/3 blocks of this one"
+
+  defp sharers(_details), do: ""
 
   defp retry_after(%{retry_after_ms: ms}) when is_number(ms),
     do: "The pool looks for it by itself, next in #{ms} ms"

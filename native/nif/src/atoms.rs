@@ -2,6 +2,8 @@
 
 rustler::atoms! {
     ok, error, nil, run, pkcs11_pool,
+    // provisioning
+    init_token, init_pin, set_pin,
     // requests
     ping, sign, verify, digest, generate_random, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
     find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, gcm, ecdh1,
@@ -16,9 +18,10 @@ rustler::atoms! {
     // executors
     auto, dirty_io, threads, mixed,
     // errors
+    pools, leases,
     unknown, cause, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
-    runners_wanted, pin_wanted, session_opened, session_refused, session_closed, login_ended, drained, lease_expired,
+    runners_wanted, pin_wanted, session_opened, session_refused, session_closed, login_ended, logged_out, drained, lease_expired,
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use rustler::{Atom, Binary, Decoder, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::{Attribute, Class, Mechanism, Params, Template, Value};
-use token::{Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Request, Selector, UriAttribute};
+use token::{Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, UriAttribute};
 
 use crate::atoms;
 
@@ -183,6 +183,8 @@ pub(crate) struct Options<'a> {
     max_lifetime: Option<u64>,
     max_waiting: usize,
     retain_pin: bool,
+    inactivity_timeout: Option<u64>,
+    explicit_login: bool,
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) executor: Atom,
     pub(crate) dirty_io_schedulers: usize,
@@ -199,16 +201,14 @@ impl Options<'_> {
         let class = |(code, name): &(u64, String)| Some((*code, Class::from_name(name)?));
         Ok(PoolOptions {
             module: self.module.clone(),
-            module_config: ModuleConfig {
-                sha256: self.module_sha256.as_deref().map(str::to_ascii_lowercase),
-                env: self.module_env.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
-                args: self.module_args.clone(),
-            },
+            module_config: module_config(&self.module_sha256, &self.module_env, &self.module_args),
             selector: selector(self.slot)?,
             exclusive: self.exclusive,
             login,
             user: self.user,
             retain_pin: self.retain_pin,
+            inactivity_timeout: self.inactivity_timeout,
+            explicit_login: self.explicit_login,
             read_only: self.read_only,
             key_cache_ttl: self.key_cache_ttl,
             policy: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
@@ -221,6 +221,51 @@ impl Options<'_> {
                 max_waiting: self.max_waiting,
             },
         })
+    }
+}
+
+fn module_config(sha256: &Option<String>, env: &HashMap<String, String>, args: &Option<String>) -> ModuleConfig {
+    ModuleConfig {
+        sha256: sha256.as_deref().map(str::to_ascii_lowercase),
+        env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
+        args: args.clone(),
+    }
+}
+
+/// Where a token is to be provisioned.
+#[derive(NifMap)]
+pub(crate) struct Place<'a> {
+    pub(crate) module: String,
+    module_sha256: Option<String>,
+    module_env: HashMap<String, String>,
+    module_args: Option<String>,
+    slot: Term<'a>,
+    pub(crate) force: bool,
+}
+
+impl Place<'_> {
+    pub(crate) fn config(&self) -> ModuleConfig {
+        module_config(&self.module_sha256, &self.module_env, &self.module_args)
+    }
+
+    pub(crate) fn selector(&self) -> NifResult<Selector> {
+        selector(self.slot)
+    }
+}
+
+/// `{:init_token, label, so_pin}`, `{:init_pin, so_pin, pin}` or `{:set_pin, user, old, new}`.
+pub(crate) fn provision(term: Term<'_>) -> NifResult<Provision> {
+    let pin = |term: Term<'_>| Ok::<_, Error>(token::Pin::new(bytes(term)?));
+    let parts = rustler::types::tuple::get_tuple(term)?;
+    let (tag, rest) = parts.split_first().ok_or(Error::BadArg)?;
+    let tag: Atom = tag.decode()?;
+    match rest {
+        [label, so_pin] if tag == atoms::init_token() => Ok(Provision::Token { label: label.decode()?, so_pin: pin(*so_pin)? }),
+        [so_pin, user_pin] if tag == atoms::init_pin() => Ok(Provision::UserPin { so_pin: pin(*so_pin)?, pin: pin(*user_pin)? }),
+        [user, old, new] if tag == atoms::set_pin() => {
+            Ok(Provision::ChangePin { user: user.decode()?, old: pin(*old)?, new: pin(*new)? })
+        }
+        _ => Err(Error::BadArg),
     }
 }
 
@@ -244,6 +289,11 @@ fn uri(term: Term<'_>) -> NifResult<Selector> {
     let pairs: Vec<(String, String)> = term.decode()?;
     let attribute = |(name, value): (String, String)| Some((UriAttribute::from_name(&name)?, value));
     Ok(Selector::Uri(pairs.into_iter().map(attribute).collect::<Option<_>>().ok_or(Error::BadArg)?))
+}
+
+/// A PIN, or nil for a NULL one.
+pub(crate) fn optional_pin(term: Term<'_>) -> NifResult<Option<token::Pin>> {
+    if term.is_binary() { Ok(Some(token::Pin::new(bytes(term)?))) } else { Ok(None) }
 }
 
 /// `{:ok, pin}` or `{:error, cause}`.

@@ -71,6 +71,9 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
     let pairs: Vec<(Atom, Term<'a>)> = match error {
         Error::Poisoned { .. } => vec![(atoms::poisoned(), true.encode(env))],
         Error::PinSourceFailed { cause } => vec![(atoms::cause(), cause.encode(env))],
+        Error::LoginShared { pools, leases } => {
+            vec![(atoms::pools(), pools.encode(env)), (atoms::leases(), leases.encode(env))]
+        }
         Error::Interrupted { cause } => vec![(atoms::cause(), cause.encode(env))],
         Error::AmbiguousKey { candidates } => {
             let candidate = |(id, label): &(Vec<u8>, Vec<u8>)| {
@@ -110,6 +113,7 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
         Notice::SessionRefused { reason, nanos } => (atoms::session_refused(), name(env, reason), nanos).encode(env),
         Notice::SessionClosed { session, reason } => (atoms::session_closed(), session, name(env, reason)).encode(env),
         Notice::LoginEnded { result, nanos } => (atoms::login_ended(), name(env, result), nanos).encode(env),
+        Notice::LoggedOut { reason } => (atoms::logged_out(), name(env, reason)).encode(env),
         Notice::Drained => atoms::drained().encode(env),
     }
 }

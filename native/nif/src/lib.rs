@@ -1,6 +1,6 @@
 //! The NIF library of pkcs11_pool: terms in, terms out, resources and answers. No logic: that is in `token` and `session_pool`.
 //!
-//! Only `pool_start`, `attach` and `serve` may call the module, and they run on dirty-IO schedulers; everything else is a few microseconds
+//! Only `pool_start`, `attach`, `serve` and `provision` may call the module, and they run on dirty-IO schedulers; everything else is a few microseconds
 //! on a normal one.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -47,7 +47,8 @@ struct RunnerResource {
 struct TicketResource {
     pool: Arc<TokenPool>,
     header: Arc<Header>,
-    ticket: session_pool::Ticket,
+    /// `None`: a login or logout.
+    ticket: Option<session_pool::Ticket>,
 }
 
 /// A lease, which its holder's death ends.
@@ -205,7 +206,7 @@ fn submit<'a>(
     let request = decode::request(request)?;
     let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
     Ok(match pool.pool.submit(header.clone(), request, &mut Scheduler(env)) {
-        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket }).encode(env),
+        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env),
         Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
     })
 }
@@ -221,7 +222,7 @@ fn submit_lease<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, tag: Term<'a>
             if lease.monitor(Some(env), &holder).is_none() {
                 lease.lease.end(End::Close("holder_died"), &mut Scheduler(env));
             }
-            (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket }), lease).encode(env)
+            (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }), lease).encode(env)
         }
         Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
     }
@@ -245,7 +246,7 @@ fn submit_within<'a>(
         Err(Error::NotOwner)
     };
     Ok(match submitted {
-        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket }).encode(env),
+        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env),
         Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
     })
 }
@@ -307,10 +308,49 @@ fn provide_pin(pool: ResourceArc<PoolResource>, attempt: u64, pin: Term) -> NifR
     Ok(atoms::ok())
 }
 
-/// Time passes: surplus sessions close.
+/// Logs in with this PIN (nil: a NULL one). A ticket; the answer comes as `{tag, result}`.
 #[rustler::nif]
-fn tick(pool: ResourceArc<PoolResource>) -> rustler::Atom {
-    pool.pool.tick();
+fn login<'a>(
+    env: Env<'a>,
+    pool: ResourceArc<PoolResource>,
+    tag: Term<'a>,
+    pin: Term<'a>,
+    force: bool,
+    queue_timeout: Option<u64>,
+) -> NifResult<ResourceArc<TicketResource>> {
+    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+    pool.pool.login(header.clone(), decode::optional_pin(pin)?, force);
+    Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
+}
+
+/// Logs out. A ticket; the answer comes as `{tag, result}`.
+#[rustler::nif]
+fn logout<'a>(
+    env: Env<'a>,
+    pool: ResourceArc<PoolResource>,
+    tag: Term<'a>,
+    force: bool,
+    queue_timeout: Option<u64>,
+) -> ResourceArc<TicketResource> {
+    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+    pool.pool.logout(header.clone(), force);
+    ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None })
+}
+
+/// Makes a token, or sets a PIN: `:ok` or `{:error, error}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn provision<'a>(env: Env<'a>, place: decode::Place<'a>, what: Term<'a>) -> NifResult<Term<'a>> {
+    let what = decode::provision(what)?;
+    Ok(match token::provision(&place.module, &place.config(), &place.selector()?, &what, place.force) {
+        Ok(()) => atoms::ok().encode(env),
+        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+    })
+}
+
+/// Time passes: surplus sessions close, a pool that was not used for long logs out.
+#[rustler::nif]
+fn tick(env: Env, pool: ResourceArc<PoolResource>) -> rustler::Atom {
+    pool.pool.tick(&Scheduler(env));
     atoms::ok()
 }
 

@@ -11,7 +11,7 @@ pub fn now() -> Millis {
     START.elapsed().as_millis() as Millis
 }
 
-/// Now, in nanoseconds: for durations.
+/// Now, in nanoseconds: for durations, and for what happens within one millisecond.
 pub fn nanos() -> u64 {
     START.elapsed().as_nanos() as u64
 }

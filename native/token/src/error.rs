@@ -31,6 +31,23 @@ pub enum Error {
         /// What the module said.
         call: CallError,
     },
+    /// Another user or another PIN is logged in.
+    #[error("another user or PIN is logged in")]
+    LoginConflict {
+        /// What `C_Login` said, where it was asked.
+        call: Option<CallError>,
+    },
+    /// Others would be logged out, too.
+    #[error("{pools} other pools and {leases} leases share the login")]
+    LoginShared {
+        /// Other pools on the token.
+        pools: usize,
+        /// Sessions of this pool that callers have for themselves.
+        leases: usize,
+    },
+    /// The pool was logged out, and logs in again when it is told to.
+    #[error("the pool was logged out")]
+    ReauthenticationRequired,
     /// No object matches.
     #[error("no object matches")]
     KeyNotFound,
@@ -140,6 +157,9 @@ impl Error {
             Self::FinalTry => "pin_final_try",
             Self::PinSourceFailed { .. } => "pin_source_failed",
             Self::PinRequired { .. } => "pin_required",
+            Self::LoginConflict { .. } => "login_conflict",
+            Self::LoginShared { .. } => "login_shared",
+            Self::ReauthenticationRequired => "reauthentication_required",
             Self::KeyNotFound => "key_not_found",
             Self::AmbiguousKey { .. } => "ambiguous_key",
             Self::ObjectStale => "object_stale",
@@ -163,7 +183,7 @@ impl Error {
     /// The return code, where there is one.
     pub fn code(&self) -> Option<CK_RV> {
         match self {
-            Self::Call(error) | Self::PinRequired { call: error } => Some(error.code),
+            Self::Call(error) | Self::PinRequired { call: error } | Self::LoginConflict { call: Some(error) } => Some(error.code),
             Self::Poisoned { code } => Some(*code),
             _ => None,
         }
@@ -172,7 +192,9 @@ impl Error {
     /// The C function that returned it.
     pub fn function(&self) -> Option<&'static str> {
         match self {
-            Self::Call(error) | Self::PinRequired { call: error } => Some(error.function),
+            Self::Call(error) | Self::PinRequired { call: error } | Self::LoginConflict { call: Some(error) } => {
+                Some(error.function)
+            }
             Self::Poisoned { .. } => Some("C_Login"),
             _ => None,
         }

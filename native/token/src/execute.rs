@@ -2,19 +2,21 @@
 
 use session_pool::Millis;
 
+use crate::access::Wait;
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
 use crate::host::{Host, Outcome};
 use crate::keys::Resolver;
 use crate::p11::attributes::get_attributes;
-use crate::p11::crypto::{self, SIGNATURE_HINT};
+use crate::p11::crypto;
 use crate::p11::keys::generate_key_pair;
 use crate::p11::objects::{describe, destroy_object, find_objects};
 use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
+use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
-use crate::request::{Answer, KeyRef, Object, Operation, Place, Request};
+use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
 
 /// What becomes of the session, and of the operation.
@@ -27,20 +29,38 @@ pub(crate) enum Step {
     Elsewhere(&'static str),
     /// Log in, then try again; the session is good.
     LogIn,
-    /// Wait for the login in progress; the attempt is this operation's to begin.
-    Wait(Option<u64>),
+    /// Wait at the gate.
+    Wait(Wait),
+    /// Wait for what the login that the key wants lacks.
+    Park(Lacks),
 }
 
 /// An error, and whether the operation itself may have run.
-struct Fault {
-    error: Error,
-    executed: Executed,
+pub(crate) struct Fault {
+    pub(crate) error: Error,
+    pub(crate) executed: Executed,
+    /// What it asks for, if the error does not say.
+    pub(crate) then: Option<Then>,
+}
+
+/// What a fault asks for that its error does not say.
+pub(crate) enum Then {
+    Park(Lacks),
+    Discard(&'static str),
+}
+
+impl Fault {
+    /// The operation waits for its turn, or for a PIN.
+    pub(crate) fn park(lacks: Lacks) -> Self {
+        let error = Error::Interrupted { cause: "the operation waits" };
+        Self { error, executed: Executed::No, then: Some(Then::Park(lacks)) }
+    }
 }
 
 impl From<Error> for Fault {
     /// Nothing of the operation itself has run.
     fn from(error: Error) -> Self {
-        Self { error, executed: Executed::No }
+        Self { error, executed: Executed::No, then: None }
     }
 }
 
@@ -51,14 +71,14 @@ impl From<CallError> for Fault {
             (_, Class::Caller | Class::StaleHandle | Class::LoginLost | Class::Buffer | Class::DirtySession) => Executed::Yes,
             _ => Executed::Unknown,
         };
-        Self { error: call.into(), executed }
+        Self { error: call.into(), executed, then: None }
     }
 }
 
 /// The means of one attempt.
-struct Attempt<'a> {
-    options: &'a PoolOptions,
-    resolver: Resolver<'a>,
+pub(crate) struct Attempt<'a> {
+    pub(crate) options: &'a PoolOptions,
+    pub(crate) resolver: Resolver<'a>,
 }
 
 /// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in.
@@ -69,7 +89,7 @@ pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operati
     let resolver = Resolver { token, functions, session: handle, epoch, now, ttl };
     let attempt = Attempt { options, resolver };
     loop {
-        let fault = match attempt.perform(&operation.request) {
+        let fault = match attempt.perform(&operation.request, &mut operation.context) {
             Ok(answer) => return Step::Keep(Ok(answer)),
             Err(fault) => fault,
         };
@@ -81,13 +101,13 @@ pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operati
 }
 
 impl Attempt<'_> {
-    fn perform(&self, request: &Request) -> Result<Answer, Fault> {
+    fn perform(&self, request: &Request, context: &mut ContextPin) -> Result<Answer, Fault> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
             Request::Ping => Answer::Done,
             Request::Sign { key, mechanism, data } => {
                 let key = self.resolver.resolve(key)?.handle;
-                Answer::Bytes(crypto::sign(functions, session, key, mechanism, data, SIGNATURE_HINT)?)
+                Answer::Bytes(self.sign(key, mechanism, data, context)?)
             }
             Request::Verify { key, mechanism, data, signature } => {
                 let key = self.resolver.resolve(key)?.handle;
@@ -99,7 +119,7 @@ impl Attempt<'_> {
             Request::GenerateKeyPair { mechanism, public, private } => {
                 let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
                 // The keys exist: whatever becomes of the description, the operation has run.
-                let ran = |error: CallError| Fault { error: error.into(), executed: Executed::Yes };
+                let ran = |error: CallError| Fault { error: error.into(), executed: Executed::Yes, then: None };
                 let public = describe(functions, session, public).map_err(ran)?;
                 let private = describe(functions, session, private).map_err(ran)?;
                 token.keys.forget_matching(&public);
@@ -133,9 +153,17 @@ impl Attempt<'_> {
 
     /// What a fault asks for; `None`: try again at once, on the same session.
     fn judge<H: Host>(&self, fault: Fault, operation: &mut Operation<H>) -> Option<Step> {
-        let Fault { error, executed } = fault;
+        let Fault { error, executed, then } = fault;
+        match then {
+            Some(Then::Park(lacks)) => return Some(Step::Park(lacks)),
+            Some(Then::Discard(reason)) => return Some(Step::Discard(Err(Failure { error, executed }), reason)),
+            None => (),
+        }
         // Never under a lease: its holder may have state on the session.
-        let first = operation.retries == 0 && !operation.header.is_over() && matches!(operation.place, Place::Pool);
+        let first = operation.retries == 0
+            && !operation.header.is_over()
+            && matches!(operation.place, Place::Pool)
+            && !matches!(operation.context, ContextPin::Used);
         let may_retry = first && (executed == Executed::No || operation.request.is_idempotent());
         let answer = |error, executed| Err(Failure { error, executed });
         let call = match error {
@@ -166,6 +194,7 @@ impl Attempt<'_> {
                 let error = if is_gone { Error::ObjectStale } else { error };
                 Step::Keep(answer(error, Executed::No))
             }
+            Class::LoginLost if may_retry && self.wants_login(&operation.request) => Step::Elsewhere("context_login"),
             Class::LoginLost => return Some(self.log_in(call, may_retry)),
             Class::DeviceTrouble | Class::Ambiguous if !self.answers() => Step::Discard(answer(error, executed), class.name()),
             _ if call.active => Step::Discard(answer(error, executed), "active"),
@@ -179,6 +208,10 @@ impl Attempt<'_> {
         // Refused for want of a login is refused before anything is done.
         let answer = |error| Step::Keep(Err(Failure::not_executed(error)));
         if self.options.login == LoginMode::None {
+            if self.is_logged_out() {
+                // An explicit login has been lost.
+                self.resolver.token.gate.lost(self.resolver.epoch);
+            }
             return answer(Error::PinRequired { call });
         }
         self.resolver.token.gate.lost(self.resolver.epoch);
@@ -187,9 +220,23 @@ impl Attempt<'_> {
 
     /// A login is due, and the session says that there is none.
     fn is_login_lost(&self) -> bool {
+        self.options.login != LoginMode::None && self.is_logged_out()
+    }
+
+    fn is_logged_out(&self) -> bool {
         let Resolver { functions, session, .. } = self.resolver;
-        self.options.login != LoginMode::None
-            && session_info(functions, session).is_ok_and(|info| !info.is_user() && !info.is_security_officer())
+        session_info(functions, session).is_ok_and(|info| !info.is_user() && !info.is_security_officer())
+    }
+
+    /// The token wants a login though there is one: it is the key that wants it, and has not said so.
+    fn wants_login(&self, request: &Request) -> bool {
+        let Request::Sign { key, .. } = request else { return false };
+        if self.options.login == LoginMode::None || self.is_logged_out() {
+            return false;
+        }
+        let Ok(key) = self.resolver.resolve(key) else { return false };
+        self.resolver.token.keys.wants_login(key.handle, self.resolver.epoch);
+        true
     }
 
     fn login_lost(&self) -> CallError {

@@ -2,20 +2,30 @@
 //! passes the same gate, and one attempt serves them all.
 //!
 //! ```text
-//!   LoggedOut --begin--> InProgress --ok--> LoggedIn --lost, last session closed--> LoggedOut
-//!       ^                    |  \
-//!       |                    |   +--credential refused--> Poisoned --another PIN--> LoggedIn
-//!       +----begin----- Failed (whoever waited gets its error)
+//!   LoggedOut --begin--> InProgress --ok--> LoggedIn --lost, the last session or pool goes--> LoggedOut
+//!       ^                    |  ^               |
+//!       |                    |  +----logout-----+
+//!       +---refused, ended---+
+//!       |                    |
+//!       +-begin-- Failed <---+  (whoever waited gets its error)
 //! ```
+//!
+//! A login belongs to one user with one PIN. Pools with the same share it; each is *admitted* once for each login, others are in conflict with
+//! it. What was refused is remembered beside the state (`credential.rs`).
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+mod credential;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use cryptoki_sys::CK_USER_TYPE;
 use parking_lot::Mutex;
 use session_pool::Millis;
-use sha2::{Digest, Sha256};
+
+pub use credential::{Mark, Who};
+use credential::{Memory, Salt};
 
 use crate::error::Error;
 
@@ -31,36 +41,77 @@ pub trait Listener: Send + Sync {
 /// What an operation that needs a login finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Logged in, in this epoch.
+    /// Logged in, with the same credential: its pool is admitted for as long as the gate's word is this one.
     Pass(u64),
     /// Logged out, and this one is to see to the login.
     Begin(u64),
+    /// Logged in, perhaps with the same PIN: the pool's source is to say, for this word of the gate.
+    Compare(u64),
     /// Somebody else sees to it.
     Wait,
     /// It cannot be had.
     Refuse(Error),
 }
 
-enum State {
-    LoggedOut,
-    InProgress { attempt: u64, poison: Option<Poison> },
-    LoggedIn,
-    Poisoned(Poison),
-    Failed { error: Error, at: Millis },
+/// What an explicit login finds.
+pub enum Explicit {
+    /// Logged in with this very PIN, in this word.
+    Already(u64),
+    /// It is to be tried.
+    Begin(Attempt),
+    /// An attempt is in progress: look again when it has ended.
+    Wait,
+    /// Another user or PIN is logged in.
+    Refuse(Error),
 }
 
-/// A credential that must not be tried again.
-#[derive(Clone)]
-struct Poison {
+/// What a logout finds.
+pub enum Leave {
+    /// Nobody is logged in.
+    Nothing,
+    /// It is to be made.
+    Begin(Attempt),
+    /// An attempt is in progress: look again when it has ended.
+    Wait,
+    /// It is not this pool's login.
+    Refuse(Error),
+}
+
+enum State {
+    LoggedOut,
+    InProgress { attempt: u64 },
+    LoggedIn(Holder),
+    Failed(Failed),
+}
+
+/// Who is logged in.
+struct Holder {
+    user: CK_USER_TYPE,
+    /// `None`: with a NULL PIN.
+    mark: Option<Mark>,
+    /// Whether it was our `C_Login`.
+    ours: bool,
+    /// The pools that share it.
+    members: Vec<u64>,
+}
+
+/// An attempt that failed, and whom it concerns.
+struct Failed {
+    user: CK_USER_TYPE,
+    /// The one pool whose own fault it was.
+    pool: Option<u64>,
     error: Error,
-    digest: Option<[u8; 32]>,
-    asked_at: Millis,
+    /// In nanoseconds: a call that comes after it is to begin anew.
+    at: u64,
 }
 
 struct Inner {
     state: State,
+    memory: Memory,
     next_attempt: u64,
     sessions: usize,
+    /// A context-specific login is being made.
+    proving: bool,
     listeners: Vec<Weak<dyn Listener>>,
 }
 
@@ -69,25 +120,29 @@ pub struct Gate {
     /// `epoch << 1 | logged in`, for a look without the lock. Written under it.
     word: AtomicU64,
     inner: Mutex<Inner>,
-    salt: [u64; 2],
+    salt: Salt,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        let random = RandomState::new();
-        Self {
-            word: AtomicU64::new(1 << 1),
-            inner: Mutex::new(Inner { state: State::LoggedOut, next_attempt: 1, sessions: 0, listeners: Vec::new() }),
-            salt: [random.hash_one(0), random.hash_one(1)],
-        }
+        let inner = Inner {
+            state: State::LoggedOut,
+            memory: Memory::default(),
+            next_attempt: 1,
+            sessions: 0,
+            proving: false,
+            listeners: Vec::new(),
+        };
+        Self { word: AtomicU64::new(1 << 1), inner: Mutex::new(inner), salt: Salt::random() }
     }
 }
 
-/// An attempt at a login that somebody is seeing to. Dropped without an end (its pool stops), it is as if it had never begun: nobody waits
-/// for ever, and the next who needs a login begins anew.
+/// An attempt at a login, or a logout, that somebody is seeing to. Dropped without an end (its pool stops), it is as if it had never
+/// begun: nobody waits for ever, and the next who needs a login begins anew.
 pub struct Attempt {
     gate: Arc<Gate>,
     number: u64,
+    who: Who,
 }
 
 impl Attempt {
@@ -96,93 +151,160 @@ impl Attempt {
         self.number
     }
 
-    /// Whether the credential that `pin` is has been refused before.
-    pub fn is_known_bad(&self, pin: &[u8]) -> Option<Error> {
-        let digest = self.gate.digest(pin);
-        match &self.gate.inner.lock().state {
-            State::InProgress { poison: Some(poison), .. } if poison.digest == Some(digest) => Some(poison.error.clone()),
-            _ => None,
-        }
+    /// Whether this PIN has been refused before.
+    pub fn is_known_bad(&self, pin: &[u8]) -> bool {
+        let mark = self.gate.mark(pin);
+        self.gate.inner.lock().memory.refusal(self.who.user, mark).is_some()
     }
 
-    /// It went well.
-    pub fn succeed(self) {
-        self.gate.end(self.number, |_| State::LoggedIn);
+    /// It went well. `ours`: it was our `C_Login` that logged in. The word in which the pool is admitted.
+    pub fn succeed(self, mark: Option<Mark>, ours: bool) -> u64 {
+        let Who { pool, user, .. } = self.who;
+        self.gate.end(self.number, |memory| {
+            memory.lift(user);
+            if let Some(mark) = mark {
+                memory.forget(user, mark);
+            }
+            State::LoggedIn(Holder { user, mark, ours, members: vec![pool] })
+        })
     }
 
-    /// It went wrong, for a reason that is not the credential.
-    pub fn fail(self, error: Error, now: Millis) {
-        self.gate.fail(self.number, error, now);
+    /// It went wrong `at` these nanoseconds, for a reason that is not the credential. `own`: a fault of this one pool's (its PIN source).
+    pub fn fail(self, error: Error, own: bool, at: u64) {
+        let Who { pool, user, .. } = self.who;
+        self.gate.end(self.number, |memory| {
+            if memory.touch(user, at / 1_000_000) {
+                return State::LoggedOut;
+            }
+            State::Failed(Failed { user, pool: own.then_some(pool), error, at })
+        });
     }
 
-    /// The credential was refused: nobody tries it again.
-    pub fn poison(self, error: Error, pin: Option<&[u8]>, now: Millis) {
-        let digest = pin.map(|pin| self.gate.digest(pin));
-        self.gate.end(self.number, |_| State::Poisoned(Poison { error, digest, asked_at: now }));
+    /// The credential was refused, or must not be tried: it is left alone. `pin`: the one that the token refused.
+    pub fn poison(self, error: Error, pin: Option<Mark>, now: Millis) {
+        let user = self.who.user;
+        self.gate.end(self.number, |memory| {
+            if let Some(mark) = pin {
+                memory.remember(user, mark, error.clone());
+            }
+            memory.put(user, error, now);
+            State::LoggedOut
+        });
     }
 
-    /// The source gave the PIN that had been refused before: as before.
-    pub fn stay_poisoned(self, now: Millis) {
-        self.gate.stay_poisoned(self.number, now);
+    /// The source gave a PIN that was refused before: as then, without asking the token.
+    pub fn stay_poisoned(self, pin: &[u8], now: Millis) {
+        let (user, mark) = (self.who.user, self.gate.mark(pin));
+        self.gate.end(self.number, |memory| {
+            if let Some(error) = memory.refusal(user, mark).cloned() {
+                memory.put(user, error, now);
+            }
+            State::LoggedOut
+        });
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.gate.abandon(self.number);
+        self.gate.end(self.number, |_| State::LoggedOut);
     }
 }
 
 impl Gate {
+    /// `epoch << 1 | logged in`: a pool that was admitted in it passes for as long as it does not change.
+    #[inline]
+    pub fn word(&self) -> u64 {
+        self.word.load(Ordering::Acquire)
+    }
+
     /// The number that changes whenever handles may have become invalid.
     pub fn epoch(&self) -> u64 {
-        self.word.load(Ordering::Acquire) >> 1
+        self.word() >> 1
     }
 
     /// Whether somebody of ours is logged in.
     pub fn is_logged_in(&self) -> bool {
-        self.word.load(Ordering::Acquire) & 1 == 1
+        self.word() & 1 == 1
     }
 
-    /// One word for the state, for `status/1`.
-    pub fn state_name(&self) -> &'static str {
-        match &self.inner.lock().state {
-            State::LoggedOut | State::Failed { .. } => "logged_out",
+    /// One word for the state as this user has it, for `status/1`.
+    pub fn state_name(&self, user: CK_USER_TYPE) -> &'static str {
+        let inner = self.inner.lock();
+        match &inner.state {
             State::InProgress { .. } => "in_progress",
-            State::LoggedIn => "logged_in",
-            State::Poisoned(_) => "poisoned",
+            State::LoggedIn(_) => "logged_in",
+            _ if inner.memory.poison(user).is_some() => "poisoned",
+            State::LoggedOut | State::Failed(_) => "logged_out",
         }
     }
 
-    /// An operation that was submitted at `submitted` wants to pass.
-    pub fn check(&self, submitted: Millis, now: Millis) -> Verdict {
-        let word = self.word.load(Ordering::Acquire);
-        if word & 1 == 1 {
-            return Verdict::Pass(word >> 1);
-        }
+    /// The mark of a PIN.
+    pub fn mark(&self, pin: &[u8]) -> Mark {
+        self.salt.mark(pin)
+    }
+
+    /// An operation that was asked for at `asked_at` (nanoseconds) wants to pass.
+    pub fn check(&self, who: Who, asked_at: u64, now: Millis) -> Verdict {
         let mut inner = self.inner.lock();
-        let poison = match &inner.state {
-            State::LoggedIn => return Verdict::Pass(self.epoch()),
-            State::InProgress { poison: Some(poison), .. } => return Verdict::Refuse(poison.error.clone()),
-            State::InProgress { poison: None, .. } => return Verdict::Wait,
-            State::Failed { error, at } if submitted <= *at => return Verdict::Refuse(error.clone()),
-            State::Poisoned(poison) if now.saturating_sub(poison.asked_at) < SOURCE_INTERVAL => {
-                return Verdict::Refuse(poison.error.clone());
+        let Inner { state, memory, .. } = &mut *inner;
+        match state {
+            State::LoggedIn(holder) => return holder.admit(who, self.word()),
+            State::InProgress { .. } => {
+                return memory.poison(who.user).map_or(Verdict::Wait, |poison| Verdict::Refuse(poison.error.clone()));
             }
-            State::Poisoned(poison) => Some(poison.clone()),
-            State::LoggedOut | State::Failed { .. } => None,
-        };
-        let attempt = inner.next_attempt;
-        inner.next_attempt += 1;
-        inner.state = State::InProgress { attempt, poison };
-        Verdict::Begin(attempt)
+            State::Failed(failed) if failed.concerns(who) && asked_at <= failed.at => {
+                return Verdict::Refuse(failed.error.clone());
+            }
+            State::LoggedOut | State::Failed(_) => (),
+        }
+        if let Some(error) = memory.too_soon(who.user, now) {
+            return Verdict::Refuse(error);
+        }
+        Verdict::Begin(inner.begin())
     }
 
-    /// Waits for the attempt in progress; `false`: there is none (any more).
+    /// Whether a pool shares the login that there is: `Some(word)`.
+    pub fn shares(&self, who: Who) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        let State::LoggedIn(holder) = &mut inner.state else { return None };
+        match holder.admit(who, self.word()) {
+            Verdict::Pass(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// Somebody wants to log in with this PIN, and knows what it does.
+    pub fn begin_explicit(self: &Arc<Self>, who: Who) -> Explicit {
+        let mut inner = self.inner.lock();
+        match &mut inner.state {
+            State::LoggedIn(holder) => match holder.admit(who, self.word()) {
+                Verdict::Pass(word) => Explicit::Already(word),
+                _ => Explicit::Refuse(Error::LoginConflict { call: None }),
+            },
+            State::InProgress { .. } => Explicit::Wait,
+            State::LoggedOut | State::Failed(_) => Explicit::Begin(Attempt { gate: self.clone(), number: inner.begin(), who }),
+        }
+    }
+
+    /// Somebody wants to log out. `force`: even what is another pool's login.
+    pub fn begin_logout(self: &Arc<Self>, who: Who, force: bool) -> Leave {
+        let mut inner = self.inner.lock();
+        match &inner.state {
+            State::LoggedIn(holder) if force || holder.members.contains(&who.pool) => {
+                self.publish(self.epoch() + 1, false);
+                Leave::Begin(Attempt { gate: self.clone(), number: inner.begin(), who })
+            }
+            State::LoggedIn(_) => Leave::Refuse(Error::LoginConflict { call: None }),
+            State::InProgress { .. } => Leave::Wait,
+            State::LoggedOut | State::Failed(_) => Leave::Nothing,
+        }
+    }
+
+    /// Waits for the attempt in progress, or for the context-specific login; `false`: there is none (any more).
     #[must_use]
     pub fn listen(&self, listener: Weak<dyn Listener>) -> bool {
         let mut inner = self.inner.lock();
-        let waits = matches!(inner.state, State::InProgress { .. });
+        let waits = inner.proving || matches!(inner.state, State::InProgress { .. });
         if waits && !inner.listeners.iter().any(|other| Weak::ptr_eq(other, &listener)) {
             inner.listeners.push(listener);
         }
@@ -190,39 +312,42 @@ impl Gate {
     }
 
     /// The attempt `number`, to see to; `None`: it has ended.
-    pub fn attempt(self: &Arc<Self>, number: u64) -> Option<Attempt> {
+    pub fn attempt(self: &Arc<Self>, number: u64, who: Who) -> Option<Attempt> {
         match &self.inner.lock().state {
-            State::InProgress { attempt, .. } if *attempt == number => Some(Attempt { gate: self.clone(), number }),
+            State::InProgress { attempt } if *attempt == number => Some(Attempt { gate: self.clone(), number, who }),
             _ => None,
         }
     }
 
-    /// Nobody can see to this attempt any more: the next who needs a login begins anew.
-    pub fn abandon(&self, number: u64) {
-        self.end(number, |poison| poison.map_or(State::LoggedOut, State::Poisoned));
-    }
-
-    fn fail(&self, number: u64, error: Error, now: Millis) {
-        self.end(number, |poison| match poison {
-            Some(poison) => State::Poisoned(Poison { asked_at: now, ..poison }),
-            None => State::Failed { error, at: now },
-        });
-    }
-
-    fn stay_poisoned(&self, number: u64, now: Millis) {
-        self.end(number, |poison| match poison {
-            Some(poison) => State::Poisoned(Poison { asked_at: now, ..poison }),
-            None => State::LoggedOut,
-        });
+    /// A number that no attempt has: for what else a source is asked for.
+    pub fn number(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.next_attempt += 1;
+        inner.next_attempt - 1
     }
 
     /// The token says that nobody is logged in, though `epoch` thought so. Handles of that epoch are void.
     pub fn lost(&self, epoch: u64) {
         let mut inner = self.inner.lock();
-        if self.epoch() == epoch && matches!(inner.state, State::LoggedIn) {
+        if self.epoch() == epoch && matches!(inner.state, State::LoggedIn(_)) {
             inner.state = State::LoggedOut;
             self.publish(epoch + 1, false);
         }
+    }
+
+    /// A pool goes. `true`: it was the last one of a login that was ours, and is to log out before it closes its last session.
+    #[must_use]
+    pub fn leave(&self, pool: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let State::LoggedIn(holder) = &mut inner.state else { return false };
+        holder.members.retain(|member| *member != pool);
+        if !holder.members.is_empty() {
+            return false;
+        }
+        let ours = holder.ours;
+        inner.state = State::LoggedOut;
+        self.publish(self.epoch() + 1, false);
+        ours
     }
 
     /// A session of ours was opened on the token.
@@ -230,16 +355,19 @@ impl Gate {
         self.inner.lock().sessions += 1;
     }
 
-    /// A session of ours is about to be closed. The last one's end is a logout.
-    pub fn session_closing(&self) {
+    /// A session of ours is about to be closed. The last one's end is a logout; `true`: of a login that was ours.
+    pub fn session_closing(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.sessions = inner.sessions.saturating_sub(1);
-        if inner.sessions == 0 {
-            if matches!(inner.state, State::LoggedIn) {
-                inner.state = State::LoggedOut;
-            }
-            self.publish(self.epoch() + 1, false);
+        if inner.sessions > 0 {
+            return false;
         }
+        let ours = matches!(&inner.state, State::LoggedIn(holder) if holder.ours);
+        if matches!(inner.state, State::LoggedIn(_)) {
+            inner.state = State::LoggedOut;
+        }
+        self.publish(self.epoch() + 1, false);
+        ours
     }
 
     /// How many sessions of ours are open.
@@ -247,133 +375,133 @@ impl Gate {
         self.inner.lock().sessions
     }
 
-    /// Forgets that a credential was refused.
-    pub fn pardon(&self) {
-        let mut inner = self.inner.lock();
-        if matches!(inner.state, State::Poisoned(_)) {
-            inner.state = State::LoggedOut;
-        }
+    /// A user has a new PIN: nothing that was refused before counts any more.
+    pub fn pardon(&self, user: CK_USER_TYPE) {
+        self.inner.lock().memory.pardon(user);
     }
 
-    fn end(&self, number: u64, next: impl FnOnce(Option<Poison>) -> State) {
-        let listeners = {
+    /// A PIN was refused elsewhere than in an attempt: it is not tried again.
+    pub fn refused(&self, user: CK_USER_TYPE, mark: Mark, error: Error, now: Millis) {
+        let mut inner = self.inner.lock();
+        inner.memory.remember(user, mark, error.clone());
+        inner.memory.put(user, error, now);
+    }
+
+    /// Whether a user's source may be asked for the PIN of a context-specific login.
+    pub fn may_ask(&self, user: CK_USER_TYPE, now: Millis) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        if let Some(error) = inner.memory.too_soon(user, now) {
+            return Err(error);
+        }
+        inner.memory.touch(user, now);
+        Ok(())
+    }
+
+    /// A context-specific login with this PIN is to be made: one at a time, so that a wrong PIN is tried once. `None`: it is not its turn.
+    pub fn prove(self: &Arc<Self>, user: CK_USER_TYPE, mark: Option<Mark>, now: Millis) -> Result<Option<Proof>, Error> {
+        let mut inner = self.inner.lock();
+        if let Some(error) = mark.and_then(|mark| inner.memory.refusal(user, mark).cloned()) {
+            inner.memory.put(user, error.clone(), now);
+            return Err(error);
+        }
+        if std::mem::replace(&mut inner.proving, true) {
+            return Ok(None);
+        }
+        Ok(Some(Proof { gate: self.clone(), user, mark }))
+    }
+
+    /// The number's attempt ends: what is next, and the word that comes of it.
+    fn end(&self, number: u64, next: impl FnOnce(&mut Memory) -> State) -> u64 {
+        let (word, listeners) = {
             let mut inner = self.inner.lock();
-            match &mut inner.state {
-                State::InProgress { attempt, poison } if *attempt == number => {
-                    let poison = poison.take();
-                    inner.state = next(poison);
-                }
-                _ => return,
+            match inner.state {
+                State::InProgress { attempt } if attempt == number => inner.state = next(&mut inner.memory),
+                _ => return self.word(),
             }
-            if matches!(inner.state, State::LoggedIn) {
+            if matches!(inner.state, State::LoggedIn(_)) {
                 self.publish(self.epoch() + 1, true);
             }
-            std::mem::take(&mut inner.listeners)
+            (self.word(), std::mem::take(&mut inner.listeners))
         };
-        for listener in listeners {
-            if let Some(listener) = listener.upgrade() {
-                listener.gate_changed();
-            }
-        }
+        notify(listeners);
+        word
     }
 
     /// Under the lock.
     fn publish(&self, epoch: u64, logged_in: bool) {
         self.word.store(epoch << 1 | u64::from(logged_in), Ordering::Release);
     }
+}
 
-    fn digest(&self, pin: &[u8]) -> [u8; 32] {
-        let mut hasher = Sha256::new();
-        for word in self.salt {
-            hasher.update(word.to_ne_bytes());
+/// A context-specific login that is being made. Dropped, the next may be.
+pub struct Proof {
+    gate: Arc<Gate>,
+    user: CK_USER_TYPE,
+    mark: Option<Mark>,
+}
+
+impl Proof {
+    /// The token took the PIN.
+    pub fn succeed(self) {
+        let mut inner = self.gate.inner.lock();
+        inner.memory.lift(self.user);
+    }
+
+    /// The PIN was refused (`tried`), or must not be tried.
+    pub fn poison(self, error: Error, tried: bool, now: Millis) {
+        let mut inner = self.gate.inner.lock();
+        if let Some(mark) = self.mark.filter(|_| tried) {
+            inner.memory.remember(self.user, mark, error.clone());
         }
-        hasher.update(pin);
-        hasher.finalize().into()
+        inner.memory.put(self.user, error, now);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicUsize;
+impl Drop for Proof {
+    fn drop(&mut self) {
+        let listeners = {
+            let mut inner = self.gate.inner.lock();
+            inner.proving = false;
+            std::mem::take(&mut inner.listeners)
+        };
+        notify(listeners);
+    }
+}
 
-    struct Count(AtomicUsize);
-
-    impl Listener for Count {
-        fn gate_changed(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+fn notify(listeners: Vec<Weak<dyn Listener>>) {
+    for listener in listeners {
+        if let Some(listener) = listener.upgrade() {
+            listener.gate_changed();
         }
     }
+}
 
-    fn refused() -> Error {
-        Error::Poisoned { code: cryptoki_sys::CKR_PIN_INCORRECT }
+impl Inner {
+    fn begin(&mut self) -> u64 {
+        let attempt = self.next_attempt;
+        self.next_attempt += 1;
+        self.state = State::InProgress { attempt };
+        attempt
     }
+}
 
-    fn begin(gate: &Arc<Gate>, now: Millis) -> Attempt {
-        match gate.check(now, now) {
-            Verdict::Begin(number) => gate.attempt(number).unwrap(),
-            other => panic!("{other:?}"),
+impl Holder {
+    fn admit(&mut self, who: Who, word: u64) -> Verdict {
+        if self.user != who.user || self.mark.is_none() != who.protected {
+            return Verdict::Refuse(Error::LoginConflict { call: None });
         }
+        if self.mark != who.mark && !who.protected {
+            return Verdict::Compare(word);
+        }
+        if !self.members.contains(&who.pool) {
+            self.members.push(who.pool);
+        }
+        Verdict::Pass(word)
     }
+}
 
-    #[test]
-    fn one_attempt_serves_all_who_wait() {
-        let gate = Arc::new(Gate::default());
-        let before = gate.epoch();
-        let attempt = begin(&gate, 0);
-        assert_eq!(gate.check(0, 0), Verdict::Wait);
-        let listener = Arc::new(Count(AtomicUsize::new(0)));
-        let weak: Weak<dyn Listener> = Arc::downgrade(&(listener.clone() as Arc<dyn Listener>));
-        assert!(gate.listen(weak.clone()));
-        assert!(gate.listen(weak.clone()));
-        attempt.succeed();
-        assert_eq!(listener.0.load(Ordering::Relaxed), 1);
-        assert_eq!(gate.check(0, 0), Verdict::Pass(gate.epoch()));
-        assert!(!gate.listen(weak));
-        assert!(gate.epoch() > before);
-    }
-
-    #[test]
-    fn a_failed_attempt_answers_those_who_waited_and_lets_the_next_try() {
-        let gate = Arc::new(Gate::default());
-        begin(&gate, 5).fail(Error::PinSourceFailed { cause: "timeout".into() }, 9);
-        assert!(matches!(gate.check(5, 10), Verdict::Refuse(Error::PinSourceFailed { .. })));
-        assert!(matches!(gate.check(10, 10), Verdict::Begin(_)));
-    }
-
-    #[test]
-    fn after_an_attempt_that_is_dropped_the_next_begins_anew() {
-        let gate = Arc::new(Gate::default());
-        drop(begin(&gate, 0));
-        assert!(matches!(gate.check(0, 0), Verdict::Begin(2)));
-    }
-
-    #[test]
-    fn a_refused_credential_is_asked_for_again_after_the_interval_only_and_the_same_pin_is_known_bad() {
-        let gate = Arc::new(Gate::default());
-        begin(&gate, 0).poison(refused(), Some(b"1111"), 0);
-        assert_eq!(gate.check(1, SOURCE_INTERVAL - 1), Verdict::Refuse(refused()));
-        let attempt = begin(&gate, SOURCE_INTERVAL);
-        assert_eq!(gate.check(SOURCE_INTERVAL, SOURCE_INTERVAL), Verdict::Refuse(refused()));
-        assert_eq!(attempt.is_known_bad(b"1111"), Some(refused()));
-        assert_eq!(attempt.is_known_bad(b"2222"), None);
-        attempt.stay_poisoned(SOURCE_INTERVAL);
-        assert_eq!(gate.check(SOURCE_INTERVAL + 1, SOURCE_INTERVAL + 1), Verdict::Refuse(refused()));
-    }
-
-    #[test]
-    fn a_lost_login_is_noticed_once_and_voids_the_handles() {
-        let gate = Arc::new(Gate::default());
-        gate.session_opened();
-        begin(&gate, 0).succeed();
-        let epoch = gate.epoch();
-        gate.lost(epoch);
-        assert!(gate.epoch() > epoch);
-        let again = gate.epoch();
-        gate.lost(epoch);
-        assert_eq!(gate.epoch(), again);
-        begin(&gate, 1).succeed();
-        gate.session_closing();
-        assert!(!gate.is_logged_in());
+impl Failed {
+    fn concerns(&self, who: Who) -> bool {
+        self.user == who.user && self.pool.is_none_or(|pool| pool == who.pool)
     }
 }

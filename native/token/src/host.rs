@@ -72,6 +72,11 @@ pub enum Notice {
         /// How long it took, in nanoseconds.
         nanos: u64,
     },
+    /// The pool has logged out, and why.
+    LoggedOut {
+        /// `"logout"` or `"inactivity"`.
+        reason: &'static str,
+    },
     /// A draining pool has closed its last session.
     Drained,
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_CLASS, CKA_ID, CKA_LABEL};
 use parking_lot::RwLock;
 use session_pool::Millis;
 
 use crate::error::Error;
+use crate::p11::attributes::get_attributes;
 use crate::p11::objects::{describe, find_objects};
-use crate::p11::{Attribute, Functions, ObjectInfo, Template, Value};
+use crate::p11::{Attribute, CallError, Class, Functions, ObjectInfo, Phase, Template, Value};
 use crate::request::KeyRef;
 use crate::token::Token;
 
@@ -25,6 +26,15 @@ pub struct KeyCache(RwLock<Cached>);
 struct Cached {
     epoch: u64,
     handles: HashMap<Template, Entry>,
+    /// Whether a key wants a login for each use.
+    logins: HashMap<CK_OBJECT_HANDLE, bool>,
+}
+
+impl Cached {
+    fn clear(&mut self) {
+        self.handles.clear();
+        self.logins.clear();
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -55,10 +65,33 @@ impl KeyCache {
             return;
         }
         if cached.epoch < epoch || cached.handles.len() >= MOST_KEYS {
-            cached.handles.clear();
+            cached.clear();
             cached.epoch = epoch;
         }
         cached.handles.insert(template.clone(), Entry { handle, found_at: now });
+    }
+
+    /// Whether a key wants a login for each use, as far as is known.
+    fn login(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> Option<bool> {
+        let cached = self.0.read();
+        cached.logins.get(&key).copied().filter(|_| cached.epoch == epoch)
+    }
+
+    fn put_login(&self, key: CK_OBJECT_HANDLE, epoch: u64, wanted: bool) {
+        let mut cached = self.0.write();
+        if cached.epoch > epoch {
+            return;
+        }
+        if cached.epoch < epoch || cached.logins.len() >= MOST_KEYS {
+            cached.clear();
+            cached.epoch = epoch;
+        }
+        cached.logins.insert(key, wanted);
+    }
+
+    /// A key wants a login for each use, whatever its attributes say.
+    pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE, epoch: u64) {
+        self.put_login(key, epoch, true);
     }
 
     /// Forgets what a template found.
@@ -68,7 +101,9 @@ impl KeyCache {
 
     /// Forgets every template that found this object.
     pub fn forget_handle(&self, handle: CK_OBJECT_HANDLE) {
-        self.0.write().handles.retain(|_, entry| entry.handle != handle);
+        let mut cached = self.0.write();
+        cached.handles.retain(|_, entry| entry.handle != handle);
+        cached.logins.remove(&handle);
     }
 
     /// Forgets every template that this new object may match, too: from now on it may be ambiguous.
@@ -84,7 +119,7 @@ impl KeyCache {
 
     /// Forgets everything.
     pub fn clear(&self) {
-        self.0.write().handles.clear();
+        self.0.write().clear();
     }
 }
 
@@ -122,6 +157,22 @@ impl Resolver<'_> {
             self.token.keys.forget(template);
         }
         self.resolve(key)
+    }
+
+    /// Whether a key wants a login for each use: asked of the token at its first use in an epoch.
+    pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE) -> Result<bool, CallError> {
+        if let Some(wanted) = self.token.keys.login(key, self.epoch) {
+            return Ok(wanted);
+        }
+        let read = match get_attributes(self.functions, self.session, key, &[CKA_ALWAYS_AUTHENTICATE]) {
+            Ok(read) => read,
+            Err(error) if error.class() == Class::Caller => Vec::new(),
+            Err(error) => return Err(CallError { phase: Phase::Init, ..error }),
+        };
+        let wanted =
+            read.first().and_then(|(_, read)| read.bytes()).is_some_and(|bytes| bytes.first().is_some_and(|byte| *byte != 0));
+        self.token.keys.put_login(key, self.epoch, wanted);
+        Ok(wanted)
     }
 
     /// Forgets a handle that the module refused. `false`: it cannot be found again.

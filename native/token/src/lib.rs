@@ -5,6 +5,7 @@
 //!   TokenPool ── Roster, Pool (session_pool)
 //!     │  serve: the runner's loop
 //!     ├─ execute: one operation on one session, and what its return code asks for
+//!     ├─ Access: a pool's side of the gate (PIN source, login, logout)
 //!     ├─ Gate: one login per token        ┐
 //!     ├─ KeyCache: one handle per key     ├ Token ── Module: loaded once, its reaper closes sessions
 //!     └─ Session                          ┘
@@ -13,7 +14,9 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod access;
 mod clock;
+mod context;
 mod data;
 mod error;
 mod execute;
@@ -23,9 +26,12 @@ pub mod host;
 mod keys;
 mod lease;
 mod login;
+mod logout;
 mod module;
 pub mod p11;
+mod parking;
 mod pool;
+mod provision;
 mod reaper;
 mod request;
 mod serve;
@@ -35,12 +41,15 @@ mod token;
 pub use clock::{nanos, now};
 pub use data::Data;
 pub use error::{Error, Executed, Failure};
-pub use gate::{Attempt, Gate, Listener, Verdict};
+pub use gate::{Attempt, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
 pub use keys::KeyCache;
 pub use lease::{End, Lease};
 pub use module::{Module, ModuleConfig, ModuleUse};
 pub use pool::{LoginMode, PoolOptions, Status, TokenPool};
-pub use request::{Answer, Header, KeyRef, Login, Object, Operation, Pin, Place, Request, Timing, Work};
+pub use provision::{Provision, provision};
+pub use request::{
+    Answer, Asker, ContextPin, Header, KeyRef, Login, Logout, Object, Operation, Pin, Place, Request, Timing, Work,
+};
 pub use serve::{Budget, Served};
 pub use session::Session;
 pub use token::{Claim, Selector, Token, UriAttribute};

@@ -11,15 +11,16 @@ use session_pool::{
     RunnerState, Source, State, Stats, Submitted, Ticket,
 };
 
+use crate::access::Access;
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
-use crate::gate::{Attempt, Listener};
+use crate::gate::Listener;
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::lease::{End, Lease};
 use crate::module::{Module, ModuleConfig, ModuleUse};
 use crate::p11::Class;
-use crate::request::{Header, Login, Operation, Pin, Place, Request, Work};
-use crate::session::Session;
+use crate::request::{Header, Operation, Place, Request, Work};
+use crate::session::{Closable, Session};
 use crate::token::{Claim, Selector, Token};
 
 pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
@@ -52,6 +53,10 @@ pub struct PoolOptions {
     pub user: CK_USER_TYPE,
     /// Whether the PIN is kept until the pool stops, rather than asked for at each login.
     pub retain_pin: bool,
+    /// Without operations for so long, it logs out.
+    pub inactivity_timeout: Option<Millis>,
+    /// After a logout it logs in only when it is told to.
+    pub explicit_login: bool,
     /// Whether its sessions are read-only.
     pub read_only: bool,
     /// How long a key's handle is remembered.
@@ -83,10 +88,7 @@ pub struct TokenPool<H: Host> {
     pub(crate) keeper: H::Keeper,
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
     attachment: RwLock<Attachment>,
-    /// The attempt at a login that this pool is to see to: it waits for its PIN.
-    attempt: Mutex<Option<Attempt>>,
-    /// The PIN that logged in, where it is to be retained.
-    pub(crate) retained: Mutex<Option<Pin>>,
+    pub(crate) access: Access<H>,
     leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
@@ -130,8 +132,7 @@ impl<H: Host> TokenPool<H> {
             keeper,
             cells: Mutex::default(),
             attachment: RwLock::new(Attachment::Down(Error::not_initialized("C_Initialize"))),
-            attempt: Mutex::new(None),
-            retained: Mutex::new(None),
+            access: Access::new(),
             leases: Mutex::default(),
             size: AtomicUsize::new(size),
             me: me.clone(),
@@ -172,14 +173,14 @@ impl<H: Host> TokenPool<H> {
 
     /// Takes a call. The ticket is for giving it up.
     pub fn submit(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
-        self.take(Operation { header, request, retries: 0, place: Place::Pool }, outlet)
+        self.take(Operation::new(header, request, Place::Pool), outlet)
     }
 
     /// Takes a call for a session of its own: it is answered when the lease has one.
     pub fn submit_lease(&self, header: Arc<Header<H>>, outlet: &mut impl Outlet<H>) -> Result<(Ticket, Arc<Lease<H>>), Error> {
         let lease = Lease::new(self.me.clone());
         let place = Place::Takes(lease.clone());
-        let ticket = self.take(Operation { header, request: Request::Ping, retries: 0, place }, outlet)?;
+        let ticket = self.take(Operation::new(header, Request::Ping, place), outlet)?;
         let mut leases = self.leases.lock();
         leases.retain(|lease| lease.strong_count() > 0);
         leases.push(Arc::downgrade(&lease));
@@ -193,7 +194,7 @@ impl<H: Host> TokenPool<H> {
         request: Request,
         outlet: &mut impl Outlet<H>,
     ) -> Result<Ticket, Error> {
-        let operation = Operation { header, request, retries: 0, place: Place::Within(lease.clone()) };
+        let operation = Operation::new(header, request, Place::Within(lease.clone()));
         lease.submit(operation, outlet)
     }
 
@@ -202,7 +203,7 @@ impl<H: Host> TokenPool<H> {
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
             Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
-            Work::Login(_) => false,
+            Work::Login(_) | Work::Logout(_) => false,
         };
         match self.sessions.submit(work, is_dead, &mut swept) {
             Submitted::Granted(grant) => {
@@ -230,54 +231,19 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// A caller gives up its operation, if it still waits or (`running`) in any case.
-    pub fn abandon(&self, header: &Header<H>, ticket: Ticket, running: bool) -> Abandoned {
+    /// A caller gives up its operation, if it still waits or (`running`) in any case. A login or logout has no ticket.
+    pub fn abandon(&self, header: &Header<H>, ticket: Option<Ticket>, running: bool) -> Abandoned {
         let abandoned = if running { header.progress.abandon() } else { header.progress.abandon_queued() };
         if matches!(abandoned, Abandoned::BeforeStart | Abandoned::WhileRunning { .. }) {
-            drop(self.sessions.cancel(ticket));
+            match ticket {
+                Some(ticket) => drop(self.sessions.cancel(ticket)),
+                None => {
+                    self.sweep_logins();
+                    self.sweep_logouts(&Posting);
+                }
+            }
         }
         abandoned
-    }
-
-    /// The keeper has the PIN for an attempt, or a word for why not.
-    pub fn provide_pin(&self, attempt: u64, pin: Result<Pin, String>) {
-        let Some(attempt) = self.attempt.lock().take_if(|waiting| waiting.number() == attempt) else { return };
-        match pin {
-            Err(cause) => attempt.fail(Error::PinSourceFailed { cause }, now()),
-            Ok(pin) if attempt.is_known_bad(&pin).is_some() => attempt.stay_poisoned(now()),
-            Ok(pin) => self.submit_login(Login { attempt, pin: Some(pin) }),
-        }
-    }
-
-    /// An operation of this pool is to see to a login.
-    pub(crate) fn begin_login(&self, token: &Token, number: u64) {
-        let Some(attempt) = token.gate.attempt(number) else { return };
-        if self.options.login != LoginMode::Pin {
-            return self.submit_login(Login { attempt, pin: None });
-        }
-        let retained = self.retained.lock().clone();
-        if retained.is_some() {
-            return self.submit_login(Login { attempt, pin: retained });
-        }
-        *self.attempt.lock() = Some(attempt);
-        self.keeper.post(Notice::PinWanted { attempt: number });
-        if self.sessions.is_draining() {
-            self.abandon_attempt();
-        }
-    }
-
-    fn submit_login(&self, login: Login) {
-        match self.sessions.submit_express(Work::Login(login)) {
-            Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),
-            Submitted::Queued(_) => (),
-            Submitted::Refused(work, _) => drop(work),
-        }
-    }
-
-    /// Nobody will bring the PIN any more: others begin anew, told so outside the lock.
-    fn abandon_attempt(&self) {
-        let attempt = self.attempt.lock().take();
-        drop(attempt);
     }
 
     /// A runner joins; `true`: it must come in at once.
@@ -391,8 +357,9 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
         self.keeper.post(Notice::SessionClosed { session: session.index(), reason });
         let me = self.me.clone();
-        let heir = (self.options.login != LoginMode::None && !self.is_draining()).then_some(self.options.read_only);
-        session.close_then(heir, move |heir| {
+        let before = move |session: &Closable| me.upgrade()?.before_close(session);
+        let me = self.me.clone();
+        session.close_then(before, move |heir| {
             // No pool, no capacity to give back.
             let Some(pool) = me.upgrade() else { return };
             let granted = match heir {
@@ -409,6 +376,20 @@ impl<H: Host> TokenPool<H> {
         });
     }
 
+    /// A session is about to be closed, on the reaper's thread. If it is the last one of a token that is logged in, another is opened first: its
+    /// end would be a logout. If it is the last one of a pool that stops, and no other shares the login, the login ends.
+    fn before_close(&self, session: &Closable) -> Option<Session> {
+        if !self.is_draining() {
+            let word = session.token().gate.word();
+            let logs_in = self.options.login != LoginMode::None || self.access.admitted.load(Ordering::Relaxed) == word;
+            return if logs_in { session.heir(self.options.read_only) } else { None };
+        }
+        if self.left() == 1 && session.token().gate.leave(self.access.id) {
+            session.log_out();
+        }
+        None
+    }
+
     /// A session comes free: what it serves next.
     pub(crate) fn release(&self, held: Held<Session>) -> Option<Grant<H>> {
         match self.sessions.release(held, now()) {
@@ -422,7 +403,10 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Time passes.
-    pub fn tick(&self) {
+    pub fn tick(&self, outlet: &impl Outlet<H>) {
+        self.log_out_if_inactive();
+        self.sweep_logins();
+        self.sweep_logouts(outlet);
         for (closing, session) in self.sessions.tick(now()) {
             self.close(closing, session, "ttl");
         }
@@ -439,8 +423,7 @@ impl<H: Host> TokenPool<H> {
             self.close(closing, session, "drain");
         }
         self.refuse_backlog();
-        self.abandon_attempt();
-        *self.retained.lock() = None;
+        self.abandon_access();
         // Runners on native threads see that they may end.
         for (_, runner, _) in self.roster.list() {
             runner.post();
@@ -474,6 +457,10 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn settle(&self) {
         if self.sessions.is_draining() && self.left() == 0 {
             let attachment = std::mem::replace(&mut *self.attachment.write(), Attachment::Stopped);
+            if let Attachment::Up { claim, .. } = &attachment {
+                // It had no session any more to log out with.
+                let _ = claim.token().gate.leave(self.access.id);
+            }
             if !matches!(attachment, Attachment::Stopped) {
                 self.keeper.post(Notice::Drained);
             }
@@ -487,6 +474,12 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
+    /// Sessions that callers have for themselves.
+    pub(crate) fn leased(&self) -> usize {
+        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
+        leases.iter().filter(|lease| lease.is_active()).count()
+    }
+
     /// One snapshot.
     pub fn status(&self) -> Status {
         let hung = |cell: &Arc<Cell<H>>| cell.0.lock().as_ref().is_some_and(|header| header.progress.state() == State::Abandoned);
@@ -497,12 +490,12 @@ impl<H: Host> TokenPool<H> {
         };
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
         let (epoch, login, down) = match self.token() {
-            Ok(token) => (token.gate.epoch(), token.gate.state_name(), None),
+            Ok(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict", None),
+            Ok(token) => (token.gate.epoch(), token.gate.state_name(self.options.user), None),
             Err(error) => (0, "logged_out", Some(error)),
         };
-        let login = if self.options.login == LoginMode::None { "none" } else { login };
-        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
-        let leased = leases.iter().filter(|lease| lease.is_active()).count();
+        let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
+        let leased = self.leased();
         let mut sessions = self.sessions.stats();
         // The pool does not tell a lease's session from a running one.
         let leased = leased.min(sessions.running);
@@ -513,9 +506,10 @@ impl<H: Host> TokenPool<H> {
 
 impl<H: Host> Listener for TokenPool<H> {
     fn gate_changed(&self) {
-        for grant in self.sessions.open_gate() {
-            self.dispatch(grant, &mut Posting);
-        }
+        self.resume_logins();
+        self.resume_logouts();
+        self.resume_turns();
+        self.open_gate();
     }
 }
 
@@ -531,5 +525,6 @@ pub(crate) fn refuse<H: Host>(work: Work<H>) {
         Work::Call(operation) => operation.post(Error::Draining),
         // The attempt's drop lets the next pool begin anew.
         Work::Login(login) => drop(login),
+        Work::Logout(logout) => drop(logout),
     }
 }

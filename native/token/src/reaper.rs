@@ -7,10 +7,11 @@ use crossbeam_channel::{Sender, unbounded};
 use crate::module::Module;
 use crate::session::{Closable, Session};
 
+type Before = Box<dyn FnOnce(&Closable) -> Option<Session> + Send>;
 type Closed = Box<dyn FnOnce(Option<Session>) + Send>;
 
 enum Job {
-    Close { session: Closable, heir: Option<bool>, closed: Closed },
+    Close { session: Closable, before: Before, closed: Closed },
     Finalize(Arc<Module>),
 }
 
@@ -25,8 +26,8 @@ impl Reaper {
         std::thread::Builder::new().name("pkcs11-reaper".into()).spawn(move || {
             for job in inbox {
                 match job {
-                    Job::Close { session, heir, closed } => {
-                        let heir = heir.and_then(|read_only| session.heir(read_only));
+                    Job::Close { session, before, closed } => {
+                        let heir = before(&session);
                         session.close();
                         closed(heir);
                     }
@@ -37,10 +38,15 @@ impl Reaper {
         Ok(Self { jobs })
     }
 
-    /// Closes a session, then says so, and hands over what was opened in its stead.
-    pub(crate) fn close(&self, session: Closable, heir: Option<bool>, closed: impl FnOnce(Option<Session>) + Send + 'static) {
+    /// Closes a session, then says so, and hands over what `before` has opened in its stead.
+    pub(crate) fn close(
+        &self,
+        session: Closable,
+        before: impl FnOnce(&Closable) -> Option<Session> + Send + 'static,
+        closed: impl FnOnce(Option<Session>) + Send + 'static,
+    ) {
         // The thread lives as long as the module, which is for ever: sending cannot fail.
-        let _ = self.jobs.send(Job::Close { session, heir, closed: Box::new(closed) });
+        let _ = self.jobs.send(Job::Close { session, before: Box::new(before), closed: Box::new(closed) });
     }
 
     /// Finalizes the module, if nobody uses it by then.

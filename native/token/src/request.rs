@@ -180,7 +180,8 @@ pub struct Header<H: Host> {
     pub submitted: Millis,
     /// When it may no longer start.
     pub start_by: Option<Millis>,
-    asked_at: u64,
+    /// The same in nanoseconds.
+    pub(crate) asked_at: u64,
     /// Nanoseconds from when it was asked for to its first start; 0: it has not started.
     queued_for: AtomicU64,
     session: AtomicU64,
@@ -246,6 +247,18 @@ pub struct Operation<H: Host> {
     pub retries: u8,
     /// Where it runs.
     pub place: Place<H>,
+    /// The PIN of a key that wants a login for each use.
+    pub context: ContextPin,
+}
+
+/// How far an operation is with the login that its key wants for each use (`CKA_ALWAYS_AUTHENTICATE`).
+pub enum ContextPin {
+    /// No key has wanted it yet.
+    None,
+    /// The PIN (`None`: NULL, for a protected authentication path), which has not been tried.
+    Given(Option<Pin>),
+    /// It was tried: the operation is never tried again.
+    Used,
 }
 
 /// Where an operation runs.
@@ -259,6 +272,11 @@ pub enum Place<H: Host> {
 }
 
 impl<H: Host> Operation<H> {
+    /// A new operation.
+    pub fn new(header: Arc<Header<H>>, request: Request, place: Place<H>) -> Self {
+        Self { header, request, retries: 0, place, context: ContextPin::None }
+    }
+
     /// Answers it.
     pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
         if self.header.progress.answer() { outlet.answer(&self.header.reply, outcome) } else { Delivery::Done }
@@ -285,16 +303,46 @@ pub enum Work<H: Host> {
     /// A caller's operation.
     Call(Operation<H>),
     /// A login for everybody.
-    Login(Login),
+    Login(Login<H>),
+    /// A logout of everybody.
+    Logout(Logout<H>),
 }
 
 /// A PIN, wiped after use.
 pub type Pin = Zeroizing<Vec<u8>>;
 
 /// A login for everybody. Dropped without an end, it tells the gate so.
-pub struct Login {
+pub struct Login<H: Host> {
     /// Which attempt.
     pub attempt: Attempt,
     /// The PIN; `None` for a protected authentication path.
     pub pin: Option<Pin>,
+    /// Who asks for it explicitly.
+    pub asker: Option<Asker<H>>,
+    /// Even if a wrong PIN would lock the token.
+    pub force: bool,
+}
+
+/// A logout of everybody.
+pub struct Logout<H: Host> {
+    /// Who asks for it; nobody when it is for inactivity.
+    pub asker: Option<Asker<H>>,
+    /// Even if others share the login.
+    pub force: bool,
+}
+
+/// Who waits for a login or logout. Dropped unanswered, its pool drains.
+pub struct Asker<H: Host>(pub Arc<Header<H>>);
+
+impl<H: Host> Asker<H> {
+    /// Answers, by the courier.
+    pub fn answer(self, outcome: Outcome) {
+        self.0.post(outcome);
+    }
+}
+
+impl<H: Host> Drop for Asker<H> {
+    fn drop(&mut self) {
+        self.0.post(Err(Failure::not_executed(Error::Draining)));
+    }
 }

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use session_pool::{Entered, Grant as PoolGrant, Held, Opening, RunnerId, Source, Started, State, Ticket, Waiting};
 
+use crate::access::{Passage, Wait};
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Step, execute};
-use crate::gate::Verdict;
 use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet};
 use crate::lease::Late;
 use crate::login::login;
 use crate::p11::{CallError, Phase};
 use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
-use crate::request::{Header, Login, Operation, Place, Work};
+use crate::request::{Answer, Header, Login, Operation, Place, Work};
 use crate::session::Session;
 
 /// How much a runner does before it steps outside for a moment.
@@ -110,9 +110,18 @@ impl<H: Host> TokenPool<H> {
     fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
         match payload {
-            Work::Login(login) => Turn { next: self.turn_of_login(source, login), answer: None },
+            Work::Login(login) => {
+                let next = self.turn_of_login(source, login);
+                self.resume_logouts();
+                Turn { next, answer: None }
+            }
+            Work::Logout(logout) => Turn { next: self.turn_of_logout(source, logout, outlet), answer: None },
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
-                Admission::Run => self.turn_of_call(source, operation, ticket, cell, outlet),
+                Admission::Run => {
+                    let turn = self.turn_of_call(source, operation, ticket, cell, outlet);
+                    self.resume_logouts();
+                    turn
+                }
                 Admission::Refuse(error) => {
                     let next = self.give_back(source, &operation.place);
                     Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }
@@ -141,7 +150,7 @@ impl<H: Host> TokenPool<H> {
             let step = match self.pass_gate(&held.session, &operation) {
                 Passage::Pass(epoch) => self.execute(&held.session, &mut operation, epoch),
                 Passage::Refuse(error) => Step::Keep(Err(Failure::not_executed(error))),
-                Passage::Wait(begin) => Step::Wait(begin),
+                Passage::Wait(wait) => Step::Wait(wait),
             };
             (held, step)
         });
@@ -153,6 +162,9 @@ impl<H: Host> TokenPool<H> {
                 return Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) };
             }
         };
+        if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
+            self.forget_retained();
+        }
         match step {
             Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
             Step::Discard(outcome, reason) => {
@@ -169,12 +181,14 @@ impl<H: Host> TokenPool<H> {
                 let granted = self.requeue(operation, ticket, outlet);
                 Turn { next: self.first_of(granted, self.free(held, &Place::Pool), outlet), answer: None }
             }
-            Step::Wait(begin) => Turn { next: self.wait_at_gate(held, operation, ticket, begin, outlet), answer: None },
+            Step::Wait(wait) => Turn { next: self.wait_at_gate(held, operation, ticket, wait, outlet), answer: None },
+            Step::Park(lacks) => Turn { next: self.park(held, operation, ticket, lacks), answer: None },
         }
     }
 
     /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
     fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Turn<H> {
+        self.touch();
         let (next, outcome) = match (&operation.place, outcome) {
             (Place::Takes(lease), Ok(answer)) => match lease.start(held, ticket) {
                 Ok(()) => (None, Ok(answer)),
@@ -193,16 +207,16 @@ impl<H: Host> TokenPool<H> {
         if self.options.login == LoginMode::None {
             return Passage::Pass(token.gate.epoch());
         }
-        if matches!(operation.place, Place::Within(_)) {
-            // The session's state is the holder's affair: it is told, and no login is made behind its back.
-            let lost = CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Single);
-            return if token.gate.is_logged_in() { Passage::Pass(token.gate.epoch()) } else { Passage::Refuse(lost.into()) };
+        if let Some(epoch) = self.is_admitted(token) {
+            return Passage::Pass(epoch);
         }
-        match token.gate.check(operation.header.submitted, now()) {
-            Verdict::Pass(epoch) => Passage::Pass(epoch),
-            Verdict::Refuse(error) => Passage::Refuse(error),
-            Verdict::Begin(number) => Passage::Wait(Some(number)),
-            Verdict::Wait => Passage::Wait(None),
+        if !matches!(operation.place, Place::Within(_)) {
+            return self.pass(token, operation.header.asked_at);
+        }
+        // The session's state is the holder's affair: it is told, and no login is made behind its back.
+        match token.gate.shares(self.who()) {
+            Some(word) => Passage::Pass(self.admit(word)),
+            None => Passage::Refuse(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Single).into()),
         }
     }
 
@@ -213,17 +227,15 @@ impl<H: Host> TokenPool<H> {
         held: Held<Session>,
         operation: Operation<H>,
         ticket: Ticket,
-        begin: Option<u64>,
+        wait: Wait,
         outlet: &mut impl Outlet<H>,
     ) -> Option<Grant<H>> {
         let token = held.session.parts().map(|(token, ..)| token.clone());
+        let asked_at = operation.header.asked_at;
         self.sessions.close_gate();
-        let waits = token.as_ref().is_some_and(|token| token.gate.listen(self.listener()));
         let granted = self.requeue(operation, ticket, outlet);
         let next = self.first_of(granted, self.free(held, &Place::Pool), outlet);
-        if let (Some(number), Some(token)) = (begin, token) {
-            self.begin_login(&token, number);
-        }
+        let waits = token.is_some_and(|token| self.wait_for(&token, wait, asked_at));
         if !waits {
             // It ended between the look at the gate and the closing of ours.
             for grant in self.sessions.open_gate() {
@@ -245,7 +257,10 @@ impl<H: Host> TokenPool<H> {
         })
     }
 
-    fn turn_of_login(&self, source: Source<Session>, work: Login) -> Option<Grant<H>> {
+    fn turn_of_login(&self, source: Source<Session>, work: Login<H>) -> Option<Grant<H>> {
+        if work.asker.as_ref().is_some_and(|asker| asker.0.progress.start(now()) == Started::Gone) {
+            return self.give_back(source, &Place::Pool);
+        }
         let started = nanos();
         let ended = |result| self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
         let held = match self.session(source) {
@@ -253,29 +268,56 @@ impl<H: Host> TokenPool<H> {
             Err(unopened) => {
                 let Unopened { error, next } = *unopened;
                 ended(error.reason());
-                work.attempt.fail(error, now());
+                work.attempt.fail(error.clone(), false, nanos());
+                if let Some(asker) = work.asker {
+                    asker.answer(Err(Failure::not_executed(error)));
+                }
                 return next;
             }
         };
+        let Login { attempt, pin, asker, force } = work;
         let user = self.options.user;
-        let retained = work.pin.clone().filter(|_| self.options.retain_pin);
+        let token = held.session.parts().map(|(token, ..)| token.clone());
+        let mark = token.and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
+        // Whoever waits for the login is to find that it is the pool's.
+        let before = self.swap_mark(mark);
         let run = AssertUnwindSafe(|| {
             let inside = held.session.parts().and_then(|(token, ..)| token.module.enter().ok());
-            if inside.is_some() { login(&held.session, user, work) } else { ("interrupted", true) }
+            match inside {
+                Some(_inside) => login(&held.session, user, attempt, pin.as_ref(), force),
+                None => (Err(Error::Halting), true),
+            }
         });
-        let (result, reusable) = catch_unwind(run).unwrap_or(("interrupted", false));
-        // One that was refused is not kept.
-        *self.retained.lock() = retained.filter(|_| result == "ok");
-        ended(result);
-        if reusable {
-            return self.free(held, &Place::Pool);
+        let panicked = Error::Interrupted { cause: "the login panicked" };
+        let (result, reusable) = catch_unwind(run).unwrap_or((Err(panicked), false));
+        let (name, outcome) = match result {
+            Ok(word) => {
+                self.now_with(mark, pin.as_ref());
+                self.admit(word);
+                self.keep_login();
+                ("ok", Ok(Answer::Done))
+            }
+            Err(error) => {
+                self.swap_mark(before);
+                self.forget_retained();
+                (error.reason(), Err(Failure::not_executed(error)))
+            }
+        };
+        ended(name);
+        let next = if reusable {
+            self.free(held, &Place::Pool)
+        } else {
+            self.discard(held, &Place::Pool, name);
+            None
+        };
+        if let Some(asker) = asker {
+            asker.answer(outcome);
         }
-        self.discard(held, &Place::Pool, result);
-        None
+        next
     }
 
     /// The session of a grant, opened if need be; or why not, and who gets the capacity.
-    fn session(&self, source: Source<Session>) -> Result<Held<Session>, Box<Unopened<H>>> {
+    pub(crate) fn session(&self, source: Source<Session>) -> Result<Held<Session>, Box<Unopened<H>>> {
         let opening = match source {
             Source::Session(held) => return Ok(held),
             Source::Capacity(opening) => opening,
@@ -307,7 +349,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Gives back what was granted to work that does not run.
-    fn give_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
+    pub(crate) fn give_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
         match source {
             Source::Session(held) => self.free(held, place),
             Source::Capacity(opening) => self.never_opened(opening),
@@ -315,7 +357,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A session comes free: for the lease that it belongs to, or for the pool.
-    fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
+    pub(crate) fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
         if let Place::Within(lease) = place {
             return lease.give_back(self, held, None);
         }
@@ -364,18 +406,10 @@ impl<H: Host> TokenPool<H> {
 }
 
 /// No session could be opened.
-struct Unopened<H: Host> {
-    error: Error,
+pub(crate) struct Unopened<H: Host> {
+    pub(crate) error: Error,
     /// Who gets the capacity.
-    next: Option<Grant<H>>,
-}
-
-/// What an operation finds at the gate.
-enum Passage {
-    Pass(u64),
-    Refuse(Error),
-    /// A login is in progress; the attempt is this one's to begin.
-    Wait(Option<u64>),
+    pub(crate) next: Option<Grant<H>>,
 }
 
 /// Whether granted work is to run.

@@ -51,12 +51,15 @@ impl Session {
         Some((&open.token, open.token.module.functions(), open.handle))
     }
 
-    /// Closes it on the reaper's thread, then calls `closed` there. If it is the last one of a token that is logged in, and `heir` says
-    /// how to open another (`read_only`), that is opened first: the end of the last session would be a logout.
-    pub fn close_then(mut self, heir: Option<bool>, closed: impl FnOnce(Option<Session>) + Send + 'static) {
+    /// Closes it on the reaper's thread: calls `before` there, which may open an heir, and `closed` afterwards, with that.
+    pub(crate) fn close_then(
+        mut self,
+        before: impl FnOnce(&Closable) -> Option<Session> + Send + 'static,
+        closed: impl FnOnce(Option<Session>) + Send + 'static,
+    ) {
         if let Some(open) = self.open.take() {
             let token = open.token.clone();
-            token.module.reaper().close(open, heir, closed);
+            token.module.reaper().close(open, before, closed);
         }
     }
 }
@@ -65,12 +68,24 @@ impl Drop for Session {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
             let token = open.token.clone();
-            token.module.reaper().close(open, None, |_| ());
+            token.module.reaper().close(open, |_| None, |_| ());
         }
     }
 }
 
 impl Closable {
+    /// The token that it is open on.
+    pub(crate) fn token(&self) -> &Arc<Token> {
+        &self.token
+    }
+
+    /// `C_Logout`.
+    pub(crate) fn log_out(&self) {
+        if let Ok(_inside) = self.token.module.enter() {
+            let _ = p11::session::logout(self.token.module.functions(), self.handle);
+        }
+    }
+
     /// Another session, if this is the last one of a token that is logged in. Where none can be had, the gate logs in again when it must.
     pub(crate) fn heir(&self, read_only: bool) -> Option<Session> {
         let gate = &self.token.gate;
@@ -81,9 +96,12 @@ impl Closable {
         Session::open(&self.token, read_only).ok()
     }
 
-    /// `C_CloseSession`. What it returns changes nothing: the session is gone, one way or the other.
+    /// `C_CloseSession`, after `C_Logout` if it is our last one on a token that we are logged in on. What they return changes nothing: the
+    /// session is gone, one way or the other.
     pub(crate) fn close(self) {
-        self.token.gate.session_closing();
+        if self.token.gate.session_closing() {
+            self.log_out();
+        }
         if let Ok(_inside) = self.token.module.enter() {
             let _ = p11::session::close_session(self.token.module.functions(), self.handle);
         }

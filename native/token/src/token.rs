@@ -183,6 +183,12 @@ impl Token {
         self.slot.load(Ordering::Relaxed)
     }
 
+    /// How many pools other than one use it.
+    pub(crate) fn other_pools(&self) -> usize {
+        let claims = self.claims.lock();
+        claims.pools.saturating_sub(claims.leaving + 1)
+    }
+
     /// Claims it for a pool; an exclusive claim suffers no other, but for a moment one whose pool stops (as when a pool is restarted).
     pub fn claim(self: &Arc<Self>, exclusive: bool) -> Result<Claim, Error> {
         let until = Instant::now() + LEAVING_TIMEOUT;

@@ -26,11 +26,26 @@ pub fn sign(
     data: &[u8],
     hint: usize,
 ) -> Result<Vec<u8>, CallError> {
+    sign_after(functions, session, key, mechanism, data, hint, &mut || Ok(()))
+}
+
+/// The same, with something between the two calls: the login that a key with `CKA_ALWAYS_AUTHENTICATE` wants. Its error leaves the operation
+/// active.
+pub fn sign_after(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+    hint: usize,
+    between: &mut dyn FnMut() -> Result<(), CallError>,
+) -> Result<Vec<u8>, CallError> {
     check_raw_rsa("C_Sign", functions, session, key, mechanism, data)?;
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
         let code = unsafe { call!(functions, C_SignInit(session, mechanism, key)) };
         check("C_SignInit", Phase::Init, code)?;
+        between().map_err(|error| CallError { active: true, ..error })?;
         output("C_Sign", Phase::Final, hint, data.len(), |buffer, size| {
             // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
             unsafe { call!(functions, C_Sign(session, input(data), length(data), buffer, size)) }

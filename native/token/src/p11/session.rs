@@ -87,3 +87,45 @@ pub fn logout(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<(), C
     let code = unsafe { call!(functions, C_Logout(session)) };
     check("C_Logout", Phase::Single, code)
 }
+
+/// `C_InitToken`: a new token in the slot, everything on it gone. The label is at most 32 bytes.
+pub fn init_token(functions: &Functions, slot: CK_SLOT_ID, so_pin: Option<&[u8]>, label: &str) -> Result<(), CallError> {
+    let mut padded = [b' '; LABEL_SIZE];
+    let bytes = label.as_bytes();
+    let Some(field) = padded.get_mut(..bytes.len()) else {
+        return Err(CallError::new("C_InitToken", CKR_ARGUMENTS_BAD, Phase::Single));
+    };
+    field.copy_from_slice(bytes);
+    let (pointer, size) = optional_pin(so_pin);
+    // SAFETY: the PIN is borrowed for the call, the label has the 32 bytes that the function reads.
+    let code = unsafe { call!(functions, C_InitToken(slot, pointer, size, padded.as_mut_ptr())) };
+    check("C_InitToken", Phase::Single, code)
+}
+
+/// `C_InitPIN`: the user's PIN, in a session of the security officer's.
+pub fn init_pin(functions: &Functions, session: CK_SESSION_HANDLE, pin: Option<&[u8]>) -> Result<(), CallError> {
+    let (pointer, size) = optional_pin(pin);
+    // SAFETY: the PIN is borrowed for the call, and the module only reads it.
+    let code = unsafe { call!(functions, C_InitPIN(session, pointer, size)) };
+    check("C_InitPIN", Phase::Single, code)
+}
+
+/// `C_SetPIN`: of whoever is logged in, or of the user if nobody is.
+pub fn set_pin(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    old: Option<&[u8]>,
+    new: Option<&[u8]>,
+) -> Result<(), CallError> {
+    let ((old, old_size), (new, new_size)) = (optional_pin(old), optional_pin(new));
+    // SAFETY: both PINs are borrowed for the call, and the module only reads them.
+    let code = unsafe { call!(functions, C_SetPIN(session, old, old_size, new, new_size)) };
+    check("C_SetPIN", Phase::Single, code)
+}
+
+/// Bytes of a token's label.
+const LABEL_SIZE: usize = 32;
+
+fn optional_pin(pin: Option<&[u8]>) -> (CK_UTF8CHAR_PTR, CK_ULONG) {
+    pin.map_or((ptr::null_mut(), 0), |pin| (input(pin), length(pin)))
+}

@@ -1,0 +1,83 @@
+//! The login that a key wants for each use: `CKA_ALWAYS_AUTHENTICATE`, as on PIV cards. Between the Init call and the final one, on the same session,
+//! `C_Login` with `CKU_CONTEXT_SPECIFIC`. It is never tried again, whatever comes of it.
+
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_USER_NOT_LOGGED_IN, CKU_CONTEXT_SPECIFIC};
+
+use crate::clock::now;
+use crate::error::{Error, Executed};
+use crate::execute::{Attempt, Fault, Then};
+use crate::login::allowed;
+use crate::p11::crypto::{self, SIGNATURE_HINT};
+use crate::p11::slots::token_info;
+use crate::p11::{self, CallError, Class, Mechanism, Phase};
+use crate::parking::Lacks;
+use crate::pool::LoginMode;
+use crate::request::ContextPin;
+
+impl Attempt<'_> {
+    /// Signs, with the login that the key may want.
+    pub(crate) fn sign(
+        &self,
+        key: CK_OBJECT_HANDLE,
+        mechanism: &Mechanism,
+        data: &[u8],
+        context: &mut ContextPin,
+    ) -> Result<Vec<u8>, Fault> {
+        let (functions, session) = (self.resolver.functions, self.resolver.session);
+        if self.options.login == LoginMode::None || !self.resolver.wants_login(key)? {
+            return Ok(crypto::sign(functions, session, key, mechanism, data, SIGNATURE_HINT)?);
+        }
+        self.authenticated(context, |login| crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login))
+    }
+
+    /// Runs an operation whose Init is followed by the login that it is given.
+    fn authenticated<T>(
+        &self,
+        context: &mut ContextPin,
+        run: impl FnOnce(&mut dyn FnMut() -> Result<(), CallError>) -> Result<T, CallError>,
+    ) -> Result<T, Fault> {
+        let (token, functions, session) = (self.resolver.token, self.resolver.functions, self.resolver.session);
+        let pin = match context {
+            ContextPin::Given(pin) => pin.as_ref().map(|pin| pin.as_slice()),
+            ContextPin::None => return Err(Fault::park(Lacks::Pin)),
+            ContextPin::Used => return Err(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Init).into()),
+        };
+        let user = self.options.user;
+        let Some(proof) = token.gate.prove(user, pin.map(|pin| token.gate.mark(pin)), now())? else {
+            return Err(Fault::park(Lacks::Turn));
+        };
+        let flags = token_info(functions, token.slot()).map_err(|error| CallError { phase: Phase::Init, ..error })?.flags;
+        if let Err(error) = allowed(user, flags) {
+            proof.poison(error.clone(), false, now());
+            return Err(error.into());
+        }
+        let (mut proof, mut refused) = (Some(proof), None);
+        let result = run(&mut || {
+            // One at a time goes as far as this; the operation itself may run beside others.
+            let Some(proof) = proof.take() else { return Ok(()) };
+            let Err(error) = p11::session::login(functions, session, CKU_CONTEXT_SPECIFIC, pin) else {
+                proof.succeed();
+                return Ok(());
+            };
+            let (error, cause) = match error.class() {
+                Class::AlreadyLoggedIn => return Ok(()),
+                Class::Credential => {
+                    let cause = Error::Poisoned { code: error.code };
+                    proof.poison(cause.clone(), true, now());
+                    (error, cause)
+                }
+                _ => (error, error.into()),
+            };
+            refused = Some(cause);
+            Err(error)
+        });
+        if proof.is_none() {
+            *context = ContextPin::Used;
+        }
+        match refused {
+            // The operation has begun, and is left behind with its session.
+            Some(error) => Err(Fault { error, executed: Executed::No, then: Some(Then::Discard("context_login")) }),
+            None => Ok(result?),
+        }
+    }
+}

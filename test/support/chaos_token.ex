@@ -1,0 +1,41 @@
+defmodule Pkcs11Pool.Test.ChaosToken do
+  @moduledoc "A token behind a chaos module of its own, and PIN sources that a test can steer and count."
+
+  alias Pkcs11Pool.Test.SoftHSM
+  alias Pkcs11Pool.Testing.Chaos
+
+  @doc "A new token behind a new chaos module: the token's map with `:chaos`. Stop the module with `Chaos.stop/1`."
+  @spec new!(keyword) :: map
+  def new!(opts \\ []) do
+    token = SoftHSM.new_token!(Keyword.put(opts, :module, SoftHSM.module_path()))
+    chaos = Chaos.start!(token.module, module_env: token.module_env, copy: true)
+    Map.merge(token, %{module: chaos.module, chaos: chaos})
+  end
+
+  @doc "A source of a PIN that can be changed: an agent's pid."
+  @spec source!(term) :: pid
+  def source!(answer) do
+    {:ok, agent} = Agent.start_link(fn -> {answer, 0} end)
+    agent
+  end
+
+  @doc "What a source gives from now on; a function is called in the process that asks."
+  @spec give(pid, term) :: :ok
+  def give(source, answer), do: Agent.update(source, fn {_answer, asked} -> {answer, asked} end)
+
+  @doc "How often a source was asked."
+  @spec asked(pid) :: non_neg_integer
+  def asked(source), do: Agent.get(source, &elem(&1, 1))
+
+  @doc "The `:pin` option of a source."
+  @spec pin(pid) :: {module, atom, [pid]}
+  def pin(source), do: {__MODULE__, :ask, [source]}
+
+  @doc false
+  def ask(source) do
+    case Agent.get_and_update(source, fn {answer, asked} -> {answer, {answer, asked + 1}} end) do
+      answer when is_function(answer, 0) -> answer.()
+      answer -> answer
+    end
+  end
+end
