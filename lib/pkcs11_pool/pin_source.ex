@@ -159,9 +159,17 @@ defmodule Pkcs11Pool.PinSource do
     end
   end
 
+  # Raw: the content does not pass through the file server, which lives on.
   defp read(path) do
-    case File.read(path) do
-      {:ok, content} -> {:ok, content}
+    with {:ok, file} <- :file.open(path, [:read, :raw, :binary]),
+         result = :file.read(file, @largest_file),
+         :ok <- :file.close(file) do
+      case result do
+        {:ok, content} -> {:ok, content}
+        :eof -> {:ok, ""}
+        {:error, reason} -> {:error, {:file, path, reason}}
+      end
+    else
       {:error, reason} -> {:error, {:file, path, reason}}
     end
   end

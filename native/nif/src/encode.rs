@@ -69,7 +69,7 @@ pub(crate) fn error<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
 
 fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
     let pairs: Vec<(Atom, Term<'a>)> = match error {
-        Error::Poisoned { .. } => vec![(atoms::poisoned(), true.encode(env))],
+        Error::Poisoned { .. } | Error::Locked => vec![(atoms::poisoned(), true.encode(env))],
         Error::PinSourceFailed { cause } => vec![(atoms::cause(), cause.encode(env))],
         Error::LoginShared { pools, leases } => {
             vec![(atoms::pools(), pools.encode(env)), (atoms::leases(), leases.encode(env))]

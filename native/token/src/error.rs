@@ -19,6 +19,9 @@ pub enum Error {
     /// The token says that one more wrong PIN locks it.
     #[error("the token allows one last try")]
     FinalTry,
+    /// The token says that its PIN is locked: it was not asked.
+    #[error("the token's PIN is locked")]
+    Locked,
     /// The PIN source gave no PIN.
     #[error("the PIN source failed: {cause}")]
     PinSourceFailed {
@@ -154,6 +157,7 @@ impl Error {
             Self::Call(error) if error.code == CKR_SIGNATURE_LEN_RANGE => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::Call(error) => p11::codes::name(error.code),
             Self::Poisoned { code } => p11::codes::name(*code),
+            Self::Locked => "pin_locked",
             Self::FinalTry => "pin_final_try",
             Self::PinSourceFailed { .. } => "pin_source_failed",
             Self::PinRequired { .. } => "pin_required",

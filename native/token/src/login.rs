@@ -1,8 +1,7 @@
 //! One `C_Login`, on a runner's session, for everybody.
 
 use cryptoki_sys::{
-    CK_FLAGS, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKR_PIN_LOCKED,
-    CKU_SO,
+    CK_FLAGS, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKU_SO,
 };
 
 use crate::clock::{nanos, now};
@@ -70,7 +69,7 @@ pub(crate) fn allowed(user: CK_USER_TYPE, flags: CK_FLAGS) -> Result<(), Error> 
         _ => (CKF_USER_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY),
     };
     if flags & locked != 0 {
-        return Err(Error::Poisoned { code: CKR_PIN_LOCKED });
+        return Err(Error::Locked);
     }
     if flags & last != 0 { Err(Error::FinalTry) } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
 //! Making a token and setting its PINs: for scripts and tests, while no pool uses the token.
 
-use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKU_SO, CKU_USER};
+use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKF_TOKEN_INITIALIZED, CKU_SO, CKU_USER};
 
 use crate::clock::now;
 use crate::error::Error;
@@ -51,8 +51,11 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
         Provision::ChangePin { user, .. } => *user,
         Provision::Token { .. } | Provision::UserPin { .. } => CKU_SO,
     };
-    if !force {
-        allowed(user, token_info(functions, token.slot())?.flags)?;
+    let flags = token_info(functions, token.slot())?.flags;
+    // A slot that has no token yet has no PIN either, whatever its flags say of it.
+    let is_new = matches!(what, Provision::Token { .. }) && flags & CKF_TOKEN_INITIALIZED == 0;
+    if !force && !is_new {
+        allowed(user, flags)?;
     }
     let tried = match what {
         Provision::Token { so_pin, .. } | Provision::UserPin { so_pin, .. } => so_pin,
