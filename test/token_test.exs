@@ -5,8 +5,14 @@ defmodule Pkcs11Pool.TokenTest do
   alias Pkcs11Pool.Test.{ChaosToken, Poll, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
+  defp opts(%{module: module, module_env: env}, slot),
+    do: [module: module, module_env: env, slot: slot]
+
   # A module of its own, which sees an empty slot.
-  defp opts(module, slot), do: [module: module, module_env: SoftHSM.module_env(), slot: slot]
+  defp new_module do
+    module = SoftHSM.new_module!()
+    %{module: module, module_env: SoftHSM.module_env(module)}
+  end
 
   defp empty_slot(module) do
     assert {:error, %Error{reason: :slot_not_found, details: %{available: available}}} =
@@ -18,7 +24,7 @@ defmodule Pkcs11Pool.TokenTest do
   defp pin(pin), do: fn -> pin end
 
   test "a token is made, gets its PINs, and serves a pool" do
-    module = SoftHSM.new_module!()
+    module = new_module()
     label = "made-#{System.unique_integer([:positive])}"
     slot = empty_slot(module)
     assert :ok = Token.init(opts(module, {:slot_id, slot}), label, pin("so-pin"))
@@ -52,7 +58,7 @@ defmodule Pkcs11Pool.TokenTest do
   test "nothing is done while a pool uses the token" do
     token = SoftHSM.new_token!()
     start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: token.label)})
-    opts = opts(token.module, {:token_serial, token.serial})
+    opts = opts(token, {:token_serial, token.serial})
 
     for result <- [
           Token.init(opts, "other", pin(token.so_pin)),
@@ -69,7 +75,7 @@ defmodule Pkcs11Pool.TokenTest do
   test "a PIN that was refused here is not tried by a pool, and a new one pardons it" do
     token = ChaosToken.new!()
     on_exit(fn -> Chaos.stop(token.chaos) end)
-    opts = opts(token.module, {:token_serial, token.serial})
+    opts = opts(token, {:token_serial, token.serial})
 
     assert {:error, %Error{reason: :pin_incorrect}} =
              Token.set_pin(opts, pin("999999"), pin("5678"))
@@ -89,7 +95,7 @@ defmodule Pkcs11Pool.TokenTest do
   test "a token that is nearly locked is left alone, except by force" do
     token = ChaosToken.new!()
     on_exit(fn -> Chaos.stop(token.chaos) end)
-    opts = opts(token.module, {:token_serial, token.serial})
+    opts = opts(token, {:token_serial, token.serial})
     Chaos.token_flags(token.chaos, set: [:user_pin_final_try, :so_pin_locked])
     assert {:error, %Error{reason: :pin_final_try}} = Token.set_pin(opts, pin("1"), pin("2"))
     assert {:error, %Error{reason: :pin_locked}} = Token.init_pin(opts, pin("1"), pin("2"))
@@ -98,7 +104,7 @@ defmodule Pkcs11Pool.TokenTest do
   end
 
   test "a source that fails changes nothing, and options are checked" do
-    opts = opts(SoftHSM.module_path(), {:slot_id, 0})
+    opts = opts(%{module: SoftHSM.module_path(), module_env: %{}}, {:slot_id, 0})
 
     assert {:error, %Error{reason: :pin_source_failed} = error} =
              Token.init_pin(opts, fn -> raise "4711" end, pin("1234"))

@@ -7,9 +7,9 @@ defmodule Pkcs11Pool.Test.ChaosToken do
   @doc "A new token behind a new chaos module: the token's map with `:chaos`. Stop the module with `Chaos.stop/1`."
   @spec new!(keyword) :: map
   def new!(opts \\ []) do
-    token = SoftHSM.new_token!(Keyword.put(opts, :module, SoftHSM.module_path()))
-    chaos = Chaos.start!(token.module, module_env: token.module_env, copy: true)
-    Map.merge(token, %{module: chaos.module, chaos: chaos})
+    token = SoftHSM.new_token!(opts)
+    chaos = Chaos.start!(token.module, module_env: token.module_env, tmp_dir: SoftHSM.dir())
+    Map.merge(token, %{module: chaos.module, module_env: chaos.module_env, chaos: chaos})
   end
 
   @doc "A source of a PIN that can be changed: an agent's pid."
