@@ -4,10 +4,12 @@ mod operations;
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use cryptoki_sys::*;
 use support::*;
 use token::p11::{Attribute, AttributeRead, Functions, LoadError, Mechanism, Params, Phase, crypto, objects, session, slots};
+use token::{Module, ModuleConfig, Selector, Token};
 
 fn pss() -> Mechanism {
     Mechanism {
@@ -19,6 +21,20 @@ fn pss() -> Mechanism {
 fn sha256(data: &[u8]) -> Vec<u8> {
     let data = file(data);
     openssl(&["dgst", "-sha256", "-binary", data.to_str().unwrap()]).unwrap()
+}
+
+#[test]
+fn a_module_that_another_initialized_is_adopted_and_never_finalized() {
+    let fixture = fixture();
+    let module = Module::acquire(fixture.module.to_str().unwrap(), &ModuleConfig::default()).unwrap();
+    let token = Token::find(module.module(), &Selector::Id(fixture.slot)).unwrap();
+    drop(module);
+    assert_eq!(token.slot(), fixture.slot);
+    // The reaper, which finalizes modules of ours at once, leaves this one alone.
+    for _ in 0..50 {
+        assert!(slots::library_info(&fixture.functions).is_ok());
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 #[test]
