@@ -32,7 +32,7 @@ defmodule Pkcs11Pool.CallerDeathTest do
     Pools.drained!(pool)
     SoftHSM.hold!(token)
     victim = spawn(fn -> Pools.large(pool) end)
-    Poll.until(fn -> Pools.native_status(pool).running == 1 end)
+    Pools.await_active!(pool, 1)
     kill([victim])
     next = Task.async(fn -> digest(pool) end)
     Poll.until(fn -> Pools.native_status(pool).waiting == 1 end)

@@ -7,7 +7,9 @@ defmodule Pkcs11Pool.RunnerDeathTest do
 
   setup do
     token = SoftHSM.valve!(SoftHSM.new_token!())
-    opts = SoftHSM.pool_opts(token, pool_size: @size, executor: :dirty_io)
+    # Whoever waits in vain should be seen to do so, and a busy machine is no failure.
+    opts = [pool_size: @size, executor: :dirty_io, queue_timeout: :infinity]
+    opts = SoftHSM.pool_opts(token, opts)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
     :ok = Pkcs11Pool.await_ready(pool, 5_000)
@@ -29,12 +31,12 @@ defmodule Pkcs11Pool.RunnerDeathTest do
 
   test "one that is killed in the middle of 200 queued operations strands none of them",
        %{pool: pool, on_rest: on_rest} do
-    callers = callers(200, fn -> Pkcs11Pool.generate_random(pool, 100_000) end)
+    callers = callers(200, fn -> Pkcs11Pool.generate_random(pool, 10_000) end)
     Poll.until(fn -> Pools.native_status(pool).waiting > 0 end)
     [victim | _] = Pools.runners(pool)
     Process.exit(victim, :kill)
 
-    for result <- Task.await_many(callers, 30_000), do: assert({:ok, <<_::800_000>>} = result)
+    for result <- Task.await_many(callers, 60_000), do: assert({:ok, <<_::80_000>>} = result)
     on_rest.()
   end
 
@@ -80,7 +82,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
     end)
 
     kill(victims)
-    for result <- Task.await_many(callers, 30_000), do: assert({:ok, <<_::128>>} = result)
+    for result <- Task.await_many(callers, 60_000), do: assert({:ok, <<_::128>>} = result)
     on_rest.()
   end
 
@@ -148,7 +150,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
     end
 
     :atomics.put(killed, 1, 1)
-    Task.await_many(callers, 30_000)
+    Task.await_many(callers, 60_000)
   end
 
   defp call_until(over?, call) do

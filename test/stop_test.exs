@@ -216,7 +216,7 @@ defmodule Pkcs11Pool.StopTest do
     # The application's own process, which ends before the pool does.
     signer = signer(pool)
     from_signer = Task.async(fn -> catch_exit(GenServer.call(signer, :large, :infinity)) end)
-    Poll.until(fn -> Pools.native_status(pool).running == @size end)
+    Pools.await_active!(pool, @size)
     queued = queue(pool)
     stopper = Task.async(fn -> Application.stop(app) end)
 

@@ -70,6 +70,15 @@ defmodule Pkcs11Pool.Test.Pools do
     tasks
   end
 
+  @doc "Waits until so many operations have started: a session may be theirs for a while before."
+  @spec await_active!(term, non_neg_integer) :: map
+  def await_active!(pool, count) do
+    Poll.until(fn ->
+      status = native_status(pool)
+      if status.active == count, do: status
+    end)
+  end
+
   @doc "An operation that is large enough to get stuck in a module that is held up; the digest otherwise."
   @spec large(term, keyword) :: {:ok, binary} | {:error, Pkcs11Pool.Error.t()}
   def large(pool, opts \\ []),
