@@ -24,7 +24,7 @@ defmodule Pkcs11Pool.Keeper do
   # How soon a token that is away is looked for again: the first time, and at the longest, in ms.
   @probe 500..30_000
 
-  # `asking`: from the monitor of a process that asks the PIN source to what it asks for.
+  # `asking`: from the monitor of a process that asks the PIN source to what it asks for, and since when.
   defstruct [:options, :pool, :probe, asking: %{}, down: nil, backoff: 0]
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
@@ -128,10 +128,12 @@ defmodule Pkcs11Pool.Keeper do
   # It provides the PIN by itself; one that ends otherwise must not leave anybody waiting.
   def handle_info({:DOWN, monitor, :process, _pid, reason}, %{asking: asking} = state)
       when is_map_key(asking, monitor) do
-    {attempt, asking} = Map.pop!(asking, monitor)
+    {{attempt, started}, asking} = Map.pop!(asking, monitor)
 
-    unless match?({:shutdown, _result}, reason),
-      do: Native.provide_pin(state.pool, attempt, {:error, PinSource.explain(:timeout)})
+    unless match?({:shutdown, _result}, reason) do
+      cause = PinProcess.end_of(started, state.options.pin_timeout)
+      Native.provide_pin(state.pool, attempt, {:error, cause})
+    end
 
     {:noreply, %{state | asking: asking}}
   end
@@ -253,7 +255,7 @@ defmodule Pkcs11Pool.Keeper do
         {:error, reason} -> Native.provide_pin(pool, attempt, {:error, PinSource.explain(reason)})
       end)
 
-    put_in(state.asking[monitor], attempt)
+    put_in(state.asking[monitor], {attempt, PinProcess.now()})
   end
 
   ## The token, there or away

@@ -31,6 +31,8 @@ defmodule Pkcs11Pool.PinProcess do
           result | {:error, {:pin_source, String.t()}}
         when result: term
   def run(sources, timeout, fun) do
+    started = now()
+
     {pid, monitor} =
       start(sources, timeout, fn
         {:ok, pins} -> fun.(pins)
@@ -42,9 +44,23 @@ defmodule Pkcs11Pool.PinProcess do
         result
 
       {:DOWN, ^monitor, :process, ^pid, _killed} ->
-        {:error, {:pin_source, PinSource.explain(:timeout)}}
+        {:error, {:pin_source, end_of(started, timeout)}}
     end
   end
+
+  @doc """
+  Why a process that was started at this time ended without having done anything.
+  """
+  @spec end_of(started :: integer, timeout :: pos_integer) :: String.t()
+  def end_of(started, timeout) do
+    PinSource.explain(if now() - started >= timeout, do: :timeout, else: :killed)
+  end
+
+  @doc """
+  The time, for `end_of/2`.
+  """
+  @spec now() :: integer
+  def now, do: System.monotonic_time(:millisecond)
 
   defp fetch([], _timeout, pins), do: {:ok, Enum.reverse(pins)}
 

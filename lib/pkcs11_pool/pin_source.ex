@@ -107,14 +107,15 @@ defmodule Pkcs11Pool.PinSource do
     do: Exception.format_mfa(module, function, length(arguments))
 
   @doc """
-  A reason of `fetch/1`, or `:timeout`, as half a sentence.
+  A reason of `fetch/1`, `:timeout` or `:killed`, as half a sentence.
   """
-  @spec explain(reason | :timeout | (explained :: String.t()) | term) :: String.t()
+  @spec explain(reason | :timeout | :killed | (explained :: String.t()) | term) :: String.t()
   def explain(:raised), do: "it raised, threw or exited (what it said is withheld)"
   def explain(:refused), do: "it returned {:error, reason} (the reason is withheld)"
   def explain(:rubbish), do: "it returned neither a binary, {:ok, binary} nor {:error, reason}"
   def explain(:empty), do: "it gave an empty PIN"
   def explain(:timeout), do: "it gave no answer within :pin_timeout"
+  def explain(:killed), do: "the process that asked it was killed"
   def explain({:undefined_function, mfa}), do: "#{mfa} is undefined or private"
   def explain({:env_not_set, variable}), do: "the environment variable #{variable} is not set"
   def explain({:file, path, :not_regular}), do: "#{path} is no regular file"

@@ -13,6 +13,7 @@
 //! A login belongs to one user with one PIN. Pools with the same share it; each is *admitted* once for each login, others are in conflict with
 //! it. What was refused is remembered beside the state (`credential.rs`).
 
+mod attempt;
 mod credential;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use cryptoki_sys::CK_USER_TYPE;
 use parking_lot::Mutex;
 use session_pool::Millis;
 
+pub use attempt::{Attempt, Proof};
 pub use credential::{Mark, Who};
 use credential::{Memory, Salt};
 
@@ -134,79 +136,6 @@ impl Default for Gate {
             listeners: Vec::new(),
         };
         Self { word: AtomicU64::new(1 << 1), inner: Mutex::new(inner), salt: Salt::random() }
-    }
-}
-
-/// An attempt at a login, or a logout, that somebody is seeing to. Dropped without an end (its pool stops), it is as if it had never
-/// begun: nobody waits for ever, and the next who needs a login begins anew.
-pub struct Attempt {
-    gate: Arc<Gate>,
-    number: u64,
-    who: Who,
-}
-
-impl Attempt {
-    /// Its number.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Whether this PIN has been refused before.
-    pub fn is_known_bad(&self, pin: &[u8]) -> bool {
-        let mark = self.gate.mark(pin);
-        self.gate.inner.lock().memory.refusal(self.who.user, mark).is_some()
-    }
-
-    /// It went well. `ours`: it was our `C_Login` that logged in. The word in which the pool is admitted.
-    pub fn succeed(self, mark: Option<Mark>, ours: bool) -> u64 {
-        let Who { pool, user, .. } = self.who;
-        self.gate.end(self.number, |memory| {
-            memory.lift(user);
-            if let Some(mark) = mark {
-                memory.forget(user, mark);
-            }
-            State::LoggedIn(Holder { user, mark, ours, members: vec![pool] })
-        })
-    }
-
-    /// It went wrong `at` these nanoseconds, for a reason that is not the credential. `own`: a fault of this one pool's (its PIN source).
-    pub fn fail(self, error: Error, own: bool, at: u64) {
-        let Who { pool, user, .. } = self.who;
-        self.gate.end(self.number, |memory| {
-            if memory.touch(user, at / 1_000_000) {
-                return State::LoggedOut;
-            }
-            State::Failed(Failed { user, pool: own.then_some(pool), error, at })
-        });
-    }
-
-    /// The credential was refused, or must not be tried: it is left alone. `pin`: the one that the token refused.
-    pub fn poison(self, error: Error, pin: Option<Mark>, now: Millis) {
-        let user = self.who.user;
-        self.gate.end(self.number, |memory| {
-            if let Some(mark) = pin {
-                memory.remember(user, mark, error.clone());
-            }
-            memory.put(user, error, now);
-            State::LoggedOut
-        });
-    }
-
-    /// The source gave a PIN that was refused before: as then, without asking the token.
-    pub fn stay_poisoned(self, pin: &[u8], now: Millis) {
-        let (user, mark) = (self.who.user, self.gate.mark(pin));
-        self.gate.end(self.number, |memory| {
-            if let Some(error) = memory.refusal(user, mark).cloned() {
-                memory.put(user, error, now);
-            }
-            State::LoggedOut
-        });
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.gate.end(self.number, |_| State::LoggedOut);
     }
 }
 
@@ -430,41 +359,6 @@ impl Gate {
     /// Under the lock.
     fn publish(&self, epoch: u64, logged_in: bool) {
         self.word.store(epoch << 1 | u64::from(logged_in), Ordering::Release);
-    }
-}
-
-/// A context-specific login that is being made. Dropped, the next may be.
-pub struct Proof {
-    gate: Arc<Gate>,
-    user: CK_USER_TYPE,
-    mark: Option<Mark>,
-}
-
-impl Proof {
-    /// The token took the PIN.
-    pub fn succeed(self) {
-        let mut inner = self.gate.inner.lock();
-        inner.memory.lift(self.user);
-    }
-
-    /// The PIN was refused (`tried`), or must not be tried.
-    pub fn poison(self, error: Error, tried: bool, now: Millis) {
-        let mut inner = self.gate.inner.lock();
-        if let Some(mark) = self.mark.filter(|_| tried) {
-            inner.memory.remember(self.user, mark, error.clone());
-        }
-        inner.memory.put(self.user, error, now);
-    }
-}
-
-impl Drop for Proof {
-    fn drop(&mut self) {
-        let listeners = {
-            let mut inner = self.gate.inner.lock();
-            inner.proving = false;
-            std::mem::take(&mut inner.listeners)
-        };
-        notify(listeners);
     }
 }
 
