@@ -99,6 +99,20 @@ defmodule Pkcs11Pool.LoginGateTest do
     end
   end
 
+  describe "sessions that the token has forgotten" do
+    test "do not make a login fail", %{token: token, chaos: chaos} = context do
+      pool = start(token, context.source, pool_size: 4, executor: :threads)
+      Chaos.latency(chaos, :C_GenerateRandom, 50)
+      Task.await_many(for _ <- 1..4, do: Task.async(fn -> random(pool) end))
+      assert %{idle: 4} = Pkcs11Pool.status(pool)
+      Chaos.kill_sessions(chaos)
+      # It logs in by itself, whatever it finds first.
+      assert :ok = Pkcs11Pool.logout(pool)
+      assert :ok = Pkcs11Pool.login(pool, fn -> token.pin end)
+      assert {:ok, _} = random(pool)
+    end
+  end
+
   describe "another credential" do
     test "is in conflict, disturbs nobody, and is not tried",
          %{token: token, chaos: chaos} = context do

@@ -210,7 +210,7 @@ impl<H: Host> TokenPool<H> {
     fn begin_login(&self, token: &Token, number: u64) {
         let Some(attempt) = token.gate.attempt(number, self.who()) else { return };
         if self.options.login == LoginMode::Protected {
-            return self.submit_login(Login { attempt, pin: None, asker: None, force: false });
+            return self.submit_login(Login { attempt, pin: None, asker: None, force: false, dead: 0 });
         }
         let retained = self.access.standing.lock().retained.clone();
         if let Some(pin) = retained {
@@ -226,7 +226,7 @@ impl<H: Host> TokenPool<H> {
             self.access.standing.lock().retained = None;
             attempt.stay_poisoned(&pin, now());
         } else {
-            self.submit_login(Login { attempt, pin: Some(pin), asker: None, force: false });
+            self.submit_login(Login { attempt, pin: Some(pin), asker: None, force: false, dead: 0 });
         }
     }
 
@@ -352,7 +352,7 @@ impl<H: Host> TokenPool<H> {
                 self.open_gate();
                 asker.answer(Ok(Answer::Done));
             }
-            Explicit::Begin(attempt) => self.submit_login(Login { attempt, pin, asker: Some(asker), force }),
+            Explicit::Begin(attempt) => self.submit_login(Login { attempt, pin, asker: Some(asker), force, dead: 0 }),
             Explicit::Refuse(error) => asker.answer(Err(Failure::not_executed(error))),
             Explicit::Wait => {
                 self.access.logins.lock().push(ExplicitLogin { asker, pin, force });

@@ -14,6 +14,13 @@ use crate::session::Session;
 /// How a login ended: the gate's word in which the pool is admitted, and whether the session may be used again.
 pub(crate) type Ended = (Result<u64, Error>, bool);
 
+/// Whether the module has forgotten the session: a login or logout there would fail without having been tried.
+pub(crate) fn is_dead(session: &Session) -> bool {
+    let Some((token, functions, handle)) = session.parts() else { return true };
+    let Ok(_inside) = token.module.enter() else { return false };
+    p11::session::session_info(functions, handle).is_err_and(|error| error.class() == Class::DeadSession)
+}
+
 /// Logs in and tells the gate. `force`: even if a wrong PIN would lock the token.
 pub(crate) fn login(session: &Session, user: CK_USER_TYPE, attempt: Attempt, pin: Option<&Pin>, force: bool) -> Ended {
     let interrupted = Error::Interrupted { cause: "the session was closed" };

@@ -10,6 +10,7 @@ use crate::clock::now;
 use crate::error::{Error, Failure};
 use crate::gate::Leave;
 use crate::host::{Host, Keeper, Notice, Outlet};
+use crate::login::is_dead;
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, TokenPool};
 use crate::request::{Answer, Asker, Header, Logout, Place, Work};
@@ -29,14 +30,14 @@ enum Made {
 impl<H: Host> TokenPool<H> {
     /// Logs out. `force`: even if others share the login. The answer comes by the header.
     pub fn logout(&self, header: Arc<Header<H>>, force: bool) {
-        self.submit_express(Work::Logout(Logout { asker: Some(Asker(header)), force }));
+        self.submit_express(Work::Logout(Logout { asker: Some(Asker(header)), force, dead: 0 }));
     }
 
     /// Logs out if nothing has run for so long.
     pub(crate) fn log_out_if_inactive(&self) {
         let Ok(token) = self.token() else { return };
         if self.is_inactive() && self.is_admitted(&token).is_some() && self.sessions.stats().running == 0 {
-            self.submit_express(Work::Logout(Logout { asker: None, force: false }));
+            self.submit_express(Work::Logout(Logout { asker: None, force: false, dead: 0 }));
         }
     }
 
@@ -60,6 +61,11 @@ impl<H: Host> TokenPool<H> {
                 return next;
             }
         };
+        if work.dead <= self.size() && is_dead(&held.session) {
+            self.discard(held, &Place::Pool, Class::DeadSession.name());
+            self.submit_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
+            return None;
+        }
         let Some(token) = held.session.parts().map(|(token, ..)| token.clone()) else { return self.free(held, &Place::Pool) };
         let made = self.log_out(&token, &held.session, &work);
         if matches!(made, Made::Later) {

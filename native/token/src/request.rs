@@ -321,6 +321,8 @@ pub struct Login<H: Host> {
     pub asker: Option<Asker<H>>,
     /// Even if a wrong PIN would lock the token.
     pub force: bool,
+    /// How many sessions it has found dead.
+    pub dead: usize,
 }
 
 /// A logout of everybody.
@@ -329,6 +331,8 @@ pub struct Logout<H: Host> {
     pub asker: Option<Asker<H>>,
     /// Even if others share the login.
     pub force: bool,
+    /// How many sessions it has found dead.
+    pub dead: usize,
 }
 
 /// Who waits for a login or logout. Dropped unanswered, its pool drains.

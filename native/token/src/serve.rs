@@ -13,8 +13,8 @@ use crate::error::{Error, Executed, Failure};
 use crate::execute::{Step, execute};
 use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet};
 use crate::lease::Late;
-use crate::login::login;
-use crate::p11::{CallError, Phase};
+use crate::login::{is_dead, login};
+use crate::p11::{CallError, Class, Phase};
 use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
 use crate::request::{Answer, Header, Login, Operation, Place, Work};
 use crate::session::Session;
@@ -275,7 +275,12 @@ impl<H: Host> TokenPool<H> {
                 return next;
             }
         };
-        let Login { attempt, pin, asker, force } = work;
+        if work.dead <= self.size() && is_dead(&held.session) {
+            self.discard(held, &Place::Pool, Class::DeadSession.name());
+            self.submit_express(Work::Login(Login { dead: work.dead + 1, ..work }));
+            return None;
+        }
+        let Login { attempt, pin, asker, force, .. } = work;
         let user = self.options.user;
         let token = held.session.parts().map(|(token, ..)| token.clone());
         let mark = token.and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
@@ -365,7 +370,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A session must not be used again: what runs next is nothing of its own.
-    fn discard(&self, held: Held<Session>, place: &Place<H>, reason: &'static str) {
+    pub(crate) fn discard(&self, held: Held<Session>, place: &Place<H>, reason: &'static str) {
         if let Place::Within(lease) = place {
             // A closed session grants nothing.
             let granted = lease.give_back(self, held, Some(reason));
