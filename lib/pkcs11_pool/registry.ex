@@ -45,11 +45,12 @@ defmodule Pkcs11Pool.Registry do
     :ok
   end
 
-  @doc "The pool of this name."
+  @doc "The pool of this name, as long as its keeper lives."
   @spec lookup(name :: term) :: {:ok, pid, entry} | :error
   def lookup(name) do
     case Registry.lookup(__MODULE__, {:pool, name}) do
-      [{keeper, entry}] -> {:ok, keeper, entry}
+      # The registry forgets a dead process only when it hears of its end.
+      [{keeper, entry}] -> if Process.alive?(keeper), do: {:ok, keeper, entry}, else: :error
       [] -> :error
     end
   end
