@@ -34,7 +34,7 @@ defmodule Pkcs11Pool.DrainTest do
   end
 
   test "a drain that runs out of time says how many sessions are still in use" do
-    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(pool_size: 2)
+    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(pool_size: 1)
     pool = opts[:name]
     start_supervised!({Pkcs11Pool, opts})
 
