@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.Call do
   # One call: submitted to the native pool by the caller, who then waits for the answer under its two
   # deadlines. No process is between.
   #
+  #   run here --> answer                a session lay idle, nothing waited, and the caller has no deadline
   #   submit --> answer                  before the first deadline: the common case
   #         \--> still queued: wait on   until :queue_timeout, then abandon: it never starts
   #         \--> running: wait on        until :operation_timeout after its start, then abandon: its
@@ -139,7 +140,36 @@ defmodule Pkcs11Pool.Call do
   # The reference is made in the function that waits for it: so the VM skips what was in the mailbox
   # before, however much that is. Hence several functions of one shape.
 
-  defp await(entry, request) do
+  # Without a deadline nothing speaks against the caller's own dirty scheduler. On native threads a module may hang.
+  defp await(%{operation_timeout: :infinity, executor: :dirty_io} = entry, request) do
+    if Native.has_idle(entry.native),
+      do: run_here(entry, request),
+      else: submitted(entry, request)
+  end
+
+  defp await(entry, request), do: submitted(entry, request)
+
+  defp run_here(entry, request) do
+    started = now()
+    ref = make_ref()
+
+    case Native.run_here(entry.native, ref, request, finite(entry.queue_timeout)) do
+      {:done, result, timing} ->
+        {result, timing}
+
+      {:error, _error} = refused ->
+        {refused, nil}
+
+      ticket ->
+        receive do
+          {^ref, result} -> {result, ticket}
+        after
+          first_look(entry) -> {late(ticket, ref, started, entry), ticket}
+        end
+    end
+  end
+
+  defp submitted(entry, request) do
     started = now()
     ref = make_ref()
 
@@ -309,17 +339,15 @@ defmodule Pkcs11Pool.Call do
   @doc """
   What telemetry says of an operation's way through the pool: measurements and metadata.
   """
-  @spec timing(Native.ticket() | nil) :: {map, map}
-  def timing(ticket) do
-    case ticket && Native.timing(ticket) do
-      nil ->
-        {%{}, %{}}
+  @spec timing(Native.ticket() | Native.timing()) :: {map, map}
+  def timing(nil), do: {%{}, %{}}
 
-      {nanoseconds, session} ->
-        queue_time = System.convert_time_unit(nanoseconds, :nanosecond, :native)
-        {%{queue_time: queue_time}, %{session: session}}
-    end
+  def timing({nanoseconds, session}) do
+    queue_time = System.convert_time_unit(nanoseconds, :nanosecond, :native)
+    {%{queue_time: queue_time}, %{session: session}}
   end
+
+  def timing(ticket), do: timing(Native.timing(ticket))
 
   defp finite(:infinity), do: nil
   defp finite(ms), do: ms

@@ -9,6 +9,7 @@ defmodule Pkcs11Pool.Native do
   @type lease :: reference
   @type index :: reference
   @type executor :: :dirty_io | :threads | :mixed
+  @type timing :: {queue_time :: non_neg_integer, session :: pos_integer} | nil
   @type error ::
           {reason :: atom, code :: non_neg_integer | nil, function :: String.t() | nil,
            executed :: boolean | :unknown, details :: map}
@@ -45,6 +46,15 @@ defmodule Pkcs11Pool.Native do
           ticket | {:error, error}
   def submit(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Whether `run_here/4` would find a session at once: a hint."
+  @spec has_idle(pool) :: boolean
+  def has_idle(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Runs an operation at once where a session lies idle and nothing waits, else submits it. Dirty IO."
+  @spec run_here(pool, tag :: reference, request :: term, queue_timeout :: non_neg_integer | nil) ::
+          {:done, result :: term, timing} | ticket | {:error, error}
+  def run_here(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Takes a call for a session of the caller's own; `{tag, :ok}` comes when the lease has one."
   @spec submit_lease(pool, tag :: reference, queue_timeout :: non_neg_integer | nil) ::
           {ticket, lease} | {:error, error}
@@ -79,7 +89,7 @@ defmodule Pkcs11Pool.Native do
   def progress(_ticket), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "How long an operation waited, in nanoseconds, and the number of its session, once it has started."
-  @spec timing(ticket) :: {queue_time :: non_neg_integer, session :: pos_integer} | nil
+  @spec timing(ticket) :: timing
   def timing(_ticket), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Gives an operation up, while it waits or (`running`) in any case. `:answered`: its answer comes."

@@ -13,6 +13,8 @@ rustler::atoms! {
     before_start, while_running, still_running, answered,
     // serve
     parked, again, gone,
+    // run_here
+    done,
     // progress
     queued, over,
     // executors

@@ -1,6 +1,6 @@
 //! The NIF library of pkcs11_pool: terms in, terms out, resources and answers. No logic: that is in `token` and `session_pool`.
 //!
-//! Only `pool_start`, `attach`, `serve` and `provision` may call the module, and they run on dirty-IO schedulers; everything else is a few microseconds
+//! Only `pool_start`, `attach`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers; everything else is a few microseconds
 //! on a normal one.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use rustler::{Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term};
 use session_pool::{Abandoned, RunnerId, State};
-use token::{Budget, End, Error, Served, now};
+use token::{Budget, Direct, End, Error, Served, now};
 
 use crate::beam::{Caller, Header, KeeperPid, Lease, Runner, Scheduler, Thread, TokenPool};
 use crate::courier::{Due, Expiry, Job};
@@ -211,6 +211,33 @@ fn submit<'a>(
     })
 }
 
+/// Whether `run_here` would find a session at once: a hint.
+#[rustler::nif]
+fn has_idle(pool: ResourceArc<PoolResource>) -> bool {
+    pool.pool.has_idle()
+}
+
+/// Runs a call on the calling process's own dirty scheduler, if a session lies idle and nothing waits: `{:done, result, timing}`. Else it is
+/// submitted: a ticket, or `{:error, error}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_here<'a>(
+    env: Env<'a>,
+    pool: ResourceArc<PoolResource>,
+    tag: Term<'a>,
+    request: Term<'a>,
+    queue_timeout: Option<u64>,
+) -> NifResult<Term<'a>> {
+    let request = decode::request(request)?;
+    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+    Ok(match pool.pool.run_here(header.clone(), request, &mut Scheduler(env)) {
+        Ok(Direct::Done(outcome)) => (atoms::done(), encode::outcome(env, &outcome), timing_of(&header)).encode(env),
+        Ok(Direct::Later(ticket)) => {
+            ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env)
+        }
+        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+    })
+}
+
 /// Takes a call for a session of the caller's own: `{ticket, lease}`, or `{:error, error}`. `:ok` comes when the lease has one.
 #[rustler::nif]
 fn submit_lease<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, tag: Term<'a>, queue_timeout: Option<u64>) -> Term<'a> {
@@ -285,7 +312,11 @@ fn progress<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>) -> Term<'a> {
 /// `{queue_time, session}`, nanoseconds and the number of its session, once an operation has started; else `nil`.
 #[rustler::nif]
 fn timing(ticket: ResourceArc<TicketResource>) -> Option<(u64, u64)> {
-    ticket.header.timing().map(|token::Timing { queue_time, session }| (queue_time, session))
+    timing_of(&ticket.header)
+}
+
+fn timing_of(header: &Header) -> Option<(u64, u64)> {
+    header.timing().map(|token::Timing { queue_time, session }| (queue_time, session))
 }
 
 /// Gives an operation up, while it waits or (`running`) in any case: `:before_start`, `{:while_running, since}`, `{:still_running, since}`

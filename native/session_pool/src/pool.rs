@@ -243,6 +243,28 @@ impl<S, W> Pool<S, W> {
         Submitted::Queued(ticket)
     }
 
+    /// An operation that whoever brings it runs at once, if a session lies idle and nothing waits; else it comes back, to be submitted.
+    pub fn take_idle(&self, payload: W) -> Result<Grant<S, W>, W> {
+        for (index, stripe) in self.stripes.iter().enumerate() {
+            let mut stripe = stripe.lock();
+            if self.waiting.load(Ordering::Relaxed) > 0 || !self.is_open() {
+                break;
+            }
+            if let Some(source) = stripe.source(index, false) {
+                let ticket = Ticket { stripe: index, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
+                return Ok(Grant { source, waiter: Waiting { payload, ticket } });
+            }
+        }
+        Err(payload)
+    }
+
+    /// Whether [`take_idle`](Self::take_idle) would find a session: a hint.
+    pub fn has_idle(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0
+            && self.is_open()
+            && self.stripes.iter().any(|stripe| !stripe.lock().idle.is_empty())
+    }
+
     /// An operation of the pool's own (a login) arrives: it goes before all others, passes the gate, and is never refused for want of
     /// room. A draining pool gives it back.
     pub fn submit_express(&self, payload: W) -> Submitted<S, W> {

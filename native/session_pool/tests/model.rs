@@ -17,6 +17,8 @@ type OneGrant = Grant<Session, Op>;
 #[derive(Debug, Clone)]
 enum Event {
     Submit,
+    /// A caller runs its own operation.
+    TakeIdle,
     SubmitExpress,
     Cancel(usize),
     CallerDies(usize),
@@ -51,7 +53,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 25] = [
+const KINDS: [(u16, Make); 26] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -61,6 +63,7 @@ const KINDS: [(u16, Make); 25] = [
     (2, Event::Retire),
     (4, Event::Park),
     (3, Event::Cancel),
+    (2, |_| Event::TakeIdle),
     (2, |_| Event::SubmitExpress),
     (2, Event::OpenFailed),
     (2, Event::Discard),
@@ -509,6 +512,26 @@ impl World {
         }
     }
 
+    fn take_idle(&mut self) {
+        let hint = self.pool.has_idle();
+        let op = self.model.new_op();
+        let taken = self.pool.take_idle(op.clone());
+        let model = &mut self.model;
+        let due = !model.draining && !model.gated && model.waiting_count() == 0 && !model.idle.is_empty();
+        assert_eq!(hint, due);
+        match taken {
+            Ok(grant) => {
+                assert!(due && matches!(grant.source, Source::Session(_)) && Rc::ptr_eq(&grant.waiter.payload, &op));
+                model.granted(&grant, false);
+                self.dispatch(grant);
+            }
+            Err(back) => {
+                assert!(!due && Rc::ptr_eq(&back, &op));
+                model.go(op.0, Place::Refused);
+            }
+        }
+    }
+
     fn submit_express(&mut self) {
         let op = self.model.new_op();
         let submitted = self.pool.submit_express(op.clone());
@@ -617,6 +640,7 @@ impl World {
     fn step(&mut self, event: Event) {
         match event {
             Event::Submit => self.submit(),
+            Event::TakeIdle => self.take_idle(),
             Event::SubmitExpress => self.submit_express(),
             Event::Cancel(choice) => {
                 let with_ticket: Vec<usize> =

@@ -15,6 +15,7 @@ use crate::access::Access;
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
 use crate::gate::Listener;
+use crate::guest::Guests;
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::lease::{End, Lease};
 use crate::module::{Module, ModuleConfig, ModuleUse};
@@ -80,6 +81,12 @@ enum Attachment {
 /// What a runner is running now.
 pub(crate) struct Cell<H: Host>(pub(crate) Mutex<Option<Arc<Header<H>>>>);
 
+impl<H: Host> Cell<H> {
+    pub(crate) fn empty() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
 /// A pool.
 pub struct TokenPool<H: Host> {
     pub(crate) options: PoolOptions,
@@ -87,6 +94,7 @@ pub struct TokenPool<H: Host> {
     pub(crate) roster: Roster<Grant<H>, H::Runner>,
     pub(crate) keeper: H::Keeper,
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
+    pub(crate) guests: Guests<H>,
     attachment: RwLock<Attachment>,
     pub(crate) access: Access<H>,
     leases: Mutex<Vec<Weak<Lease<H>>>>,
@@ -131,6 +139,7 @@ impl<H: Host> TokenPool<H> {
             roster: Roster::new(),
             keeper,
             cells: Mutex::default(),
+            guests: Guests::default(),
             attachment: RwLock::new(Attachment::Down(Error::not_initialized("C_Initialize"))),
             access: Access::new(),
             leases: Mutex::default(),
@@ -198,7 +207,7 @@ impl<H: Host> TokenPool<H> {
         lease.submit(operation, outlet)
     }
 
-    fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+    pub(crate) fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
         let work = Work::Call(operation);
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
@@ -249,7 +258,7 @@ impl<H: Host> TokenPool<H> {
     /// A runner joins; `true`: it must come in at once.
     pub fn join(&self, address: H::Runner) -> (RunnerId, bool) {
         let (id, woken) = self.roster.join(address);
-        self.cells.lock().insert(id, Arc::new(Cell(Mutex::new(None))));
+        self.cells.lock().insert(id, Arc::new(Cell::empty()));
         (id, woken)
     }
 
@@ -280,7 +289,13 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn cell(&self, id: RunnerId) -> Arc<Cell<H>> {
-        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell(Mutex::new(None)))).clone()
+        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell::empty())).clone()
+    }
+
+    fn all_cells(&self) -> Vec<Arc<Cell<H>>> {
+        let mut cells: Vec<_> = self.cells.lock().values().cloned().collect();
+        cells.append(&mut self.guests.cells());
+        cells
     }
 
     /// The most sessions.
@@ -443,7 +458,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Answers the callers of what still runs in a pool that has drained for long enough.
     pub fn give_up(&self) {
-        let running: Vec<_> = self.cells.lock().values().filter_map(|cell| cell.0.lock().clone()).collect();
+        let running: Vec<_> = self.all_cells().iter().filter_map(|cell| cell.0.lock().clone()).collect();
         for header in running {
             header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
         }
@@ -483,11 +498,9 @@ impl<H: Host> TokenPool<H> {
     /// One snapshot.
     pub fn status(&self) -> Status {
         let hung = |cell: &Arc<Cell<H>>| cell.0.lock().as_ref().is_some_and(|header| header.progress.state() == State::Abandoned);
-        let (hung, active) = {
-            let cells = self.cells.lock();
-            let active = cells.values().filter(|cell| cell.0.lock().is_some()).count();
-            (cells.values().filter(|cell| hung(cell)).count(), active)
-        };
+        let cells = self.all_cells();
+        let active = cells.iter().filter(|cell| cell.0.lock().is_some()).count();
+        let hung = cells.iter().filter(|cell| hung(cell)).count();
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
         let (epoch, login, down) = match self.token() {
             Ok(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict", None),

@@ -41,11 +41,11 @@ pub enum Served {
 }
 
 /// What came of one operation.
-struct Turn<H: Host> {
+pub(crate) struct Turn<H: Host> {
     /// What to run next.
-    next: Option<Grant<H>>,
+    pub(crate) next: Option<Grant<H>>,
     /// The answer, to be sent when the session is free already: a caller that has its answer finds the pool drained.
-    answer: Option<(Operation<H>, Outcome)>,
+    pub(crate) answer: Option<(Operation<H>, Outcome)>,
 }
 
 impl<H: Host> TokenPool<H> {
@@ -107,7 +107,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// One operation, from its grant to the next one.
-    fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
+    pub(crate) fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
         match payload {
             Work::Login(login) => {

@@ -1,0 +1,85 @@
+//! A caller that runs its own operation: where a session lies idle and nothing waits, no runner need be woken. What comes of the operation goes
+//! the same way as a runner's; whatever else it then needs (another session, a login) is left to the runners.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::host::{Host, Outcome, Outlet};
+use crate::pool::{Cell, TokenPool};
+use crate::request::{Header, Operation, Place, Request, Work};
+use crate::serve::Turn;
+use session_pool::Ticket;
+
+/// Where the operation of a caller that runs it itself is now.
+#[expect(clippy::large_enum_variant, reason = "it is handed over once, and never kept")]
+pub enum Direct {
+    /// It is done.
+    Done(Outcome),
+    /// A runner has it, or somebody has answered in its stead: the answer comes by the header.
+    Later(Ticket),
+}
+
+/// The cells of such callers. Each has one for the time of its call.
+pub(crate) struct Guests<H: Host>(Mutex<Seats<H>>);
+
+struct Seats<H: Host> {
+    all: Vec<Arc<Cell<H>>>,
+    free: Vec<Arc<Cell<H>>>,
+}
+
+impl<H: Host> Default for Guests<H> {
+    fn default() -> Self {
+        Self(Mutex::new(Seats { all: Vec::new(), free: Vec::new() }))
+    }
+}
+
+impl<H: Host> Guests<H> {
+    fn sit(&self) -> Arc<Cell<H>> {
+        let mut seats = self.0.lock();
+        seats.free.pop().unwrap_or_else(|| {
+            let cell = Arc::new(Cell::empty());
+            seats.all.push(cell.clone());
+            cell
+        })
+    }
+
+    fn rise(&self, cell: Arc<Cell<H>>) {
+        self.0.lock().free.push(cell);
+    }
+
+    /// Every cell.
+    pub(crate) fn cells(&self) -> Vec<Arc<Cell<H>>> {
+        self.0.lock().all.clone()
+    }
+}
+
+impl<H: Host> TokenPool<H> {
+    /// Whether [`run_here`](Self::run_here) would find a session at once: a hint.
+    pub fn has_idle(&self) -> bool {
+        self.sessions.has_idle()
+    }
+
+    /// Runs a call on the caller's own thread, if a session lies idle and nothing waits; else takes it as `submit` does. The thread must be
+    /// one that may block.
+    pub fn run_here(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Direct, Error> {
+        let operation = Operation::new(header, request, Place::Pool);
+        let grant = match self.sessions.take_idle(Work::Call(operation)) {
+            Ok(grant) => grant,
+            Err(Work::Call(operation)) => return self.take(operation, outlet).map(Direct::Later),
+            Err(_) => return Err(Error::Interrupted { cause: "the operation was mistaken for a login" }),
+        };
+        let ticket = grant.waiter.ticket;
+        let cell = self.guests.sit();
+        let Turn { next, answer } = self.turn(grant, &cell, outlet);
+        self.guests.rise(cell);
+        if let Some(next) = next {
+            self.dispatch(next, outlet);
+        }
+        Ok(match answer {
+            Some((operation, outcome)) if operation.header.progress.answer() => Direct::Done(outcome),
+            _ => Direct::Later(ticket),
+        })
+    }
+}
