@@ -376,6 +376,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
     Control.tell!(chaos, ["cant_lock", if(cant_lock?, do: "on", else: "off")])
   end
 
+  @doc """
+  Whether the token makes the IVs of AES-GCM by itself, as HSMs in FIPS mode do: at `C_EncryptInit` it
+  writes its own over the given one.
+  """
+  @spec make_iv(t, boolean) :: :ok
+  def make_iv(%__MODULE__{} = chaos, make_iv? \\ true) when is_boolean(make_iv?) do
+    Control.tell!(chaos, ["make_iv", if(make_iv?, do: "on", else: "off")])
+  end
+
   ## What was seen
 
   @doc "How often each function was called, `%{\"C_Sign\" => 3}`, refused calls included."

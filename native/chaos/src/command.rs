@@ -18,6 +18,7 @@
 //! | `token_flags SET CLEARED` | what tokens show |
 //! | `pin_limit N\|off`, `pin_tries user\|so` | the counter of wrong PINs |
 //! | `cant_lock on\|off` | `CKR_CANT_LOCK` at `C_Initialize` |
+//! | `make_iv on\|off` | writes an IV of its own over that of AES-GCM |
 //! | `seed N` | makes chance repeatable |
 //! | `calls`, `size_queries`, `inside`, `hanging` | counts by function |
 //! | `violations`, `status`, `functions` | |
@@ -195,6 +196,7 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
         }
         "pin_limit" => CHAOS.pins.set_limit(number_or_off(words.word(0)?)?.map(|limit| limit as u32)),
         "cant_lock" => CHAOS.cant_lock.store(words.word(0)? == "on", Ordering::SeqCst),
+        "make_iv" => CHAOS.makes_iv.store(words.word(0)? == "on", Ordering::SeqCst),
         "seed" => rule::seed(number(words.word(0)?)?),
         "reset_counts" => CHAOS.reset_counts(),
         "reset" => CHAOS.reset(),

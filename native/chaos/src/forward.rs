@@ -5,6 +5,7 @@ use cryptoki_sys::*;
 use crate::C_GetFunctionList;
 use crate::call::{on_session, on_slot, plain};
 use crate::function::Function;
+use crate::iv::C_EncryptInit;
 use crate::lifecycle::{C_Finalize, C_Initialize};
 use crate::login::{C_InitPIN, C_InitToken, C_Login, C_SetPIN};
 use crate::real::real;
@@ -55,7 +56,6 @@ on_session! {
         takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_FindObjectsInit(template: *mut CK_ATTRIBUTE, count: CK_ULONG);
     C_FindObjectsFinal();
-    C_EncryptInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
     C_Encrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
     C_EncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
     C_EncryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);

@@ -21,6 +21,7 @@ mod config;
 mod control;
 mod forward;
 mod function;
+mod iv;
 mod lifecycle;
 mod login;
 mod objects;

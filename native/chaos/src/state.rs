@@ -52,6 +52,8 @@ pub struct Chaos {
     pub flags_cleared: AtomicU64,
     /// `CKR_CANT_LOCK` for an application with threads.
     pub cant_lock: AtomicBool,
+    /// The token makes IVs by itself.
+    pub makes_iv: AtomicBool,
     /// The application promised to call from one thread at a time.
     pub single_threaded: AtomicBool,
     violations: AtomicU64,
@@ -75,6 +77,7 @@ pub static CHAOS: Chaos = Chaos {
     flags_set: AtomicU64::new(0),
     flags_cleared: AtomicU64::new(0),
     cant_lock: AtomicBool::new(false),
+    makes_iv: AtomicBool::new(false),
     single_threaded: AtomicBool::new(false),
     violations: AtomicU64::new(0),
     violation_texts: Mutex::new(Vec::new()),
@@ -173,6 +176,7 @@ impl Chaos {
         self.flags_set.store(0, Ordering::SeqCst);
         self.flags_cleared.store(0, Ordering::SeqCst);
         self.cant_lock.store(false, Ordering::SeqCst);
+        self.makes_iv.store(false, Ordering::SeqCst);
         self.slots.reset();
         self.pins.reset();
         self.change_mode(Mode::Lost, Mode::Up);
