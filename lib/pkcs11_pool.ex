@@ -2,6 +2,8 @@ defmodule Pkcs11Pool do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- MDOC !-->") |> Enum.fetch!(1)
 
+  import Pkcs11Pool.Data, only: [binary!: 2]
+
   alias Pkcs11Pool.{
     Call,
     EcdsaSignature,
@@ -382,17 +384,21 @@ defmodule Pkcs11Pool do
           {:ok, binary} | {:error, Error.t()}
   def sign(pool, key, mechanism, data, opts \\ []) do
     opts = Options.call!(opts, [:signature])
-    encoded = Mechanism.encode!(mechanism)
+    result = use_key(pool, :sign, key, mechanism, binary!(data, "data"), opts)
+    with {:ok, signature} <- result, do: formatted(signature, mechanism, opts)
+  end
 
-    request =
-      {:sign, Key.encode!(key, Mechanism.class_for(:sign, mechanism)), encoded,
-       binary!(data, :data)}
+  defp formatted(signature, mechanism, %{signature: :der}) do
+    der!(mechanism)
+    EcdsaSignature.to_der(signature)
+  end
 
-    with {:ok, signature} <- Call.run(pool, :sign, Mechanism.name(mechanism), request, opts) do
-      if opts.signature == :der and der!(mechanism),
-        do: EcdsaSignature.to_der(signature),
-        else: {:ok, signature}
-    end
+  defp formatted(signature, _mechanism, _opts), do: {:ok, signature}
+
+  defp use_key(pool, verb, key, mechanism, input, opts) do
+    encoded = Mechanism.encode_for!(verb, mechanism)
+    key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
+    Call.run(pool, verb, Mechanism.name(mechanism), {:apply, verb, key, encoded, input}, opts)
   end
 
   @doc """
@@ -405,38 +411,73 @@ defmodule Pkcs11Pool do
           :ok | {:error, Error.t()}
   def verify(pool, key, mechanism, data, signature, opts \\ []) do
     opts = Options.call!(opts, [:signature])
-    encoded = Mechanism.encode!(mechanism)
-    class = Mechanism.class_for(:verify, mechanism)
-    data = binary!(data, :data)
+    _checked = Mechanism.encode!(mechanism)
+    {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
 
-    with {:ok, signature} <-
-           raw(pool, key, class, mechanism, binary!(signature, :signature), opts) do
-      request = {:verify, Key.encode!(key, class), encoded, data, signature}
-      Call.run(pool, :verify, Mechanism.name(mechanism), request, opts)
-    end
+    with {:ok, reader} <- reader(pool, key, mechanism, opts),
+         {:ok, signature} <- raw(pool, signature, reader),
+         do: use_key(pool, :verify, key, mechanism, {data, signature}, opts)
   end
 
-  # r and s must be as long as the curve's order, which only the key knows.
-  defp raw(pool, key, class, mechanism, signature, %{signature: :der} = opts) do
+  # Of signatures in DER, r and s must be as long as the curve's order, which only the key knows.
+  defp reader(pool, key, mechanism, %{signature: :der} = opts) do
     der!(mechanism)
+    class = Mechanism.class_for(:verify, mechanism)
 
-    with {:ok, %{ec_params: params}} <- attributes(pool, key, class, [:ec_params], opts),
-         {:ok, size} <- PublicKey.order_size(params),
-         {:ok, raw} <- EcdsaSignature.from_der(signature, size) do
-      {:ok, raw}
-    else
-      {:error, error} -> {:error, error}
-      :error -> {:error, Error.new(:signature_invalid, pool: pool, executed: false)}
+    with {:ok, %{ec_params: params}} <- attributes(pool, key, class, [:ec_params], opts) do
+      case PublicKey.order_size(params) do
+        {:ok, size} -> {:ok, &EcdsaSignature.from_der(&1, size)}
+        :error -> {:ok, fn _signature -> :error end}
+      end
     end
   end
 
-  defp raw(_pool, _key, _class, _mechanism, signature, _opts), do: {:ok, signature}
+  defp reader(_pool, _key, _mechanism, _opts), do: {:ok, &{:ok, &1}}
+
+  defp raw(pool, signature, reader) do
+    with :error <- reader.(signature),
+         do: {:error, Error.new(:signature_invalid, pool: pool, executed: false)}
+  end
 
   defp der!(mechanism) do
     Mechanism.ecdsa?(mechanism) ||
       raise ArgumentError,
             "invalid value for :signature option: :der is for ECDSA mechanisms, got the mechanism #{inspect(Mechanism.name(mechanism))}"
   end
+
+  ## Encryption
+
+  @doc """
+  Encrypts `data` (iodata) with a secret or public key: `{:ok, ciphertext}`, a binary.
+
+      {:ok, ciphertext} = Pkcs11Pool.encrypt(MyApp.HSM, "vault", {:aes_gcm, iv: iv, aad: "user 42"}, data)
+      {:ok, {iv, ciphertext}} = Pkcs11Pool.encrypt(MyApp.HSM, "vault", {:aes_gcm, iv: :token}, data)
+
+  AES-GCM gives the ciphertext with its tag at the end, as PKCS#11 has it. With `iv: :token` the IV is the token's, 12 bytes long, and comes with
+  the ciphertext. A token that makes none is the error `:iv_not_made`, and one that replaces a given IV `:iv_replaced`, with its own in
+  `details.iv`: there is no ciphertext without the IV that it was made with.
+
+  Two C calls once the key is known: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again.
+  """
+  @spec encrypt(pool, key, mechanism, iodata, [call_option]) ::
+          {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
+  def encrypt(pool, key, mechanism, data, opts \\ []),
+    do: use_key(pool, :encrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+
+  @doc """
+  Decrypts `data` (iodata) with a secret or private key: `{:ok, plaintext}`, a binary.
+
+  A ciphertext or tag that was changed or cut off, or is another key's, is the error `:decryption_failed`. What the token said is in `code`: some
+  say what may mean anything (`CKR_GENERAL_ERROR`), which is taken for a failed decryption if the token answers otherwise. To whom you tell that a
+  decryption failed, and how soon, is told something about the plaintext, unless the mechanism authenticates as AES-GCM does: not so AES-CBC and RSA
+  PKCS #1 v1.5.
+
+  Two C calls once the key is known: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9).
+  """
+  @spec decrypt(pool, key, mechanism, iodata, [call_option]) ::
+          {:ok, binary} | {:error, Error.t()}
+  def decrypt(pool, key, mechanism, data, opts \\ []),
+    do: use_key(pool, :decrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
 
   ## Digests and random bytes
 
@@ -448,7 +489,7 @@ defmodule Pkcs11Pool do
   @spec digest(pool, mechanism, iodata, [call_option]) :: {:ok, binary} | {:error, Error.t()}
   def digest(pool, mechanism, data, opts \\ []) do
     opts = Options.call!(opts)
-    request = {:digest, Mechanism.encode!(mechanism), binary!(data, :data)}
+    request = {:digest, Mechanism.encode!(mechanism), binary!(data, "data")}
     Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
   end
 
@@ -475,6 +516,34 @@ defmodule Pkcs11Pool do
   ## Keys and objects
 
   @doc """
+  Generates a secret key: `{:ok, object}`.
+
+      Pkcs11Pool.generate_key(MyApp.HSM, :aes_key_gen,
+        token: true, label: "vault", id: <<1>>, value_len: 32, private: true, sensitive: true, encrypt: true, decrypt: true)
+
+      Pkcs11Pool.generate_key(MyApp.HSM, :generic_secret_key_gen,
+        token: true, label: "tokens", value_len: 32, private: true, sensitive: true, sign: true, verify: true)
+
+  About templates and session objects see `generate_key_pair/5`.
+
+  Calls `C_GenerateKey` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the key.
+  """
+  @spec generate_key(pool, mechanism, template, [
+          call_option | {:session_object, :refuse | :allow}
+        ]) :: {:ok, Object.t()} | {:error, Error.t()}
+  def generate_key(pool, mechanism, template, opts \\ []) do
+    opts = Options.call!(opts, [:session_object])
+    encoded = Mechanism.encode!(mechanism)
+    template = Template.encode!(template)
+    request = {:generate_key, encoded, template}
+
+    with :ok <- token_object(pool, template, opts),
+         {:ok, key} <- Call.run(pool, :generate_key, Mechanism.name(mechanism), request, opts) do
+      {:ok, Object.from_native(key)}
+    end
+  end
+
+  @doc """
   Generates a key pair: `{:ok, {public, private}}`.
 
       Pkcs11Pool.generate_key_pair(MyApp.HSM, :rsa_pkcs_key_pair_gen,
@@ -486,7 +555,8 @@ defmodule Pkcs11Pool do
         [token: true, label: "ec", private: true, sensitive: true, sign: true])
 
   The templates reach the module as they are. One without `token: true` would make a session object, which dies with the session that
-  happened to make it: `:session_object_needs_session`, unless the call says `session_object: :allow`.
+  happened to make it: `:session_object_needs_session`, unless that is the session of a `with_session/3` block, or the call says
+  `session_object: :allow`.
 
   Calls `C_GenerateKeyPair` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the keys.
   """
@@ -517,9 +587,10 @@ defmodule Pkcs11Pool do
   @token Template.name!(:token)
 
   defp token_object(_pool, _template, %{session_object: :allow}), do: :ok
+  defp token_object(%Lease{}, _template, _opts), do: :ok
 
   defp token_object(pool, template, _opts) do
-    if List.keyfind(template, @token, 0) == {@token, true},
+    if List.keyfind(template, @token, 0) == {@token, true} or Lease.current(pool) != nil,
       do: :ok,
       else: {:error, Error.new(:session_object_needs_session, pool: pool, executed: false)}
   end
@@ -617,6 +688,9 @@ defmodule Pkcs11Pool do
 
   for {name, arguments} <- [
         sign: [:pool, :key, :mechanism, :data],
+        encrypt: [:pool, :key, :mechanism, :data],
+        decrypt: [:pool, :key, :mechanism, :data],
+        generate_key: [:pool, :mechanism, :template],
         digest: [:pool, :mechanism, :data],
         generate_random: [:pool, :n],
         generate_key_pair: [:pool, :mechanism, :public_template, :private_template],
@@ -654,14 +728,5 @@ defmodule Pkcs11Pool do
       {:ok, _keeper, entry} -> {:ok, entry}
       :error -> {:error, Error.new(:pool_not_found, pool: pool)}
     end
-  end
-
-  defp binary!(data, _what) when is_binary(data), do: data
-
-  defp binary!(data, what) do
-    IO.iodata_to_binary(data)
-  rescue
-    # Without the value: it may be secret.
-    ArgumentError -> reraise ArgumentError, "expected #{what} to be iodata", __STACKTRACE__
   end
 end

@@ -130,6 +130,31 @@ defmodule Pkcs11Pool.AlwaysAuthenticateTest do
     Poll.until(fn -> match?(%{leased: 0, running: 0}, Pkcs11Pool.status(context.pool)) end)
   end
 
+  test "are logged in to for each decryption", context do
+    {:ok, _} =
+      Pkcs11Pool.generate_key_pair(
+        context.pool,
+        :rsa_pkcs_key_pair_gen,
+        [token: true, label: "rsa", modulus_bits: 2048, encrypt: true],
+        token: true,
+        label: "rsa",
+        private: true,
+        decrypt: true,
+        always_authenticate: true
+      )
+
+    {:ok, ciphertext} = Pkcs11Pool.encrypt(context.pool, "rsa", :rsa_pkcs, "secret")
+    Chaos.reset_counts(context.chaos)
+
+    for round <- 1..2 do
+      assert Pkcs11Pool.decrypt(context.pool, "rsa", :rsa_pkcs, ciphertext) == {:ok, "secret"}
+      assert {Chaos.calls(context.chaos, :C_Login), asked(context)} == {round, 1 + round}
+    end
+
+    assert {:error, %Error{reason: :decryption_failed}} =
+             Pkcs11Pool.decrypt(context.pool, "rsa", :rsa_pkcs, <<1::2048>>)
+  end
+
   test "that wait for the PIN are answered when the pool stops", context do
     ChaosToken.give(context.source, fn -> Process.sleep(:infinity) end)
     task = Task.async(fn -> sign(context.pool) end)

@@ -378,6 +378,20 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
     end
   end
 
+  test "a token makes the IVs of AES-GCM", %{chaos: chaos} = context do
+    pool = start_ready!(context)
+    template = [token: true, label: "aes", value_len: 16, encrypt: true]
+    {:ok, _} = Pkcs11Pool.generate_key(pool, :aes_key_gen, template)
+    encrypt = fn -> Pkcs11Pool.encrypt(pool, "aes", {:aes_gcm, iv: :token}, "data") end
+
+    Chaos.make_iv(chaos)
+    assert {:ok, {<<_::96>> = one, _ciphertext}} = encrypt.()
+    assert {:ok, {<<_::96>> = two, _ciphertext}} = encrypt.()
+    assert one != two
+    Chaos.make_iv(chaos, false)
+    assert {:error, %Error{reason: :iv_not_made}} = encrypt.()
+  end
+
   test "what makes no sense raises", %{chaos: chaos} do
     assert_raise ArgumentError, ~r/a PKCS#11 function/, fn -> Chaos.hang(chaos, :C_Sing) end
     assert_raise ArgumentError, ~r/a return code/, fn -> Chaos.fail(chaos, :C_Sign, :oops) end

@@ -57,6 +57,20 @@ defmodule Pkcs11Pool.MechanismTest do
              "contradicts its name"
   end
 
+  test "an IV that the token makes is for encryption" do
+    gcm = {0x1087, {:gcm, :token, "", 128}}
+    assert Mechanism.encode_for!(:encrypt, {:aes_gcm, iv: :token}) == gcm
+    assert Mechanism.iv(gcm) == :token
+    assert Mechanism.encode_for!(:decrypt, {:aes_cbc, iv: @iv16}) == {0x1082, @iv16}
+
+    for operation <- [:decrypt, :sign, :verify] do
+      for mechanism <- [{:aes_gcm, iv: :token}, {:vendor, 0x80000001, {:aes_gcm, iv: :token}}] do
+        assert message(fn -> Mechanism.encode_for!(operation, mechanism) end) =~
+                 ":token is for encryption"
+      end
+    end
+  end
+
   test "PSS and OAEP parameters default to the hash that is given" do
     assert Mechanism.encode!({:rsa_pkcs_pss, hash: :sha384}) == {0xD, {:rsa_pss, 0x260, 3, 48}}
 

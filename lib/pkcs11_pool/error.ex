@@ -38,6 +38,7 @@ defmodule Pkcs11Pool.Error do
   | `:decryption_failed` | the token could not decrypt | |
   | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
   | `:iv_replaced` | the module took another IV than the given | `:iv` |
+  | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
   | `:token_unavailable` | the token is away or failing | `:cause`, `:retry_after_ms` |
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |

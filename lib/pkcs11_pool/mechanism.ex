@@ -100,6 +100,22 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
+  `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only.
+  """
+  @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}
+  def encode_for!(operation, mechanism) do
+    encoded = encode!(mechanism)
+
+    if iv(encoded) == :token and operation != :encrypt do
+      raise ArgumentError,
+            "invalid parameter :iv of mechanism #{inspect(name(mechanism))}: :token is for encryption; " <>
+              "give the IV that came with the ciphertext"
+    end
+
+    encoded
+  end
+
+  @doc """
   The name of a mechanism's number; `{:vendor, number}` for one that the standard does not name.
   """
   @spec decode(non_neg_integer) :: atom | {:vendor, non_neg_integer}
@@ -133,6 +149,14 @@ defmodule Pkcs11Pool.Mechanism do
   def name(name) when is_atom(name), do: name
   def name({:vendor, code, _params}), do: decode(code)
   def name({name, _params}), do: name
+
+  @doc """
+  The IV or counter of an encoded mechanism that takes one.
+  """
+  @spec iv({code :: non_neg_integer, Params.t()}) :: binary | :token | nil
+  def iv({_code, {:gcm, iv, _aad, _tag_bits}}), do: iv
+  def iv({_code, bytes}) when is_binary(bytes), do: bytes
+  def iv(_encoded), do: nil
 
   @doc """
   The flags of `CK_MECHANISM_INFO`, `CKF_` in lower case, by number. Unknown bits are left out.

@@ -202,6 +202,11 @@ defmodule Pkcs11Pool.Error.Text do
      "The IV is in details.iv; give iv: :token for tokens that make their own"}
   end
 
+  defp explain(:iv_not_made, _details, _error) do
+    {"the token made no IV of its own, and what it encrypted without one is not given away",
+     "Give the mechanism an IV that is used once"}
+  end
+
   # Token, module, slot
 
   defp explain(:token_unavailable, details, _error) do

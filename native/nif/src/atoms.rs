@@ -5,8 +5,8 @@ rustler::atoms! {
     // provisioning
     init_token, init_pin, set_pin,
     // requests
-    ping, sign, verify, digest, generate_random, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
-    find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, gcm, ecdh1,
+    ping, apply, sign, verify, encrypt, decrypt, digest, generate_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
+    find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, gcm, token, ecdh1,
     // answers
     key_pair, sensitive, unavailable,
     // abandon
@@ -21,7 +21,7 @@ rustler::atoms! {
     auto, dirty_io, threads, mixed,
     // errors
     pools, leases,
-    unknown, cause, path, expected, actual, option, candidates, selector, available, poisoned,
+    unknown, iv, cause, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
     runners_wanted, pin_wanted, session_opened, session_refused, session_closed, login_ended, logged_out, drained, lease_expired,
     // options

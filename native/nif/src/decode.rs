@@ -5,8 +5,8 @@ use std::ops::Deref;
 
 use rustler::{Atom, Binary, Decoder, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
-use token::p11::{Attribute, Class, Mechanism, Params, Template, Value};
-use token::{Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, UriAttribute};
+use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
+use token::{Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute};
 
 use crate::atoms;
 
@@ -59,19 +59,16 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
     let (tag, rest) = parts.split_first().ok_or(Error::BadArg)?;
     let tag: Atom = tag.decode()?;
     let request = match rest {
-        [key, mechanism, message] if tag == atoms::sign() => {
-            Request::Sign { key: self::key(*key)?, mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
+        [verb, key, mechanism, input] if tag == atoms::apply() => {
+            Request::Apply { key: self::key(*key)?, mechanism: self::mechanism(*mechanism)?, task: task(verb.decode()?, *input)? }
         }
-        [key, mechanism, message, signature] if tag == atoms::verify() => Request::Verify {
-            key: self::key(*key)?,
-            mechanism: self::mechanism(*mechanism)?,
-            data: data(*message)?,
-            signature: data(*signature)?,
-        },
         [mechanism, message] if tag == atoms::digest() => {
             Request::Digest { mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
         }
         [length] if tag == atoms::generate_random() => Request::GenerateRandom { length: length.decode()? },
+        [mechanism, wanted] if tag == atoms::generate_key() => {
+            Request::GenerateKey { mechanism: self::mechanism(*mechanism)?, template: template(*wanted)? }
+        }
         [mechanism, public, private] if tag == atoms::generate_key_pair() => Request::GenerateKeyPair {
             mechanism: self::mechanism(*mechanism)?,
             public: template(*public)?,
@@ -85,6 +82,22 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         _ => return Err(Error::BadArg),
     };
     Ok(request)
+}
+
+/// What a key does, and with what: data, of `:verify` `{data, signature}`.
+fn task(verb: Atom, input: Term<'_>) -> NifResult<Task> {
+    if verb == atoms::sign() {
+        Ok(Task::Sign(data(input)?))
+    } else if verb == atoms::verify() {
+        let (message, signature): (Term, Term) = input.decode()?;
+        Ok(Task::Verify { data: data(message)?, signature: data(signature)? })
+    } else if verb == atoms::encrypt() {
+        Ok(Task::Encrypt(data(input)?))
+    } else if verb == atoms::decrypt() {
+        Ok(Task::Decrypt(data(input)?))
+    } else {
+        Err(Error::BadArg)
+    }
 }
 
 /// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`.
@@ -125,7 +138,8 @@ fn params(term: Term<'_>) -> NifResult<Params> {
     } else if tag == atoms::rsa_oaep() {
         Ok(Params::RsaOaep { hash: a.decode()?, mgf: b.decode()?, source: bytes(c)? })
     } else if tag == atoms::gcm() {
-        Ok(Params::Gcm { iv: bytes(a)?, aad: bytes(b)?, tag_bits: c.decode()? })
+        let iv = if a.is_atom() && a.decode::<Atom>()? == atoms::token() { Iv::Token } else { Iv::Given(bytes(a)?) };
+        Ok(Params::Gcm { iv, aad: bytes(b)?, tag_bits: c.decode()? })
     } else if tag == atoms::ecdh1() {
         Ok(Params::Ecdh1 { kdf: a.decode()?, shared_data: bytes(b)?, public_data: bytes(c)? })
     } else {

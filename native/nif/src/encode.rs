@@ -21,6 +21,8 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
     match answer {
         Answer::Done => atoms::ok().encode(env),
         Answer::Bytes(bytes) => binary(env, bytes).encode(env),
+        Answer::Sealed { iv, bytes } => (binary(env, iv), binary(env, bytes)).encode(env),
+        Answer::Object(key) => object(env, key),
         Answer::KeyPair(public, private) => (object(env, public), object(env, private)).encode(env),
         Answer::Objects(objects) => objects.iter().map(|info| object(env, info)).collect::<Vec<_>>().encode(env),
         Answer::Attributes(attributes) => {
@@ -92,6 +94,7 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         Error::ModuleConflict { path, option } => {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }
+        Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
         Error::ModuleBusy { path } => vec![(atoms::path(), path.encode(env))],
         Error::SlotNotFound { wanted, available } => {
             vec![(atoms::selector(), wanted.encode(env)), (atoms::available(), available.encode(env))]

@@ -7,30 +7,27 @@ use crate::clock::now;
 use crate::error::{Error, Executed};
 use crate::execute::{Attempt, Fault, Then};
 use crate::login::allowed;
-use crate::p11::crypto::{self, SIGNATURE_HINT};
 use crate::p11::slots::token_info;
-use crate::p11::{self, CallError, Class, Mechanism, Phase};
+use crate::p11::{self, CallError, Class, Phase};
 use crate::parking::Lacks;
 use crate::pool::LoginMode;
 use crate::request::ContextPin;
 
 impl Attempt<'_> {
-    /// Signs, with the login that the key may want.
-    pub(crate) fn sign(
+    /// Runs an operation with a private key: it is given what it has to do between Init and final call, the login that the key may want.
+    pub(crate) fn with_login<T>(
         &self,
         key: CK_OBJECT_HANDLE,
-        mechanism: &Mechanism,
-        data: &[u8],
         context: &mut ContextPin,
-    ) -> Result<Vec<u8>, Fault> {
-        let (functions, session) = (self.resolver.functions, self.resolver.session);
+        run: impl FnOnce(&mut dyn FnMut() -> Result<(), CallError>) -> Result<T, CallError>,
+    ) -> Result<T, Fault> {
         if self.options.login == LoginMode::None || !self.resolver.wants_login(key)? {
-            return Ok(crypto::sign(functions, session, key, mechanism, data, SIGNATURE_HINT)?);
+            return Ok(run(&mut || Ok(()))?);
         }
-        self.authenticated(context, |login| crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login))
+        self.authenticated(context, run)
     }
 
-    /// Runs an operation whose Init is followed by the login that it is given.
+    /// The same with a key that wants it.
     fn authenticated<T>(
         &self,
         context: &mut ContextPin,

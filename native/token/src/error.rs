@@ -66,6 +66,21 @@ pub enum Error {
     /// An object of another token.
     #[error("the object is of another token")]
     ObjectOfOtherToken,
+    /// The ciphertext could not be decrypted: it was changed, or key or parameters are not its own.
+    #[error("{call}: the ciphertext could not be decrypted")]
+    DecryptionFailed {
+        /// What the module said.
+        call: CallError,
+    },
+    /// The module encrypted with another IV than the given one.
+    #[error("the module replaced the IV")]
+    IvReplaced {
+        /// The IV.
+        iv: Vec<u8>,
+    },
+    /// The token was to make an IV, and did not.
+    #[error("the token made no IV")]
+    IvNotMade,
     /// It waited for longer than it may.
     #[error("waited too long")]
     QueueTimeout,
@@ -168,6 +183,9 @@ impl Error {
             Self::AmbiguousKey { .. } => "ambiguous_key",
             Self::ObjectStale => "object_stale",
             Self::ObjectOfOtherToken => "object_of_other_token",
+            Self::DecryptionFailed { .. } => "decryption_failed",
+            Self::IvReplaced { .. } => "iv_replaced",
+            Self::IvNotMade => "iv_not_made",
             Self::QueueTimeout => "queue_timeout",
             Self::Overloaded => "overloaded",
             Self::Draining | Self::Halting => "draining",
@@ -187,7 +205,10 @@ impl Error {
     /// The return code, where there is one.
     pub fn code(&self) -> Option<CK_RV> {
         match self {
-            Self::Call(error) | Self::PinRequired { call: error } | Self::LoginConflict { call: Some(error) } => Some(error.code),
+            Self::Call(error)
+            | Self::DecryptionFailed { call: error }
+            | Self::PinRequired { call: error }
+            | Self::LoginConflict { call: Some(error) } => Some(error.code),
             Self::Poisoned { code } => Some(*code),
             _ => None,
         }
@@ -196,9 +217,11 @@ impl Error {
     /// The C function that returned it.
     pub fn function(&self) -> Option<&'static str> {
         match self {
-            Self::Call(error) | Self::PinRequired { call: error } | Self::LoginConflict { call: Some(error) } => {
-                Some(error.function)
-            }
+            Self::Call(error)
+            | Self::DecryptionFailed { call: error }
+            | Self::PinRequired { call: error }
+            | Self::LoginConflict { call: Some(error) } => Some(error.function),
+            Self::IvReplaced { .. } | Self::IvNotMade => Some("C_Encrypt"),
             Self::Poisoned { .. } => Some("C_Login"),
             _ => None,
         }

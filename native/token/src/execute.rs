@@ -1,5 +1,6 @@
 //! One operation on one session: the C calls, and what their return code asks for.
 
+use cryptoki_sys::CK_OBJECT_HANDLE;
 use session_pool::Millis;
 
 use crate::access::Wait;
@@ -9,14 +10,14 @@ use crate::host::{Host, Outcome};
 use crate::keys::Resolver;
 use crate::p11::attributes::get_attributes;
 use crate::p11::crypto;
-use crate::p11::keys::generate_key_pair;
+use crate::p11::keys::{generate_key, generate_key_pair};
 use crate::p11::objects::{describe, destroy_object, find_objects};
 use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
 use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
-use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
+use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Request};
 use crate::session::Session;
 
 /// What becomes of the session, and of the operation.
@@ -54,6 +55,11 @@ impl Fault {
     pub(crate) fn park(lacks: Lacks) -> Self {
         let error = Error::Interrupted { cause: "the operation waits" };
         Self { error, executed: Executed::No, then: Some(Then::Park(lacks)) }
+    }
+
+    /// The operation has run.
+    pub(crate) fn ran(error: impl Into<Error>) -> Self {
+        Self { error: error.into(), executed: Executed::Yes, then: None }
     }
 }
 
@@ -105,26 +111,18 @@ impl Attempt<'_> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
             Request::Ping => Answer::Done,
-            Request::Sign { key, mechanism, data } => {
+            Request::Apply { key, mechanism, task } => {
                 let key = self.resolver.resolve(key)?.handle;
-                Answer::Bytes(self.sign(key, mechanism, data, context)?)
-            }
-            Request::Verify { key, mechanism, data, signature } => {
-                let key = self.resolver.resolve(key)?.handle;
-                crypto::verify(functions, session, key, mechanism, data, signature)?;
-                Answer::Done
+                self.apply(key, mechanism, task, context)?
             }
             Request::Digest { mechanism, data } => Answer::Bytes(crypto::digest(functions, session, mechanism, data)?),
             Request::GenerateRandom { length } => Answer::Bytes(crypto::generate_random(functions, session, *length)?),
+            Request::GenerateKey { mechanism, template } => {
+                Answer::Object(self.made(generate_key(functions, session, mechanism, template)?)?)
+            }
             Request::GenerateKeyPair { mechanism, public, private } => {
                 let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
-                // The keys exist: whatever becomes of the description, the operation has run.
-                let ran = |error: CallError| Fault { error: error.into(), executed: Executed::Yes, then: None };
-                let public = describe(functions, session, public).map_err(ran)?;
-                let private = describe(functions, session, private).map_err(ran)?;
-                token.keys.forget_matching(&public);
-                token.keys.forget_matching(&private);
-                Answer::KeyPair(self.object(public), self.object(private))
+                Answer::KeyPair(self.made(public)?, self.made(private)?)
             }
             Request::FindObjects { template } => {
                 let handles = find_objects(functions, session, template, None)?;
@@ -159,11 +157,7 @@ impl Attempt<'_> {
             Some(Then::Discard(reason)) => return Some(Step::Discard(Err(Failure { error, executed }), reason)),
             None => (),
         }
-        // Never under a lease: its holder may have state on the session.
-        let first = operation.retries == 0
-            && !operation.header.is_over()
-            && matches!(operation.place, Place::Pool)
-            && !matches!(operation.context, ContextPin::Used);
+        let first = operation.may_be_tried_again();
         let may_retry = first && (executed == Executed::No || operation.request.is_idempotent());
         let answer = |error, executed| Err(Failure { error, executed });
         let call = match error {
@@ -174,7 +168,7 @@ impl Attempt<'_> {
             }
             other => return Some(Step::Keep(answer(other, executed))),
         };
-        let class = self.options.policy.get(&call.code).copied().unwrap_or(call.class());
+        let class = self.class(&call);
         let step = match class {
             Class::DeadSession if may_retry => Step::Elsewhere(class.name()),
             Class::DirtySession if first && executed == Executed::No => Step::Elsewhere(class.name()),
@@ -201,6 +195,11 @@ impl Attempt<'_> {
             _ => Step::Keep(answer(error, executed)),
         };
         Some(step)
+    }
+
+    /// What the pool makes of a return code.
+    pub(crate) fn class(&self, call: &CallError) -> Class {
+        self.options.policy.get(&call.code).copied().unwrap_or(call.class())
     }
 
     /// The token says that nobody is logged in: log in and try again, where this pool can.
@@ -230,7 +229,10 @@ impl Attempt<'_> {
 
     /// The token wants a login though there is one: it is the key that wants it, and has not said so.
     fn wants_login(&self, request: &Request) -> bool {
-        let Request::Sign { key, .. } = request else { return false };
+        let key = match request {
+            Request::Apply { key, task, .. } if task.may_want_login() => key,
+            _ => return false,
+        };
         if self.options.login == LoginMode::None || self.is_logged_out() {
             return false;
         }
@@ -244,12 +246,20 @@ impl Attempt<'_> {
     }
 
     /// The probe that no input decides.
-    fn answers(&self) -> bool {
+    pub(crate) fn answers(&self) -> bool {
         session_info(self.resolver.functions, self.resolver.session).is_ok()
     }
 
     fn forget_key(&self, request: &mut Request) -> bool {
         request.key_mut().is_some_and(|key| self.resolver.forget(key))
+    }
+
+    /// A new object. It exists: whatever becomes of its description, the operation has run.
+    fn made(&self, handle: CK_OBJECT_HANDLE) -> Result<Object, Fault> {
+        let Resolver { token, functions, session, .. } = self.resolver;
+        let info = describe(functions, session, handle).map_err(Fault::ran)?;
+        token.keys.forget_matching(&info);
+        Ok(self.object(info))
     }
 
     fn object(&self, info: ObjectInfo) -> Object {

@@ -37,6 +37,7 @@ mod reaper;
 mod request;
 mod serve;
 mod session;
+mod task;
 mod token;
 
 pub use clock::{nanos, now};
@@ -54,4 +55,5 @@ pub use request::{
 };
 pub use serve::{Budget, Served};
 pub use session::Session;
+pub use task::Task;
 pub use token::{Claim, Selector, Token, UriAttribute};

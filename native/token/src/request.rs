@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKM_HSS, CKM_XMSS, CKM_XMSSMT};
+use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE};
 use session_pool::{Millis, Progress};
 use zeroize::Zeroizing;
 
@@ -14,6 +14,7 @@ use crate::gate::Attempt;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
 use crate::lease::Lease;
 use crate::p11::{AttributeRead, Mechanism, MechanismInfo, ObjectInfo, Template};
+use crate::task::Task;
 use crate::token::Selector;
 
 /// The key or object of a call.
@@ -39,25 +40,14 @@ pub enum KeyRef {
 pub enum Request {
     /// Nothing but an open, logged-in session.
     Ping,
-    /// `C_SignInit`, `C_Sign`.
-    Sign {
-        /// The signing key.
+    /// What a key does with data.
+    Apply {
+        /// The key.
         key: KeyRef,
         /// The mechanism.
         mechanism: Mechanism,
-        /// What to sign.
-        data: Data,
-    },
-    /// `C_VerifyInit`, `C_Verify`.
-    Verify {
-        /// The verification key.
-        key: KeyRef,
-        /// The mechanism.
-        mechanism: Mechanism,
-        /// What was signed.
-        data: Data,
-        /// The signature.
-        signature: Data,
+        /// What it does.
+        task: Task,
     },
     /// `C_DigestInit`, `C_Digest`.
     Digest {
@@ -70,6 +60,13 @@ pub enum Request {
     GenerateRandom {
         /// Bytes.
         length: usize,
+    },
+    /// `C_GenerateKey`.
+    GenerateKey {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The key's template.
+        template: Template,
     },
     /// `C_GenerateKeyPair`.
     GenerateKeyPair {
@@ -105,7 +102,7 @@ impl Request {
     /// The key or object that it names.
     pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
         match self {
-            Self::Sign { key, .. } | Self::Verify { key, .. } => Some(key),
+            Self::Apply { key, .. } => Some(key),
             Self::GetAttributes { object, .. } | Self::DestroyObject { object } => Some(object),
             _ => None,
         }
@@ -114,16 +111,14 @@ impl Request {
     /// Whether it may be run again when nobody knows if it ran: it changes nothing on the token.
     pub fn is_idempotent(&self) -> bool {
         match self {
-            // A stateful signature uses up a one-time key.
-            Self::Sign { mechanism, .. } => !matches!(mechanism.code, CKM_HSS | CKM_XMSS | CKM_XMSSMT),
+            Self::Apply { mechanism, task, .. } => task.is_idempotent(mechanism),
             Self::Ping
-            | Self::Verify { .. }
             | Self::Digest { .. }
             | Self::GenerateRandom { .. }
             | Self::FindObjects { .. }
             | Self::GetAttributes { .. }
             | Self::Mechanisms => true,
-            Self::GenerateKeyPair { .. } | Self::DestroyObject { .. } => false,
+            Self::GenerateKey { .. } | Self::GenerateKeyPair { .. } | Self::DestroyObject { .. } => false,
         }
     }
 }
@@ -144,8 +139,17 @@ pub struct Object {
 pub enum Answer {
     /// It is done.
     Done,
-    /// A signature, a digest, random bytes.
+    /// A signature, a ciphertext, a plaintext, a digest, random bytes.
     Bytes(Vec<u8>),
+    /// A ciphertext, and the IV that the token has made for it.
+    Sealed {
+        /// The IV.
+        iv: Vec<u8>,
+        /// The ciphertext.
+        bytes: Vec<u8>,
+    },
+    /// A key.
+    Object(Object),
     /// A public and a private key.
     KeyPair(Object, Object),
     /// Objects.
@@ -162,6 +166,8 @@ impl Answer {
         match self {
             Self::Done => 64,
             Self::Bytes(bytes) => 64 + bytes.len(),
+            Self::Sealed { iv, bytes } => 64 + iv.len() + bytes.len(),
+            Self::Object(_) => 512,
             Self::KeyPair(..) => 1024,
             Self::Objects(objects) => 512 * objects.len(),
             Self::Attributes(list) => list.iter().map(|(_, read)| 64 + read.bytes().map_or(0, <[u8]>::len)).sum(),
@@ -286,15 +292,25 @@ impl<H: Host> Operation<H> {
     pub fn post(self, error: Error) {
         self.header.post(Err(Failure::not_executed(error)));
     }
+
+    /// Whether nothing speaks against another try, as far as the operation goes: never under a lease, whose holder may have state on the session.
+    pub(crate) fn may_be_tried_again(&self) -> bool {
+        self.retries == 0
+            && !self.header.is_over()
+            && matches!(self.place, Place::Pool)
+            && !matches!(self.context, ContextPin::Used)
+    }
 }
 
 impl<H: Host> Drop for Operation<H> {
     fn drop(&mut self) {
         let executed = match self.header.progress.state() {
             session_pool::State::Running { .. } => Executed::Unknown,
-            _ => Executed::No,
+            session_pool::State::Queued => Executed::No,
+            _ => return,
         };
-        self.header.post(Err(Failure { error: Error::Interrupted { cause: "the operation was dropped" }, executed }));
+        let error = Error::Interrupted { cause: "the operation was dropped" };
+        self.header.post(Err(Failure { error, executed }));
     }
 }
 

@@ -92,6 +92,15 @@ pub fn digest(
     })
 }
 
+/// What an encryption gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encrypted {
+    /// The ciphertext; with an authenticating mechanism the tag is at its end.
+    pub bytes: Vec<u8>,
+    /// The IV that the module wrote in place of what it was given.
+    pub iv: Option<Vec<u8>>,
+}
+
 /// `C_EncryptInit`, `C_Encrypt`.
 pub fn encrypt(
     functions: &Functions,
@@ -99,10 +108,10 @@ pub fn encrypt(
     key: CK_OBJECT_HANDLE,
     mechanism: &Mechanism,
     data: &[u8],
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Encrypted, CallError> {
     let guess = data.len().saturating_add(CIPHER_MARGIN);
     check_raw_rsa("C_Encrypt", functions, session, key, mechanism, data)?;
-    mechanism.with_ck(|mechanism| {
+    let (result, iv) = mechanism.with_ck_iv(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
         let code = unsafe { call!(functions, C_EncryptInit(session, mechanism, key)) };
         check("C_EncryptInit", Phase::Init, code)?;
@@ -110,7 +119,8 @@ pub fn encrypt(
             // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
             unsafe { call!(functions, C_Encrypt(session, input(data), length(data), buffer, size)) }
         })
-    })
+    });
+    Ok(Encrypted { bytes: result?, iv })
 }
 
 /// `C_DecryptInit`, `C_Decrypt`.
@@ -121,11 +131,24 @@ pub fn decrypt(
     mechanism: &Mechanism,
     data: &[u8],
 ) -> Result<Vec<u8>, CallError> {
+    decrypt_after(functions, session, key, mechanism, data, &mut || Ok(()))
+}
+
+/// The same, with something between the two calls, as in [`sign_after`].
+pub fn decrypt_after(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    data: &[u8],
+    between: &mut dyn FnMut() -> Result<(), CallError>,
+) -> Result<Vec<u8>, CallError> {
     let guess = data.len().saturating_add(CIPHER_MARGIN);
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
         let code = unsafe { call!(functions, C_DecryptInit(session, mechanism, key)) };
         check("C_DecryptInit", Phase::Init, code)?;
+        between().map_err(|error| CallError { active: true, ..error })?;
         output("C_Decrypt", Phase::Final, guess, data.len(), |buffer, size| {
             // SAFETY: `data` is only read; `buffer` has room for `size` bytes.
             unsafe { call!(functions, C_Decrypt(session, input(data), length(data), buffer, size)) }

@@ -44,7 +44,7 @@ pub enum Params {
     /// `CK_GCM_PARAMS`.
     Gcm {
         /// The initialization vector.
-        iv: Vec<u8>,
+        iv: Iv,
         /// Additional authenticated data; may be empty.
         aad: Vec<u8>,
         /// Bits of tag, usually 128.
@@ -61,64 +61,99 @@ pub enum Params {
     },
 }
 
+/// Who makes an initialization vector.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Iv {
+    /// The caller.
+    Given(Vec<u8>),
+    /// The token, which writes it into a zeroed buffer of 12 bytes.
+    Token,
+}
+
+/// Bytes of an IV that the token makes: what NIST SP 800-38D recommends for GCM.
+const TOKEN_IV_SIZE: usize = 12;
+
+impl Iv {
+    /// The buffer that the module gets.
+    fn buffer(&self) -> Vec<u8> {
+        match self {
+            Self::Given(bytes) => bytes.clone(),
+            Self::Token => vec![0; TOKEN_IV_SIZE],
+        }
+    }
+}
+
 impl Mechanism {
     /// A mechanism without parameters.
     pub fn new(code: CK_MECHANISM_TYPE) -> Mechanism {
         Mechanism { code, params: Params::None }
     }
 
+    /// Whether the token is to make the IV.
+    pub fn has_token_iv(&self) -> bool {
+        matches!(self.params, Params::Gcm { iv: Iv::Token, .. })
+    }
+
     /// Calls `f` with the C structure. It and all it points to live as long as `f` runs, hence over both the Init and
-    /// the final call made in it (tokens that make the IV write it as late as `C_Encrypt`).
+    /// the final call made in it.
     pub fn with_ck<R>(&self, f: impl FnOnce(&mut CK_MECHANISM) -> R) -> R {
+        self.with_ck_iv(f).0
+    }
+
+    /// The same. Gives also the IV (or the bytes that are the parameter) if the module has changed it: a token that makes the IV writes it
+    /// there, as late as in `C_Encrypt`.
+    pub fn with_ck_iv<R>(&self, f: impl FnOnce(&mut CK_MECHANISM) -> R) -> (R, Option<Vec<u8>>) {
         match &self.params {
-            Params::None => f(&mut CK_MECHANISM { mechanism: self.code, pParameter: ptr::null_mut(), ulParameterLen: 0 }),
             Params::Bytes(bytes) => {
-                // A copy, for modules that write into it.
-                let mut bytes = bytes.clone();
-                let pointer = if bytes.is_empty() { ptr::null_mut() } else { bytes.as_mut_ptr() };
-                f(&mut CK_MECHANISM { mechanism: self.code, pParameter: pointer.cast(), ulParameterLen: length(&bytes) })
+                let mut copy = bytes.clone();
+                let result = f(&mut CK_MECHANISM {
+                    mechanism: self.code,
+                    pParameter: writable(&mut copy).cast(),
+                    ulParameterLen: length(bytes),
+                });
+                (result, (copy != *bytes).then_some(copy))
             }
+            Params::Gcm { iv, aad, tag_bits } => {
+                let before = iv.buffer();
+                let mut copy = before.clone();
+                let size = length(&copy);
+                let params = CK_GCM_PARAMS {
+                    pIv: writable(&mut copy),
+                    ulIvLen: size,
+                    ulIvBits: size.saturating_mul(8),
+                    pAAD: optional(aad),
+                    ulAADLen: length(aad),
+                    ulTagBits: *tag_bits,
+                };
+                let result = self.with_struct(params, f);
+                (result, (copy != before).then_some(copy))
+            }
+            Params::None => (f(&mut CK_MECHANISM { mechanism: self.code, pParameter: ptr::null_mut(), ulParameterLen: 0 }), None),
             Params::RsaPss { hash, mgf, salt_length } => {
-                self.with_struct(CK_RSA_PKCS_PSS_PARAMS { hashAlg: *hash, mgf: *mgf, sLen: *salt_length }, f)
+                let params = CK_RSA_PKCS_PSS_PARAMS { hashAlg: *hash, mgf: *mgf, sLen: *salt_length };
+                (self.with_struct(params, f), None)
             }
-            // SoftHSM wants NULL for an empty source.
-            Params::RsaOaep { hash, mgf, source } => self.with_struct(
-                CK_RSA_PKCS_OAEP_PARAMS {
+            Params::RsaOaep { hash, mgf, source } => {
+                let params = CK_RSA_PKCS_OAEP_PARAMS {
                     hashAlg: *hash,
                     mgf: *mgf,
                     source: CKZ_DATA_SPECIFIED,
+                    // SoftHSM wants NULL for an empty source.
                     pSourceData: optional(source).cast(),
                     ulSourceDataLen: length(source),
-                },
-                f,
-            ),
-            Params::Gcm { iv, aad, tag_bits } => {
-                // A copy, for tokens that write their own IV into it.
-                let mut iv = iv.clone();
-                let size = length(&iv);
-                let pointer = if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() };
-                self.with_struct(
-                    CK_GCM_PARAMS {
-                        pIv: pointer,
-                        ulIvLen: size,
-                        ulIvBits: size.saturating_mul(8),
-                        pAAD: optional(aad),
-                        ulAADLen: length(aad),
-                        ulTagBits: *tag_bits,
-                    },
-                    f,
-                )
+                };
+                (self.with_struct(params, f), None)
             }
-            Params::Ecdh1 { kdf, shared_data, public_data } => self.with_struct(
-                CK_ECDH1_DERIVE_PARAMS {
+            Params::Ecdh1 { kdf, shared_data, public_data } => {
+                let params = CK_ECDH1_DERIVE_PARAMS {
                     kdf: *kdf,
                     ulSharedDataLen: length(shared_data),
                     pSharedData: optional(shared_data),
                     ulPublicDataLen: length(public_data),
                     pPublicData: optional(public_data),
-                },
-                f,
-            ),
+                };
+                (self.with_struct(params, f), None)
+            }
         }
     }
 
@@ -128,6 +163,20 @@ impl Mechanism {
             pParameter: (&raw mut params).cast(),
             ulParameterLen: size_of::<P>() as CK_ULONG,
         })
+    }
+}
+
+/// The address of a parameter that the module may write into: NULL when empty.
+fn writable(bytes: &mut [u8]) -> CK_BYTE_PTR {
+    if bytes.is_empty() { ptr::null_mut() } else { bytes.as_mut_ptr() }
+}
+
+impl fmt::Debug for Iv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(bytes) => write!(f, "[{} bytes]", bytes.len()),
+            Self::Token => write!(f, "the token's"),
+        }
     }
 }
 
@@ -143,7 +192,7 @@ impl fmt::Debug for Params {
                 write!(f, "RsaOaep {{ hash: {hash:#x}, mgf: {mgf:#x}, source: [{} bytes] }}", source.len())
             }
             Params::Gcm { iv, aad, tag_bits } => {
-                write!(f, "Gcm {{ iv: [{} bytes], aad: [{} bytes], tag_bits: {tag_bits} }}", iv.len(), aad.len())
+                write!(f, "Gcm {{ iv: {iv:?}, aad: [{} bytes], tag_bits: {tag_bits} }}", aad.len())
             }
             Params::Ecdh1 { kdf, shared_data, public_data } => write!(
                 f,
@@ -168,10 +217,14 @@ mod tests {
         });
     }
 
+    fn gcm(iv: Iv) -> Mechanism {
+        Mechanism { code: CKM_AES_GCM, params: Params::Gcm { iv, aad: vec![], tag_bits: 128 } }
+    }
+
     #[test]
     fn gcm_parameters() {
-        let mechanism = Mechanism { code: CKM_AES_GCM, params: Params::Gcm { iv: vec![7; 12], aad: vec![], tag_bits: 128 } };
-        mechanism.with_ck(|ck| {
+        let mechanism = gcm(Iv::Given(vec![7; 12]));
+        let ((), written) = mechanism.with_ck_iv(|ck| {
             assert_eq!({ ck.ulParameterLen } as usize, size_of::<CK_GCM_PARAMS>());
             // SAFETY: `with_ck` points it at such a structure.
             let params = unsafe { ck.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned() };
@@ -183,7 +236,33 @@ mod tests {
                 params.pIv.write(0);
             }
         });
-        assert!(matches!(mechanism.params, Params::Gcm { ref iv, .. } if iv[0] == 7));
+        assert_eq!(mechanism, gcm(Iv::Given(vec![7; 12])));
+        assert_eq!(written, Some([&[0][..], &[7; 11]].concat()));
+    }
+
+    #[test]
+    fn the_tokens_iv_is_what_it_writes_into_zeros() {
+        let write = |byte| {
+            gcm(Iv::Token).with_ck_iv(|ck| {
+                // SAFETY: `with_ck_iv` points it at such a structure, whose IV the module may overwrite.
+                unsafe {
+                    let params = ck.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned();
+                    assert_eq!(std::slice::from_raw_parts(params.pIv, { params.ulIvLen } as usize), [0; 12]);
+                    params.pIv.write_bytes(byte, 12);
+                }
+            })
+        };
+        assert_eq!(write(9).1, Some(vec![9; 12]));
+        assert_eq!(write(0).1, None);
+    }
+
+    #[test]
+    fn bytes_are_given_back_if_they_have_changed() {
+        let mechanism = Mechanism { code: CKM_AES_CBC, params: Params::Bytes(vec![3; 16]) };
+        // SAFETY: the parameter is 16 bytes that the module may overwrite.
+        let write = |byte| mechanism.with_ck_iv(|ck| unsafe { ck.pParameter.cast::<u8>().write(byte) }).1;
+        assert_eq!(write(3), None);
+        assert_eq!(write(4), Some([&[4][..], &[3; 15]].concat()));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use attributes::AttributeRead;
 pub use codes::Class;
 pub use error::{CallError, Phase};
 pub use functions::{Functions, LoadError};
-pub use mechanism::{Mechanism, Params};
+pub use mechanism::{Iv, Mechanism, Params};
 pub use objects::ObjectInfo;
 pub use session::SessionInfo;
 pub use slots::{LibraryInfo, MechanismInfo, SlotInfo, TokenInfo};

@@ -1,0 +1,111 @@
+//! What a key does with data: an Init call and a final one, and what their outcome means.
+
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CKM_HSS, CKM_XMSS, CKM_XMSSMT, CKR_AEAD_DECRYPT_FAILED, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE,
+    CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE,
+};
+
+use crate::data::Data;
+use crate::error::Error;
+use crate::execute::{Attempt, Fault};
+use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
+use crate::p11::{CallError, Class, Mechanism, Phase};
+use crate::request::{Answer, ContextPin};
+
+/// What a key does with data.
+#[derive(Debug)]
+pub enum Task {
+    /// `C_SignInit`, `C_Sign`.
+    Sign(Data),
+    /// `C_VerifyInit`, `C_Verify`.
+    Verify {
+        /// What was signed.
+        data: Data,
+        /// The signature.
+        signature: Data,
+    },
+    /// `C_EncryptInit`, `C_Encrypt`.
+    Encrypt(Data),
+    /// `C_DecryptInit`, `C_Decrypt`.
+    Decrypt(Data),
+}
+
+impl Task {
+    /// Whether it may be done twice.
+    pub(crate) fn is_idempotent(&self, mechanism: &Mechanism) -> bool {
+        match self {
+            // A stateful signature uses up a one-time key.
+            Self::Sign(_) => !matches!(mechanism.code, CKM_HSS | CKM_XMSS | CKM_XMSSMT),
+            // Another IV each time, which may be a counter's.
+            Self::Encrypt(_) => !mechanism.has_token_iv(),
+            Self::Verify { .. } | Self::Decrypt(_) => true,
+        }
+    }
+
+    /// Whether a private key does it, which may want a login for each use.
+    pub(crate) fn may_want_login(&self) -> bool {
+        matches!(self, Self::Sign(_) | Self::Decrypt(_))
+    }
+}
+
+impl Attempt<'_> {
+    /// Does it.
+    pub(crate) fn apply(
+        &self,
+        key: CK_OBJECT_HANDLE,
+        mechanism: &Mechanism,
+        task: &Task,
+        context: &mut ContextPin,
+    ) -> Result<Answer, Fault> {
+        let (functions, session) = (self.resolver.functions, self.resolver.session);
+        match task {
+            Task::Sign(data) => self
+                .with_login(key, context, |login| {
+                    crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login)
+                })
+                .map(Answer::Bytes),
+            Task::Verify { data, signature } => {
+                crypto::verify(functions, session, key, mechanism, data, signature)?;
+                Ok(Answer::Done)
+            }
+            Task::Encrypt(data) => encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?),
+            Task::Decrypt(data) => self
+                .with_login(key, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
+                .map(Answer::Bytes)
+                .map_err(|fault| self.undecryptable(fault)),
+        }
+    }
+
+    /// Whether a failed decryption is the ciphertext's fault. Some modules say so by a code that may mean anything (SoftHSM:
+    /// `CKR_GENERAL_ERROR`): then a probe that no input decides tells it from a failing token.
+    fn undecryptable(&self, fault: Fault) -> Fault {
+        let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, active: false, .. }), then: None, .. } = fault
+        else {
+            return fault;
+        };
+        let is_ciphertexts = match self.class(&call) {
+            Class::Caller => matches!(
+                call.code,
+                CKR_ENCRYPTED_DATA_INVALID
+                    | CKR_ENCRYPTED_DATA_LEN_RANGE
+                    | CKR_AEAD_DECRYPT_FAILED
+                    | CKR_DATA_INVALID
+                    | CKR_DATA_LEN_RANGE
+            ),
+            Class::Ambiguous => self.answers(),
+            _ => false,
+        };
+        if is_ciphertexts { Fault::ran(Error::DecryptionFailed { call }) } else { fault }
+    }
+}
+
+/// A ciphertext goes out with the IV that it was made with, or not at all.
+fn encrypted(mechanism: &Mechanism, Encrypted { bytes, iv }: Encrypted) -> Result<Answer, Fault> {
+    match (mechanism.has_token_iv(), iv) {
+        (false, None) => Ok(Answer::Bytes(bytes)),
+        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes }),
+        (false, Some(iv)) => Err(Fault::ran(Error::IvReplaced { iv })),
+        // Made with our zeros, then, as everything else under this key would be.
+        (true, None) => Err(Fault::ran(Error::IvNotMade)),
+    }
+}
