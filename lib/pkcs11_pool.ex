@@ -5,6 +5,7 @@ defmodule Pkcs11Pool do
   import Pkcs11Pool.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.{
+    Batch,
     Call,
     EcdsaSignature,
     Error,
@@ -479,6 +480,113 @@ defmodule Pkcs11Pool do
   def decrypt(pool, key, mechanism, data, opts \\ []),
     do: use_key(pool, :decrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
 
+  ## Many at once
+
+  @typedoc """
+  What `encrypt_many/5` and `decrypt_many/5` take: data, or data with parameters that are added to the mechanism's, such as `{[iv: iv], data}`.
+  """
+  @type item :: iodata | {params :: keyword, iodata}
+
+  @typedoc "The results of a list, in its order."
+  @type results(value) :: {:ok, [{:ok, value} | {:error, Error.t()}]} | {:error, Error.t()}
+
+  @doc """
+  Signs each of a list of data with the same key: `{:ok, [{:ok, signature} | {:error, error}]}`, in the list's order.
+
+      {:ok, results} = Pkcs11Pool.sign_many(MyApp.HSM, "tokens", :sha256_hmac, list)
+
+  One call for many small items costs a fraction of many calls. This holds for all four of `sign_many/5`, `verify_many/5`, `encrypt_many/5` and
+  `decrypt_many/5`:
+
+    * The list is cut into slices of at most 64 items and 64 KiB (or one larger item) and some 5 ms. Slices queue as operations of their own, as
+      many at once as the pool has sessions: they run in parallel, and other callers have their turn between them.
+    * Each item has its own result. An item's failure does not keep the others from being done.
+    * `:queue_timeout` is how long a slice may wait before it starts, `:operation_timeout` how long it may run. What times out is the error of each item
+      of that slice, with `executed: :unknown` if it ran. When the pool takes none any more, the items that have not been tried get the same error.
+    * When a session dies, the items of its slice that were not done are tried once on another, if that does no harm; else they get the error with
+      `executed: false`.
+    * Within `with_session/3` they run on its session.
+    * The call itself is `{:error, error}` only if there is no such pool. An empty list is `{:ok, []}`.
+
+  Calls what `sign/5` calls, for each item.
+  """
+  @spec sign_many(pool, key, mechanism, [iodata], [call_option | {:signature, :raw | :der}]) ::
+          results(binary)
+  def sign_many(pool, key, mechanism, list, opts \\ []) do
+    opts = Options.call!(opts, [:signature])
+    items = Batch.Items.encode!(:sign, mechanism, list)
+
+    with {:ok, results} <- use_key_often(pool, :sign, key, mechanism, items, opts) do
+      {:ok,
+       for result <- results do
+         with {:ok, signature} <- result, do: formatted(signature, mechanism, opts)
+       end}
+    end
+  end
+
+  @doc """
+  Verifies each of a list of `{data, signature}` with the same key: `{:ok, [{:ok, true} | {:error, error}]}`, in the list's order; a signature that is
+  not valid is the error `:signature_invalid`. See `sign_many/5`.
+
+  Calls what `verify/6` calls, for each item.
+  """
+  @spec verify_many(pool, key, mechanism, [{iodata, iodata}], [
+          call_option | {:signature, :raw | :der}
+        ]) :: results(true)
+  def verify_many(pool, key, mechanism, list, opts \\ []) do
+    opts = Options.call!(opts, [:signature])
+    items = Batch.Items.encode!(:verify, mechanism, list)
+
+    items =
+      case reader(pool, key, mechanism, opts) do
+        {:ok, reader} -> Enum.map(items, &raw_item(pool, &1, reader))
+        {:error, error} -> Enum.map(items, fn _item -> {:error, error} end)
+      end
+
+    use_key_often(pool, :verify, key, mechanism, items, opts)
+  end
+
+  defp raw_item(pool, {encoded, {data, signature}}, reader) do
+    with {:ok, signature} <- raw(pool, signature, reader), do: {encoded, {data, signature}}
+  end
+
+  @doc """
+  Encrypts each of a list of data with the same key: `{:ok, [{:ok, ciphertext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
+
+      Pkcs11Pool.encrypt_many(MyApp.HSM, "vault", {:aes_gcm, iv: :token}, list)
+      Pkcs11Pool.encrypt_many(MyApp.HSM, "vault", :aes_gcm, for(data <- list, do: {[iv: unique_iv()], data}))
+
+  One IV for several messages gives them away, and with AES-GCM the key's authentication, too. Hence a mechanism that takes an IV (or a counter) must
+  have it from the token, or each item its own: `{[iv: iv], data}`. An IV of the mechanism, or the same one for two items, raises `ArgumentError`.
+  That counters do not run into each other, and that no IV is used again in another call, is up to you.
+
+  Calls what `encrypt/5` calls, for each item.
+  """
+  @spec encrypt_many(pool, key, mechanism, [item], [call_option]) ::
+          results(binary | {iv :: binary, ciphertext :: binary})
+  def encrypt_many(pool, key, mechanism, list, opts \\ []) do
+    items = Batch.Items.encode!(:encrypt, mechanism, list)
+    use_key_often(pool, :encrypt, key, mechanism, items, Options.call!(opts))
+  end
+
+  @doc """
+  Decrypts each of a list of data with the same key: `{:ok, [{:ok, plaintext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
+
+      Pkcs11Pool.decrypt_many(MyApp.HSM, "vault", :aes_gcm, for({iv, ciphertext} <- list, do: {[iv: iv], ciphertext}))
+
+  Calls what `decrypt/5` calls, for each item.
+  """
+  @spec decrypt_many(pool, key, mechanism, [item], [call_option]) :: results(binary)
+  def decrypt_many(pool, key, mechanism, list, opts \\ []) do
+    items = Batch.Items.encode!(:decrypt, mechanism, list)
+    use_key_often(pool, :decrypt, key, mechanism, items, Options.call!(opts))
+  end
+
+  defp use_key_often(pool, verb, key, mechanism, items, opts) do
+    key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
+    Batch.run(pool, verb, key, Mechanism.name(mechanism), items, opts)
+  end
+
   ## Digests and random bytes
 
   @doc """
@@ -690,6 +798,10 @@ defmodule Pkcs11Pool do
         sign: [:pool, :key, :mechanism, :data],
         encrypt: [:pool, :key, :mechanism, :data],
         decrypt: [:pool, :key, :mechanism, :data],
+        sign_many: [:pool, :key, :mechanism, :list],
+        verify_many: [:pool, :key, :mechanism, :list],
+        encrypt_many: [:pool, :key, :mechanism, :list],
+        decrypt_many: [:pool, :key, :mechanism, :list],
         generate_key: [:pool, :mechanism, :template],
         digest: [:pool, :mechanism, :data],
         generate_random: [:pool, :n],

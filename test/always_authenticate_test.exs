@@ -130,6 +130,18 @@ defmodule Pkcs11Pool.AlwaysAuthenticateTest do
     Poll.until(fn -> match?(%{leased: 0, running: 0}, Pkcs11Pool.status(context.pool)) end)
   end
 
+  test "are logged in to for each item of a list", context do
+    digests = for number <- 1..5, do: :crypto.hash(:sha256, <<number>>)
+    assert {:ok, results} = Pkcs11Pool.sign_many(context.pool, "card", :ecdsa, digests)
+
+    for {digest, result} <- Enum.zip(digests, results) do
+      assert {:ok, signature} = result
+      assert :ok = Pkcs11Pool.verify(context.pool, "card", :ecdsa, digest, signature)
+    end
+
+    assert Chaos.calls(context.chaos, :C_Login) == 5
+  end
+
   test "are logged in to for each decryption", context do
     {:ok, _} =
       Pkcs11Pool.generate_key_pair(

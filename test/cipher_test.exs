@@ -184,7 +184,8 @@ defmodule Pkcs11Pool.CipherTest do
     test "is for encryption only", %{pool: pool} do
       for call <- [
             &Pkcs11Pool.decrypt(pool, "aes", &1, @data),
-            &Pkcs11Pool.sign(pool, "aes", &1, @data)
+            &Pkcs11Pool.sign(pool, "aes", &1, @data),
+            &Pkcs11Pool.decrypt_many(pool, "aes", &1, [@data])
           ] do
         assert_raise ArgumentError, ~r/:token is for encryption/, fn ->
           call.({:aes_gcm, iv: :token})

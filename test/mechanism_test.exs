@@ -71,6 +71,43 @@ defmodule Pkcs11Pool.MechanismTest do
     end
   end
 
+  test "mechanisms with an IV or a counter are known" do
+    for mechanism <- [
+          :aes_gcm,
+          {:aes_gcm, iv: @iv16},
+          {:aes_cbc, @iv16},
+          :aes_cbc_pad,
+          :aes_ctr,
+          :des3_cbc,
+          {:vendor, 0x80000001, {:aes_gcm, iv: @iv16}}
+        ] do
+      assert Mechanism.takes_iv?(mechanism)
+    end
+
+    for mechanism <- [:aes_ecb, :rsa_pkcs, :aes_key_wrap, {:vendor, 0x80000001, @iv16}, :sha256] do
+      refute Mechanism.takes_iv?(mechanism)
+    end
+  end
+
+  test "parameters are added, and replace those of the same name" do
+    assert Mechanism.with_params!(:aes_gcm, iv: @iv16) == {:aes_gcm, iv: @iv16}
+    assert Mechanism.with_params!({:aes_gcm, nil}, iv: @iv16) == {:aes_gcm, iv: @iv16}
+    assert Mechanism.with_params!({:aes_gcm, iv: :token}, iv: @iv16) == {:aes_gcm, iv: @iv16}
+
+    assert Mechanism.with_params!({:vendor, 0x80000001, :aes_gcm}, iv: @iv16) ==
+             {:vendor, 0x80000001, {:aes_gcm, iv: @iv16}}
+
+    for {mechanism, params} <- [
+          {:aes_gcm, "iv"},
+          {{:aes_cbc, @iv16}, [iv: @iv16]},
+          {{:vendor, 0x80000001, @iv16}, [iv: @iv16]},
+          {{:vendor, 0x80000001, nil}, [iv: @iv16]},
+          {"aes_gcm", [iv: @iv16]}
+        ] do
+      assert message(fn -> Mechanism.with_params!(mechanism, params) end) =~ "keyword lists"
+    end
+  end
+
   test "PSS and OAEP parameters default to the hash that is given" do
     assert Mechanism.encode!({:rsa_pkcs_pss, hash: :sha384}) == {0xD, {:rsa_pss, 0x260, 3, 48}}
 

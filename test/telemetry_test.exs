@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.TelemetryTest do
   use ExUnit.Case, async: false
 
   alias Pkcs11Pool.{Error, Telemetry}
+  alias Pkcs11Pool.Test.SoftHSM
 
   @stand_in :telemetry
 
@@ -79,6 +80,43 @@ defmodule Pkcs11Pool.TelemetryTest do
 
     assert_received {[:pkcs11_pool, :login, :stop], _measured,
                      %{result: :error, reason: :pin_incorrect}}
+  end
+
+  test "a list is one span, with how many items it has and how many of them failed" do
+    token = SoftHSM.new_token!()
+    pool = String.to_atom(token.label)
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, pool_size: 2)})
+
+    key = [token: true, label: "mac", value_len: 32, sign: true, verify: true]
+    {:ok, _} = Pkcs11Pool.generate_key(pool, :generic_secret_key_gen, key)
+    {:ok, mac} = Pkcs11Pool.sign(pool, "mac", :sha256_hmac, "a")
+    _earlier = flush()
+
+    list = List.duplicate({"a", mac}, 199) ++ [{"b", mac}]
+    opts = [telemetry_metadata: %{mine: 1}]
+    {:ok, _} = Pkcs11Pool.verify_many(pool, "mac", :sha256_hmac, list, opts)
+
+    assert [{[_, _, :start], _, started}, {[_, _, :stop], measured, stopped}] =
+             Enum.filter(flush(), &match?({[:pkcs11_pool, :operation, _], _, _}, &1))
+
+    assert %{pool: ^pool, operation: :verify_many, mechanism: :sha256_hmac, mine: 1} = started
+    assert %{count: 200, failed: 1, duration: _, queue_time: _} = measured
+    assert stopped == Map.put(started, :result, :ok)
+
+    {:ok, _} = Pkcs11Pool.generate_key(pool, :generic_secret_key_gen, key)
+    _earlier = flush()
+    {:ok, _} = Pkcs11Pool.sign_many(pool, "mac", :sha256_hmac, ["a", "b"])
+    ambiguous = [:pkcs11_pool, :key, :ambiguous]
+    assert [{_, %{count: 2}, told}] = Enum.filter(flush(), &match?({^ambiguous, _, _}, &1))
+    assert told == %{pool: pool, operation: :sign_many}
+  end
+
+  defp flush do
+    receive do
+      event -> [event | flush()]
+    after
+      0 -> []
+    end
   end
 
   test "what raises ends the span without text or arguments" do

@@ -21,27 +21,49 @@ defmodule Pkcs11Pool.Call do
           :ok | {:ok, term} | {:error, Error.t()}
   def run(pool, operation, mechanism, request, opts) do
     span = span(pool, operation, mechanism, opts)
-    {result, ticket} = run(pool, request, opts)
+
+    {result, ticket} =
+      case place(pool, opts) do
+        {:ok, place} -> attempt(place, request)
+        {:error, error} -> {{:error, error}, nil}
+      end
+
     result = with_mechanism(result, mechanism)
     if span, do: stop(span, result, ticket, operation)
     result
   end
 
-  defp run(%Lease{entry: entry} = lease, request, opts) do
-    # What runs on it is the holder's alone: nothing else can be in the way.
-    entry = %{timeouts(entry, opts) | queue_timeout: :infinity}
-    entry |> await_within(lease, request) |> explained(lease.pool, entry)
-  end
+  @typedoc "Where operations run: the pool's name, its entry with the call's timeouts, and the lease that the caller has there."
+  @type place :: {name :: term, Registry.entry(), Lease.t() | nil}
 
-  defp run(name, request, opts) do
+  @doc """
+  Where the operations of a call run.
+  """
+  @spec place(pool :: term, Options.call()) :: {:ok, place} | {:error, Error.t()}
+  def place(%Lease{entry: entry} = lease, opts),
+    do: {:ok, {lease.pool, timeouts(entry, opts), lease}}
+
+  def place(name, opts) do
     with nil <- Lease.current(name),
          {:ok, _keeper, entry} <- Registry.lookup(name) do
-      entry = timeouts(entry, opts)
-      entry |> await(request) |> explained(name, entry)
+      {:ok, {name, timeouts(entry, opts), nil}}
     else
-      %Lease{} = lease -> run(lease, request, opts)
-      :error -> {{:error, Error.new(:pool_not_found, pool: name)}, nil}
+      %Lease{} = lease -> place(lease, opts)
+      :error -> {:error, Error.new(:pool_not_found, pool: name)}
     end
+  end
+
+  @doc """
+  Runs a request there, and says by which ticket.
+  """
+  @spec attempt(place, request :: term) ::
+          {:ok | {:ok, term} | {:error, Error.t()}, Native.ticket() | Native.timing()}
+  def attempt({name, entry, nil}, request), do: entry |> await(request) |> explained(name, entry)
+
+  def attempt({name, entry, lease}, request) do
+    # What runs on it is the holder's alone: nothing else can be in the way.
+    entry = %{entry | queue_timeout: :infinity}
+    entry |> await_within(lease, request) |> explained(name, entry)
   end
 
   defp explained({{:error, error}, ticket}, name, entry),
@@ -75,13 +97,16 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  # The token does not say which mechanism it does not have.
-  defp with_mechanism({:error, %Error{reason: :mechanism_invalid} = error}, mechanism) do
+  @doc """
+  A result with the mechanism in the error of a token that does not have it: it does not say which.
+  """
+  @spec with_mechanism(result, mechanism :: term) :: result when result: term
+  def with_mechanism({:error, %Error{reason: :mechanism_invalid} = error}, mechanism) do
     error = %{error | message: nil, details: Map.put(error.details, :mechanism, mechanism)}
     {:error, %{error | message: Exception.message(error)}}
   end
 
-  defp with_mechanism(result, _mechanism), do: result
+  def with_mechanism(result, _mechanism), do: result
 
   @doc """
   Submits what is no operation of the queue (a login, a logout) with `submit.(native pool, tag, queue_timeout)`, and waits for its answer.
@@ -236,20 +261,38 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  # It may start at any time: the earlier of the two is when to look.
-  defp first_look(entry), do: min(entry.queue_timeout, entry.operation_timeout)
-
   defp late(ticket, ref, started, entry) do
+    case look(ticket, started, entry) do
+      {:wait, ms} -> wait(ticket, ref, started, entry, ms)
+      :answered -> answer(ref)
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  @doc """
+  When to look for an operation's answer, in ms after it was submitted: it may start at any time, so that the earlier of the two deadlines counts.
+  """
+  @spec first_look(Registry.entry()) :: timeout
+  def first_look(entry), do: min(entry.queue_timeout, entry.operation_timeout)
+
+  @doc """
+  Looks for the answer of an operation that is late: there is time left to wait, or its answer has been sent, or it was given up and none will be.
+  """
+  @spec look(Native.ticket(), started :: integer, Registry.entry()) ::
+          {:wait, timeout}
+          | :answered
+          | {:error, :queue_timeout | {:operation_timeout, ms :: integer}}
+  def look(ticket, started, entry) do
     case Native.progress(ticket) do
       :queued ->
         left = left(entry.queue_timeout, now() - started)
 
         if left > 0 do
-          wait(ticket, ref, started, entry, min(left, max(entry.operation_timeout, 1)))
+          {:wait, min(left, max(entry.operation_timeout, 1))}
         else
           case Native.abandon(ticket, false) do
             :before_start -> {:error, :queue_timeout}
-            _started_or_answered -> late(ticket, ref, started, entry)
+            _started_or_answered -> look(ticket, started, entry)
           end
         end
 
@@ -257,17 +300,17 @@ defmodule Pkcs11Pool.Call do
         left = left(entry.operation_timeout, ms)
 
         if left > 0 do
-          wait(ticket, ref, started, entry, left)
+          {:wait, left}
         else
           case Native.abandon(ticket, true) do
             {:while_running, ms} -> {:error, {:operation_timeout, ms}}
             :before_start -> {:error, :queue_timeout}
-            :answered -> answer(ref)
+            :answered -> :answered
           end
         end
 
       :over ->
-        answer(ref)
+        :answered
     end
   end
 
@@ -290,31 +333,45 @@ defmodule Pkcs11Pool.Call do
 
   ## Errors
 
-  defp error(:queue_timeout, name, entry) do
+  @doc """
+  The error of an operation that was given up or refused, or failed.
+  """
+  @spec error(
+          :queue_timeout | {:operation_timeout, ms :: integer} | Native.error(),
+          term,
+          Registry.entry()
+        ) ::
+          Error.t()
+  def error(:queue_timeout, name, entry) do
     details = %{timeout_ms: entry.queue_timeout, stats: stats(entry.native)}
     Error.new(:queue_timeout, pool: name, executed: false, details: details)
   end
 
-  defp error({:operation_timeout, ms}, name, entry) do
+  def error({:operation_timeout, ms}, name, entry) do
     details = %{timeout_ms: entry.operation_timeout, elapsed_ms: ms, stats: stats(entry.native)}
     Error.new(:operation_timeout, pool: name, executed: :unknown, details: details)
   end
 
-  defp error({:queue_timeout, _code, _function, _executed, _details}, name, entry),
+  def error({:queue_timeout, _code, _function, _executed, _details}, name, entry),
     do: error(:queue_timeout, name, entry)
 
-  defp error({:overloaded, _code, _function, _executed, _details}, name, entry) do
+  def error({:overloaded, _code, _function, _executed, _details}, name, entry) do
     details = %{max_waiting: entry.max_waiting, stats: stats(entry.native)}
     Error.new(:overloaded, pool: name, executed: false, details: details)
   end
 
-  defp error(native, name, _entry), do: Error.from_native(native, name)
+  def error(native, name, _entry), do: Error.from_native(native, name)
 
   defp stats(pool), do: Map.take(Native.status(pool), [:size, :idle, :running, :waiting, :hung])
 
   ## Telemetry and time
 
-  defp span(pool, operation, mechanism, opts) do
+  @doc """
+  The span of a call; nil without telemetry.
+  """
+  @spec span(pool :: term, operation :: atom, mechanism :: term, Options.call()) ::
+          Telemetry.span()
+  def span(pool, operation, mechanism, opts) do
     if Telemetry.enabled?() do
       name = with %Lease{pool: name} <- pool, do: name
       own = %{pool: name, operation: operation, mechanism: mechanism}
@@ -326,14 +383,18 @@ defmodule Pkcs11Pool.Call do
     {measurements, metadata} = timing(ticket)
     Telemetry.stop(span, result, measurements, metadata)
 
-    with {:error, %Error{reason: :ambiguous_key} = error} <- result do
-      count = length(error.details.candidates)
+    with {:error, %Error{reason: :ambiguous_key} = error} <- result,
+         do: tell_ambiguous(error, operation)
+  end
 
-      Telemetry.execute([:key, :ambiguous], %{count: count}, %{
-        pool: error.pool,
-        operation: operation
-      })
-    end
+  @doc """
+  Tells of a key that more than one object matches.
+  """
+  @spec tell_ambiguous(Error.t(), operation :: atom) :: :ok
+  def tell_ambiguous(error, operation) do
+    count = length(error.details.candidates)
+    metadata = %{pool: error.pool, operation: operation}
+    Telemetry.execute([:key, :ambiguous], %{count: count}, metadata)
   end
 
   @doc """

@@ -151,6 +151,51 @@ defmodule Pkcs11Pool.Mechanism do
   def name({name, _params}), do: name
 
   @doc """
+  The mechanism with further parameters, which replace its own of the same name.
+
+      iex> Pkcs11Pool.Mechanism.with_params!({:aes_gcm, aad: "a"}, iv: "123456789012")
+      {:aes_gcm, [aad: "a", iv: "123456789012"]}
+  """
+  @spec with_params!(t, keyword) :: t
+  def with_params!(mechanism, params) do
+    if Keyword.keyword?(params), do: merge!(mechanism, params), else: no_keyword!()
+  end
+
+  defp merge!({:vendor, code, inner}, params) when not is_binary(inner) and inner != nil,
+    do: {:vendor, code, merge!(inner, params)}
+
+  defp merge!({name, nil}, params) when is_atom(name), do: {name, params}
+  defp merge!(name, params) when is_atom(name), do: {name, params}
+
+  defp merge!({name, own}, params) when is_atom(name) do
+    if Keyword.keyword?(own), do: {name, Keyword.merge(own, params)}, else: no_keyword!()
+  end
+
+  defp merge!(_other, _params), do: no_keyword!()
+
+  @spec no_keyword!() :: no_return
+  defp no_keyword! do
+    raise ArgumentError,
+          "expected the parameters of the mechanism, and those of an item, to be keyword lists"
+  end
+
+  @doc """
+  Whether the mechanism takes an IV, or a counter, which must not be used twice with one key.
+  """
+  @spec takes_iv?(t) :: boolean
+  def takes_iv?(mechanism)
+
+  for {name, _code, kind} <- @table, kind in [:gcm, :ctr] or match?({:iv, _size}, kind) do
+    def takes_iv?(unquote(name)), do: true
+  end
+
+  def takes_iv?({:vendor, _code, params}) when is_atom(params) or is_tuple(params),
+    do: takes_iv?(params)
+
+  def takes_iv?({name, _params}), do: takes_iv?(name)
+  def takes_iv?(_mechanism), do: false
+
+  @doc """
   The IV or counter of an encoded mechanism that takes one.
   """
   @spec iv({code :: non_neg_integer, Params.t()}) :: binary | :token | nil

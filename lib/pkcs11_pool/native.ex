@@ -42,7 +42,12 @@ defmodule Pkcs11Pool.Native do
   def start_thread(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Takes an operation; its answer comes as `{tag, result}`."
-  @spec submit(pool, tag :: reference, request :: term, queue_timeout :: non_neg_integer | nil) ::
+  @spec submit(
+          pool,
+          tag :: reference | {reference, non_neg_integer},
+          request :: term,
+          queue_timeout :: non_neg_integer | nil
+        ) ::
           ticket | {:error, error}
   def submit(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 

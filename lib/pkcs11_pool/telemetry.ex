@@ -27,7 +27,9 @@ defmodule Pkcs11Pool.Telemetry do
   | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` where it was opened |
   | `[:pkcs11_pool, :open_session, :stop]` | `duration` | the same, `result`, `reason` |
 
-  `queue_time` is the time from the call to the operation's start on a session. The caller's own
+  `queue_time` is the time from the call to the operation's start on a session. A list (`sign_many/5`
+  and its like) is one operation: `:stop` has `count`, how many items it has, and `failed`, how many of
+  them are errors, among its measurements, `queue_time` of its first slice, and no `session`. The caller's own
   metadata is the `:telemetry_metadata` option of a call; the library's keys win over it. The `mechanism` is
   without its parameters, and nothing in any event is a PIN, key material or data: `reason` of an
   `:exception` is the exception's module or a bare atom, and stack traces hold arities, not

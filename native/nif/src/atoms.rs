@@ -5,7 +5,7 @@ rustler::atoms! {
     // provisioning
     init_token, init_pin, set_pin,
     // requests
-    ping, apply, sign, verify, encrypt, decrypt, digest, generate_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
+    ping, apply, batch, sign, verify, encrypt, decrypt, digest, generate_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
     find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, gcm, token, ecdh1,
     // answers
     key_pair, sensitive, unavailable,

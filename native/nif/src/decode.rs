@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
+use std::sync::Arc;
 
 use rustler::{Atom, Binary, Decoder, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
-use token::{Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute};
+use token::{Batch, Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute};
 
 use crate::atoms;
 
@@ -62,6 +63,9 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [verb, key, mechanism, input] if tag == atoms::apply() => {
             Request::Apply { key: self::key(*key)?, mechanism: self::mechanism(*mechanism)?, task: task(verb.decode()?, *input)? }
         }
+        [verb, key, inputs] if tag == atoms::batch() => {
+            Request::Batch(Batch::new(self::key(*key)?, tasks(verb.decode()?, *inputs)?))
+        }
         [mechanism, message] if tag == atoms::digest() => {
             Request::Digest { mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
         }
@@ -98,6 +102,21 @@ fn task(verb: Atom, input: Term<'_>) -> NifResult<Task> {
     } else {
         Err(Error::BadArg)
     }
+}
+
+/// `[{mechanism, input}]`, with nil for the mechanism of the one before.
+fn tasks(verb: Atom, inputs: Term<'_>) -> NifResult<Vec<(Arc<Mechanism>, Task)>> {
+    let mut last: Option<Arc<Mechanism>> = None;
+    inputs
+        .decode::<rustler::ListIterator>()?
+        .map(|entry| {
+            let (mechanism, input): (Term, Term) = entry.decode()?;
+            if !mechanism.is_atom() {
+                last = Some(Arc::new(self::mechanism(mechanism)?));
+            }
+            Ok((last.clone().ok_or(Error::BadArg)?, task(verb, input)?))
+        })
+        .collect()
 }
 
 /// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`.

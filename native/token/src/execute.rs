@@ -1,9 +1,12 @@
 //! One operation on one session: the C calls, and what their return code asks for.
 
+use std::time::Instant;
+
 use cryptoki_sys::CK_OBJECT_HANDLE;
 use session_pool::Millis;
 
 use crate::access::Wait;
+use crate::batch::SLICE;
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
 use crate::host::{Host, Outcome};
@@ -85,6 +88,8 @@ impl From<CallError> for Fault {
 pub(crate) struct Attempt<'a> {
     pub(crate) options: &'a PoolOptions,
     pub(crate) resolver: Resolver<'a>,
+    /// When a slice of a batch is to end.
+    pub(crate) until: Instant,
 }
 
 /// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in.
@@ -93,27 +98,35 @@ pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operati
     let now = now();
     let ttl: Option<Millis> = options.key_cache_ttl;
     let resolver = Resolver { token, functions, session: handle, epoch, now, ttl };
-    let attempt = Attempt { options, resolver };
+    let attempt = Attempt { options, resolver, until: Instant::now() + SLICE };
     loop {
-        let fault = match attempt.perform(&operation.request, &mut operation.context) {
+        let fault = match attempt.perform(&mut operation.request, &mut operation.context) {
             Ok(answer) => return Step::Keep(Ok(answer)),
             Err(fault) => fault,
         };
         match attempt.judge(fault, operation) {
-            Some(step) => return step,
+            Some(step) => {
+                if let Some(step) = attempt.absorb(step, operation) {
+                    return step;
+                }
+            }
             None => operation.retries += 1,
         }
     }
 }
 
 impl Attempt<'_> {
-    fn perform(&self, request: &Request, context: &mut ContextPin) -> Result<Answer, Fault> {
+    fn perform(&self, request: &mut Request, context: &mut ContextPin) -> Result<Answer, Fault> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
             Request::Ping => Answer::Done,
             Request::Apply { key, mechanism, task } => {
                 let key = self.resolver.resolve(key)?.handle;
                 self.apply(key, mechanism, task, context)?
+            }
+            Request::Batch(batch) => {
+                self.go_on(batch, context)?;
+                Answer::Done
             }
             Request::Digest { mechanism, data } => Answer::Bytes(crypto::digest(functions, session, mechanism, data)?),
             Request::GenerateRandom { length } => Answer::Bytes(crypto::generate_random(functions, session, *length)?),
@@ -231,6 +244,7 @@ impl Attempt<'_> {
     fn wants_login(&self, request: &Request) -> bool {
         let key = match request {
             Request::Apply { key, task, .. } if task.may_want_login() => key,
+            Request::Batch(batch) if batch.may_want_login() => &batch.key,
             _ => return false,
         };
         if self.options.login == LoginMode::None || self.is_logged_out() {

@@ -78,7 +78,9 @@ impl<H: Host> TokenPool<H> {
             self.dispatch(next, outlet);
         }
         Ok(match answer {
-            Some((operation, outcome)) if operation.header.progress.answer() => Direct::Done(outcome),
+            Some((mut operation, outcome)) if operation.header.progress.answer() => {
+                Direct::Done(operation.request.settle(outcome))
+            }
             _ => Direct::Later(ticket),
         })
     }

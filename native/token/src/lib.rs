@@ -15,6 +15,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod access;
+mod batch;
 mod clock;
 mod context;
 mod data;
@@ -40,6 +41,7 @@ mod session;
 mod task;
 mod token;
 
+pub use batch::Batch;
 pub use clock::{nanos, now};
 pub use data::Data;
 pub use error::{Error, Executed, Failure};

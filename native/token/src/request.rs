@@ -7,6 +7,7 @@ use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE};
 use session_pool::{Millis, Progress};
 use zeroize::Zeroizing;
 
+use crate::batch::Batch;
 use crate::clock::nanos;
 use crate::data::Data;
 use crate::error::{Error, Executed, Failure};
@@ -49,6 +50,8 @@ pub enum Request {
         /// What it does.
         task: Task,
     },
+    /// What a key does with much data.
+    Batch(Batch),
     /// `C_DigestInit`, `C_Digest`.
     Digest {
         /// The mechanism.
@@ -102,7 +105,7 @@ impl Request {
     /// The key or object that it names.
     pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
         match self {
-            Self::Apply { key, .. } => Some(key),
+            Self::Apply { key, .. } | Self::Batch(Batch { key, .. }) => Some(key),
             Self::GetAttributes { object, .. } | Self::DestroyObject { object } => Some(object),
             _ => None,
         }
@@ -112,6 +115,7 @@ impl Request {
     pub fn is_idempotent(&self) -> bool {
         match self {
             Self::Apply { mechanism, task, .. } => task.is_idempotent(mechanism),
+            Self::Batch(batch) => batch.is_idempotent(),
             Self::Ping
             | Self::Digest { .. }
             | Self::GenerateRandom { .. }
@@ -119,6 +123,14 @@ impl Request {
             | Self::GetAttributes { .. }
             | Self::Mechanisms => true,
             Self::GenerateKey { .. } | Self::GenerateKeyPair { .. } | Self::DestroyObject { .. } => false,
+        }
+    }
+
+    /// What the caller gets of an outcome: in a batch, each task has its own. Once.
+    pub(crate) fn settle(&mut self, outcome: Outcome) -> Outcome {
+        match self {
+            Self::Batch(batch) => Ok(batch.settle(outcome)),
+            _ => outcome,
         }
     }
 }
@@ -148,6 +160,8 @@ pub enum Answer {
         /// The ciphertext.
         bytes: Vec<u8>,
     },
+    /// Those of a batch's first tasks, in their order; at least one.
+    Many(Vec<Outcome>),
     /// A key.
     Object(Object),
     /// A public and a private key.
@@ -167,6 +181,7 @@ impl Answer {
             Self::Done => 64,
             Self::Bytes(bytes) => 64 + bytes.len(),
             Self::Sealed { iv, bytes } => 64 + iv.len() + bytes.len(),
+            Self::Many(outcomes) => outcomes.iter().map(weight).sum(),
             Self::Object(_) => 512,
             Self::KeyPair(..) => 1024,
             Self::Objects(objects) => 512 * objects.len(),
@@ -174,6 +189,11 @@ impl Answer {
             Self::Mechanisms(list) => 64 * list.len(),
         }
     }
+}
+
+/// About how many bytes an outcome takes on a heap.
+pub(crate) fn weight(outcome: &Outcome) -> usize {
+    outcome.as_ref().map_or(256, Answer::weight)
 }
 
 /// What caller, queue and runner share of an operation.
@@ -289,8 +309,8 @@ impl<H: Host> Operation<H> {
     }
 
     /// Answers it by the courier.
-    pub fn post(self, error: Error) {
-        self.header.post(Err(Failure::not_executed(error)));
+    pub fn post(mut self, error: Error) {
+        self.header.post(self.request.settle(Err(Failure::not_executed(error))));
     }
 
     /// Whether nothing speaks against another try, as far as the operation goes: never under a lease, whose holder may have state on the session.
@@ -310,7 +330,7 @@ impl<H: Host> Drop for Operation<H> {
             _ => return,
         };
         let error = Error::Interrupted { cause: "the operation was dropped" };
-        self.header.post(Err(Failure { error, executed }));
+        self.header.post(self.request.settle(Err(Failure { error, executed })));
     }
 }
 

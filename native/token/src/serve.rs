@@ -16,7 +16,7 @@ use crate::lease::Late;
 use crate::login::{is_dead, login};
 use crate::p11::{CallError, Class, Phase};
 use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
-use crate::request::{Answer, Header, Login, Operation, Place, Work};
+use crate::request::{Answer, Header, Login, Operation, Place, Work, weight};
 use crate::session::Session;
 
 /// How much a runner does before it steps outside for a moment.
@@ -62,8 +62,9 @@ impl<H: Host> TokenPool<H> {
         loop {
             let Turn { next, answer } = self.turn(grant, &cell, outlet);
             let mut delivery = Delivery::Done;
-            if let Some((operation, outcome)) = answer {
-                bytes += outcome.as_ref().map_or(256, |answer| answer.weight());
+            if let Some((mut operation, outcome)) = answer {
+                let outcome = operation.request.settle(outcome);
+                bytes += weight(&outcome);
                 delivery = operation.answer(outlet, outcome);
             }
             if delivery == Delivery::SenderDead {

@@ -1,0 +1,270 @@
+defmodule Pkcs11Pool.Batch do
+  @moduledoc false
+  # Many items with one key in one call. They are cut into slices, each an operation of the pool's queue with its own two deadlines. So many
+  # are under way at once as the pool has sessions, and each that is answered makes room for the next: they run in parallel, and whoever calls
+  # meanwhile waits for slices, not for the list.
+  #
+  # A slice is small in items, in bytes and in time. The last is the native side's affair: a slice that has had its time is answered as far as
+  # it is, and the rest waits again. As many items as it managed are what the next slice gets.
+  #
+  # What befalls a slice as a whole, such as a time-out, is the answer of each of its items. If it never started, the items that wait would not
+  # fare better, and get the same answer: a pool that is stuck keeps its caller no longer than for one operation.
+
+  alias Pkcs11Pool.{Call, Error, Key, Native, Options, Telemetry}
+  alias Pkcs11Pool.Batch.Items
+
+  @most_items 64
+  @most_bytes 64 * 1024
+
+  @operations %{
+    sign: :sign_many,
+    verify: :verify_many,
+    encrypt: :encrypt_many,
+    decrypt: :decrypt_many
+  }
+
+  # `window` slices may be under way. `waiting` and the slices hold `{index, item}`, `answered` holds `{index, result}`. `slices` are under way,
+  # by the number in their tag. `first` is the ticket of the first slice.
+  @enforce_keys [:place, :verb, :key, :waiting, :answered]
+  defstruct [:place, :verb, :key, :waiting, :answered, :window, :first] ++
+              [limit: @most_items, slices: %{}, next: 0]
+
+  @type result :: {:ok, term} | {:error, Error.t()}
+
+  # The reference is handed from function to function by itself: so the VM skips what was in the mailbox before.
+
+  @doc """
+  Runs items with a key: the results in the items' order. An item that is `{:error, error}` is a result already. `{:error, error}`: there is no
+  such pool.
+  """
+  @spec run(
+          pool :: term,
+          Items.verb(),
+          Key.encoded(),
+          mechanism :: term,
+          [Items.t() | {:error, Error.t()}],
+          Options.call()
+        ) :: {:ok, [result]} | {:error, Error.t()}
+  def run(pool, verb, key, mechanism, items, opts) do
+    operation = Map.fetch!(@operations, verb)
+    span = Call.span(pool, operation, mechanism, opts)
+
+    case Call.place(pool, opts) do
+      {:ok, place} ->
+        {answered, waiting} =
+          items
+          |> Enum.with_index(&{&2, &1})
+          |> Enum.split_with(&match?({_index, {:error, _error}}, &1))
+
+        batch = %__MODULE__{
+          place: place,
+          verb: verb,
+          key: key,
+          waiting: waiting,
+          answered: answered
+        }
+
+        %{answered: answered, first: first} = go_on(batch, make_ref())
+
+        results =
+          for {_index, result} <- List.keysort(answered, 0),
+              do: Call.with_mechanism(result, mechanism)
+
+        if span, do: stop(span, operation, results, first)
+        {:ok, results}
+
+      {:error, error} ->
+        Telemetry.stop(span, {:error, error})
+        {:error, error}
+    end
+  end
+
+  defp go_on(%{waiting: [], slices: slices} = batch, _ref) when map_size(slices) == 0, do: batch
+
+  defp go_on(%{slices: slices} = batch, ref) when map_size(slices) == 0 do
+    {slice, rest} = cut(batch)
+    batch = if rest == [], do: batch, else: with_window(batch)
+
+    if rest == [] or batch.window == 1 do
+      # One slice is like any call.
+      {result, ticket} = Call.attempt(batch.place, request(batch, slice))
+      batch = %{batch | waiting: rest, first: batch.first || ticket}
+      batch |> answered(slice, result) |> go_on(ref)
+    else
+      batch |> fill(ref) |> await(ref)
+    end
+  end
+
+  defp go_on(batch, ref), do: batch |> fill(ref) |> await(ref)
+
+  defp with_window(%{window: nil, place: {_name, entry, nil}} = batch),
+    do: %{batch | window: Native.status(entry.native).size}
+
+  # A lease has one session.
+  defp with_window(%{window: nil} = batch), do: %{batch | window: 1}
+  defp with_window(batch), do: batch
+
+  ## Slices
+
+  defp fill(%{waiting: []} = batch, _ref), do: batch
+
+  defp fill(%{slices: slices, window: window} = batch, _ref) when map_size(slices) >= window,
+    do: batch
+
+  defp fill(%{place: {name, entry, _lease}} = batch, ref) do
+    {slice, rest} = cut(batch)
+
+    queue_timeout = with :infinity <- entry.queue_timeout, do: nil
+
+    case Native.submit(entry.native, {ref, batch.next}, request(batch, slice), queue_timeout) do
+      # Those that are under way make room.
+      {:error, {:overloaded, _, _, _, _}} when map_size(batch.slices) > 0 ->
+        batch
+
+      {:error, error} ->
+        answered(%{batch | waiting: rest}, slice, {:error, Call.error(error, name, entry)})
+
+      ticket ->
+        started = now()
+        look_at = later(started, Call.first_look(entry))
+        under_way = %{ticket: ticket, started: started, look_at: look_at, items: slice}
+        slices = Map.put(batch.slices, batch.next, under_way)
+        first = batch.first || ticket
+        fill(%{batch | waiting: rest, slices: slices, next: batch.next + 1, first: first}, ref)
+    end
+  end
+
+  defp cut(%{waiting: waiting, limit: limit}), do: cut(waiting, limit, @most_bytes, [])
+
+  defp cut([item | rest], limit, bytes, slice) when limit > 0 do
+    left = bytes - size(item)
+
+    if left >= 0 or slice == [],
+      do: cut(rest, limit - 1, left, [item | slice]),
+      else: {Enum.reverse(slice), [item | rest]}
+  end
+
+  defp cut(rest, _limit, _bytes, slice), do: {Enum.reverse(slice), rest}
+
+  defp size({_index, {_mechanism, {data, signature}}}), do: byte_size(data) + byte_size(signature)
+  defp size({_index, {_mechanism, data}}), do: byte_size(data)
+
+  # A mechanism that is the same as the one before is nil.
+  defp request(%{verb: verb, key: key}, slice) do
+    {tasks, _last} =
+      Enum.map_reduce(slice, nil, fn {_index, {mechanism, input}}, last ->
+        {{if(mechanism == last, do: nil, else: mechanism), input}, mechanism}
+      end)
+
+    {:batch, verb, key, tasks}
+  end
+
+  ## Waiting
+
+  defp await(%{slices: slices} = batch, ref) when map_size(slices) == 0, do: go_on(batch, ref)
+
+  defp await(%{place: {name, entry, _lease}} = batch, ref) do
+    receive do
+      {{^ref, number}, result} ->
+        {%{items: slice}, slices} = Map.pop!(batch.slices, number)
+
+        result = with {:error, error} <- result, do: {:error, Call.error(error, name, entry)}
+
+        %{batch | slices: slices} |> answered(slice, result) |> go_on(ref)
+    after
+      until_look(batch.slices) -> batch |> look() |> go_on(ref)
+    end
+  end
+
+  defp until_look(slices) do
+    case slices |> Map.values() |> Enum.map(& &1.look_at) |> Enum.min() do
+      :infinity -> :infinity
+      look_at -> max(look_at - now(), 0)
+    end
+  end
+
+  defp look(batch) do
+    now = now()
+
+    due =
+      for {number, %{look_at: look_at} = slice} <- batch.slices,
+          look_at <= now,
+          do: {number, slice}
+
+    Enum.reduce(due, batch, fn {number, slice}, batch -> look(batch, number, slice, now) end)
+  end
+
+  defp look(%{place: {name, entry, _lease}} = batch, number, slice, now) do
+    case Call.look(slice.ticket, slice.started, entry) do
+      {:wait, ms} ->
+        put_in(batch.slices[number].look_at, later(now, ms))
+
+      # Its message comes.
+      :answered ->
+        put_in(batch.slices[number].look_at, :infinity)
+
+      {:error, error} ->
+        batch = %{batch | slices: Map.delete(batch.slices, number)}
+        answered(batch, slice.items, {:error, Call.error(error, name, entry)})
+    end
+  end
+
+  defp later(_now, :infinity), do: :infinity
+  defp later(now, ms), do: now + ms
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  ## Answers
+
+  defp answered(batch, slice, {:ok, answers}) do
+    {done, rest} = zip(batch, slice, answers, batch.answered)
+
+    limit = if rest == [], do: min(2 * batch.limit, @most_items), else: max(length(answers), 1)
+
+    %{batch | answered: done, waiting: rest ++ batch.waiting, limit: limit}
+  end
+
+  defp answered(%{place: {_name, _entry, lease}} = batch, slice, {:error, error}) do
+    batch = failed(batch, slice, error)
+
+    # A lease's one session is busy with what was given up.
+    if error.executed == false or lease != nil do
+      failed(%{batch | waiting: []}, batch.waiting, never_ran(error))
+    else
+      batch
+    end
+  end
+
+  defp never_ran(%Error{executed: false} = error), do: error
+
+  defp never_ran(%Error{reason: reason, pool: pool, details: details}),
+    do: Error.new(reason, pool: pool, executed: false, details: details)
+
+  defp zip(batch, [{index, _item} | slice], [answer | answers], done),
+    do: zip(batch, slice, answers, [{index, result(answer, batch.place)} | done])
+
+  defp zip(_batch, rest, [], done), do: {done, rest}
+
+  defp result(:ok, _place), do: {:ok, true}
+  defp result({:ok, value}, _place), do: {:ok, value}
+
+  defp result({:error, error}, {name, entry, _lease}),
+    do: {:error, Call.error(error, name, entry)}
+
+  defp failed(batch, items, error) do
+    results = for {index, _item} <- items, do: {index, {:error, error}}
+    %{batch | answered: results ++ batch.answered}
+  end
+
+  ## Telemetry
+
+  defp stop(span, operation, results, first) do
+    errors = for {:error, error} <- results, do: error
+    {measurements, _session} = Call.timing(first)
+    counts = %{count: length(results), failed: length(errors)}
+    Telemetry.stop(span, :ok, Map.merge(measurements, counts), %{})
+
+    with %Error{} = error <- Enum.find(errors, &(&1.reason == :ambiguous_key)),
+         do: Call.tell_ambiguous(error, operation)
+  end
+end

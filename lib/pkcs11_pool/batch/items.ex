@@ -1,0 +1,74 @@
+defmodule Pkcs11Pool.Batch.Items do
+  @moduledoc false
+  # The items of a batch, each with its encoded mechanism: checked all of them, before any of them runs.
+
+  import Pkcs11Pool.Data, only: [binary!: 2]
+
+  alias Pkcs11Pool.Mechanism
+
+  @type verb :: :sign | :verify | :encrypt | :decrypt
+  @type input :: binary | {data :: binary, signature :: binary}
+  @type t :: {{non_neg_integer, Mechanism.Params.t()}, input}
+
+  @doc """
+  The items of a caller's list. Raises `ArgumentError`, without an item's value.
+
+  An item of `:encrypt` and `:decrypt` may be `{parameters, data}`: these are added to the mechanism's. With `:encrypt`, no two items may have
+  an IV of the caller's in common: with AES-GCM or a counter mode that gives away both messages, and with GCM the key's authentication.
+  """
+  @spec encode!(verb, Mechanism.t(), list) :: [t]
+  def encode!(verb, mechanism, list) when verb in [:sign, :verify] and length(list) >= 0 do
+    encoded = Mechanism.encode_for!(verb, mechanism)
+    for item <- list, do: {encoded, input!(verb, item)}
+  end
+
+  def encode!(verb, mechanism, list) when length(list) >= 0 do
+    bare? = Enum.any?(list, &(not is_tuple(&1)))
+    shared = if bare?, do: Mechanism.encode_for!(verb, mechanism)
+    items = for item <- list, do: item!(verb, mechanism, shared, item)
+
+    if verb == :encrypt and Mechanism.takes_iv?(mechanism) do
+      if shared && Mechanism.iv(shared) != :token, do: shared_iv!(mechanism)
+      different_ivs!(mechanism, items)
+    end
+
+    items
+  end
+
+  def encode!(_verb, _mechanism, _other),
+    do: raise(ArgumentError, "expected a list of what is to be done")
+
+  defp input!(:verify, {data, signature}),
+    do: {binary!(data, "data"), binary!(signature, "signature")}
+
+  defp input!(:verify, _other),
+    do: raise(ArgumentError, "expected a list of {data, signature}")
+
+  defp input!(:sign, data), do: binary!(data, "data")
+
+  defp item!(verb, mechanism, _shared, {params, data}) do
+    encoded = Mechanism.encode_for!(verb, Mechanism.with_params!(mechanism, params))
+    {encoded, binary!(data, "data")}
+  end
+
+  defp item!(_verb, _mechanism, _shared, tuple) when is_tuple(tuple),
+    do: raise(ArgumentError, "expected a list of data, or of {parameters, data}")
+
+  defp item!(_verb, _mechanism, shared, data), do: {shared, binary!(data, "data")}
+
+  @spec shared_iv!(Mechanism.t()) :: no_return
+  defp shared_iv!(mechanism) do
+    raise ArgumentError,
+          "the IV of mechanism #{inspect(Mechanism.name(mechanism))} would be used for every item, which is " <>
+            "insecure; give each item its own, as {[iv: iv], data}, or iv: :token where the token makes it"
+  end
+
+  defp different_ivs!(mechanism, items) do
+    ivs = for {encoded, _data} <- items, iv = Mechanism.iv(encoded), iv != :token, do: iv
+
+    if length(Enum.uniq(ivs)) < length(ivs) do
+      raise ArgumentError,
+            "two items have the same IV of mechanism #{inspect(Mechanism.name(mechanism))}, which is insecure"
+    end
+  end
+end
