@@ -159,4 +159,16 @@ defmodule Pkcs11Pool.Native do
   @doc "One snapshot of the counters."
   @spec status(pool) :: map
   def status(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "SIGINT is counted from now on, and brings up no BREAK menu; `false`: the system refuses."
+  @spec trap_interrupts() :: boolean
+  def trap_interrupts, do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "SIGINT is the VM's again."
+  @spec release_interrupts() :: :ok
+  def release_interrupts, do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "How often SIGINT came while it was counted."
+  @spec interrupts() :: non_neg_integer
+  def interrupts, do: :erlang.nif_error(:nif_not_loaded)
 end

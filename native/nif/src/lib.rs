@@ -11,6 +11,7 @@ mod courier;
 mod decode;
 mod encode;
 mod executor;
+mod interrupt;
 
 use std::panic::RefUnwindSafe;
 use std::sync::Arc;
@@ -447,6 +448,25 @@ fn forget_keys(pool: ResourceArc<PoolResource>) -> rustler::Atom {
 #[rustler::nif]
 fn status<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>) -> Term<'a> {
     encode::status(env, &pool.pool.status())
+}
+
+/// Counts SIGINT instead of handing it to the VM. `false`: the system refuses.
+#[rustler::nif]
+fn trap_interrupts() -> bool {
+    interrupt::trap()
+}
+
+/// Hands SIGINT back to the VM.
+#[rustler::nif]
+fn release_interrupts() -> rustler::Atom {
+    interrupt::release();
+    atoms::ok()
+}
+
+/// How often SIGINT has come while it was counted.
+#[rustler::nif]
+fn interrupts() -> usize {
+    interrupt::counted()
 }
 
 rustler::init!("Elixir.Pkcs11Pool.Native", load = load);
