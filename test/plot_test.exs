@@ -21,13 +21,19 @@ defmodule Pkcs11Pool.PlotTest do
       assert ticks([1_000_000], 2) == ["0", "500,000", "1,000,000"]
     end
 
+    test "of whole numbers has whole ticks" do
+      assert ticks([1, 2, 4], 8) == ~w(0 1 2 3 4)
+      assert ticks([1, 2], 8) == ~w(0 1 2)
+    end
+
     test "begins below 0 only where a value does" do
       assert ticks([-3, 4], 4) == ~w(-4 -2 0 2 4)
     end
 
     test "exists without values, and for zeros only" do
-      assert ticks([], 2) == ~w(0.0 0.5 1.0)
-      assert ticks([0, 0], 2) == ~w(0.0 0.5 1.0)
+      assert ticks([], 2) == ~w(0 1)
+      assert ticks([0, 0], 2) == ~w(0 1)
+      assert ticks([0.0], 2) == ~w(0.0 0.5 1.0)
     end
   end
 

@@ -8,14 +8,17 @@ defmodule Pkcs11Pool.Bench.Plot.Axis do
   @type t :: %__MODULE__{low: number, high: number, ticks: [{number, String.t()}]}
 
   @doc """
-  The axis for these values, with about `count` ticks. It begins at 0, unless a value is below: a cut axis overstates differences.
+  The axis for these values, with about `count` ticks. It begins at 0, unless a value is below: a cut axis overstates differences. Of
+  whole numbers the ticks are whole numbers, too.
   """
   @spec new([number], pos_integer) :: t
   def new(values, count) do
     low = Enum.min([0 | values])
     high = Enum.max([0 | values])
     high = if high == low, do: low + 1, else: high
-    {digit, exponent} = step((high - low) / count)
+    least = (high - low) / count
+    whole? = Enum.all?(values, &is_integer/1)
+    {digit, exponent} = step(if whole?, do: max(least, 1), else: least)
     first = floor(low / power(digit, exponent) + 1.0e-9)
     last = ceil(high / power(digit, exponent) - 1.0e-9)
     ticks = for n <- first..last, do: tick(n * digit, exponent)
