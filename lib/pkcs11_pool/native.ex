@@ -160,15 +160,15 @@ defmodule Pkcs11Pool.Native do
   @spec status(pool) :: map
   def status(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "SIGINT is counted from now on, and brings up no BREAK menu; `false`: the system refuses."
-  @spec trap_interrupts() :: boolean
+  @doc "SIGINT, SIGTERM and SIGHUP are counted from now on: no BREAK menu, no end."
+  @spec trap_interrupts() :: :ok
   def trap_interrupts, do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "SIGINT is the VM's again."
+  @doc "They are the VM's again."
   @spec release_interrupts() :: :ok
   def release_interrupts, do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "How often SIGINT came while it was counted."
+  @doc "How often they came while they were counted."
   @spec interrupts() :: non_neg_integer
   def interrupts, do: :erlang.nif_error(:nif_not_loaded)
 end

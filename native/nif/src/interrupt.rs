@@ -1,42 +1,44 @@
-//! SIGINT, counted. The VM answers it with its BREAK menu, and OTP has no way to ask for anything else in a running VM; a Mix task that has to
-//! clean up on Ctrl-C asks for it here, and gives it back.
+//! SIGINT, SIGTERM and SIGHUP, counted. The VM answers the first with its BREAK menu, for which OTP has no other answer in a running VM, and the
+//! others by an end at once; a Mix task that has to clean up asks for them here, and gives them back.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// What the signal did before, while it is ours.
-static BEFORE: Mutex<Option<libc::sigaction>> = Mutex::new(None);
+/// What the signals did before, while they are ours.
+static BEFORE: Mutex<Vec<(libc::c_int, libc::sigaction)>> = Mutex::new(Vec::new());
 
 extern "C" fn count(_signal: libc::c_int) {
     COUNT.fetch_add(1, Ordering::Relaxed);
 }
 
-/// From now on the signal is counted. `false`: the system refuses.
-pub(crate) fn trap() -> bool {
+/// From now on the signals are counted; one that the system refuses to hand over does what it did.
+pub(crate) fn trap() {
     let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
-    if before.is_some() {
-        return true;
+    if !before.is_empty() {
+        return;
     }
-    // SAFETY: a sigaction of zeros is valid: the default action, no flags, an empty mask.
-    let (mut ours, mut theirs): (libc::sigaction, libc::sigaction) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-    let handler: extern "C" fn(libc::c_int) = count;
-    ours.sa_sigaction = handler as libc::sighandler_t;
-    ours.sa_flags = libc::SA_RESTART;
-    // SAFETY: both point to a sigaction of this function's, and the handler only adds to an atomic, which may be done in any signal handler.
-    let trapped = unsafe { libc::sigaction(libc::SIGINT, &ours, &mut theirs) } == 0;
-    if trapped {
-        *before = Some(theirs);
+    for signal in SIGNALS {
+        // SAFETY: a sigaction of zeros is valid: the default action, no flags, an empty mask.
+        let (mut ours, mut theirs): (libc::sigaction, libc::sigaction) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let handler: extern "C" fn(libc::c_int) = count;
+        ours.sa_sigaction = handler as libc::sighandler_t;
+        ours.sa_flags = libc::SA_RESTART;
+        // SAFETY: both point to a sigaction of this function's, and the handler only adds to an atomic, which may be done in any signal handler.
+        if unsafe { libc::sigaction(signal, &ours, &mut theirs) } == 0 {
+            before.push((signal, theirs));
+        }
     }
-    trapped
 }
 
-/// The signal does what it did before.
+/// The signals do what they did before.
 pub(crate) fn release() {
-    if let Some(theirs) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    for (signal, theirs) in BEFORE.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         // SAFETY: the action is what `sigaction` gave; nothing is written.
-        unsafe { libc::sigaction(libc::SIGINT, &theirs, std::ptr::null_mut()) };
+        unsafe { libc::sigaction(signal, &theirs, std::ptr::null_mut()) };
     }
 }
 

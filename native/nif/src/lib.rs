@@ -450,20 +450,21 @@ fn status<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>) -> Term<'a> {
     encode::status(env, &pool.pool.status())
 }
 
-/// Counts SIGINT instead of handing it to the VM. `false`: the system refuses.
+/// Counts SIGINT, SIGTERM and SIGHUP instead of handing them to the VM.
 #[rustler::nif]
-fn trap_interrupts() -> bool {
-    interrupt::trap()
+fn trap_interrupts() -> rustler::Atom {
+    interrupt::trap();
+    atoms::ok()
 }
 
-/// Hands SIGINT back to the VM.
+/// Hands them back to the VM.
 #[rustler::nif]
 fn release_interrupts() -> rustler::Atom {
     interrupt::release();
     atoms::ok()
 }
 
-/// How often SIGINT has come while it was counted.
+/// How often they have come while they were counted.
 #[rustler::nif]
 fn interrupts() -> usize {
     interrupt::counted()
