@@ -9,6 +9,7 @@
 Code.require_file("../test/support/soft_hsm.ex", __DIR__)
 
 defmodule Demo do
+  alias Pkcs11Pool.Bench.{Progress, Statistics}
   alias Pkcs11Pool.Test.SoftHSM
 
   @signatures 2_000
@@ -132,7 +133,7 @@ defmodule Demo do
     started = System.monotonic_time()
 
     callers = for _ <- 1..@callers, do: Task.async(fn -> call(pool, queue, taken, done, []) end)
-    progress(title, done, tuple_size(queue))
+    progress(Progress.new(tuple_size(queue)), title, done, tuple_size(queue))
     results = Enum.flat_map(callers, &Task.await(&1, :infinity))
 
     seconds = (System.monotonic_time() - started) / System.convert_time_unit(1, :second, :native)
@@ -175,56 +176,31 @@ defmodule Demo do
   ## What the user sees
 
   defp report(title, results, seconds) do
-    times =
-      results
-      |> Enum.map(fn {_job, _answer, time} -> time end)
-      |> Enum.sort()
-      |> List.to_tuple()
-
-    rate = round(tuple_size(times) / seconds)
+    times = for {_job, _answer, time} <- results, do: time
+    [p50, p99] = Statistics.percentiles(times, [50, 99])
 
     columns = [
       String.pad_trailing(title, 12),
-      String.pad_leading("#{rate} signatures/s", 20),
-      String.pad_leading("p50 #{percentile(times, 50)} ms", 16),
-      String.pad_leading("p99 #{percentile(times, 99)} ms", 16)
+      String.pad_leading("#{round(length(times) / seconds)} signatures/s", 20),
+      String.pad_leading("p50 #{ms(p50)} ms", 16),
+      String.pad_leading("p99 #{ms(p99)} ms", 16)
     ]
 
-    if IO.ANSI.enabled?(), do: IO.write(["\r", IO.ANSI.clear_line()])
+    Progress.clear()
     IO.puts(columns)
   end
 
-  defp percentile(times, percent) do
-    time = elem(times, div((tuple_size(times) - 1) * percent, 100))
-    (System.convert_time_unit(time, :native, :microsecond) / 1_000) |> Float.round(1)
-  end
+  defp ms(time),
+    do: (System.convert_time_unit(time, :native, :microsecond) / 1_000) |> Float.round(1)
 
-  # A bar on a terminal, a line for every quarter elsewhere.
-  defp progress(title, done, total, shown \\ 0) do
+  defp progress(progress, title, done, total) do
     count = :counters.get(done, 1)
-    quarter = div(count * 4, total)
-
-    cond do
-      IO.ANSI.enabled?() -> IO.write(["\r", String.pad_trailing(title, 12), bar(count, total)])
-      quarter > shown -> IO.puts("#{title}: signed #{count} of #{total}")
-      true -> :ok
-    end
+    progress = Progress.show(progress, count, title)
 
     if count < total do
       Process.sleep(50)
-      progress(title, done, total, quarter)
+      progress(progress, title, done, total)
     end
-  end
-
-  defp bar(count, total) do
-    filled = div(count * 40, total)
-
-    [
-      " [",
-      String.duplicate("#", filled),
-      String.duplicate(" ", 40 - filled),
-      "] #{count}/#{total}"
-    ]
   end
 
   ## Files
