@@ -99,12 +99,31 @@ defmodule Pkcs11Pool.ConsumerTest do
     output = run!(dir, env, "mix", ["run", "-e", "Consumer.sign_and_verify()"])
     refute output =~ "Compiling"
 
+    bench(dir, env)
+
     run!(dir, env, "mix", ["release", "--quiet", "--overwrite"])
     refute File.exists?(Path.join(dir, "_build/prod/rel/consumer/lib/pkcs11_pool-0.1.0/native"))
 
     code = "{:ok, _} = Application.ensure_all_started(:consumer); Consumer.sign_and_verify()"
     output = run!(dir, env, "_build/prod/rel/consumer/bin/consumer", ["eval", code])
     assert output =~ "signed and verified"
+  end
+
+  # The project's application is not started for it: that would fail without its token.
+  defp bench(dir, env) do
+    module = [
+      "--module",
+      env["TOKEN_MODULE"],
+      "--module-env",
+      "SOFTHSM2_CONF=" <> env["TOKEN_CONF"]
+    ]
+
+    token = ["--token-serial", env["TOKEN_SERIAL"], "--pin-env", "TOKEN_PIN"]
+    how = ["--make-keys", "--sessions", "1,2", "--seconds", "0.1"]
+    env = %{env | "TOKEN_SERIAL" => nil}
+    output = run!(dir, env, "mix", ["pkcs11_pool.bench" | module ++ token ++ how])
+    assert output =~ "Recommended: pool_size"
+    assert output =~ "Deleted the key pair"
   end
 
   defp run!(dir, env, command, args) do

@@ -44,7 +44,7 @@ defmodule Pkcs11Pool.Bench.Progress do
     filled = div(done * @columns, progress.total)
     empty = @columns - filled
     bar = [String.duplicate("#", filled), String.duplicate(" ", empty)]
-    ["[", bar, "] ", String.pad_leading(percent(progress, done), 5)]
+    [" [", bar, "] ", String.pad_leading(percent(progress, done), 5)]
   end
 
   defp percent(progress, done), do: "#{div(done * 100, progress.total)} %"

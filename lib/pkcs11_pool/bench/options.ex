@@ -1,0 +1,402 @@
+defmodule Pkcs11Pool.Bench.Options do
+  @moduledoc false
+  # The arguments of `mix pkcs11_pool.bench`, checked before anything is loaded. A message names the option and the remedy; it never shows an
+  # argument that could be a PIN.
+
+  alias Pkcs11Pool.{Mechanism, URI}
+
+  @switches [
+    module: :string,
+    module_env: :string,
+    module_args: :string,
+    module_sha256: :string,
+    token_label: :string,
+    token_serial: :string,
+    slot_id: :integer,
+    uri: :string,
+    pin_env: :string,
+    pin_file: :string,
+    no_pin: :boolean,
+    key: :string,
+    mechanism: :string,
+    bytes: :integer,
+    make_keys: :boolean,
+    sessions: :string,
+    callers: :integer,
+    seconds: :float,
+    rounds: :integer,
+    executor: :string,
+    svg: :string,
+    json: :string
+  ]
+
+  @slots [
+    token_label: "--token-label",
+    token_serial: "--token-serial",
+    slot_id: "--slot-id",
+    uri: "--uri"
+  ]
+  @pins [pin_env: "--pin-env", pin_file: "--pin-file", no_pin: "--no-pin"]
+
+  @sessions [1, 2, 4, 8, 16, 32]
+  @most_bytes 65_536
+
+  @enforce_keys [:module, :slot, :slot_option, :pin, :pin_option]
+  defstruct @enforce_keys ++
+              [
+                :module_env,
+                :module_args,
+                :module_sha256,
+                :key,
+                :mechanism,
+                :callers,
+                :svg,
+                :json,
+                bytes: 32,
+                make_keys: false,
+                sessions: @sessions,
+                seconds: 3.0,
+                rounds: 3,
+                executor: :auto
+              ]
+
+  @typedoc """
+  Checked arguments. `:slot` and `:pin` are as a pool takes them, with the names of the arguments that gave them; `:key` is a template.
+  """
+  @type t :: %__MODULE__{
+          module: Path.t(),
+          slot: tuple | String.t(),
+          slot_option: String.t(),
+          pin: {:env, String.t()} | {:file, Path.t()} | nil,
+          pin_option: String.t(),
+          module_env: %{String.t() => String.t()} | nil,
+          module_args: String.t() | nil,
+          module_sha256: String.t() | nil,
+          key: Pkcs11Pool.Template.t() | nil,
+          mechanism: Mechanism.t() | nil,
+          bytes: pos_integer,
+          make_keys: boolean,
+          sessions: [pos_integer, ...],
+          callers: pos_integer,
+          seconds: float,
+          rounds: pos_integer,
+          executor: :auto | :dirty_io | :threads,
+          svg: Path.t() | nil,
+          json: Path.t() | nil
+        }
+
+  @doc "The options, or what is wrong with the arguments."
+  @spec parse([String.t()]) :: {:ok, t} | {:error, message :: String.t()}
+  def parse(arguments) do
+    # All values of each: that one of two is dropped would be told to nobody.
+    strict = for {name, type} <- @switches, do: {name, [type, :keep]}
+    {given, rest, invalid} = OptionParser.parse(arguments, strict: strict)
+    known!(invalid, rest)
+    once!(given)
+    module_env = module_env(Keyword.get_values(given, :module_env))
+    given = Map.new(given)
+    {slot, slot_option} = slot(given)
+    {pin, pin_option} = pin(given)
+
+    options = %__MODULE__{
+      module: module(given),
+      module_env: module_env,
+      module_args: given[:module_args],
+      module_sha256: given[:module_sha256],
+      slot: slot,
+      slot_option: slot_option,
+      pin: pin,
+      pin_option: pin_option
+    }
+
+    checked =
+      for {name, value} <- given,
+          name in [
+            :key,
+            :mechanism,
+            :bytes,
+            :make_keys,
+            :sessions,
+            :seconds,
+            :rounds,
+            :executor,
+            :svg,
+            :json
+          ],
+          do: {name, check(name, value)}
+
+    {:ok, options |> struct!(checked) |> callers(given[:callers]) |> together()}
+  catch
+    {:refused, message} -> {:error, message}
+  end
+
+  ## The arguments' shape
+
+  defp known!([], []), do: :ok
+
+  defp known!(invalid, rest) do
+    names = for {name, _value} <- invalid, do: name
+
+    cond do
+      Enum.any?(names, &(&1 in ["--pin", "-p", "--pin-value"])) ->
+        refuse(
+          "--pin is not taken: everybody on this machine can read a PIN on the command line (ps, the shell's history). " <>
+            "Put it into a variable or into a file that only you can read, and give --pin-env VARIABLE or --pin-file PATH"
+        )
+
+      names != [] ->
+        wrong(hd(invalid))
+
+      true ->
+        # It is not shown: it may be what somebody took for the PIN's place.
+        refuse(
+          "#{length(rest)} argument(s) without an option: every argument belongs to an option, and one with spaces into quotes"
+        )
+    end
+  end
+
+  @spec wrong({String.t(), String.t() | nil}) :: no_return
+  defp wrong({name, value}) do
+    key = name |> String.trim_leading("-") |> String.replace("-", "_")
+
+    case Enum.find(@switches, fn {switch, _type} -> Atom.to_string(switch) == key end) do
+      {_switch, :boolean} -> refuse("#{name} takes no value")
+      {_switch, type} when value == nil -> refuse("#{name} wants #{kind(type)} after it")
+      {_switch, type} -> refuse("#{name} wants #{kind(type)}, got: #{value}")
+      nil -> refuse("there is no option #{name}#{like(name)}. See: mix help pkcs11_pool.bench")
+    end
+  end
+
+  defp kind(:integer), do: "a whole number"
+  defp kind(:float), do: "a number"
+  defp kind(_string), do: "a value"
+
+  defp like("--" <> name) do
+    options =
+      for {switch, _type} <- @switches, do: switch |> Atom.to_string() |> String.replace("_", "-")
+
+    case Enum.max_by(options, &String.jaro_distance(&1, name)) do
+      best -> if String.jaro_distance(best, name) > 0.8, do: ", did you mean --#{best}?", else: ""
+    end
+  end
+
+  defp like(_short), do: ""
+
+  defp once!(given) do
+    for {name, values} <- Enum.group_by(given, &elem(&1, 0)),
+        name != :module_env,
+        length(values) > 1,
+        do: refuse("#{option(name)} is given #{length(values)} times: give it once")
+  end
+
+  defp option(name), do: "--" <> (name |> Atom.to_string() |> String.replace("_", "-"))
+
+  ## Module, slot, PIN
+
+  defp module(%{module: path}) do
+    path = Path.expand(path)
+
+    cond do
+      File.regular?(path) ->
+        path
+
+      File.dir?(path) ->
+        refuse("--module: #{path} is a folder: give the path of the PKCS#11 library in it")
+
+      true ->
+        refuse(
+          "--module: there is no file #{path}: give the path of your vendor's PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so"
+        )
+    end
+  end
+
+  defp module(_none),
+    do: refuse("--module PATH is missing: the path of your vendor's PKCS#11 library")
+
+  defp module_env([]), do: nil
+
+  defp module_env(assignments) do
+    Map.new(assignments, fn assignment ->
+      case String.split(assignment, "=", parts: 2) do
+        [name, value] when name != "" -> {name, value}
+        # Without the value, which may be secret.
+        _other -> refuse("--module-env wants NAME=VALUE, once for each variable")
+      end
+    end)
+  end
+
+  defp slot(given) do
+    case for {name, option} <- @slots, is_map_key(given, name), do: {name, option} do
+      [{:uri, option}] ->
+        {uri(given.uri), option}
+
+      [{name, option}] ->
+        {{name, given[name]}, option}
+
+      [] ->
+        refuse("which token? Give one of #{names(@slots)}")
+
+      several ->
+        refuse(
+          "#{Enum.map_join(several, " and ", &elem(&1, 1))} each name a token: give one of them"
+        )
+    end
+  end
+
+  defp uri(uri) do
+    parsed = parse_uri(uri, "--uri")
+
+    if URI.to_slot(parsed) == %{},
+      do: refuse("--uri names no token: give one such as pkcs11:token=payments")
+
+    uri
+  end
+
+  defp parse_uri(uri, option) do
+    URI.parse!(uri)
+  rescue
+    # It says nothing of the URI's values.
+    error in ArgumentError -> refuse("#{option}: #{Exception.message(error)}")
+  end
+
+  defp pin(given) do
+    case for {name, option} <- @pins, Map.get(given, name, false) != false, do: {name, option} do
+      [{:pin_env, option}] ->
+        {{:env, given.pin_env}, option}
+
+      [{:pin_file, option}] ->
+        {{:file, Path.expand(given.pin_file)}, option}
+
+      [{:no_pin, option}] ->
+        {nil, option}
+
+      [] ->
+        refuse("how does it log in? Give one of --pin-env VARIABLE, --pin-file PATH, --no-pin")
+
+      several ->
+        refuse("#{Enum.map_join(several, " and ", &elem(&1, 1))}: give one of them")
+    end
+  end
+
+  defp names(options), do: Enum.map_join(options, ", ", &elem(&1, 1))
+
+  ## The rest
+
+  defp check(:key, "pkcs11:" <> _rest = uri) do
+    parsed = parse_uri(uri, "--key")
+
+    if URI.to_slot(parsed) != %{},
+      do: refuse("--key: the URI names a token, too: give that part with --uri")
+
+    case URI.to_template(parsed) do
+      [] -> refuse("--key: the URI names no key: give object=LABEL or id=%01 in it")
+      template -> template
+    end
+  end
+
+  defp check(:key, ""),
+    do: refuse("--key is empty: give a label, or pkcs11:id=%01 for a key without one")
+
+  defp check(:key, label), do: [label: label]
+  defp check(:mechanism, text), do: mechanism(text)
+  defp check(:bytes, bytes) when bytes in 1..@most_bytes, do: bytes
+
+  defp check(:bytes, bytes),
+    do: refuse("--bytes wants a number from 1 to #{@most_bytes}, got: #{bytes}")
+
+  defp check(:make_keys, make_keys), do: make_keys
+
+  defp check(:sessions, text) do
+    numbers = for part <- String.split(text, ","), do: part |> String.trim() |> Integer.parse()
+
+    if Enum.all?(numbers, &match?({number, ""} when number in 1..1_000, &1)),
+      do: numbers |> Enum.map(&elem(&1, 0)) |> Enum.uniq() |> Enum.sort(),
+      else:
+        refuse(
+          "--sessions wants whole numbers from 1 to 1000 with commas between them, such as 1,2,4,8, got: #{text}"
+        )
+  end
+
+  defp check(:seconds, seconds) when seconds > 0, do: seconds
+  defp check(:seconds, seconds), do: refuse("--seconds wants a number above 0, got: #{seconds}")
+  defp check(:rounds, rounds) when rounds > 0, do: rounds
+  defp check(:rounds, rounds), do: refuse("--rounds wants a whole number from 1, got: #{rounds}")
+
+  defp check(:executor, text) do
+    case Enum.find([:auto, :dirty_io, :threads], &(Atom.to_string(&1) == text)) do
+      nil -> refuse("--executor wants auto, dirty_io or threads, got: #{text}")
+      executor -> executor
+    end
+  end
+
+  defp check(name, path) when name in [:svg, :json] do
+    path = Path.expand(path)
+
+    cond do
+      File.dir?(path) ->
+        refuse("#{option(name)}: #{path} is a folder: give the path of the file to write")
+
+      File.dir?(Path.dirname(path)) ->
+        path
+
+      true ->
+        refuse("#{option(name)}: there is no folder #{Path.dirname(path)}: make it first")
+    end
+  end
+
+  # As PKCS#11 writes it, as Pkcs11Pool.Mechanism does, or with parameters as a literal of Elixir.
+  defp mechanism(text) do
+    mechanism =
+      if text =~ ~r/\A:?\w+\z/,
+        do: text |> String.trim_leading(":") |> without_prefix() |> String.to_atom(),
+        else: literal(text)
+
+    Mechanism.encode!(mechanism)
+    mechanism
+  rescue
+    error in ArgumentError -> refuse("--mechanism: #{Exception.message(error)}")
+  end
+
+  defp without_prefix(name) do
+    name |> String.downcase() |> String.replace_prefix("ckm_", "")
+  end
+
+  defp literal(text) do
+    with {:ok, quoted} <- Code.string_to_quoted(text),
+         true <- Macro.quoted_literal?(quoted) do
+      {literal, _no_binding} = Code.eval_quoted(quoted)
+      literal
+    else
+      _no_literal ->
+        refuse(
+          "--mechanism wants a name such as sha256_rsa_pkcs or CKM_SHA256_RSA_PKCS, or one with parameters such as '{:rsa_pkcs_pss, hash: :sha256}'"
+        )
+    end
+  end
+
+  # Twice as many as the most sessions, so that there is always one that waits.
+  defp callers(options, nil), do: %{options | callers: 2 * List.last(options.sessions)}
+
+  defp callers(options, callers) do
+    most = List.last(options.sessions)
+
+    if callers < most,
+      do:
+        refuse(
+          "--callers #{callers} cannot keep #{most} sessions busy: give at least as many callers as the most of --sessions, or fewer --sessions"
+        )
+
+    %{options | callers: callers}
+  end
+
+  defp together(%{key: key, make_keys: true}) when key != nil,
+    do:
+      refuse(
+        "--key and --make-keys exclude each other: measure a key that exists, or one that is made for the run"
+      )
+
+  defp together(options), do: options
+
+  @spec refuse(String.t()) :: no_return
+  defp refuse(message), do: throw({:refused, message})
+end
