@@ -64,6 +64,18 @@ defmodule Pkcs11Pool.PlotTest do
       assert svg =~ ~s(points="84.0,#{x}.0 #{y}.0,52.0")
     end
 
+    test "is as wide as its title and its legend need" do
+      width = fn title, name ->
+        svg = IO.iodata_to_binary(Plot.svg(title, "x", "y", [{name, [{1, 1}]}]))
+        [_all, width] = Regex.run(~r/<svg [^>]*width="(\d+)"/, svg)
+        String.to_integer(width)
+      end
+
+      long = String.duplicate("W", 120)
+      assert width.(long, "s") > width.("t", "s")
+      assert width.("t", long) > width.("t", "s")
+    end
+
     test "takes no series, or one without points" do
       for series <- [[], [{"none", []}]] do
         svg = IO.iodata_to_binary(Plot.svg("t", "x", "y", series))

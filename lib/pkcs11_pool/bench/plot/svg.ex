@@ -9,8 +9,9 @@ defmodule Pkcs11Pool.Bench.Plot.Svg do
   @plot_width 560
   @plot_height 300
   @bottom 64
-  # Of a letter of the legend, roughly.
+  # Of a letter of the legend, and of the title, roughly.
   @letter 7.5
+  @title_letter 9.5
 
   # Told apart on light and on dark, also by most who see few colours.
   @colours ~w(#3b82c4 #d97706 #2f9e6e #c2528b #8b6fd1 #7a8794 #c0392b #1aa3a3)
@@ -30,7 +31,7 @@ defmodule Pkcs11Pool.Bench.Plot.Svg do
     points = Enum.flat_map(series, fn {_name, points} -> points end)
     x_axis = points |> Enum.map(&elem(&1, 0)) |> Axis.new(8)
     y_axis = points |> Enum.map(&elem(&1, 1)) |> Axis.new(6)
-    width = @left + @plot_width + legend_width(series)
+    width = @left + max(@plot_width + legend_width(series), title_width(title))
     height = @top + @plot_height + @bottom
 
     [
@@ -88,6 +89,8 @@ defmodule Pkcs11Pool.Bench.Plot.Svg do
 
     ceil(24 + 12 + longest * @letter + 16)
   end
+
+  defp title_width(title), do: ceil(String.length(title) * @title_letter)
 
   defp bottom, do: @top + @plot_height
   defp x(axis, value), do: @left + Axis.position(axis, value) * @plot_width
