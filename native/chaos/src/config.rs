@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use parking_lot::Mutex;
 
 use crate::state::CHAOS;
-use crate::{C_GetFunctionList, control, real};
+use crate::{control, real};
 
 /// Whether the configuration was found and applied.
 static APPLIED: Mutex<bool> = Mutex::new(false);
@@ -64,7 +64,8 @@ fn beside_library() -> BTreeMap<String, OsString> {
 /// The file that this library was loaded from.
 fn own_path() -> Option<OsString> {
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
-    let own_code = C_GetFunctionList as *const libc::c_void;
+    // Not an exported function: an application may have another one of its name, which the linker prefers.
+    let own_code = own_path as *const libc::c_void;
     // SAFETY: the address is one of ours; `info` is written when the answer is not zero.
     if unsafe { libc::dladdr(own_code, info.as_mut_ptr()) } == 0 {
         return None;
