@@ -1,46 +1,18 @@
 defmodule Pkcs11Pool.TelemetryTest do
-  # The library is optional and absent here: a stand-in module is loaded for these tests only.
+  # A stand-in for the library is loaded for these tests only.
   use ExUnit.Case, async: false
 
   alias Pkcs11Pool.{Error, Telemetry}
-  alias Pkcs11Pool.Test.SoftHSM
-
-  @stand_in :telemetry
+  alias Pkcs11Pool.Test.{SoftHSM, TelemetryStandIn}
 
   setup context do
-    if context[:without_library] do
-      :ok
-    else
-      unless Code.ensure_loaded?(@stand_in) do
-        test = self()
-        :persistent_term.put(__MODULE__, test)
-
-        Module.create(
-          @stand_in,
-          quote do
-            def execute(event, measurements, metadata) do
-              send(:persistent_term.get(unquote(__MODULE__)), {event, measurements, metadata})
-              :ok
-            end
-          end,
-          Macro.Env.location(__ENV__)
-        )
-
-        on_exit(fn ->
-          :code.purge(@stand_in)
-          :code.delete(@stand_in)
-          :code.purge(@stand_in)
-          :persistent_term.erase(__MODULE__)
-        end)
-      end
-
-      :ok
-    end
+    unless context[:without_library], do: TelemetryStandIn.load!()
+    :ok
   end
 
   @tag :without_library
   test "without the library nothing happens" do
-    unless Code.ensure_loaded?(@stand_in) do
+    unless Code.ensure_loaded?(:telemetry) do
       refute Telemetry.enabled?()
       assert Telemetry.execute([:pool, :down], %{}, %{pool: :hsm}) == :ok
       assert Telemetry.start(:operation, %{pool: :hsm}) == nil

@@ -1,0 +1,33 @@
+defmodule Pkcs11Pool.Test.TelemetryStandIn do
+  @moduledoc "In place of the `:telemetry` library, which is optional and absent: events are sent to the test that loads it."
+
+  @name :telemetry
+
+  @doc "Loads it for the calling test, which must not run beside others: `{event, measurements, metadata}` come as messages."
+  @spec load!() :: :ok
+  def load! do
+    unless Code.ensure_loaded?(@name) do
+      :persistent_term.put(__MODULE__, self())
+
+      Module.create(
+        @name,
+        quote do
+          def execute(event, measurements, metadata) do
+            send(:persistent_term.get(unquote(__MODULE__)), {event, measurements, metadata})
+            :ok
+          end
+        end,
+        Macro.Env.location(__ENV__)
+      )
+
+      ExUnit.Callbacks.on_exit(fn ->
+        :code.purge(@name)
+        :code.delete(@name)
+        :code.purge(@name)
+        :persistent_term.erase(__MODULE__)
+      end)
+    end
+
+    :ok
+  end
+end
