@@ -507,11 +507,16 @@ impl<S, W> Pool<S, W> {
         self.draining.store(true, Ordering::Relaxed);
         self.waiting.store(0, Ordering::Relaxed);
         self.express_waiting.store(0, Ordering::Relaxed);
-        let mut waiting: Vec<W> = all.express.take_all().collect();
-        for stripe in &mut all.stripes {
-            waiting.extend(stripe.waiters.take_all());
-        }
-        Drained { waiting, closing: all.take_idle() }
+        Drained { waiting: all.take_waiting(), closing: all.take_idle() }
+    }
+
+    /// Takes out what waits, express ones too: it is to be answered, and will not run.
+    #[must_use]
+    pub fn take_waiting(&self) -> Vec<W> {
+        let mut all = self.lock_all();
+        self.waiting.store(0, Ordering::Relaxed);
+        self.express_waiting.store(0, Ordering::Relaxed);
+        all.take_waiting()
     }
 
     /// One consistent snapshot.
@@ -666,6 +671,14 @@ impl<S, W> All<'_, S, W> {
     /// Whether some stripe holds more sessions than its quota.
     fn has_leftover(&self) -> bool {
         self.stripes.iter().any(|stripe| stripe.taken() > stripe.quota)
+    }
+
+    fn take_waiting(&mut self) -> Vec<W> {
+        let mut waiting: Vec<W> = self.express.take_all().collect();
+        for stripe in &mut self.stripes {
+            waiting.extend(stripe.waiters.take_all());
+        }
+        waiting
     }
 
     fn take_idle(&mut self) -> ToClose<S> {

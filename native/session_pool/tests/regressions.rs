@@ -485,3 +485,25 @@ fn a_surplus_session_reaches_its_ttl_and_the_last_ones_stay() {
     assert_eq!(pool.tick(100_000).len(), 1);
     drop(closing);
 }
+
+/// What waits for a token that has gone away is answered at once, and the pool is as good as before.
+#[test]
+fn what_waits_can_be_taken_out_and_the_pool_goes_on() {
+    let pool = pool(1, 1);
+    let held = start(&pool, 1);
+    let first = queue(&pool, 2);
+    queue(&pool, 3);
+    assert!(matches!(pool.submit_express(4), Submitted::Queued(_)));
+    pool.close_gate();
+    let mut waiting = pool.take_waiting();
+    waiting.sort_unstable();
+    assert_eq!(waiting, [2, 3, 4]);
+    assert_eq!(pool.stats().waiting, 0);
+    assert_eq!(pool.cancel(first), None, "it is out");
+    assert!(pool.open_gate().is_empty());
+    let ticket = queue(&pool, 5);
+    let granted = release(&pool, held).unwrap();
+    assert_eq!((granted.waiter.payload, granted.waiter.ticket), (5, ticket));
+    assert!(release(&pool, run(&pool, granted)).is_none());
+    assert_eq!((pool.stats().idle, pool.stats().waiting), (1, 0));
+}
