@@ -78,9 +78,10 @@ defmodule Pkcs11Pool.PinCounterTest do
       |> Enum.map(&Task.async(fn -> Pkcs11Pool.generate_random(&1, 8) end))
       |> Task.await_many(30_000)
 
-    # Whether a session that died comes back is another matter.
-    for {:error, error} <- results, error.reason != :session_handle_invalid do
-      assert %Error{executed: false} = error
+    for {:error, error} <- results do
+      # One whose session died under it may have run before.
+      assert %Error{executed: executed} = error
+      assert executed in [false, :unknown]
       assert error.reason in [:pin_incorrect, :pin_final_try, :pin_locked, :login_conflict]
     end
 

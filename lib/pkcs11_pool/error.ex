@@ -39,7 +39,7 @@ defmodule Pkcs11Pool.Error do
   | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
   | `:iv_replaced` | the module took another IV than the given | `:iv` |
   | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
-  | `:token_unavailable` | the token is away or failing | `:cause`, `:retry_after_ms` |
+  | `:token_unavailable` | the token is away or does not answer, and is looked for | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look came to) |
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
@@ -201,8 +201,9 @@ defmodule Pkcs11Pool.Error do
   it runs twice; after a time-out of a payment's signature, look first.
   """
   @spec retryable?(t) :: boolean
-  def retryable?(%__MODULE__{executed: executed, reason: reason, details: details}) do
-    never_ran? = executed == false or (executed == :unknown and reason in @never_executed)
+  def retryable?(%__MODULE__{executed: executed, reason: reason, details: details} = error) do
+    never_asked? = error.code == nil and reason in @never_executed
+    never_ran? = executed == false or (executed == :unknown and never_asked?)
     never_ran? and reason in @transient and not match?(%{poisoned: true}, details)
   end
 

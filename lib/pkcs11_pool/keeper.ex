@@ -21,11 +21,9 @@ defmodule Pkcs11Pool.Keeper do
 
   # How often surplus sessions are looked for, at most and at least, in ms.
   @tick 50..10_000
-  # How soon a token that is away is looked for again: the first time, and at the longest, in ms.
-  @probe 500..30_000
 
   # `asking`: from the monitor of a process that asks the PIN source to what it asks for, and since when.
-  defstruct [:options, :pool, :probe, asking: %{}, down: nil, backoff: 0]
+  defstruct [:options, :pool, asking: %{}]
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -78,7 +76,8 @@ defmodule Pkcs11Pool.Keeper do
     case Registry.register(options.name, entry) do
       :ok ->
         Slots.register_pool(options.name, options.pool_size)
-        {:ok, attached(state, down), {:continue, :start}}
+        if down, do: went_down(options.name, down), else: came_up(options.name)
+        {:ok, state, {:continue, {:start, down == nil}}}
 
       {:error, {:already_registered, keeper}} ->
         Native.drain(pool)
@@ -100,10 +99,10 @@ defmodule Pkcs11Pool.Keeper do
   defp warn_of_starvation(_options), do: :ok
 
   @impl GenServer
-  def handle_continue(:start, state) do
+  def handle_continue({:start, up?}, state) do
     start_runners(state)
     tick(state)
-    if state.down == nil, do: warm_up(state.options)
+    if up?, do: warm_up(state.options)
     {:noreply, state}
   end
 
@@ -136,27 +135,6 @@ defmodule Pkcs11Pool.Keeper do
     end
 
     {:noreply, %{state | asking: asking}}
-  end
-
-  def handle_info(:probe, state) do
-    {:noreply, %{state | probe: probe(state.pool)}}
-  end
-
-  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{probe: monitor} = state)
-      when monitor != nil do
-    state = %{state | probe: nil}
-
-    case reason do
-      {:shutdown, :ok} ->
-        warm_up(state.options)
-        {:noreply, attached(state, nil)}
-
-      {:shutdown, {:error, native}} ->
-        {:noreply, attached(state, native)}
-
-      _killed ->
-        {:noreply, attached(state, state.down)}
-    end
   end
 
   # The registry that this process is linked to has gone: without it nobody can call.
@@ -224,6 +202,34 @@ defmodule Pkcs11Pool.Keeper do
     state
   end
 
+  defp told({:retried, class, reason, function}, state) do
+    metadata = %{pool: state.options.name, class: class, reason: reason, function: function}
+    Telemetry.execute([:operation, :retry], %{}, metadata)
+    state
+  end
+
+  defp told({:down, native}, %{options: %{name: name}} = state) do
+    error = went_down(name, native)
+    Telemetry.execute([:breaker, :open], %{}, %{pool: name, reason: error.reason})
+    state
+  end
+
+  defp told({:up, was_there?}, %{options: %{name: name} = options} = state) do
+    Logger.info("pool #{inspect(name)}: the token is there")
+    if was_there?, do: Telemetry.execute([:breaker, :closed], %{}, %{pool: name})
+    came_up(name)
+    warm_up(options)
+    state
+  end
+
+  defp told(:reinitialized, state) do
+    Logger.warning(
+      "pool #{inspect(state.options.name)}: the PKCS#11 module had lost its initialization, and has been initialized again"
+    )
+
+    state
+  end
+
   defp told(:drained, state), do: state
 
   ## Runners
@@ -260,33 +266,17 @@ defmodule Pkcs11Pool.Keeper do
 
   ## The token, there or away
 
-  defp attached(%{options: %{name: name}} = state, nil) do
-    if state.down, do: Logger.info("pool #{inspect(name)}: the token is there")
-    Telemetry.execute([:pool, :up], %{}, %{pool: name})
-    %{state | down: nil, backoff: 0}
-  end
+  defp came_up(name), do: Telemetry.execute([:pool, :up], %{}, %{pool: name})
 
-  defp attached(%{options: %{name: name}} = state, native) do
+  defp went_down(name, native) do
     error = Error.from_native(native, name)
 
-    if state.down == nil do
-      Logger.error(
-        "the pool is down, and looks for its token until it is there. " <>
-          Exception.message(error)
-      )
+    Logger.error(
+      "the pool is down, and looks for its token until it is there. " <> Exception.message(error)
+    )
 
-      Telemetry.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
-    end
-
-    backoff = min(max(state.backoff * 2, @probe.first), @probe.last)
-    Process.send_after(self(), :probe, backoff + :rand.uniform(div(backoff, 4)))
-    %{state | down: native, backoff: backoff}
-  end
-
-  # It may block for as long as the module does, so that it is not done here.
-  defp probe(pool) do
-    {_pid, monitor} = spawn_monitor(fn -> exit({:shutdown, Native.attach(pool)}) end)
-    monitor
+    Telemetry.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
+    error
   end
 
   # The first session, and with it the login.

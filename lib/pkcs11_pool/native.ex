@@ -25,10 +25,6 @@ defmodule Pkcs11Pool.Native do
           {:ok, pool, executor, down :: error | nil} | {:error, error}
   def pool_start(_options), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Looks for the token once more. Dirty IO."
-  @spec attach(pool) :: :ok | {:error, error}
-  def attach(_pool), do: :erlang.nif_error(:nif_not_loaded)
-
   @doc "The calling process becomes a runner; `true`: it must serve at once."
   @spec runner_join(pool) :: {runner, boolean}
   def runner_join(_pool), do: :erlang.nif_error(:nif_not_loaded)

@@ -42,7 +42,7 @@ defmodule Pkcs11Pool.Telemetry do
   | `[:pkcs11_pool, :session, :opened]` | `system_time` | `pool`, `session`, `reason` |
   | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:ttl`, `:surplus`, `:drain`, the class of a return code, ...) |
   | `[:pkcs11_pool, :session, :hung]` | `system_time` | `pool`, `session`, `reason` |
-  | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `operation`, `mechanism`, `reason` |
+  | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `class` and `reason` (of the return code), `function` (that returned it, a string) |
   | `[:pkcs11_pool, :pool, :down]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :pool, :up]` | `system_time` | `pool` |
   | `[:pkcs11_pool, :breaker, :open]` | `system_time` | `pool`, `reason` |

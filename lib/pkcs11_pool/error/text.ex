@@ -46,7 +46,13 @@ defmodule Pkcs11Pool.Error.Text do
   defp stats(_details), do: nil
 
   defp unknown(%{executed: :unknown, reason: reason})
-       when reason in [:operation_timeout, :general_error, :function_failed, :device_error],
+       when reason in [
+              :operation_timeout,
+              :general_error,
+              :function_failed,
+              :device_error,
+              :token_unavailable
+            ],
        do: "; it is unknown whether the operation ran"
 
   defp unknown(_error), do: ""
@@ -210,7 +216,7 @@ defmodule Pkcs11Pool.Error.Text do
   # Token, module, slot
 
   defp explain(:token_unavailable, details, _error) do
-    {"the token is unavailable#{cause(details)}", retry_after(details)}
+    {"the token #{away(details)}#{cause(details)}", retry_after(details)}
   end
 
   defp explain(:module_load_failed, details, _error) do
@@ -329,10 +335,15 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp sharers(_details), do: ""
 
-  defp retry_after(%{retry_after_ms: ms}) when is_number(ms),
-    do: "The pool looks for it by itself, next in #{ms} ms"
+  defp away(%{away_ms: ms}) when is_number(ms), do: "has been unavailable for #{ms} ms"
+  defp away(_details), do: "is unavailable"
 
-  defp retry_after(_details), do: "The pool looks for it by itself"
+  defp retry_after(details) do
+    next = if is_number(details[:retry_after_ms]), do: ", next in #{details.retry_after_ms} ms"
+
+    "The pool looks for it by itself#{next}, and nothing has to be restarted; see that the device has power, " <>
+      "the network reaches it, and the token is in it"
+  end
 
   @shown_candidates 5
 

@@ -21,9 +21,10 @@ rustler::atoms! {
     auto, dirty_io, threads, mixed,
     // errors
     pools, leases,
-    unknown, iv, cause, path, expected, actual, option, candidates, selector, available, poisoned,
+    unknown, iv, cause, away_ms, retry_after_ms, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
     runners_wanted, pin_wanted, session_opened, session_refused, session_closed, login_ended, logged_out, drained, lease_expired,
+    retried, up, reinitialized,
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status

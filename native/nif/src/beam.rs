@@ -1,6 +1,7 @@
 //! The host's types over the BEAM: who is answered, woken and told, and by which road.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use rustler::env::SavedTerm;
@@ -8,7 +9,7 @@ use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Reply, Wake};
 
 use crate::atoms;
-use crate::courier::{Job, post};
+use crate::courier::{Due, Job, post};
 use crate::encode::outcome;
 
 /// The host.
@@ -22,6 +23,10 @@ impl Host for Beam {
     type Reply = Caller;
     type Runner = Runner;
     type Keeper = KeeperPid;
+
+    fn later(delay: Duration, run: Box<dyn FnOnce() + Send>) {
+        post(Job::At(Instant::now() + delay, Due::Run(run)));
+    }
 }
 
 /// The process that waits for an answer, and the reference that it waits for.

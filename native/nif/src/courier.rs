@@ -33,6 +33,8 @@ pub(crate) enum Due {
     GiveUp(Arc<TokenPool>),
     /// Ends a lease that has been held for too long.
     Expire(Expiry),
+    /// Something short of the pool's own.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// A lease, and whom to tell about it.
@@ -109,6 +111,7 @@ fn run(inbox: &crossbeam_channel::Receiver<Job>) {
             Err(RecvTimeoutError::Timeout) => match later.pop() {
                 Some(Reverse(Later(_, Due::GiveUp(pool)))) => pool.give_up(),
                 Some(Reverse(Later(_, Due::Expire(expiry)))) => expire(&expiry, &mut env),
+                Some(Reverse(Later(_, Due::Run(run)))) => run(),
                 None => (),
             },
             Err(RecvTimeoutError::Disconnected) => return,

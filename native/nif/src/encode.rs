@@ -4,7 +4,7 @@ use rustler::types::map::map_new;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
 use token::host::{Notice, Outcome};
 use token::p11::{AttributeRead, MechanismInfo};
-use token::{Answer, Error, Executed, Failure, Object, Status};
+use token::{Answer, Error, Executed, Failure, Object, Retry, Status, Unavailable};
 
 use crate::atoms;
 
@@ -97,6 +97,11 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         }
         Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
         Error::ModuleBusy { path } => vec![(atoms::path(), path.encode(env))],
+        Error::TokenUnavailable(Unavailable { cause, away, retry_after, .. }) => {
+            let cause = cause.as_ref().map(|cause| (atoms::cause(), cause.encode(env)));
+            let times = [(atoms::away_ms(), away.encode(env)), (atoms::retry_after_ms(), retry_after.encode(env))];
+            times.into_iter().chain(cause).collect()
+        }
         Error::SlotNotFound { wanted, available } => {
             vec![(atoms::selector(), wanted.encode(env)), (atoms::available(), available.encode(env))]
         }
@@ -118,6 +123,12 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
         Notice::SessionClosed { session, reason } => (atoms::session_closed(), session, name(env, reason)).encode(env),
         Notice::LoginEnded { result, nanos } => (atoms::login_ended(), name(env, result), nanos).encode(env),
         Notice::LoggedOut { reason } => (atoms::logged_out(), name(env, reason)).encode(env),
+        Notice::Retried(Retry { class, call }) => {
+            (atoms::retried(), name(env, class.name()), name(env, call.name()), call.function).encode(env)
+        }
+        Notice::Down { error } => (atoms::down(), self::error(env, &error)).encode(env),
+        Notice::Up { was_there } => (atoms::up(), was_there).encode(env),
+        Notice::Reinitialized => atoms::reinitialized().encode(env),
         Notice::Drained => atoms::drained().encode(env),
     }
 }

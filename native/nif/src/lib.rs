@@ -1,7 +1,7 @@
 //! The NIF library of pkcs11_pool: terms in, terms out, resources and answers. No logic: that is in `token` and `session_pool`.
 //!
-//! Only `pool_start`, `attach`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers; everything else is a few microseconds
-//! on a normal one.
+//! Only `pool_start`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers; everything else is a few
+//! microseconds on a normal one.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -136,15 +136,6 @@ fn pool_start<'a>(env: Env<'a>, options: decode::Options<'a>) -> NifResult<Term<
     }
     let down = attached.err().map(|error| encode::error(env, &error));
     Ok((atoms::ok(), resource, executor, down).encode(env))
-}
-
-/// Looks for the token once more. `:ok` or `{:error, error}`.
-#[rustler::nif(schedule = "DirtyIo")]
-fn attach<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>) -> Term<'a> {
-    match pool.pool.attach() {
-        Ok(()) => atoms::ok().encode(env),
-        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
-    }
 }
 
 /// The calling process becomes a runner. `{runner, true}`: it must serve at once.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use session_pool::{Millis, Submitted};
 
+use crate::attachment::Readiness;
 use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
 use crate::gate::{Attempt, Explicit, Mark, SOURCE_INTERVAL, Verdict, Who};
@@ -321,8 +322,11 @@ impl<H: Host> TokenPool<H> {
         std::mem::replace(&mut self.access.standing.lock().mark, mark)
     }
 
-    /// Lets what was held back go on.
+    /// Lets what was held back go on, unless it waits for the token itself.
     pub(crate) fn open_gate(&self) {
+        if matches!(self.readiness(), Readiness::Held) {
+            return;
+        }
         for grant in self.sessions.open_gate() {
             self.dispatch(grant, &mut Posting);
         }
@@ -406,7 +410,7 @@ impl<H: Host> TokenPool<H> {
         drop(logins);
         let logouts = std::mem::take(&mut *self.access.logouts.lock());
         drop(logouts);
-        self.refuse_parked();
+        self.refuse_parked(&Error::Draining);
         self.forget_retained();
     }
 }

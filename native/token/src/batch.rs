@@ -7,8 +7,8 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Failure};
-use crate::execute::{Attempt, Fault, Step};
+use crate::error::{Error, Executed, Failure};
+use crate::execute::{Attempt, Fault, Recover, Step};
 use crate::host::{Host, Outcome};
 use crate::p11::{Class, Mechanism};
 use crate::request::{Answer, ContextPin, KeyRef, Operation, Request};
@@ -98,8 +98,18 @@ impl Attempt<'_> {
             }
             // It died under this task: the others are tried on another one, once.
             Step::Discard(Err(failure), reason) if may_move && batch.goes_on() => {
+                let call = failure.error.call();
                 batch.answers.push(Err(failure));
+                match call {
+                    Some(call) => operation.again(self.class(&call), call, Executed::No),
+                    None => operation.retries += 1,
+                }
                 Some(Step::Elsewhere(reason))
+            }
+            Step::Recover(recover) if !recover.retry && may_move && batch.goes_on() => {
+                batch.answers.push(Err(recover.failure.clone()));
+                let failure = Failure { executed: Executed::No, ..recover.failure };
+                Some(Step::Recover(Recover { retry: true, failure, ..recover }))
             }
             step => Some(step),
         }

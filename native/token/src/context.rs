@@ -73,7 +73,7 @@ impl Attempt<'_> {
         }
         match refused {
             // The operation has begun, and is left behind with its session.
-            Some(error) => Err(Fault { error, executed: Executed::No, then: Some(Then::Discard("context_login")) }),
+            Some(error) => Err(Fault { error, executed: Some(Executed::No), then: Some(Then::Discard("context_login")) }),
             None => Ok(result?),
         }
     }

@@ -2,6 +2,8 @@
 
 use cryptoki_sys::{CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE};
 
+use session_pool::Millis;
+
 use crate::p11::{self, CallError, Phase};
 
 /// What went wrong. It never holds a PIN, key bytes or data.
@@ -134,6 +136,26 @@ pub enum Error {
         /// The module's path.
         path: String,
     },
+    /// Calls that do not return are in the module: it cannot be initialized again.
+    #[error("{inside} calls do not return from {path}, which so cannot be initialized again")]
+    ModuleStuck {
+        /// The module's path.
+        path: String,
+        /// How many.
+        inside: usize,
+    },
+    /// Others need the module as it is, or have to initialize it themselves.
+    #[error("{path} is not ours alone to initialize again")]
+    ModuleOthers {
+        /// The module's path.
+        path: String,
+    },
+    /// The module is being initialized anew: who meets this goes back and waits.
+    #[error("the module is being initialized again")]
+    Reinitializing,
+    /// The token is away or does not answer, and is looked for.
+    #[error("the token is unavailable")]
+    TokenUnavailable(Unavailable),
     /// The VM is stopping.
     #[error("the VM is stopping")]
     Halting,
@@ -156,6 +178,19 @@ pub enum Error {
     /// The token belongs to a pool that has it for itself, or this one wants it so and others use it.
     #[error("the token is in use")]
     SlotInUse,
+}
+
+/// A token that was there, and is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    /// The call that told.
+    pub call: Option<CallError>,
+    /// What the last look for it came to, in words.
+    pub cause: Option<String>,
+    /// For how long it has been away.
+    pub away: Millis,
+    /// When it is looked for again.
+    pub retry_after: Millis,
 }
 
 impl From<CallError> for Error {
@@ -189,6 +224,9 @@ impl Error {
             Self::QueueTimeout => "queue_timeout",
             Self::Overloaded => "overloaded",
             Self::Draining | Self::Halting => "draining",
+            Self::TokenUnavailable(_) | Self::Reinitializing => "token_unavailable",
+            Self::ModuleStuck { .. } => "module_stuck",
+            Self::ModuleOthers { .. } => "module_in_use",
             Self::LeaseEnded => "lease_ended",
             Self::NotOwner => "not_owner",
             Self::Interrupted { .. } => "interrupted",
@@ -205,24 +243,28 @@ impl Error {
     /// The return code, where there is one.
     pub fn code(&self) -> Option<CK_RV> {
         match self {
-            Self::Call(error)
-            | Self::DecryptionFailed { call: error }
-            | Self::PinRequired { call: error }
-            | Self::LoginConflict { call: Some(error) } => Some(error.code),
             Self::Poisoned { code } => Some(*code),
-            _ => None,
+            _ => self.call().map(|call| call.code),
         }
     }
 
     /// The C function that returned it.
     pub fn function(&self) -> Option<&'static str> {
         match self {
-            Self::Call(error)
-            | Self::DecryptionFailed { call: error }
-            | Self::PinRequired { call: error }
-            | Self::LoginConflict { call: Some(error) } => Some(error.function),
             Self::IvReplaced { .. } | Self::IvNotMade => Some("C_Encrypt"),
             Self::Poisoned { .. } => Some("C_Login"),
+            _ => self.call().map(|call| call.function),
+        }
+    }
+
+    /// The call that failed.
+    pub(crate) fn call(&self) -> Option<CallError> {
+        match self {
+            Self::Call(call)
+            | Self::DecryptionFailed { call }
+            | Self::PinRequired { call }
+            | Self::LoginConflict { call: Some(call) }
+            | Self::TokenUnavailable(Unavailable { call: Some(call), .. }) => Some(*call),
             _ => None,
         }
     }

@@ -20,7 +20,9 @@ use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
 use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
-use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Request};
+use crate::probe::{Finding, examine, is_suspicious};
+use crate::recovery::Trouble;
+use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
 
 /// What becomes of the session, and of the operation.
@@ -31,6 +33,14 @@ pub(crate) enum Step {
     Discard(Outcome, &'static str),
     /// Try again on another session; close this one.
     Elsewhere(&'static str),
+    /// Try again after a while; the session is good, or closed for a reason.
+    Pause(Option<&'static str>),
+    /// See to the token or the module, then try again, or answer; close this session.
+    Recover(Recover),
+    /// The session died with what the token was before; on another one, the operation has not been tried.
+    Exchange,
+    /// The module is being initialized again.
+    Return,
     /// Log in, then try again; the session is good.
     LogIn,
     /// Wait at the gate.
@@ -39,10 +49,19 @@ pub(crate) enum Step {
     Park(Lacks),
 }
 
-/// An error, and whether the operation itself may have run.
+/// What an operation has run into, and what it is answered if it is not tried again.
+pub(crate) struct Recover {
+    pub(crate) trouble: Trouble,
+    pub(crate) call: CallError,
+    pub(crate) class: Class,
+    pub(crate) failure: Failure,
+    pub(crate) retry: bool,
+}
+
+/// An error, and whether the operation itself may have run; `None`: its call and class tell.
 pub(crate) struct Fault {
     pub(crate) error: Error,
-    pub(crate) executed: Executed,
+    pub(crate) executed: Option<Executed>,
     /// What it asks for, if the error does not say.
     pub(crate) then: Option<Then>,
 }
@@ -57,30 +76,39 @@ impl Fault {
     /// The operation waits for its turn, or for a PIN.
     pub(crate) fn park(lacks: Lacks) -> Self {
         let error = Error::Interrupted { cause: "the operation waits" };
-        Self { error, executed: Executed::No, then: Some(Then::Park(lacks)) }
+        Self { error, executed: Some(Executed::No), then: Some(Then::Park(lacks)) }
     }
 
     /// The operation has run.
     pub(crate) fn ran(error: impl Into<Error>) -> Self {
-        Self { error: error.into(), executed: Executed::Yes, then: None }
+        Self { error: error.into(), executed: Some(Executed::Yes), then: None }
     }
 }
 
 impl From<Error> for Fault {
     /// Nothing of the operation itself has run.
     fn from(error: Error) -> Self {
-        Self { error, executed: Executed::No, then: None }
+        Self { error, executed: Some(Executed::No), then: None }
     }
 }
 
 impl From<CallError> for Fault {
     fn from(call: CallError) -> Self {
-        let executed = match (call.phase, call.class()) {
-            (Phase::Init, _) => Executed::No,
-            (_, Class::Caller | Class::StaleHandle | Class::LoginLost | Class::Buffer | Class::DirtySession) => Executed::Yes,
-            _ => Executed::Unknown,
-        };
-        Self { error: call.into(), executed, then: None }
+        Self { error: call.into(), executed: None, then: None }
+    }
+}
+
+/// Whether an operation may be tried again: never one that may have run and must not twice.
+fn may_retry<H: Host>(operation: &Operation<H>, executed: Executed) -> bool {
+    operation.may_be_tried_again() && (executed == Executed::No || operation.request.is_idempotent())
+}
+
+/// Whether an operation may have run whose call failed with this class.
+fn executed(call: &CallError, class: Class) -> Executed {
+    match (call.phase, class) {
+        (Phase::Init, _) => Executed::No,
+        (_, Class::Caller | Class::StaleHandle | Class::LoginLost | Class::Buffer | Class::DirtySession) => Executed::Yes,
+        _ => Executed::Unknown,
     }
 }
 
@@ -90,27 +118,39 @@ pub(crate) struct Attempt<'a> {
     pub(crate) resolver: Resolver<'a>,
     /// When a slice of a batch is to end.
     pub(crate) until: Instant,
+    session: &'a Session,
+    /// Whether it is the first one on its session.
+    fresh: bool,
 }
 
-/// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in.
+/// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in. Called inside of the module.
 pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operation: &mut Operation<H>, epoch: u64) -> Step {
-    let Some((token, functions, handle)) = session.parts() else { return Step::Elsewhere("closed") };
+    let Some((token, functions, handle)) = session.parts() else { return Step::Exchange };
     let now = now();
     let ttl: Option<Millis> = options.key_cache_ttl;
     let resolver = Resolver { token, functions, session: handle, epoch, now, ttl };
-    let attempt = Attempt { options, resolver, until: Instant::now() + SLICE };
+    let (until, fresh) = (Instant::now() + SLICE, session.begin_use());
+    let attempt = Attempt { options, resolver, until, session, fresh };
+    if operation.retried_as == Some(Class::DeadSession) && !fresh && !attempt.is_alive() {
+        // Where one has died, those that lay idle beside it mostly have, too: the other try is for one that lives.
+        token.doubt(epoch);
+        return Step::Exchange;
+    }
     loop {
         let fault = match attempt.perform(&mut operation.request, &mut operation.context) {
-            Ok(answer) => return Step::Keep(Ok(answer)),
+            Ok(answer) => {
+                // Nothing is asked of the module for a ping.
+                if fresh && !matches!(operation.request, Request::Ping) {
+                    token.ladder.settle();
+                }
+                return Step::Keep(Ok(answer));
+            }
             Err(fault) => fault,
         };
-        match attempt.judge(fault, operation) {
-            Some(step) => {
-                if let Some(step) = attempt.absorb(step, operation) {
-                    return step;
-                }
-            }
-            None => operation.retries += 1,
+        if let Some(step) = attempt.judge(fault, operation)
+            && let Some(step) = attempt.absorb(step, operation)
+        {
+            return step;
         }
     }
 }
@@ -165,58 +205,122 @@ impl Attempt<'_> {
     /// What a fault asks for; `None`: try again at once, on the same session.
     fn judge<H: Host>(&self, fault: Fault, operation: &mut Operation<H>) -> Option<Step> {
         let Fault { error, executed, then } = fault;
+        let known = executed.unwrap_or(Executed::No);
         match then {
             Some(Then::Park(lacks)) => return Some(Step::Park(lacks)),
-            Some(Then::Discard(reason)) => return Some(Step::Discard(Err(Failure { error, executed }), reason)),
+            Some(Then::Discard(reason)) => return Some(Step::Discard(Err(Failure { error, executed: known }), reason)),
             None => (),
         }
-        let first = operation.may_be_tried_again();
-        let may_retry = first && (executed == Executed::No || operation.request.is_idempotent());
-        let answer = |error, executed| Err(Failure { error, executed });
         let call = match error {
             Error::Call(call) => call,
             // A search that finds nothing says so of a lost login, too.
             Error::KeyNotFound | Error::ObjectStale if self.is_login_lost() => {
-                return Some(self.log_in(self.login_lost(), may_retry));
+                let may_retry = may_retry(operation, known);
+                return Some(self.log_in(self.login_lost(), may_retry, operation));
             }
-            other => return Some(Step::Keep(answer(other, executed))),
+            other => return Some(Step::Keep(Err(Failure { error: other, executed: known }))),
         };
         let class = self.class(&call);
+        let executed = executed.unwrap_or_else(|| self::executed(&call, class));
+        let may_retry = may_retry(operation, executed);
+        let failure = Failure { error, executed };
         let step = match class {
-            Class::DeadSession if may_retry => Step::Elsewhere(class.name()),
-            Class::DirtySession if first && executed == Executed::No => Step::Elsewhere(class.name()),
-            Class::DeadSession | Class::DirtySession | Class::TokenGone | Class::Module | Class::Unknown => {
-                Step::Discard(answer(error, executed), class.name())
+            // An earlier operation left it so: this one has not been tried.
+            Class::DirtySession
+                if executed == Executed::No && self.session.is_unclear() && matches!(operation.place, Place::Pool) =>
+            {
+                Step::Exchange
             }
+            Class::DirtySession if may_retry && executed == Executed::No => {
+                operation.again(class, call, executed);
+                Step::Elsewhere(class.name())
+            }
+            Class::DirtySession => Step::Discard(Err(failure), class.name()),
             Class::StaleHandle => {
                 if self.is_login_lost() {
-                    return Some(self.log_in(call, may_retry));
+                    return Some(self.log_in(call, may_retry, operation));
                 }
                 let is_object = matches!(operation.request.key_mut(), Some(KeyRef::Object { .. }));
                 let is_gone = is_object && call.code == cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
                 if self.forget_key(&mut operation.request) && may_retry {
+                    operation.again(class, call, executed);
                     return None;
                 }
+                let error = if is_gone { Error::ObjectStale } else { call.into() };
                 // A refused handle is refused before anything is done.
-                let error = if is_gone { Error::ObjectStale } else { error };
-                Step::Keep(answer(error, Executed::No))
+                Step::Keep(Err(Failure::not_executed(error)))
             }
-            Class::LoginLost if may_retry && self.wants_login(&operation.request) => Step::Elsewhere("context_login"),
-            Class::LoginLost => return Some(self.log_in(call, may_retry)),
-            Class::DeviceTrouble | Class::Ambiguous if !self.answers() => Step::Discard(answer(error, executed), class.name()),
-            _ if call.active => Step::Discard(answer(error, executed), "active"),
-            _ => Step::Keep(answer(error, executed)),
+            Class::LoginLost if may_retry && self.wants_login(&operation.request) => {
+                operation.again(class, call, executed);
+                Step::Elsewhere("context_login")
+            }
+            Class::LoginLost => return Some(self.log_in(call, may_retry, operation)),
+            class if is_suspicious(class) => self.investigate(class, call, failure, may_retry, operation),
+            _ if call.active => Step::Discard(Err(failure), "active"),
+            _ => Step::Keep(Err(failure)),
         };
         Some(step)
     }
 
     /// What the pool makes of a return code.
     pub(crate) fn class(&self, call: &CallError) -> Class {
-        self.options.policy.get(&call.code).copied().unwrap_or(call.class())
+        self.options.class(call)
+    }
+
+    /// What failed may be the operation, the session, the token or the module.
+    fn investigate<H: Host>(
+        &self,
+        class: Class,
+        call: CallError,
+        failure: Failure,
+        may_retry: bool,
+        operation: &mut Operation<H>,
+    ) -> Step {
+        let Resolver { token, session, epoch, .. } = self.resolver;
+        let seen = token.module.incarnation();
+        let executed = failure.executed;
+        if class == Class::DeadSession {
+            token.doubt(epoch);
+        }
+        let finding = match class {
+            // That a session dies is nothing to ask about, unless it never lived.
+            Class::DeadSession if !self.fresh => Finding::TokenAnswers,
+            _ => examine(self.options, token, Some(session), class),
+        };
+        let trouble = match (finding, class) {
+            (Finding::ModuleDown, _) => Some(Trouble::Module { seen }),
+            (Finding::Silence, _) => Some(Trouble::Silence),
+            (Finding::TokenAnswers, Class::TokenGone) => Some(Trouble::Renewed),
+            (Finding::TokenAnswers, Class::DeadSession) if self.fresh => Some(Trouble::DeadFromTheStart { seen }),
+            _ => None,
+        };
+        if let Some(trouble) = trouble {
+            // What was open before is gone, but that is no reason to say that the token was.
+            let retry = may_retry && trouble != Trouble::Renewed;
+            return Step::Recover(Recover { trouble, call, class, failure, retry });
+        }
+        let is_good = finding == Finding::SessionAnswers;
+        if is_good && call.phase == Phase::Final {
+            // In the midst of an operation, nobody knows what it has left behind.
+            self.session.set_unclear();
+        }
+        match class {
+            Class::DeadSession if may_retry => {
+                operation.again(class, call, executed);
+                Step::Elsewhere(class.name())
+            }
+            Class::DeviceTrouble if may_retry => {
+                operation.again(class, call, executed);
+                Step::Pause((!is_good || call.active).then_some(class.name()))
+            }
+            Class::DeviceTrouble | Class::Ambiguous if is_good && call.active => Step::Discard(Err(failure), "active"),
+            Class::DeviceTrouble | Class::Ambiguous if is_good => Step::Keep(Err(failure)),
+            _ => Step::Discard(Err(failure), class.name()),
+        }
     }
 
     /// The token says that nobody is logged in: log in and try again, where this pool can.
-    fn log_in(&self, call: CallError, may_retry: bool) -> Step {
+    fn log_in<H: Host>(&self, call: CallError, may_retry: bool, operation: &mut Operation<H>) -> Step {
         // Refused for want of a login is refused before anything is done.
         let answer = |error| Step::Keep(Err(Failure::not_executed(error)));
         if self.options.login == LoginMode::None {
@@ -227,7 +331,11 @@ impl Attempt<'_> {
             return answer(Error::PinRequired { call });
         }
         self.resolver.token.gate.lost(self.resolver.epoch);
-        if may_retry { Step::LogIn } else { answer(call.into()) }
+        if !may_retry {
+            return answer(call.into());
+        }
+        operation.again(Class::LoginLost, call, Executed::No);
+        Step::LogIn
     }
 
     /// A login is due, and the session says that there is none.
@@ -262,6 +370,11 @@ impl Attempt<'_> {
     /// The probe that no input decides.
     pub(crate) fn answers(&self) -> bool {
         session_info(self.resolver.functions, self.resolver.session).is_ok()
+    }
+
+    fn is_alive(&self) -> bool {
+        let info = session_info(self.resolver.functions, self.resolver.session);
+        !info.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
     }
 
     fn forget_key(&self, request: &mut Request) -> bool {

@@ -111,6 +111,7 @@ struct Inner {
     state: State,
     memory: Memory,
     next_attempt: u64,
+    /// Sessions of this generation.
     sessions: usize,
     /// A context-specific login is being made.
     proving: bool,
@@ -121,6 +122,8 @@ struct Inner {
 pub struct Gate {
     /// `epoch << 1 | logged in`, for a look without the lock. Written under it.
     word: AtomicU64,
+    /// Moves on when everything that was open on the token is gone. Written under the lock.
+    generation: AtomicU64,
     inner: Mutex<Inner>,
     salt: Salt,
 }
@@ -135,7 +138,7 @@ impl Default for Gate {
             proving: false,
             listeners: Vec::new(),
         };
-        Self { word: AtomicU64::new(1 << 1), inner: Mutex::new(inner), salt: Salt::random() }
+        Self { word: AtomicU64::new(1 << 1), generation: AtomicU64::new(0), inner: Mutex::new(inner), salt: Salt::random() }
     }
 }
 
@@ -149,6 +152,12 @@ impl Gate {
     /// The number that changes whenever handles may have become invalid.
     pub fn epoch(&self) -> u64 {
         self.word() >> 1
+    }
+
+    /// The number that changes whenever everything that was open on the token is gone.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Whether somebody of ours is logged in.
@@ -264,6 +273,30 @@ impl Gate {
         }
     }
 
+    /// Sessions have died, and nobody is logged in whose login could tell whether the handles of `epoch` died with them: they count as void.
+    pub fn outdate(&self, epoch: u64) {
+        let _inner = self.inner.lock();
+        if self.word() == epoch << 1 {
+            self.publish(epoch + 1, false);
+        }
+    }
+
+    /// The token was away, or its module was initialized again: sessions, handles and the login of this generation are gone. An attempt in
+    /// progress goes on. `false`: somebody has said so before.
+    pub fn reset(&self, generation: u64) -> bool {
+        let mut inner = self.inner.lock();
+        if self.generation() != generation {
+            return false;
+        }
+        self.generation.store(generation + 1, Ordering::Release);
+        inner.sessions = 0;
+        if matches!(inner.state, State::LoggedIn(_)) {
+            inner.state = State::LoggedOut;
+        }
+        self.publish(self.epoch() + 1, false);
+        true
+    }
+
     /// A pool goes. `true`: it was the last one of a login that was ours, and is to log out before it closes its last session.
     #[must_use]
     pub fn leave(&self, pool: u64) -> bool {
@@ -279,14 +312,18 @@ impl Gate {
         ours
     }
 
-    /// A session of ours was opened on the token.
-    pub fn session_opened(&self) {
-        self.inner.lock().sessions += 1;
+    /// A session of ours was opened on the token, in this generation.
+    pub fn session_opened(&self, generation: u64) {
+        let mut inner = self.inner.lock();
+        inner.sessions += usize::from(self.generation() == generation);
     }
 
-    /// A session of ours is about to be closed. The last one's end is a logout; `true`: of a login that was ours.
-    pub fn session_closing(&self) -> bool {
+    /// A session of ours, of this generation, is about to be closed. The last one's end is a logout; `true`: of a login that was ours.
+    pub fn session_closing(&self, generation: u64) -> bool {
         let mut inner = self.inner.lock();
+        if self.generation() != generation {
+            return false;
+        }
         inner.sessions = inner.sessions.saturating_sub(1);
         if inner.sessions > 0 {
             return false;

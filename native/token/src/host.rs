@@ -1,7 +1,9 @@
 //! What this crate asks of whoever hosts it: `nif` implements it over the BEAM, the tests over channels.
 
-use crate::error::Failure;
-use crate::request::Answer;
+use std::time::Duration;
+
+use crate::error::{Error, Failure};
+use crate::request::{Answer, Retry};
 
 /// What an operation ends in.
 pub type Outcome = Result<Answer, Failure>;
@@ -14,6 +16,8 @@ pub trait Host: Sized + 'static {
     type Runner: Wake;
     /// The address of a pool's keeper.
     type Keeper: Keeper;
+    /// Runs something after a while, on a thread that must not wait for anything.
+    fn later(delay: Duration, run: Box<dyn FnOnce() + Send>);
 }
 
 /// The address of a caller. Posting must neither block nor panic: it happens in destructors.
@@ -35,7 +39,7 @@ pub trait Keeper: Send + Sync + 'static {
 }
 
 /// What a keeper is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// Places for runners are free: start some.
     RunnersWanted,
@@ -77,6 +81,20 @@ pub enum Notice {
         /// `"logout"` or `"inactivity"`.
         reason: &'static str,
     },
+    /// An operation is tried again.
+    Retried(Retry),
+    /// The token is away: it is looked for.
+    Down {
+        /// What callers are told.
+        error: Error,
+    },
+    /// The token is there.
+    Up {
+        /// It had been there before.
+        was_there: bool,
+    },
+    /// The module had lost its initialization, and has got it again.
+    Reinitialized,
     /// A draining pool has closed its last session.
     Drained,
 }

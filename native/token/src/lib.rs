@@ -5,6 +5,7 @@
 //!   TokenPool ── Roster, Pool (session_pool)
 //!     │  serve: the runner's loop
 //!     ├─ execute: one operation on one session, and what its return code asks for
+//!     ├─ Mooring: whether the pool has its token; recovery: the thread that gets it back
 //!     ├─ Access: a pool's side of the gate (PIN source, login, logout)
 //!     ├─ Gate: one login per token        ┐
 //!     ├─ KeyCache: one handle per key     ├ Token ── Module: loaded once, its reaper closes sessions
@@ -15,6 +16,8 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod access;
+mod attachment;
+mod backoff;
 mod batch;
 mod clock;
 mod context;
@@ -26,6 +29,7 @@ mod gate;
 mod guest;
 pub mod host;
 mod keys;
+mod ladder;
 mod lease;
 mod login;
 mod logout;
@@ -33,18 +37,21 @@ mod module;
 pub mod p11;
 mod parking;
 mod pool;
+mod probe;
 mod provision;
 mod reaper;
+mod recovery;
 mod request;
 mod serve;
 mod session;
 mod task;
 mod token;
+mod turns;
 
 pub use batch::Batch;
 pub use clock::{nanos, now};
 pub use data::Data;
-pub use error::{Error, Executed, Failure};
+pub use error::{Error, Executed, Failure, Unavailable};
 pub use gate::{Attempt, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
 pub use guest::Direct;
 pub use keys::KeyCache;
@@ -53,7 +60,7 @@ pub use module::{Module, ModuleConfig, ModuleUse};
 pub use pool::{LoginMode, PoolOptions, Status, TokenPool};
 pub use provision::{Provision, provision};
 pub use request::{
-    Answer, Asker, ContextPin, Header, KeyRef, Login, Logout, Object, Operation, Pin, Place, Request, Timing, Work,
+    Answer, Asker, ContextPin, Header, KeyRef, Login, Logout, Object, Operation, Pin, Place, Request, Retry, Timing, Work,
 };
 pub use serve::{Budget, Served};
 pub use session::Session;

@@ -7,12 +7,24 @@ use cryptoki_sys::{
 use crate::clock::{nanos, now};
 use crate::error::Error;
 use crate::gate::Attempt;
-use crate::p11::{self, Class};
+use crate::p11::{self, CallError, Class};
+use crate::pool::PoolOptions;
+use crate::probe::{Finding, examine, is_suspicious};
+use crate::recovery::Trouble;
 use crate::request::Pin;
 use crate::session::Session;
 
-/// How a login ended: the gate's word in which the pool is admitted, and whether the session may be used again.
-pub(crate) type Ended = (Result<u64, Error>, bool);
+/// How a login ended.
+pub(crate) enum Ended {
+    /// The gate's word in which the pool is admitted.
+    In(u64),
+    /// `reusable`: the session may be used again.
+    Refused { error: Error, reusable: bool },
+    /// The token or the module is in trouble, and the attempt goes on.
+    Trouble { attempt: Attempt, call: CallError, trouble: Trouble },
+    /// The module is being initialized again, and the attempt goes on.
+    Return(Attempt),
+}
 
 /// Whether the module has forgotten the session: a login or logout there would fail without having been tried.
 pub(crate) fn is_dead(session: &Session) -> bool {
@@ -21,39 +33,59 @@ pub(crate) fn is_dead(session: &Session) -> bool {
     p11::session::session_info(functions, handle).is_err_and(|error| error.class() == Class::DeadSession)
 }
 
-/// Logs in and tells the gate. `force`: even if a wrong PIN would lock the token.
-pub(crate) fn login(session: &Session, user: CK_USER_TYPE, attempt: Attempt, pin: Option<&Pin>, force: bool) -> Ended {
+/// Logs in and tells the gate. `force`: even if a wrong PIN would lock the token. Called inside of the module.
+pub(crate) fn login(
+    options: &PoolOptions,
+    session: &Session,
+    user: CK_USER_TYPE,
+    attempt: Attempt,
+    pin: Option<&Pin>,
+    force: bool,
+) -> Ended {
     let interrupted = Error::Interrupted { cause: "the session was closed" };
-    let Some((token, functions, handle)) = session.parts() else { return (Err(interrupted), false) };
+    let Some((token, functions, handle)) = session.parts() else {
+        return Ended::Refused { error: interrupted, reusable: false };
+    };
     let failed = |attempt: Attempt, error: Error, reusable| {
         attempt.fail(error.clone(), false, nanos());
-        (Err(error), reusable)
+        Ended::Refused { error, reusable }
+    };
+    let broken = |attempt: Attempt, call: CallError| {
+        let class = options.class(&call);
+        let seen = token.module.incarnation();
+        let finding = if is_suspicious(class) { examine(options, token, Some(handle), class) } else { Finding::SessionAnswers };
+        match finding {
+            Finding::ModuleDown => Ended::Trouble { attempt, call, trouble: Trouble::Module { seen } },
+            Finding::Silence => Ended::Trouble { attempt, call, trouble: Trouble::Silence },
+            Finding::SessionAnswers | Finding::TokenAnswers => failed(attempt, call.into(), class == Class::Caller),
+        }
     };
     let pin = pin.map(|pin| pin.as_slice());
     let mark = pin.map(|pin| token.gate.mark(pin));
     let refusal = if force { Ok(()) } else { may_try(session, user) };
-    if let Err(error) = refusal {
-        if matches!(error, Error::Call(_)) {
-            return failed(attempt, error, false);
+    match refusal {
+        Ok(()) => (),
+        Err(Error::Call(call)) => return broken(attempt, call),
+        Err(error) => {
+            // It was not tried, so that nothing is known against it.
+            attempt.poison(error.clone(), None, now());
+            return Ended::Refused { error, reusable: true };
         }
-        // It was not tried, so that nothing is known against it.
-        attempt.poison(error.clone(), None, now());
-        return (Err(error), true);
     }
-    let Err(error) = p11::session::login(functions, handle, user, pin) else {
-        return (Ok(attempt.succeed(mark, true)), true);
+    let Err(call) = p11::session::login(functions, handle, user, pin) else {
+        return Ended::In(attempt.succeed(mark, true, session.generation()));
     };
-    match error.class() {
+    match call.class() {
         // Some modules say so of another user, too.
-        Class::AlreadyLoggedIn if is_other(session, user) => failed(attempt, Error::LoginConflict { call: Some(error) }, true),
-        Class::AlreadyLoggedIn => (Ok(attempt.succeed(mark, false)), true),
-        Class::LoginConflict => failed(attempt, Error::LoginConflict { call: Some(error) }, true),
+        Class::AlreadyLoggedIn if is_other(session, user) => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
+        Class::AlreadyLoggedIn => Ended::In(attempt.succeed(mark, false, session.generation())),
+        Class::LoginConflict => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
         Class::Credential => {
-            let error = Error::Poisoned { code: error.code };
+            let error = Error::Poisoned { code: call.code };
             attempt.poison(error.clone(), mark, now());
-            (Err(error), true)
+            Ended::Refused { error, reusable: true }
         }
-        class => failed(attempt, error.into(), class == Class::Caller),
+        _ => broken(attempt, call),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::request::{Answer, Asker, Header, Logout, Place, Work};
 use crate::serve::Unopened;
 use crate::session::Session;
 use crate::token::Token;
+use crate::turns::Remains;
 
 /// Whether a logout was made.
 enum Made {
@@ -56,12 +57,21 @@ impl<H: Host> TokenPool<H> {
         let held = match self.session(source) {
             Ok(held) => held,
             Err(unopened) => {
-                let Unopened { error, next } = *unopened;
+                let Unopened { error, next, remains } = *unopened;
+                if let Remains::Return | Remains::Retry(..) = remains
+                    && work.dead <= self.size()
+                {
+                    if let Remains::Return = remains {
+                        self.await_module();
+                    }
+                    self.hold_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
+                    return next;
+                }
                 answer(work, Err(Failure::not_executed(error)));
                 return next;
             }
         };
-        if work.dead <= self.size() && is_dead(&held.session) {
+        if held.session.is_stale() || (work.dead <= self.size() && is_dead(&held.session)) {
             self.discard(held, &Place::Pool, Class::DeadSession.name());
             self.submit_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
             return None;

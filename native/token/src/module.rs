@@ -1,13 +1,15 @@
 //! The module registry: a library is loaded and initialized once per VM, shared by all pools, and never unloaded.
 
-use std::collections::BTreeMap;
+mod reinitialize;
+
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
+use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED};
 use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
 use sha2::{Digest, Sha256};
@@ -50,6 +52,8 @@ struct Lifecycle {
     phase: Phase,
     config: ModuleConfig,
     users: usize,
+    /// Pools that have their token.
+    up: usize,
 }
 
 /// A loaded module.
@@ -59,12 +63,22 @@ pub struct Module {
     lifecycle: Mutex<Lifecycle>,
     changed: Condvar,
     inside: AtomicUsize,
+    /// Nobody comes in: the module is about to be finalized and initialized again.
+    closed: AtomicBool,
+    /// How often it was initialized.
+    incarnation: AtomicU64,
     tokens: Mutex<Vec<Arc<Token>>>,
+    /// The open sessions of ours, from the handle to the session's number.
+    handles: Mutex<HashMap<CK_SESSION_HANDLE, u64>>,
     reaper: Reaper,
 }
 
 /// A pool's share in a module: while there is one, the module stays initialized.
-pub struct ModuleUse(Arc<Module>);
+pub struct ModuleUse {
+    module: Arc<Module>,
+    /// Whether its pool has its token.
+    up: bool,
+}
 
 /// A thread is inside the module.
 pub struct Inside<'a>(&'a Module);
@@ -100,7 +114,7 @@ impl Module {
     pub fn acquire(path: &str, config: &ModuleConfig) -> Result<ModuleUse, Error> {
         let module = Self::load(path, config)?;
         module.start(config)?;
-        Ok(ModuleUse(module))
+        Ok(ModuleUse { module, up: false })
     }
 
     fn load(path: &str, config: &ModuleConfig) -> Result<Arc<Self>, Error> {
@@ -131,10 +145,13 @@ impl Module {
         let module = Arc::new(Self {
             path: canonical.clone(),
             functions,
-            lifecycle: Mutex::new(Lifecycle { phase: Phase::Down, config: config.clone(), users: 0 }),
+            lifecycle: Mutex::new(Lifecycle { phase: Phase::Down, config: config.clone(), users: 0, up: 0 }),
             changed: Condvar::new(),
             inside: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            incarnation: AtomicU64::new(0),
             tokens: Mutex::default(),
+            handles: Mutex::default(),
             reaper,
         });
         // Another may have loaded it meanwhile: the dynamic linker gave both the same library, and the first one counts.
@@ -152,14 +169,19 @@ impl Module {
                         return Err(Error::ModuleBusy { path: self.display() });
                     }
                 }
-                Phase::Up { .. } => {
-                    if let Some(option) = lifecycle.config.difference(config) {
+                // One that could not be initialized again may have users, too.
+                Phase::Up { .. } | Phase::Down => {
+                    if (lifecycle.phase != Phase::Down || lifecycle.users > 0)
+                        && let Some(option) = lifecycle.config.difference(config)
+                    {
                         return Err(Error::ModuleConflict { path: self.display(), option });
+                    }
+                    if lifecycle.phase == Phase::Down {
+                        break;
                     }
                     lifecycle.users += 1;
                     return Ok(());
                 }
-                Phase::Down => break,
             }
         }
         // The digest was checked at load; a loaded file is what it was then.
@@ -181,8 +203,10 @@ impl Module {
             Err(_) => Phase::Down,
         };
         if result.is_ok() {
+            if lifecycle.users == 0 {
+                lifecycle.config = config.clone();
+            }
             lifecycle.users += 1;
-            lifecycle.config = config.clone();
         }
         self.changed.notify_all();
         result.map(|_| ())
@@ -198,15 +222,17 @@ impl Module {
                 })?),
                 None => None,
             };
-        let _inside = self.enter()?;
+        let _inside = self.enter_alone()?;
         let result = with_env(config, &self.display(), || self.functions.initialize(args.as_deref()))?;
         // After the module's own exit handlers, hence run before them.
         exit::guard();
-        match result {
-            Ok(()) => Ok(true),
-            Err(error) if error.code == CKR_CRYPTOKI_ALREADY_INITIALIZED => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let ours = match result {
+            Ok(()) => true,
+            Err(error) if error.code == CKR_CRYPTOKI_ALREADY_INITIALIZED => false,
+            Err(error) => return Err(error.into()),
+        };
+        self.incarnation.fetch_add(1, Ordering::SeqCst);
+        Ok(ours)
     }
 
     /// Finalizes a module of ours that nobody uses and nobody is inside of. Called by the reaper, behind the last session's close.
@@ -221,7 +247,7 @@ impl Module {
         }
         let open: usize = self.tokens.lock().iter().map(|token| token.gate.sessions()).sum();
         let finalized = open == 0
-            && self.enter().is_ok_and(|_inside| {
+            && self.enter_alone().is_ok_and(|_inside| {
                 // SAFETY: no pool uses the module, no session of ours is open, and nobody comes in while the phase is `Changing`: whoever wants
                 // to has to be a user first. The one that is inside is this thread.
                 unsafe { self.functions.finalize() }.is_ok()
@@ -240,11 +266,54 @@ impl Module {
         Err(Error::ModuleDigestMismatch { path, expected: expected.to_ascii_lowercase(), actual })
     }
 
-    /// Counts this thread as inside the module, unless the VM is stopping.
+    /// Counts this thread as inside the module, unless the VM is stopping, or the module is being initialized anew.
     pub fn enter(&self) -> Result<Inside<'_>, Error> {
+        let inside = self.enter_alone()?;
+        if self.closed.load(Ordering::SeqCst) { Err(Error::Reinitializing) } else { Ok(inside) }
+    }
+
+    /// The same for those who have nothing else to do than to wait until the module is initialized.
+    pub(crate) fn enter_patiently(&self) -> Result<Inside<'_>, Error> {
+        let until = Instant::now() + LIFECYCLE_TIMEOUT;
+        loop {
+            match self.enter() {
+                Err(Error::Reinitializing) => (),
+                entered => return entered,
+            }
+            let mut lifecycle = self.lifecycle.lock();
+            while lifecycle.phase == Phase::Changing {
+                if self.changed.wait_until(&mut lifecycle, until).timed_out() {
+                    return Err(Error::ModuleBusy { path: self.display() });
+                }
+            }
+        }
+    }
+
+    /// The same for the one who changes its phase.
+    fn enter_alone(&self) -> Result<Inside<'_>, Error> {
         self.inside.fetch_add(1, Ordering::SeqCst);
         let inside = Inside(self);
         if HALTING.load(Ordering::SeqCst) { Err(Error::Halting) } else { Ok(inside) }
+    }
+
+    /// Changes whenever it was initialized: what was open before is gone. Read inside.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::SeqCst)
+    }
+
+    /// A session was opened; another of this handle is no more.
+    pub(crate) fn handle_opened(&self, handle: CK_SESSION_HANDLE, session: u64) {
+        self.handles.lock().insert(handle, session);
+    }
+
+    /// A session is about to be closed; `false`: its handle is another's by now.
+    pub(crate) fn handle_closing(&self, handle: CK_SESSION_HANDLE, session: u64) -> bool {
+        let mut handles = self.handles.lock();
+        let is_own = handles.get(&handle) == Some(&session);
+        if is_own {
+            handles.remove(&handle);
+        }
+        is_own
     }
 
     /// How many threads are inside.
@@ -280,19 +349,27 @@ impl Module {
 impl ModuleUse {
     /// The module.
     pub fn module(&self) -> &Arc<Module> {
-        &self.0
+        &self.module
+    }
+
+    /// Its pool has its token, or not any more.
+    pub(crate) fn set_up(&mut self, up: bool) {
+        let mut lifecycle = self.module.lifecycle.lock();
+        lifecycle.up = lifecycle.up + usize::from(up) - usize::from(self.up);
+        self.up = up;
     }
 }
 
 impl Drop for ModuleUse {
     fn drop(&mut self) {
+        self.set_up(false);
         let last = {
-            let mut lifecycle = self.0.lifecycle.lock();
+            let mut lifecycle = self.module.lifecycle.lock();
             lifecycle.users = lifecycle.users.saturating_sub(1);
             lifecycle.users == 0
         };
         if last {
-            self.0.reaper.finalize(self.0.clone());
+            self.module.reaper.finalize(self.module.clone());
         }
     }
 }

@@ -12,10 +12,10 @@ use crate::session::Session;
 
 /// An operation that waits outside of the pool's queue, where it has a place to come back to.
 pub(crate) struct Parked<H: Host> {
-    operation: Operation<H>,
-    ticket: Ticket,
+    pub(crate) operation: Operation<H>,
+    pub(crate) ticket: Ticket,
     /// The session of its lease.
-    held: Option<Held<Session>>,
+    pub(crate) held: Option<Held<Session>>,
 }
 
 /// What an operation on such a key lacks.
@@ -67,7 +67,7 @@ impl<H: Host> TokenPool<H> {
             }
         }
         if self.is_draining() {
-            self.refuse_parked();
+            self.refuse_parked(&Error::Draining);
         }
         next
     }
@@ -94,7 +94,7 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    fn resume(&self, Parked { operation, ticket, held }: Parked<H>) {
+    pub(crate) fn resume(&self, Parked { operation, ticket, held }: Parked<H>) {
         let waiter = Waiting { payload: Work::Call(operation), ticket };
         if let Some(held) = held {
             return self.dispatch(PoolGrant { source: Source::Session(held), waiter }, &mut Posting);
@@ -105,7 +105,7 @@ impl<H: Host> TokenPool<H> {
                     self.dispatch(grant, &mut Posting);
                 }
             }
-            Err(work) => refuse(work),
+            Err(work) => refuse(work, &Error::Draining),
         }
     }
 
@@ -116,12 +116,12 @@ impl<H: Host> TokenPool<H> {
         operation.header.post(Err(Failure::not_executed(error)));
     }
 
-    /// A draining pool brings no PIN any more.
-    pub(crate) fn refuse_parked(&self) {
+    /// A pool that drains, or is down, brings no PIN any more.
+    pub(crate) fn refuse_parked(&self, error: &Error) {
         let mut parked = std::mem::take(&mut *self.access.for_pin.lock());
         parked.append(&mut self.access.for_turn.lock());
         for parked in parked {
-            self.end(parked, Error::Draining);
+            self.end(parked, error.clone());
         }
     }
 }

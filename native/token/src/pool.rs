@@ -5,24 +5,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use session_pool::{
     Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Held, Millis, Pool, Refusal, Roster, RunnerId,
     RunnerState, Source, State, Stats, Submitted, Ticket,
 };
 
 use crate::access::Access;
+use crate::attachment::{Attachment, Mooring, Readiness};
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
 use crate::gate::Listener;
 use crate::guest::Guests;
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::lease::{End, Lease};
-use crate::module::{Module, ModuleConfig, ModuleUse};
-use crate::p11::Class;
-use crate::request::{Header, Operation, Place, Request, Work};
+use crate::module::ModuleConfig;
+use crate::p11::{CallError, Class};
+use crate::request::{Header, Login, Logout, Operation, Place, Request, Work};
 use crate::session::{Closable, Session};
-use crate::token::{Claim, Selector, Token};
+use crate::token::Selector;
 
 pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
 
@@ -68,16 +69,6 @@ pub struct PoolOptions {
     pub sessions: Config,
 }
 
-enum Attachment {
-    /// The claim goes before the module's use: the last one out finalizes it.
-    Up {
-        claim: Claim,
-        _module: ModuleUse,
-    },
-    Down(Error),
-    Stopped,
-}
-
 /// What a runner is running now.
 pub(crate) struct Cell<H: Host>(pub(crate) Mutex<Option<Arc<Header<H>>>>);
 
@@ -95,12 +86,12 @@ pub struct TokenPool<H: Host> {
     pub(crate) keeper: H::Keeper,
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
     pub(crate) guests: Guests<H>,
-    attachment: RwLock<Attachment>,
+    pub(crate) mooring: Mooring<H>,
     pub(crate) access: Access<H>,
     leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
-    me: Weak<Self>,
+    pub(crate) me: Weak<Self>,
 }
 
 /// One snapshot for `status/1`.
@@ -124,6 +115,13 @@ pub struct Status {
     pub down: Option<Error>,
 }
 
+impl PoolOptions {
+    /// What is done about a call that failed: the standard's class, or the one that this pool gives it.
+    pub(crate) fn class(&self, call: &CallError) -> Class {
+        self.policy.get(&call.code).copied().unwrap_or_else(|| call.class())
+    }
+}
+
 impl<H: Host> TokenPool<H> {
     /// A pool that is not yet attached to its token.
     pub fn new(options: PoolOptions, keeper: H::Keeper) -> Result<Arc<Self>, ConfigError> {
@@ -140,44 +138,12 @@ impl<H: Host> TokenPool<H> {
             keeper,
             cells: Mutex::default(),
             guests: Guests::default(),
-            attachment: RwLock::new(Attachment::Down(Error::not_initialized("C_Initialize"))),
+            mooring: Mooring::default(),
             access: Access::new(),
             leases: Mutex::default(),
             size: AtomicUsize::new(size),
             me: me.clone(),
         }))
-    }
-
-    /// Loads and initializes the module and finds the token. May block for as long as the module does.
-    pub fn attach(&self) -> Result<(), Error> {
-        let attached = Module::acquire(&self.options.module, &self.options.module_config).and_then(|module| {
-            let token = Token::find(module.module(), &self.options.selector)?;
-            Ok(Attachment::Up { claim: token.claim(self.options.exclusive)?, _module: module })
-        });
-        let (next, result) = match attached {
-            Ok(up) => (up, Ok(())),
-            Err(error) => (Attachment::Down(error.clone()), Err(error)),
-        };
-        let mut attachment = self.attachment.write();
-        let old = match *attachment {
-            Attachment::Stopped => next,
-            Attachment::Up { .. } if result.is_err() => next,
-            _ => std::mem::replace(&mut *attachment, next),
-        };
-        drop(attachment);
-        drop(old);
-        // Drained meanwhile.
-        self.settle();
-        result
-    }
-
-    /// The token, or why there is none.
-    pub fn token(&self) -> Result<Arc<Token>, Error> {
-        match &*self.attachment.read() {
-            Attachment::Up { claim, .. } => Ok(claim.token().clone()),
-            Attachment::Down(error) => Err(error.clone()),
-            Attachment::Stopped => Err(Error::Draining),
-        }
     }
 
     /// Takes a call. The ticket is for giving it up.
@@ -208,6 +174,11 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        if let Some(error) = self.refusal() {
+            // The caller gets it as this function's result.
+            let _ = operation.header.progress.abandon();
+            return Err(error);
+        }
         let work = Work::Call(operation);
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
@@ -363,7 +334,7 @@ impl<H: Host> TokenPool<H> {
                 }
                 (Source::Capacity(opening), _) => drop(self.sessions.open_failed(opening)),
             }
-            refuse(grant.waiter.payload);
+            refuse(grant.waiter.payload, &Error::Draining);
         }
         self.settle();
     }
@@ -394,7 +365,14 @@ impl<H: Host> TokenPool<H> {
     /// A session is about to be closed, on the reaper's thread. If it is the last one of a token that is logged in, another is opened first: its
     /// end would be a logout. If it is the last one of a pool that stops, and no other shares the login, the login ends.
     fn before_close(&self, session: &Closable) -> Option<Session> {
+        if session.is_stale() {
+            return None;
+        }
         if !self.is_draining() {
+            if !matches!(self.readiness(), Readiness::Ready) {
+                // Its login is about to be void in any case.
+                return None;
+            }
             let word = session.token().gate.word();
             let logs_in = self.options.login != LoginMode::None || self.access.admitted.load(Ordering::Relaxed) == word;
             return if logs_in { session.heir(self.options.read_only) } else { None };
@@ -407,6 +385,13 @@ impl<H: Host> TokenPool<H> {
 
     /// A session comes free: what it serves next.
     pub(crate) fn release(&self, held: Held<Session>) -> Option<Grant<H>> {
+        if held.session.is_stale() {
+            let (closing, session) = self.sessions.discard(held);
+            self.close(closing, session, "stale");
+            return None;
+        }
+        // From now on it may die for another reason than that it never lived.
+        let _ = held.session.begin_use();
         match self.sessions.release(held, now()) {
             Freed::Granted(grant) => Some(grant),
             Freed::Idle => None,
@@ -419,6 +404,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Time passes.
     pub fn tick(&self, outlet: &impl Outlet<H>) {
+        self.attend_if_alone();
         self.log_out_if_inactive();
         self.sweep_logins();
         self.sweep_logouts(outlet);
@@ -429,16 +415,19 @@ impl<H: Host> TokenPool<H> {
 
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
     pub fn drain(&self) {
-        if let Attachment::Up { claim, .. } = &*self.attachment.read() {
-            claim.leave();
+        if let Some(anchor) = self.mooring.attachment.read().anchor() {
+            anchor.claim.leave();
         }
         let Drained { waiting, closing } = self.sessions.drain();
-        waiting.into_iter().for_each(refuse);
+        for work in waiting {
+            refuse(work, &Error::Draining);
+        }
         for (closing, session) in closing {
             self.close(closing, session, "drain");
         }
         self.refuse_backlog();
         self.abandon_access();
+        self.end_recovery();
         // Runners on native threads see that they may end.
         for (_, runner, _) in self.roster.list() {
             runner.post();
@@ -471,10 +460,10 @@ impl<H: Host> TokenPool<H> {
     /// Lets the module go when a draining pool has closed its last session.
     pub(crate) fn settle(&self) {
         if self.sessions.is_draining() && self.left() == 0 {
-            let attachment = std::mem::replace(&mut *self.attachment.write(), Attachment::Stopped);
-            if let Attachment::Up { claim, .. } = &attachment {
+            let attachment = self.change(|attachment| (Attachment::Stopped, attachment));
+            if let Some(anchor) = attachment.anchor() {
                 // It had no session any more to log out with.
-                let _ = claim.token().gate.leave(self.access.id);
+                let _ = anchor.claim.token().gate.leave(self.access.id);
             }
             if !matches!(attachment, Attachment::Stopped) {
                 self.keeper.post(Notice::Drained);
@@ -502,11 +491,13 @@ impl<H: Host> TokenPool<H> {
         let active = cells.iter().filter(|cell| cell.0.lock().is_some()).count();
         let hung = cells.iter().filter(|cell| hung(cell)).count();
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
-        let (epoch, login, down) = match self.token() {
-            Ok(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict", None),
-            Ok(token) => (token.gate.epoch(), token.gate.state_name(self.options.user), None),
-            Err(error) => (0, "logged_out", Some(error)),
+        let token = self.mooring.attachment.read().anchor().map(|anchor| anchor.claim.token().clone());
+        let (epoch, login) = match token {
+            Some(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict"),
+            Some(token) => (token.gate.epoch(), token.gate.state_name(self.options.user)),
+            None => (0, "logged_out"),
         };
+        let down = self.refusal().or_else(|| self.is_stopped().then_some(Error::Draining));
         let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
         let leased = self.leased();
         let mut sessions = self.sessions.stats();
@@ -532,12 +523,15 @@ impl<H: Host> TokenPool<H> {
     }
 }
 
-/// Answers work that a draining pool will not run.
-pub(crate) fn refuse<H: Host>(work: Work<H>) {
+/// Answers work that a pool will not run.
+pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
     match work {
-        Work::Call(operation) => operation.post(Error::Draining),
+        Work::Call(operation) => operation.post(error.clone()),
         // The attempt's drop lets the next pool begin anew.
-        Work::Login(login) => drop(login),
-        Work::Logout(logout) => drop(logout),
+        Work::Login(Login { asker, .. }) | Work::Logout(Logout { asker, .. }) => {
+            if let Some(asker) = asker {
+                asker.answer(Err(Failure::not_executed(error.clone())));
+            }
+        }
     }
 }

@@ -43,8 +43,8 @@ pub enum Provision {
 pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &Provision, force: bool) -> Result<(), Error> {
     let module = Module::acquire(path, config)?;
     let token = Token::find(module.module(), selector)?;
-    let _claim = token.claim(true)?;
-    let _inside = module.module().enter()?;
+    let _claim = token.claim(true, None)?;
+    let _inside = module.module().enter_patiently()?;
     let functions = module.module().functions();
     // Whose PIN the token is to compare, if it compares one.
     let user = match what {

@@ -14,7 +14,7 @@ use crate::error::{Error, Executed, Failure};
 use crate::gate::Attempt;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
 use crate::lease::Lease;
-use crate::p11::{AttributeRead, Mechanism, MechanismInfo, ObjectInfo, Template};
+use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template};
 use crate::task::Task;
 use crate::token::Selector;
 
@@ -271,10 +271,25 @@ pub struct Operation<H: Host> {
     pub request: Request,
     /// How often it has been tried again.
     pub retries: u8,
+    /// What it failed with before it was tried again.
+    pub retried_as: Option<Class>,
+    /// The same, until it has been told.
+    pub retry: Option<Retry>,
+    /// Whether an earlier try of it may have run.
+    pub executed: Executed,
     /// Where it runs.
     pub place: Place<H>,
     /// The PIN of a key that wants a login for each use.
     pub context: ContextPin,
+}
+
+/// Why an operation is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The class of what it failed with.
+    pub class: Class,
+    /// What it failed with.
+    pub call: CallError,
 }
 
 /// How far an operation is with the login that its key wants for each use (`CKA_ALWAYS_AUTHENTICATE`).
@@ -300,7 +315,31 @@ pub enum Place<H: Host> {
 impl<H: Host> Operation<H> {
     /// A new operation.
     pub fn new(header: Arc<Header<H>>, request: Request, place: Place<H>) -> Self {
-        Self { header, request, retries: 0, place, context: ContextPin::None }
+        Self {
+            header,
+            request,
+            retries: 0,
+            retried_as: None,
+            retry: None,
+            executed: Executed::No,
+            place,
+            context: ContextPin::None,
+        }
+    }
+
+    /// It is to be tried again, after this call.
+    pub(crate) fn again(&mut self, class: Class, call: CallError, executed: Executed) {
+        self.retries += 1;
+        self.retried_as = Some(class);
+        self.retry = Some(Retry { class, call });
+        if executed != Executed::No {
+            self.executed = Executed::Unknown;
+        }
+    }
+
+    /// It fails without another try.
+    pub(crate) fn failure(&self, error: impl Into<Error>) -> Failure {
+        Failure { error: error.into(), executed: self.executed }
     }
 
     /// Answers it.
@@ -310,7 +349,8 @@ impl<H: Host> Operation<H> {
 
     /// Answers it by the courier.
     pub fn post(mut self, error: Error) {
-        self.header.post(self.request.settle(Err(Failure::not_executed(error))));
+        let failure = self.failure(error);
+        self.header.post(self.request.settle(Err(failure)));
     }
 
     /// Whether nothing speaks against another try, as far as the operation goes: never under a lease, whose holder may have state on the session.

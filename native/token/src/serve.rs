@@ -8,16 +8,19 @@ use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use session_pool::{Entered, Grant as PoolGrant, Held, Opening, RunnerId, Source, Started, State, Ticket, Waiting};
 
 use crate::access::{Passage, Wait};
+use crate::attachment::Readiness;
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Step, execute};
 use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet};
 use crate::lease::Late;
-use crate::login::{is_dead, login};
+use crate::login::{Ended, is_dead, login};
 use crate::p11::{CallError, Class, Phase};
 use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
+use crate::recovery::as_seen_by;
 use crate::request::{Answer, Header, Login, Operation, Place, Work, weight};
 use crate::session::Session;
+use crate::turns::Remains;
 
 /// How much a runner does before it steps outside for a moment.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +113,13 @@ impl<H: Host> TokenPool<H> {
     /// One operation, from its grant to the next one.
     pub(crate) fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
+        if !self.is_draining() {
+            match self.readiness() {
+                Readiness::Ready => (),
+                Readiness::Held => return self.turn_back(source, payload, ticket, outlet),
+                Readiness::Refused(error) => return self.turn_away(source, payload, error),
+            }
+        }
         match payload {
             Work::Login(login) => {
                 let next = self.turn_of_login(source, login);
@@ -148,9 +158,13 @@ impl<H: Host> TokenPool<H> {
         *cell.0.lock() = Some(operation.header.clone());
         let result = self.session(source).map(|held| {
             operation.header.runs_on(held.session.index());
+            // Before the gate: whoever is to see to a login there has begun it.
+            if held.session.is_stale() {
+                return (held, Step::Exchange);
+            }
             let step = match self.pass_gate(&held.session, &operation) {
                 Passage::Pass(epoch) => self.execute(&held.session, &mut operation, epoch),
-                Passage::Refuse(error) => Step::Keep(Err(Failure::not_executed(error))),
+                Passage::Refuse(error) => Step::Keep(Err(operation.failure(error))),
                 Passage::Wait(wait) => Step::Wait(wait),
             };
             (held, step)
@@ -158,11 +172,9 @@ impl<H: Host> TokenPool<H> {
         *cell.0.lock() = None;
         let (held, step) = match result {
             Ok(ready) => ready,
-            Err(unopened) => {
-                let Unopened { error, next } = *unopened;
-                return Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) };
-            }
+            Err(unopened) => return self.turn_of_unopened(*unopened, operation, ticket, outlet),
         };
+        self.tell_of_retry(&mut operation);
         if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
             self.forget_retained();
         }
@@ -173,12 +185,17 @@ impl<H: Host> TokenPool<H> {
                 Turn { next: None, answer: Some((operation, outcome)) }
             }
             Step::Elsewhere(reason) => {
-                operation.retries += 1;
                 self.discard(held, &operation.place, reason);
                 Turn { next: self.requeue(operation, ticket, outlet), answer: None }
             }
+            Step::Pause(reason) => Turn { next: self.pause(held, operation, ticket, reason), answer: None },
+            Step::Recover(recover) => self.turn_of_trouble(held, operation, ticket, recover, outlet),
+            Step::Exchange => self.turn_of_stale(held, operation, ticket, outlet),
+            Step::Return => {
+                self.await_module();
+                self.turn_back(Source::Session(held), Work::Call(operation), ticket, outlet)
+            }
             Step::LogIn => {
-                operation.retries += 1;
                 let granted = self.requeue(operation, ticket, outlet);
                 Turn { next: self.first_of(granted, self.free(held, &Place::Pool), outlet), answer: None }
             }
@@ -239,19 +256,22 @@ impl<H: Host> TokenPool<H> {
         let waits = token.is_some_and(|token| self.wait_for(&token, wait, asked_at));
         if !waits {
             // It ended between the look at the gate and the closing of ours.
-            for grant in self.sessions.open_gate() {
-                self.dispatch(grant, outlet);
-            }
+            self.open_gate();
         }
         next
     }
 
     fn execute(&self, session: &Session, operation: &mut Operation<H>, epoch: u64) -> Step {
-        let Some((token, ..)) = session.parts() else { return Step::Elsewhere("closed") };
+        let Some((token, ..)) = session.parts() else { return Step::Exchange };
         let _inside = match token.module.enter() {
             Ok(inside) => inside,
-            Err(error) => return Step::Keep(Err(Failure::not_executed(error))),
+            Err(Error::Reinitializing) => return Step::Return,
+            Err(error) => return Step::Keep(Err(operation.failure(error))),
         };
+        // From here on the module is not initialized again behind it.
+        if session.is_stale() {
+            return Step::Exchange;
+        }
         catch_unwind(AssertUnwindSafe(|| execute(&self.options, session, operation, epoch))).unwrap_or_else(|_| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
@@ -267,7 +287,13 @@ impl<H: Host> TokenPool<H> {
         let held = match self.session(source) {
             Ok(held) => held,
             Err(unopened) => {
-                let Unopened { error, next } = *unopened;
+                let Unopened { error, next, remains } = *unopened;
+                if let Remains::Return | Remains::Retry(..) = remains
+                    && work.dead <= self.size()
+                {
+                    self.return_login(work, matches!(remains, Remains::Return));
+                    return next;
+                }
                 ended(error.reason());
                 work.attempt.fail(error.clone(), false, nanos());
                 if let Some(asker) = work.asker {
@@ -276,37 +302,63 @@ impl<H: Host> TokenPool<H> {
                 return next;
             }
         };
-        if work.dead <= self.size() && is_dead(&held.session) {
+        if held.session.is_stale() || (work.dead <= self.size() && is_dead(&held.session)) {
             self.discard(held, &Place::Pool, Class::DeadSession.name());
             self.submit_express(Work::Login(Login { dead: work.dead + 1, ..work }));
             return None;
         }
-        let Login { attempt, pin, asker, force, .. } = work;
+        let Login { attempt, pin, asker, force, dead } = work;
         let user = self.options.user;
         let token = held.session.parts().map(|(token, ..)| token.clone());
-        let mark = token.and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
+        let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
         // Whoever waits for the login is to find that it is the pool's.
         let before = self.swap_mark(mark);
-        let run = AssertUnwindSafe(|| {
-            let inside = held.session.parts().and_then(|(token, ..)| token.module.enter().ok());
-            match inside {
-                Some(_inside) => login(&held.session, user, attempt, pin.as_ref(), force),
-                None => (Err(Error::Halting), true),
-            }
+        let run = AssertUnwindSafe(|| match held.session.parts().map(|(token, ..)| token.module.enter()) {
+            Some(Ok(_inside)) => login(&self.options, &held.session, user, attempt, pin.as_ref(), force),
+            Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
+            Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
         });
         let panicked = Error::Interrupted { cause: "the login panicked" };
-        let (result, reusable) = catch_unwind(run).unwrap_or((Err(panicked), false));
-        let (name, outcome) = match result {
-            Ok(word) => {
+        let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
+        let (name, outcome, reusable) = match result {
+            Ended::In(word) => {
                 self.now_with(mark, pin.as_ref());
                 self.admit(word);
                 self.keep_login();
-                ("ok", Ok(Answer::Done))
+                ("ok", Ok(Answer::Done), true)
             }
-            Err(error) => {
+            Ended::Return(attempt) => {
+                self.swap_mark(before);
+                self.return_login(Login { attempt, pin, asker, force, dead }, true);
+                return self.free(held, &Place::Pool);
+            }
+            Ended::Trouble { attempt, call, trouble } => {
+                self.swap_mark(before);
+                if let Some(token) = &token {
+                    self.face(trouble, token, held.session.generation(), call);
+                }
+                self.discard(held, &Place::Pool, self.options.class(&call).name());
+                let work = Login { attempt, pin, asker, force, dead };
+                match self.readiness() {
+                    Readiness::Ready | Readiness::Held if dead <= self.size() => self.return_login(work, false),
+                    Readiness::Refused(error) => {
+                        ended(error.reason());
+                        refuse(Work::Login(work), &as_seen_by(call, error));
+                    }
+                    Readiness::Ready | Readiness::Held => {
+                        ended(call.name());
+                        work.attempt.fail(call.into(), false, nanos());
+                        if let Some(asker) = work.asker {
+                            asker.answer(Err(Failure::not_executed(call)));
+                        }
+                    }
+                }
+                return None;
+            }
+            Ended::Refused { error, reusable } => {
                 self.swap_mark(before);
                 self.forget_retained();
-                (error.reason(), Err(Failure::not_executed(error)))
+                (error.reason(), Err(Failure::not_executed(error)), reusable)
             }
         };
         ended(name);
@@ -322,6 +374,15 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
+    /// A login that was not tried goes back to its place. `awaits`: the module is being initialized again.
+    fn return_login(&self, work: Login<H>, awaits: bool) {
+        if awaits {
+            self.await_module();
+        }
+        let dead = work.dead + usize::from(!awaits);
+        self.hold_express(Work::Login(Login { dead, ..work }));
+    }
+
     /// The session of a grant, opened if need be; or why not, and who gets the capacity.
     pub(crate) fn session(&self, source: Source<Session>) -> Result<Held<Session>, Box<Unopened<H>>> {
         let opening = match source {
@@ -329,19 +390,15 @@ impl<H: Host> TokenPool<H> {
             Source::Capacity(opening) => opening,
         };
         let started = nanos();
-        let opened = self.token().and_then(|token| {
-            let _inside = token.module.enter()?;
-            Session::open(&token, self.options.read_only)
-        });
-        match opened {
+        match self.open() {
             Ok(session) => {
                 self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
                 Ok(self.sessions.opened(opening, session, now()))
             }
-            Err(error) => {
+            Err((error, remains)) => {
                 self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
                 let next = self.never_opened(opening);
-                Err(Box::new(Unopened { error, next }))
+                Err(Box::new(Unopened { error, next, remains }))
             }
         }
     }
@@ -383,7 +440,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
-    fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+    pub(crate) fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
         match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
             Ok(grants) => {
                 let mut grants = grants.into_iter();
@@ -394,13 +451,18 @@ impl<H: Host> TokenPool<H> {
                 first
             }
             Err(work) => {
-                refuse(work);
+                refuse(work, &Error::Draining);
                 None
             }
         }
     }
 
-    fn first_of(&self, first: Option<Grant<H>>, second: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+    pub(crate) fn first_of(
+        &self,
+        first: Option<Grant<H>>,
+        second: Option<Grant<H>>,
+        outlet: &mut impl Outlet<H>,
+    ) -> Option<Grant<H>> {
         match (first, second) {
             (Some(first), Some(second)) => {
                 self.dispatch(second, outlet);
@@ -416,6 +478,7 @@ pub(crate) struct Unopened<H: Host> {
     pub(crate) error: Error,
     /// Who gets the capacity.
     pub(crate) next: Option<Grant<H>>,
+    pub(crate) remains: Remains,
 }
 
 /// Whether granted work is to run.

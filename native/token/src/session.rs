@@ -1,12 +1,11 @@
 //! An open session, and the one way in which it ends: in the reaper's hands.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki_sys::CK_SESSION_HANDLE;
 
-use crate::error::Error;
-use crate::p11::{self, Functions};
+use crate::p11::{self, CallError, Functions};
 use crate::token::Token;
 
 /// The number of the next session, the first being 1.
@@ -15,6 +14,10 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// An open session on a token. Dropped, it is closed by the reaper.
 pub struct Session {
     open: Option<Closable>,
+    /// Whether an operation has run on it, or it has lain idle.
+    used: AtomicBool,
+    /// An operation failed on it without saying whether it is still active.
+    unclear: AtomicBool,
 }
 
 /// A session that is on its way to be closed.
@@ -22,13 +25,16 @@ pub(crate) struct Closable {
     index: u64,
     token: Arc<Token>,
     handle: CK_SESSION_HANDLE,
+    /// The token's generation.
+    generation: u64,
 }
 
 impl Session {
-    /// `C_OpenSession`. A token that is write-protected gets a read-only one.
-    pub fn open(token: &Arc<Token>, read_only: bool) -> Result<Self, Error> {
+    /// `C_OpenSession`. A token that is write-protected gets a read-only one. Called inside of the module.
+    pub fn open(token: &Arc<Token>, read_only: bool) -> Result<Self, CallError> {
         use cryptoki_sys::CKR_TOKEN_WRITE_PROTECTED;
 
+        let generation = token.generation();
         let functions = token.module.functions();
         let handle = match p11::session::open_session(functions, token.slot(), !read_only) {
             Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED && !read_only => {
@@ -36,13 +42,41 @@ impl Session {
             }
             other => other?,
         };
-        token.gate.session_opened();
-        Ok(Self { open: Some(Closable { index: NEXT.fetch_add(1, Ordering::Relaxed), token: token.clone(), handle }) })
+        let index = NEXT.fetch_add(1, Ordering::Relaxed);
+        token.module.handle_opened(handle, index);
+        token.gate.session_opened(generation);
+        token.settle_doubt(handle);
+        let open = Closable { index, token: token.clone(), handle, generation };
+        Ok(Self { open: Some(open), used: AtomicBool::new(false), unclear: AtomicBool::new(false) })
+    }
+
+    /// The generation of its token in which it was opened.
+    pub(crate) fn generation(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.generation)
+    }
+
+    /// Whether it died with what the token was before: its handle may be another's by now.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.open.as_ref().is_none_or(Closable::is_stale)
     }
 
     /// Its number, unique in the VM; 0 while it is being closed.
     pub fn index(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.index)
+    }
+
+    /// An operation is about to run on it. `true`: the first one.
+    pub(crate) fn begin_use(&self) -> bool {
+        !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether an operation may have been left active on it: the next one that finds it so has not been tried.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.unclear.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unclear(&self) {
+        self.unclear.store(true, Ordering::Relaxed);
     }
 
     /// The token that it is open on. `None` only while it is being closed.
@@ -79,6 +113,11 @@ impl Closable {
         &self.token
     }
 
+    /// See [`Session::is_stale`].
+    pub(crate) fn is_stale(&self) -> bool {
+        self.token.generation() != self.generation
+    }
+
     /// `C_Logout`.
     pub(crate) fn log_out(&self) {
         if let Ok(_inside) = self.token.module.enter() {
@@ -89,7 +128,7 @@ impl Closable {
     /// Another session, if this is the last one of a token that is logged in. Where none can be had, the gate logs in again when it must.
     pub(crate) fn heir(&self, read_only: bool) -> Option<Session> {
         let gate = &self.token.gate;
-        if !gate.is_logged_in() || gate.sessions() > 1 {
+        if self.is_stale() || !gate.is_logged_in() || gate.sessions() > 1 {
             return None;
         }
         let _inside = self.token.module.enter().ok()?;
@@ -97,13 +136,16 @@ impl Closable {
     }
 
     /// `C_CloseSession`, after `C_Logout` if it is our last one on a token that we are logged in on. What they return changes nothing: the
-    /// session is gone, one way or the other.
+    /// session is gone, one way or the other. The module is not called with a handle that is another session's by now.
     pub(crate) fn close(self) {
-        if self.token.gate.session_closing() {
+        if self.token.gate.session_closing(self.generation) {
             self.log_out();
         }
-        if let Ok(_inside) = self.token.module.enter() {
-            let _ = p11::session::close_session(self.token.module.functions(), self.handle);
+        let module = &self.token.module;
+        if let Ok(_inside) = module.enter_patiently()
+            && module.handle_closing(self.handle, self.index)
+        {
+            let _ = p11::session::close_session(module.functions(), self.handle);
         }
     }
 }

@@ -1,18 +1,20 @@
 //! A token: found in its slot, known by its identity, shared by the pools that use it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::CK_SLOT_ID;
+use cryptoki_sys::{CK_SESSION_HANDLE, CK_SLOT_ID, CKR_TOKEN_NOT_PRESENT};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::keys::KeyCache;
+use crate::ladder::Ladder;
 use crate::module::Module;
+use crate::p11::session::{close_session, open_session, session_info};
 use crate::p11::slots::{library_info, slot_info, slots, token_info};
-use crate::p11::{LibraryInfo, SlotInfo, TokenInfo};
+use crate::p11::{CallError, Class, LibraryInfo, Phase, SlotInfo, TokenInfo};
 
 /// How a pool names its slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +69,18 @@ pub struct Token {
     claims: Mutex<Claims>,
     /// A claim has ended.
     released: Condvar,
+    watchers: Mutex<Vec<Weak<dyn Watcher>>>,
+    pub(crate) ladder: Ladder,
+    /// A session has died in the midst of a login: the next one that opens is asked whether the login is still there.
+    doubtful: AtomicBool,
+}
+
+/// A pool that has claimed a token is told what happens to it.
+pub(crate) trait Watcher: Send + Sync {
+    /// It does not answer: it is to be looked for.
+    fn token_lost(&self, call: Option<CallError>);
+    /// It is there, but what was open on it is gone.
+    fn token_renewed(&self);
 }
 
 /// What a URI may ask of a token.
@@ -89,6 +103,7 @@ pub struct Claim {
     token: Arc<Token>,
     exclusive: bool,
     leaving: AtomicBool,
+    watcher: Option<Weak<dyn Watcher>>,
 }
 
 /// How long a claim waits for those who are about to leave.
@@ -107,6 +122,9 @@ impl Drop for Claim {
             }
         }
         self.token.released.notify_all();
+        if let Some(watcher) = &self.watcher {
+            self.token.watchers.lock().retain(|other| !Weak::ptr_eq(other, watcher));
+        }
     }
 }
 
@@ -128,7 +146,7 @@ impl Claim {
 impl Token {
     /// Finds the token that the selector names.
     pub fn find(module: &Arc<Module>, selector: &Selector) -> Result<Arc<Self>, Error> {
-        let _inside = module.enter()?;
+        let _inside = module.enter_patiently()?;
         let functions = module.functions();
         let library = library_info(functions).ok();
         let mut matching = Vec::new();
@@ -167,6 +185,9 @@ impl Token {
             described,
             claims: Mutex::default(),
             released: Condvar::new(),
+            watchers: Mutex::default(),
+            ladder: Ladder::default(),
+            doubtful: AtomicBool::new(false),
         });
         // It may have come back in another slot.
         token.slot.store(slot, Ordering::Relaxed);
@@ -189,8 +210,93 @@ impl Token {
         claims.pools.saturating_sub(claims.leaving + 1)
     }
 
-    /// Claims it for a pool; an exclusive claim suffers no other, but for a moment one whose pool stops (as when a pool is restarted).
-    pub fn claim(self: &Arc<Self>, exclusive: bool) -> Result<Claim, Error> {
+    /// The number that changes whenever everything that was open on it is gone.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.gate.generation()
+    }
+
+    /// It does not answer any more, as seen in this generation. `false`: that was known, or is over.
+    pub(crate) fn lose(&self, generation: u64, call: Option<CallError>) -> bool {
+        let first = self.reset(generation);
+        if first {
+            self.each_watcher(|watcher| watcher.token_lost(call));
+        }
+        first
+    }
+
+    /// It answers, but what was open in this generation is gone. `false`: that was known.
+    pub(crate) fn renew(&self, generation: u64) -> bool {
+        let first = self.reset(generation);
+        if first {
+            self.each_watcher(|watcher| watcher.token_renewed());
+        }
+        first
+    }
+
+    fn reset(&self, generation: u64) -> bool {
+        let first = self.gate.reset(generation);
+        if first {
+            self.keys.clear();
+            self.doubtful.store(false, Ordering::Relaxed);
+        }
+        first
+    }
+
+    fn each_watcher(&self, tell: impl Fn(&dyn Watcher)) {
+        let watchers = self.watchers.lock().clone();
+        for watcher in watchers.iter().filter_map(Weak::upgrade) {
+            tell(&*watcher);
+        }
+    }
+
+    /// A session has died: perhaps the handles of this epoch with it.
+    pub(crate) fn doubt(&self, epoch: u64) {
+        self.doubtful.store(true, Ordering::Relaxed);
+        self.gate.outdate(epoch);
+    }
+
+    /// Asks a new session whether the login is still there, where that is in doubt. Called inside of the module.
+    pub(crate) fn settle_doubt(&self, session: CK_SESSION_HANDLE) {
+        if !self.doubtful.load(Ordering::Relaxed) {
+            return;
+        }
+        let word = self.gate.word();
+        if word & 1 == 1
+            && session_info(self.module.functions(), session).is_ok_and(|info| !info.is_user() && !info.is_security_officer())
+        {
+            self.gate.lost(word >> 1);
+        }
+        self.doubtful.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it answers, by what no caller's input decides: its own description, a session, the session's.
+    pub(crate) fn probe(&self) -> Result<(), Error> {
+        let _inside = self.module.enter_patiently()?;
+        self.is_in_its_slot()?;
+        let functions = self.module.functions();
+        let session = match open_session(functions, self.slot(), false) {
+            // It has no room for one more.
+            Err(error) if error.class() == Class::Capacity => return Ok(()),
+            opened => opened?,
+        };
+        let info = session_info(functions, session);
+        let closed = close_session(functions, session);
+        info?;
+        Ok(closed?)
+    }
+
+    /// Whether the slot answers, and has this token. Called inside of the module.
+    pub(crate) fn is_in_its_slot(&self) -> Result<(), CallError> {
+        let info = token_info(self.module.functions(), self.slot())?;
+        if identity(&info) == self.identity {
+            return Ok(());
+        }
+        Err(CallError::new("C_GetTokenInfo", CKR_TOKEN_NOT_PRESENT, Phase::Single))
+    }
+
+    /// Claims it for a pool, which may want to be told; an exclusive claim suffers no other, but for a moment one whose pool stops (as when a pool is restarted).
+    pub(crate) fn claim(self: &Arc<Self>, exclusive: bool, watcher: Option<Weak<dyn Watcher>>) -> Result<Claim, Error> {
         let until = Instant::now() + LEAVING_TIMEOUT;
         let mut claims = self.claims.lock();
         while claims.exclusive || (exclusive && claims.pools > 0) {
@@ -201,7 +307,9 @@ impl Token {
         }
         claims.pools += 1;
         claims.exclusive = exclusive;
-        Ok(Claim { token: self.clone(), exclusive, leaving: AtomicBool::new(false) })
+        drop(claims);
+        self.watchers.lock().extend(watcher.clone());
+        Ok(Claim { token: self.clone(), exclusive, leaving: AtomicBool::new(false), watcher })
     }
 }
 

@@ -28,13 +28,17 @@ impl Attempt {
         self.gate.inner.lock().memory.refusal(self.who.user, mark).is_some()
     }
 
-    /// It went well. `ours`: it was our `C_Login` that logged in. The word in which the pool is admitted.
-    pub fn succeed(self, mark: Option<Mark>, ours: bool) -> u64 {
+    /// It went well, on a session of this generation. `ours`: it was our `C_Login` that logged in. The word in which the pool is admitted.
+    pub fn succeed(self, mark: Option<Mark>, ours: bool, generation: u64) -> u64 {
         let Who { pool, user, .. } = self.who;
         self.gate.end(self.number, |memory| {
             memory.lift(user);
             if let Some(mark) = mark {
                 memory.forget(user, mark);
+            }
+            if self.gate.generation() != generation {
+                // The token went away behind it.
+                return State::LoggedOut;
             }
             State::LoggedIn(Holder { user, mark, ours, members: vec![pool] })
         })

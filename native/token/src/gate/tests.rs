@@ -44,7 +44,7 @@ fn begin(gate: &Arc<Gate>, who: Who, now: Millis) -> Attempt {
 
 fn logged_in(pin: &[u8]) -> (Arc<Gate>, u64) {
     let gate = Arc::new(Gate::default());
-    let word = begin(&gate, pool(1), 0).succeed(Some(gate.mark(pin)), true);
+    let word = begin(&gate, pool(1), 0).succeed(Some(gate.mark(pin)), true, 0);
     (gate, word)
 }
 
@@ -59,7 +59,7 @@ fn one_attempt_serves_all_who_wait() {
     assert!(gate.listen(weak.clone()));
     assert!(gate.listen(weak.clone()));
     let mark = Some(gate.mark(b"1234"));
-    let word = attempt.succeed(mark, true);
+    let word = attempt.succeed(mark, true, 0);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert_eq!(gate.check(Who { mark, ..pool(1) }, 0, 0), Verdict::Pass(word));
     assert_eq!(gate.word(), word);
@@ -132,7 +132,7 @@ fn a_refused_pin_stays_known_after_another_has_logged_in() {
     begin(&gate, pool(1), 0).poison(refused(), Some(gate.mark(b"old")), 0);
     let who = with(&gate, pool(1), b"new");
     let Explicit::Begin(attempt) = gate.begin_explicit(who) else { panic!() };
-    attempt.succeed(who.mark, true);
+    attempt.succeed(who.mark, true, 0);
     gate.lost(gate.epoch());
     // What logged in may do so again, the other may not.
     let attempt = begin(&gate, who, 1);
@@ -149,7 +149,7 @@ fn an_explicit_login_may_try_what_was_refused_and_a_success_clears_it() {
     begin(&gate, pool(1), 0).poison(refused(), who.mark, 0);
     let Explicit::Begin(attempt) = gate.begin_explicit(who) else { panic!() };
     assert!(matches!(gate.begin_explicit(who), Explicit::Wait));
-    attempt.succeed(who.mark, true);
+    attempt.succeed(who.mark, true, 0);
     gate.lost(gate.epoch());
     assert!(!begin(&gate, pool(2), 1).is_known_bad(b"1234"));
 }
@@ -180,7 +180,7 @@ fn pools_with_the_same_credential_share_the_login_and_others_are_in_conflict() {
 fn pin_pads_share_a_login_that_has_no_pin() {
     let gate = Arc::new(Gate::default());
     let pad = |number| Who { protected: true, ..pool(number) };
-    let word = begin(&gate, pad(1), 0).succeed(None, true);
+    let word = begin(&gate, pad(1), 0).succeed(None, true, 0);
     assert_eq!(gate.check(pad(2), 0, 0), Verdict::Pass(word));
     assert_eq!(gate.check(with(&gate, pool(3), b"1234"), 0, 0), Verdict::Refuse(conflict()));
 }
@@ -188,7 +188,7 @@ fn pin_pads_share_a_login_that_has_no_pin() {
 #[test]
 fn the_last_pool_that_shares_a_login_ends_it_whoever_else_has_sessions() {
     let (gate, _) = logged_in(b"1234");
-    gate.session_opened();
+    gate.session_opened(0);
     assert!(matches!(gate.check(with(&gate, pool(2), b"1234"), 0, 0), Verdict::Pass(_)));
     assert!(matches!(gate.check(with(&gate, pool(3), b"9999"), 0, 0), Verdict::Compare(_)));
     assert!(!gate.leave(1));
@@ -201,11 +201,11 @@ fn the_last_pool_that_shares_a_login_ends_it_whoever_else_has_sessions() {
 #[test]
 fn a_login_that_was_not_ours_is_not_ours_to_end() {
     let gate = Arc::new(Gate::default());
-    gate.session_opened();
-    begin(&gate, pool(1), 0).succeed(Some(gate.mark(b"1234")), false);
+    gate.session_opened(0);
+    begin(&gate, pool(1), 0).succeed(Some(gate.mark(b"1234")), false, 0);
     assert!(!gate.leave(1));
-    begin(&gate, pool(1), 0).succeed(Some(gate.mark(b"1234")), false);
-    assert!(!gate.session_closing());
+    begin(&gate, pool(1), 0).succeed(Some(gate.mark(b"1234")), false, 0);
+    assert!(!gate.session_closing(0));
     assert!(!gate.is_logged_in());
 }
 
@@ -230,17 +230,59 @@ fn a_logout_holds_everybody_back_and_voids_the_handles() {
 #[test]
 fn a_lost_login_is_noticed_once_and_voids_the_handles() {
     let gate = Arc::new(Gate::default());
-    gate.session_opened();
-    begin(&gate, pool(1), 0).succeed(None, true);
+    gate.session_opened(0);
+    begin(&gate, pool(1), 0).succeed(None, true, 0);
     let epoch = gate.epoch();
     gate.lost(epoch);
     assert!(gate.epoch() > epoch);
     let again = gate.epoch();
     gate.lost(epoch);
     assert_eq!(gate.epoch(), again);
-    begin(&gate, pool(1), 1).succeed(None, true);
-    assert!(gate.session_closing());
+    begin(&gate, pool(1), 1).succeed(None, true, 0);
+    assert!(gate.session_closing(0));
     assert!(!gate.is_logged_in());
+}
+
+#[test]
+fn a_token_that_was_away_is_logged_out_and_has_no_sessions_but_knows_what_was_refused() {
+    let (gate, word) = logged_in(b"1234");
+    gate.session_opened(0);
+    gate.session_opened(0);
+    gate.refused(CKU_SO, gate.mark(b"1111"), refused(), 0);
+    assert!(gate.reset(0));
+    assert!(!gate.reset(0), "it was said twice");
+    assert_eq!((gate.generation(), gate.is_logged_in(), gate.sessions()), (1, false, 0));
+    assert!(gate.epoch() > word >> 1);
+    assert!(matches!(gate.check(Who { user: CKU_SO, ..pool(2) }, 1, 1), Verdict::Refuse(_)));
+    // What is left of the sessions of before does not count.
+    begin(&gate, pool(1), 1).succeed(Some(gate.mark(b"1234")), true, 1);
+    gate.session_opened(1);
+    gate.session_opened(0);
+    assert!(!gate.session_closing(0));
+    assert_eq!((gate.is_logged_in(), gate.sessions()), (true, 1));
+}
+
+#[test]
+fn a_login_behind_which_the_token_went_away_is_none() {
+    let gate = Arc::new(Gate::default());
+    let attempt = begin(&gate, pool(1), 0);
+    assert!(gate.reset(0));
+    assert_eq!(gate.check(pool(1), 0, 0), Verdict::Wait, "the attempt goes on");
+    let word = attempt.succeed(Some(gate.mark(b"1234")), true, 0);
+    assert_eq!(word & 1, 0);
+    assert!(matches!(gate.check(pool(1), 0, 0), Verdict::Begin(_)));
+}
+
+#[test]
+fn handles_are_void_once_when_sessions_of_nobodys_login_died() {
+    let gate = Gate::default();
+    let epoch = gate.epoch();
+    gate.outdate(epoch);
+    gate.outdate(epoch);
+    assert_eq!(gate.epoch(), epoch + 1);
+    let (gate, word) = logged_in(b"1234");
+    gate.outdate(word >> 1);
+    assert_eq!(gate.word(), word, "whether the login is still there tells");
 }
 
 #[test]

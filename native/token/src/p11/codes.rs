@@ -288,6 +288,21 @@ mod tests {
         assert_eq!(Class::from_name("no_such_class"), None);
     }
 
+    /// The table for readers has every code, in the row of its class, and nothing else.
+    #[test]
+    fn the_guide_says_the_same() {
+        let guide = include_str!("../../../../guides/failure_handling.md");
+        let cells = |row: &'static str| row.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
+        let rows: Vec<_> = guide.lines().filter(|line| line.starts_with("| `:")).map(cells).collect();
+        let classes: Vec<_> = rows.iter().map(|row| row[0].trim_matches(['`', ':'])).collect();
+        assert_eq!(classes, Class::ALL.map(Class::name));
+        for (row, class) in rows.iter().zip(Class::ALL).filter(|(_, class)| *class != Class::Unknown) {
+            let listed: Vec<_> = row[1].split(", ").map(str::to_ascii_lowercase).collect();
+            let own: Vec<_> = all().filter(|(_, _, other)| *other == class).map(|(_, name, _)| name).collect();
+            assert_eq!(listed, own, "{}", class.name());
+        }
+    }
+
     #[test]
     fn what_nobody_knows() {
         assert_eq!(name(CKR_OK), "ok");

@@ -1,0 +1,219 @@
+//! Whether a pool has its token, in one place.
+//!
+//! ```text
+//!   Detached --found--> Up <----------------------+
+//!      |                | \__ trouble __          |
+//!      |       token lost              v          | found again
+//!      |                |       Recovering -------+
+//!      v                v              | not at once
+//!     Down(never found) Down <---------+ ---------^
+//! ```
+//!
+//! While it recovers, for a moment, operations are held back; while it is down, they are refused. In both, one thread sees to it
+//! (`recovery.rs`); from everywhere a drain leads to `Stopped`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use session_pool::Millis;
+
+use crate::error::{Error, Unavailable};
+use crate::host::Host;
+use crate::module::ModuleUse;
+use crate::p11::CallError;
+use crate::pool::TokenPool;
+use crate::request::Work;
+use crate::token::{Claim, Token};
+
+/// For how long operations are held back; then new ones are refused.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a pool that has found its token holds on to. The claim goes before the module's use: the last one out finalizes it.
+pub(crate) struct Anchor {
+    pub(crate) claim: Claim,
+    pub(crate) module: ModuleUse,
+}
+
+/// A pool's attachment to its token.
+pub(crate) enum Attachment {
+    /// Nothing was looked for yet.
+    Detached,
+    /// The token is there.
+    Up(Anchor),
+    /// It may be back at once.
+    Recovering(Absence),
+    /// It is away.
+    Down(Absence),
+    /// The pool has ended.
+    Stopped,
+}
+
+/// A token that is away.
+pub(crate) struct Absence {
+    /// `None`: it was never there.
+    pub(crate) anchor: Option<Anchor>,
+    pub(crate) since: Instant,
+    /// The call that told.
+    pub(crate) call: Option<CallError>,
+    /// What the last look came to.
+    pub(crate) cause: Option<Error>,
+    pub(crate) remedy: Remedy,
+    pub(crate) retry_at: Instant,
+    /// Whether a thread sees to it.
+    pub(crate) attended: bool,
+}
+
+/// What the next look for a token begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    Look,
+    LogOut,
+    Reinitialize {
+        /// The module's incarnation that is in trouble.
+        seen: u64,
+    },
+}
+
+/// What an operation finds that is about to run.
+pub(crate) enum Readiness {
+    Ready,
+    /// It goes back to its place.
+    Held,
+    Refused(Error),
+}
+
+/// A pool's attachment, and who waits for it.
+pub(crate) struct Mooring<H: Host> {
+    pub(crate) attachment: RwLock<Attachment>,
+    /// It is not `Up`: for a look without the lock. Written under it.
+    pub(crate) troubled: AtomicBool,
+    /// Logins and logouts that are held back: they would pass the pool's gate.
+    pub(crate) held: Mutex<Vec<Work<H>>>,
+    /// Where the recovery's thread sleeps.
+    pub(crate) bed: Mutex<()>,
+    pub(crate) woken: Condvar,
+}
+
+impl<H: Host> Default for Mooring<H> {
+    fn default() -> Self {
+        Self {
+            attachment: RwLock::new(Attachment::Detached),
+            troubled: AtomicBool::new(true),
+            held: Mutex::default(),
+            bed: Mutex::default(),
+            woken: Condvar::new(),
+        }
+    }
+}
+
+impl Attachment {
+    pub(crate) fn anchor(&self) -> Option<&Anchor> {
+        match self {
+            Self::Up(anchor) => Some(anchor),
+            Self::Recovering(absence) | Self::Down(absence) => absence.anchor.as_ref(),
+            Self::Detached | Self::Stopped => None,
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self {
+            Self::Up(_) => Readiness::Ready,
+            Self::Recovering(_) => Readiness::Held,
+            Self::Down(absence) => Readiness::Refused(absence.error()),
+            Self::Detached => Readiness::Refused(Error::not_initialized("C_Initialize")),
+            Self::Stopped => Readiness::Refused(Error::Draining),
+        }
+    }
+}
+
+impl Absence {
+    /// A token that has just been lost.
+    pub(crate) fn of(mut anchor: Anchor, call: Option<CallError>, remedy: Remedy, delay: Duration) -> Self {
+        anchor.module.set_up(false);
+        let since = Instant::now();
+        Self { anchor: Some(anchor), since, call, cause: None, remedy, retry_at: since + delay, attended: true }
+    }
+
+    /// A token that was not found at the start.
+    pub(crate) fn never_found(cause: Error, delay: Duration) -> Self {
+        let since = Instant::now();
+        let (call, remedy, retry_at) = (None, Remedy::Look, since + delay);
+        Self { anchor: None, since, call, cause: Some(cause), remedy, retry_at, attended: true }
+    }
+
+    /// What callers are told.
+    pub(crate) fn error(&self) -> Error {
+        if self.anchor.is_none()
+            && let Some(cause) = &self.cause
+        {
+            return cause.clone();
+        }
+        Error::TokenUnavailable(Unavailable {
+            call: self.call.or_else(|| self.cause.as_ref()?.call()),
+            cause: self.cause.as_ref().map(Error::to_string),
+            away: millis(self.since.elapsed()),
+            // Never 0: it is being looked for right now.
+            retry_after: millis(self.retry_at.saturating_duration_since(Instant::now())).max(1),
+        })
+    }
+}
+
+fn millis(duration: Duration) -> Millis {
+    duration.as_millis() as Millis
+}
+
+impl<H: Host> TokenPool<H> {
+    /// The token, or why there is none.
+    pub fn token(&self) -> Result<Arc<Token>, Error> {
+        match &*self.mooring.attachment.read() {
+            Attachment::Up(anchor) | Attachment::Recovering(Absence { anchor: Some(anchor), .. }) => {
+                Ok(anchor.claim.token().clone())
+            }
+            other => match other.readiness() {
+                Readiness::Refused(error) => Err(error),
+                Readiness::Ready | Readiness::Held => Err(Error::Reinitializing),
+            },
+        }
+    }
+
+    /// Whether an operation may run.
+    #[inline]
+    pub(crate) fn readiness(&self) -> Readiness {
+        if !self.mooring.troubled.load(Ordering::Acquire) {
+            return Readiness::Ready;
+        }
+        self.mooring.attachment.read().readiness()
+    }
+
+    /// Why a new operation is not even taken.
+    #[inline]
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        if !self.mooring.troubled.load(Ordering::Acquire) {
+            return None;
+        }
+        match &*self.mooring.attachment.read() {
+            Attachment::Recovering(absence) if absence.since.elapsed() >= PATIENCE => Some(absence.error()),
+            // A pool that has stopped says so by itself.
+            Attachment::Stopped => None,
+            other => match other.readiness() {
+                Readiness::Refused(error) => Some(error),
+                Readiness::Ready | Readiness::Held => None,
+            },
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(*self.mooring.attachment.read(), Attachment::Stopped)
+    }
+
+    /// One step of the attachment, and what comes of it.
+    pub(crate) fn change<T>(&self, step: impl FnOnce(Attachment) -> (Attachment, T)) -> T {
+        let mut attachment = self.mooring.attachment.write();
+        let (next, result) = step(std::mem::replace(&mut *attachment, Attachment::Stopped));
+        self.mooring.troubled.store(!matches!(next, Attachment::Up(_)), Ordering::Release);
+        *attachment = next;
+        result
+    }
+}

@@ -1,0 +1,72 @@
+defmodule Pkcs11Pool.RetryPolicyTest do
+  # Any return code can be moved to another class, and what the pool does follows.
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.{Error, ReturnCode}
+  alias Pkcs11Pool.Test.{ChaosToken, Pools, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+
+  # What the standard names but for success and what speaks of a PIN, vendors' codes, and what nobody knows.
+  @codes for(
+           name <- ReturnCode.names(),
+           code = ReturnCode.code(name),
+           code != 0 and code not in ReturnCode.credential_codes(),
+           do: code
+         ) ++ [0x80000000, 0x80000123, 0xFFFFFFFF, 0x4, 0x7FFFFFFF]
+
+  # From the class to what an idempotent operation that fails once comes to, at its one call: attempts, sessions opened, modules initialized.
+  @once %{
+    dead_session: {:ok, 2, 1, 0},
+    device_trouble: {:ok, 2, 0, 0},
+    module: {:ok, 2, 1, 1},
+    dirty_session: {:error, 1, 1, 0},
+    token_gone: {:error, 1, 1, 0},
+    unknown: {:error, 1, 1, 0},
+    ambiguous: {:error, 1, 0, 0},
+    caller: {:error, 1, 0, 0}
+  }
+
+  for {class, expected} <- @once do
+    test "#{class}" do
+      class = unquote(class)
+      {result, attempts, opened, initialized} = unquote(Macro.escape(expected))
+      token = ChaosToken.new!()
+      chaos = token.chaos
+      on_exit(fn -> Chaos.stop(chaos) end)
+      pool = :"pool-#{System.unique_integer([:positive])}"
+      policy = Map.new(@codes, &{&1, class})
+      opts = [name: pool, pool_size: 1, retry_policy: policy]
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
+
+      for code <- @codes do
+        # A session is there, whatever the last one has done to it.
+        assert {:ok, _bytes} = Pkcs11Pool.generate_random(pool, 8)
+        Pools.drained!(pool)
+        Chaos.reset_counts(chaos)
+        Chaos.fail(chaos, :C_GenerateRandom, code, count: 1)
+
+        case Pkcs11Pool.generate_random(pool, 8) do
+          {:ok, _bytes} -> assert result == :ok
+          {:error, %Error{code: ^code, function: :C_GenerateRandom}} -> assert result == :error
+        end
+
+        assert Chaos.calls(chaos, :C_GenerateRandom) == attempts, inspect(code)
+        # A session that was dropped is replaced when it is wanted.
+        assert {:ok, _bytes} = Pkcs11Pool.generate_random(pool, 8)
+        Pools.drained!(pool)
+        assert sessions(chaos) == opened, inspect({code, Chaos.calls(chaos)})
+
+        assert Chaos.calls(chaos, :C_Initialize) == initialized,
+               inspect({code, Chaos.calls(chaos)})
+      end
+
+      assert %{state: :up} = Pkcs11Pool.status(pool)
+      assert Chaos.violations(chaos) == []
+    end
+  end
+
+  # Those that the pool has opened to use them: not that of a look for the token, which is closed at once.
+  defp sessions(chaos) do
+    Chaos.calls(chaos, :C_OpenSession) - Chaos.calls(chaos, :C_Initialize)
+  end
+end
