@@ -125,7 +125,9 @@ defmodule Pkcs11Pool do
     * `:size` - the most sessions; `:ceiling` - the most that the token allows now
     * `:idle`, `:running`, `:leased`, `:opening`, `:closing` - sessions
     * `:waiting` - operations
-    * `:hung` - operations whose caller was freed at its `:operation_timeout` while the module still runs them
+    * `:hung` - calls that the module does not return from though their time is over, and sessions that such calls have left to be closed. On
+      native threads they are quarantined: their sessions are in no other number, and others take their places, up to `:size`
+    * `:serialized` - whether one call is in the module at a time
     * `:epoch` - changes whenever the token's handles may have become invalid
     * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in`, `:poisoned` (a PIN was refused), or `:conflict` (logged in with another
       PIN than this pool's)
@@ -140,7 +142,7 @@ defmodule Pkcs11Pool do
 
         status
         |> Map.drop([:draining, :down, :runners, :active])
-        |> Map.merge(%{state: state(status), executor: executor, ceiling: status.size})
+        |> Map.merge(%{state: state(status), executor: executor})
         |> Map.merge(
           if(status.down, do: %{down: Error.from_native(status.down, pool)}, else: %{})
         )

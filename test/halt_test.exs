@@ -23,6 +23,7 @@ defmodule Pkcs11Pool.HaltTest do
           "quick" -> Pkcs11Pool.sign(pool[:name], "signing", :ecdsa, :binary.copy("x", 32))
           "large" -> Pkcs11Pool.digest(pool[:name], :sha512, :binary.copy("x", 32 * 1_048_576))
           "stuck" -> Pkcs11Pool.digest(pool[:name], :sha256, :binary.copy("x", 300_000))
+          "hung" -> Pkcs11Pool.digest(pool[:name], :sha256, :binary.copy("x", 300_000), operation_timeout: 100)
         end
 
         :counters.add(done, 1, 1)
@@ -31,7 +32,9 @@ defmodule Pkcs11Pool.HaltTest do
   end
 
   under_load = fn wait ->
-    running? = Enum.all?(pools, &(Pkcs11Pool.status(&1[:name]).running > 0))
+    key = if calls == "hung", do: :hung, else: :running
+    busy = if calls == "hung", do: &(&1[:pool_size] - 1), else: fn _pool -> 0 end
+    running? = Enum.all?(pools, &(Map.fetch!(Pkcs11Pool.status(&1[:name]), key) > busy.(&1)))
 
     unless running? and (calls != "quick" or :counters.get(done, 1) > 200) do
       Process.sleep(1)
@@ -84,6 +87,17 @@ defmodule Pkcs11Pool.HaltTest do
       SoftHSM.hold!(token)
       pool = pool(token, executor: unquote(executor), shutdown_timeout: 100)
       assert_ends_well(script, [pool], unquote(ending), "stuck")
+    end
+  end
+
+  for executor <- [:dirty_io, :threads] do
+    test "System.stop does not wait for calls that hang, executor #{executor}", %{script: script} do
+      token = SoftHSM.valve!(SoftHSM.new_token!())
+      SoftHSM.hold!(token)
+      pool = pool(token, executor: unquote(executor), shutdown_timeout: 20_000)
+      {time, _} = :timer.tc(fn -> assert_ends_well(script, [pool], "stop", "hung") end)
+      # With the start of a VM, and the time until all of them hang.
+      assert time < 15_000_000
     end
   end
 

@@ -33,6 +33,37 @@ defmodule Pkcs11Pool.TelemetryTest do
     assert map_size(measured) == 1
   end
 
+  test "a call that hangs is an event, and so is the end of its session" do
+    alias Pkcs11Pool.Test.{ChaosToken, SoftHSM}
+    alias Pkcs11Pool.Testing.Chaos
+
+    token = ChaosToken.new!()
+    on_exit(fn -> Chaos.stop(token.chaos) end)
+    opts = SoftHSM.pool_opts(token, name: :hanging, executor: :threads, operation_timeout: 200)
+    start_supervised!({Pkcs11Pool, opts})
+    :ok = Pkcs11Pool.await_ready(:hanging, 10_000)
+    Chaos.hang(token.chaos, :C_GenerateRandom, count: 1)
+    assert {:error, %Error{reason: :operation_timeout}} = Pkcs11Pool.generate_random(:hanging, 8)
+
+    assert_receive {[:pkcs11_pool, :session, :hung], %{duration: duration},
+                    %{
+                      pool: :hanging,
+                      session: session,
+                      operation: :generate_random,
+                      executor: :threads,
+                      hung: 1,
+                      reason: :replaced
+                    }},
+                   5_000
+
+    assert System.convert_time_unit(duration, :native, :millisecond) >= 200
+    Chaos.release(token.chaos)
+
+    assert_receive {[:pkcs11_pool, :session, :closed], _measured,
+                    %{pool: :hanging, session: ^session, reason: :hung}},
+                   5_000
+  end
+
   test "a span is a start and a stop with result and reason" do
     span = Telemetry.start(:operation, %{pool: :hsm, operation: :sign, mine: 1})
 

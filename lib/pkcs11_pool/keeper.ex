@@ -19,11 +19,12 @@ defmodule Pkcs11Pool.Keeper do
     Telemetry
   }
 
-  # How often surplus sessions are looked for, at most and at least, in ms.
-  @tick 50..10_000
+  # How often surplus sessions and hung calls are looked for, at most and at least, in ms.
+  @tick 50..1_000
 
   # `asking`: from the monitor of a process that asks the PIN source to what it asks for, and since when.
-  defstruct [:options, :pool, asking: %{}]
+  # `ceiling`: as it was at the last tick; `warned`: the lowest that was logged.
+  defstruct [:options, :pool, :ceiling, :warned, asking: %{}]
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -112,16 +113,16 @@ defmodule Pkcs11Pool.Keeper do
     Registry.update(name, &%{&1 | executor: executor})
     Slots.register_pool(name, size)
     start_runners(state)
-    {:reply, :ok, state}
+    {:reply, :ok, %{put_in(state.options.pool_size, size) | ceiling: size, warned: nil}}
   end
 
   @impl GenServer
   def handle_info({:pkcs11_pool, notice}, state), do: {:noreply, told(notice, state)}
 
   def handle_info(:tick, state) do
-    Native.tick(state.pool)
+    ceiling = Native.tick(state.pool)
     tick(state)
-    {:noreply, state}
+    {:noreply, ceiling(state, ceiling)}
   end
 
   # It provides the PIN by itself; one that ends otherwise must not leave anybody waiting.
@@ -172,6 +173,35 @@ defmodule Pkcs11Pool.Keeper do
   defp told({:session_closed, session, reason}, state) do
     metadata = %{pool: state.options.name, session: session, reason: reason}
     Telemetry.execute([:session, :closed], %{}, metadata)
+    state
+  end
+
+  defp told({:session_hung, session, operation, ms, cost, executor}, %{options: options} = state) do
+    status = Native.status(state.pool)
+
+    duration = System.convert_time_unit(ms, :millisecond, :native)
+
+    Telemetry.execute([:session, :hung], %{duration: duration}, %{
+      pool: options.name,
+      session: session,
+      operation: operation,
+      executor: executor,
+      hung: status.hung,
+      reason: cost
+    })
+
+    Logger.warning(
+      "pool #{inspect(options.name)}: #{call(operation, session)} has not returned for #{ms} ms; #{cost(cost, status)}"
+    )
+
+    state
+  end
+
+  defp told({:hung_returned, session, operation, ms}, state) do
+    Logger.info(
+      "pool #{inspect(state.options.name)}: #{call(operation, session)}, which hung, has returned after #{ms} ms"
+    )
+
     state
   end
 
@@ -231,6 +261,55 @@ defmodule Pkcs11Pool.Keeper do
   end
 
   defp told(:drained, state), do: state
+
+  defp call(operation, 0), do: "the opening of a session (for #{operation})"
+  defp call(operation, session), do: "#{operation} on session #{session}"
+
+  defp cost(:replaced, status),
+    do: "its session is replaced (#{status.hung} of #{status.size} quarantined)"
+
+  defp cost(:session, status) do
+    why = if status.serialized, do: "the module is serialized", else: "no more are replaced"
+    "it holds one of the pool's #{status.size} sessions until it returns (#{why})"
+  end
+
+  defp cost(:scheduler, _status) do
+    schedulers = :erlang.system_info(:dirty_io_schedulers)
+
+    "it holds one of the VM's #{schedulers} dirty-IO schedulers until it returns; with executor: :threads it would not"
+  end
+
+  defp cost(:login, _status), do: "nobody logs in or out until it returns"
+
+  ## The ceiling
+
+  defp ceiling(%{options: %{name: name}} = state, ceiling) do
+    cond do
+      ceiling < (state.warned || size(state)) ->
+        Logger.warning(
+          "pool #{inspect(name)}: the token gives only #{ceiling} sessions; the pool's size is #{size(state)}. " <>
+            "Set :pool_size to what the token allows"
+        )
+
+        %{state | ceiling: ceiling, warned: ceiling}
+
+      ceiling == size(state) ->
+        rises(state, ceiling)
+        %{state | ceiling: ceiling, warned: nil}
+
+      true ->
+        rises(state, ceiling)
+        %{state | ceiling: ceiling}
+    end
+  end
+
+  defp rises(%{ceiling: before, options: %{name: name}}, ceiling)
+       when before != nil and ceiling > before,
+       do: Logger.debug("pool #{inspect(name)}: the token gives #{ceiling} sessions")
+
+  defp rises(_state, _ceiling), do: :ok
+
+  defp size(state), do: state.options.pool_size
 
   ## Runners
 
@@ -298,7 +377,11 @@ defmodule Pkcs11Pool.Keeper do
 
   defp tick(%{options: options}) do
     # An atom is greater than any number.
-    shortest = min(min(options.idle_ttl, options.max_lifetime), inactivity(options) || :infinity)
+    shortest =
+      [options.idle_ttl, options.max_lifetime, options.operation_timeout]
+      |> Enum.min()
+      |> min(inactivity(options) || :infinity)
+
     interval = if shortest == :infinity, do: @tick.last, else: div(shortest, 4)
     Process.send_after(self(), :tick, interval |> max(@tick.first) |> min(@tick.last))
   end
@@ -307,7 +390,7 @@ defmodule Pkcs11Pool.Keeper do
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
 
     Stream.repeatedly(fn ->
-      left = Native.left(state.pool)
+      left = Native.pending(state.pool)
       wait = if deadline == :infinity, do: 1_000, else: deadline - now()
 
       if left > 0 and wait > 0 do
@@ -342,6 +425,8 @@ defmodule Pkcs11Pool.Keeper do
       inactivity_timeout: inactivity(options),
       explicit_login: options.type == :token and options.reauthentication == :fail,
       read_only: options.read_only,
+      serialize: options.serialize,
+      operation_timeout: finite(options.operation_timeout),
       key_cache_ttl: finite(options.key_cache_ttl),
       retry_policy: for({code, class} <- options.retry_policy, do: {code, Atom.to_string(class)}),
       pool_size: options.pool_size,

@@ -124,8 +124,8 @@ defmodule Pkcs11Pool.Native do
   @spec provision(map, tuple) :: :ok | {:error, error}
   def provision(_place, _what), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Time passes: surplus sessions close, a pool that was not used for long logs out."
-  @spec tick(pool) :: :ok
+  @doc "Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling."
+  @spec tick(pool) :: ceiling :: pos_integer
   def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "How many runners are missing: processes, and native threads."
@@ -143,6 +143,10 @@ defmodule Pkcs11Pool.Native do
   @doc "Sessions that a draining pool has yet to close."
   @spec left(pool) :: non_neg_integer
   def left(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Those of them for which it is worth waiting: they are in no call that hangs."
+  @spec pending(pool) :: non_neg_integer
+  def pending(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Answers what still runs in a drained pool."
   @spec give_up(pool) :: :ok

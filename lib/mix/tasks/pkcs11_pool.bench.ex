@@ -65,7 +65,7 @@ defmodule Mix.Tasks.Pkcs11Pool.Bench do
             16   threads     2,915    +95 %     8 %     21.4     32.3     77.8
             24   threads     4,300    +48 %     3 %     14.6     21.4      215
 
-      The token gave 24 sessions and no more (session_count): larger pools were not measured.
+      The token gave 24 sessions and no more: larger pools were not measured.
 
       Recommended: pool_size: 24, executor: :threads
 

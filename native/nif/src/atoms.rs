@@ -23,10 +23,12 @@ rustler::atoms! {
     pools, leases,
     unknown, iv, cause, away_ms, retry_after_ms, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
-    runners_wanted, pin_wanted, session_opened, session_refused, session_closed, login_ended, logged_out, drained, lease_expired,
-    retried, up, reinitialized,
+    runners_wanted, pin_wanted, session_opened, session_refused, session_closed, session_hung, hung_returned, login_ended, logged_out,
+    drained, lease_expired, retried, up, reinitialized,
+    // what a hung call costs
+    replaced, session, scheduler,
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status
-    size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down,
+    size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down, ceiling, serialized,
 }

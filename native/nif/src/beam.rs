@@ -80,6 +80,11 @@ impl Wake for Runner {
             Self::Thread(sender) => drop(sender.try_send(())),
         }
     }
+
+    fn is_expendable(&self) -> bool {
+        // A process's NIF keeps its scheduler, whatever becomes of the process.
+        matches!(self, Self::Thread(_))
+    }
 }
 
 /// A keeper's address.

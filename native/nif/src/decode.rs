@@ -208,6 +208,8 @@ pub(crate) struct Options<'a> {
     login: Atom,
     user: u64,
     read_only: bool,
+    serialize: bool,
+    operation_timeout: Option<u64>,
     key_cache_ttl: Option<u64>,
     retry_policy: Vec<(u64, String)>,
     pool_size: usize,
@@ -234,7 +236,10 @@ impl Options<'_> {
         let class = |(code, name): &(u64, String)| Some((*code, Class::from_name(name)?));
         Ok(PoolOptions {
             module: self.module.clone(),
-            module_config: module_config(&self.module_sha256, &self.module_env, &self.module_args),
+            module_config: ModuleConfig {
+                serialize: self.serialize,
+                ..module_config(&self.module_sha256, &self.module_env, &self.module_args)
+            },
             selector: selector(self.slot)?,
             exclusive: self.exclusive,
             login,
@@ -243,6 +248,7 @@ impl Options<'_> {
             inactivity_timeout: self.inactivity_timeout,
             explicit_login: self.explicit_login,
             read_only: self.read_only,
+            operation_timeout: self.operation_timeout,
             key_cache_ttl: self.key_cache_ttl,
             policy: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
             sessions: Config {
@@ -262,6 +268,7 @@ fn module_config(sha256: &Option<String>, env: &HashMap<String, String>, args: &
         sha256: sha256.as_deref().map(str::to_ascii_lowercase),
         env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
         args: args.clone(),
+        serialize: false,
     }
 }
 

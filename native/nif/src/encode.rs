@@ -4,7 +4,7 @@ use rustler::types::map::map_new;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
 use token::host::{Notice, Outcome};
 use token::p11::{AttributeRead, MechanismInfo};
-use token::{Answer, Error, Executed, Failure, Object, Retry, Status, Unavailable};
+use token::{Answer, Cost, Error, Executed, Failure, Object, Retry, Status, Unavailable};
 
 use crate::atoms;
 
@@ -121,6 +121,13 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
         Notice::SessionOpened { session, nanos } => (atoms::session_opened(), session, nanos).encode(env),
         Notice::SessionRefused { reason, nanos } => (atoms::session_refused(), name(env, reason), nanos).encode(env),
         Notice::SessionClosed { session, reason } => (atoms::session_closed(), session, name(env, reason)).encode(env),
+        Notice::SessionHung { session, operation, ms, cost, threads } => {
+            let executor = if threads { atoms::threads() } else { atoms::dirty_io() };
+            (atoms::session_hung(), session, name(env, operation), ms, self::cost(cost), executor).encode(env)
+        }
+        Notice::HungReturned { session, operation, ms } => {
+            (atoms::hung_returned(), session, name(env, operation), ms).encode(env)
+        }
         Notice::LoginEnded { result, nanos } => (atoms::login_ended(), name(env, result), nanos).encode(env),
         Notice::LoggedOut { reason } => (atoms::logged_out(), name(env, reason)).encode(env),
         Notice::Retried(Retry { class, call }) => {
@@ -130,6 +137,15 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
         Notice::Up { was_there } => (atoms::up(), was_there).encode(env),
         Notice::Reinitialized => atoms::reinitialized().encode(env),
         Notice::Drained => atoms::drained().encode(env),
+    }
+}
+
+fn cost(cost: Cost) -> Atom {
+    match cost {
+        Cost::Replaced => atoms::replaced(),
+        Cost::Session => atoms::session(),
+        Cost::Scheduler => atoms::scheduler(),
+        Cost::Login => atoms::login(),
     }
 }
 
@@ -144,6 +160,7 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
         env,
         vec![
             (atoms::size(), stats.size.encode(env)),
+            (atoms::ceiling(), stats.ceiling.encode(env)),
             (atoms::idle(), stats.idle.encode(env)),
             (atoms::running(), stats.running.encode(env)),
             (atoms::opening(), stats.opening.encode(env)),
@@ -153,6 +170,7 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
             (atoms::leased(), status.leased.encode(env)),
             (atoms::active(), status.active.encode(env)),
             (atoms::hung(), status.hung.encode(env)),
+            (atoms::serialized(), status.serialized.encode(env)),
             (atoms::runners(), status.runners.encode(env)),
             (atoms::epoch(), status.epoch.encode(env)),
             (atoms::login(), name(env, status.login)),

@@ -30,6 +30,9 @@ use crate::courier::{Due, Expiry, Job};
 /// other users of the dirty-IO schedulers get their turn.
 const BUDGET: Budget = Budget { time: Duration::from_millis(20), bytes: 1 << 20 };
 
+/// How often a thread of a draining pool looks whether leases are left.
+const LEASES: Duration = Duration::from_millis(50);
+
 /// A pool, which its keeper's death drains.
 pub(crate) struct PoolResource {
     pub(crate) pool: Arc<TokenPool>,
@@ -164,9 +167,12 @@ fn serve<'a>(env: Env<'a>, runner: ResourceArc<RunnerResource>) -> rustler::Atom
 #[rustler::nif]
 fn start_thread(pool: ResourceArc<PoolResource>) -> bool {
     let pool = pool.pool.clone();
+    let (sender, wakes) = bounded(1);
+    // Before there is a thread: its place is counted as taken at once, so that nobody starts another for it.
+    let (id, woken) = pool.join(Runner::Thread(sender));
+    let own = pool.clone();
     let run = move || {
-        let (sender, wakes) = bounded(1);
-        let (id, woken) = pool.join(Runner::Thread(sender));
+        let pool = own;
         let mut outlet = Thread(OwnedEnv::new());
         let mut serves = woken;
         loop {
@@ -177,13 +183,19 @@ fn start_thread(pool: ResourceArc<PoolResource>) -> bool {
                     Served::Gone => return,
                 }
             }
-            if pool.is_draining() || wakes.recv().is_err() {
-                return pool.depart(id);
-            }
-            serves = true;
+            serves = match pool.is_draining() {
+                false if wakes.recv().is_ok() => true,
+                // What a lease's holder does goes on. Its end wakes nobody: hence a look now and then.
+                true if pool.has_leases() => wakes.recv_timeout(LEASES).is_ok(),
+                _ => return pool.depart(id),
+            };
         }
     };
-    std::thread::Builder::new().name("pkcs11-runner".into()).spawn(run).is_ok()
+    let started = std::thread::Builder::new().name("pkcs11-runner".into()).spawn(run).is_ok();
+    if !started {
+        pool.withdraw(id);
+    }
+    started
 }
 
 /// Takes a call; the answer comes as `{tag, result}`. A ticket, or `{:error, error}`.
@@ -370,11 +382,10 @@ fn provision<'a>(env: Env<'a>, place: decode::Place<'a>, what: Term<'a>) -> NifR
     })
 }
 
-/// Time passes: surplus sessions close, a pool that was not used for long logs out.
+/// Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling, as it was before.
 #[rustler::nif]
-fn tick(env: Env, pool: ResourceArc<PoolResource>) -> rustler::Atom {
-    pool.pool.tick(&Scheduler(env));
-    atoms::ok()
+fn tick(env: Env, pool: ResourceArc<PoolResource>) -> usize {
+    pool.pool.tick(&Scheduler(env))
 }
 
 /// How many runners are missing: processes, and native threads.
@@ -419,6 +430,12 @@ fn drain(pool: ResourceArc<PoolResource>) -> rustler::Atom {
 #[rustler::nif]
 fn left(pool: ResourceArc<PoolResource>) -> usize {
     pool.pool.left()
+}
+
+/// Those of them for which it is worth waiting: they are in no call that hangs.
+#[rustler::nif]
+fn pending(pool: ResourceArc<PoolResource>) -> usize {
+    pool.pool.pending()
 }
 
 /// Answers what still runs in a drained pool.

@@ -12,26 +12,32 @@
 //!   capacity  <------ Closing <-------------+
 //! ```
 //!
+//! A call that hangs takes its session out of this: the *stake* that it holds is quarantined, and whoever has the session can but close it.
+//!
 //! * [`Pool`]: stripes, waiters, idle sessions, capacity.
+//! * [`Stake`]: what a session holds of the capacity; it can be quarantined while a call hangs.
 //! * [`Roster`]: the runners, and the grants that are on their way to one.
 //! * [`Progress`]: one operation's state, in one atomic word.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![forbid(unsafe_code)]
 
+mod ceiling;
 mod config;
 mod pool;
 mod progress;
+mod quarantine;
 mod roster;
+mod stake;
 mod stripe;
 mod sync;
 
 pub use config::{Config, ConfigError};
-pub use pool::{
-    Closing, Drained, Freed, Grant, Held, Opening, Pool, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting,
-};
+pub use pool::{Drained, Freed, Grant, Pool, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting};
 pub use progress::{Abandoned, Progress, Started, State};
+pub use quarantine::Quarantined;
 pub use roster::{Departed, Dispatch, Entered, Roster, RunnerId, RunnerState};
+pub use stake::{Closing, Held, Lent, Opening, Stake};
 
 /// Milliseconds on a monotonic clock that the caller reads.
 pub type Millis = u64;

@@ -5,33 +5,11 @@
 //! certain that nothing is free anywhere, and a session becomes idle only while it is certain that nothing waits.
 
 use crate::Millis;
+use crate::ceiling::Ceiling;
 use crate::config::{Config, ConfigError, share};
-use crate::stripe::{Idle, Stripe, Waiters, decrement};
+use crate::stake::{Closing, Held, Opening, Stage, Stake};
+use crate::stripe::{Idle, Stripe, Waiters};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
-
-/// An open session in a runner's hands. It must come back by `release` or `discard`.
-#[derive(Debug)]
-#[must_use = "a session that is not given back is lost to the pool"]
-pub struct Held<S> {
-    /// The session.
-    pub session: S,
-    stripe: usize,
-    expires: Option<Millis>,
-}
-
-/// The right to open one session. It must end in `opened` or `open_failed`.
-#[derive(Debug)]
-#[must_use = "capacity that is not given back is lost to the pool"]
-pub struct Opening {
-    stripe: usize,
-}
-
-/// A session that is being closed still counts. It must end in `closed`.
-#[derive(Debug)]
-#[must_use = "capacity that is not given back is lost to the pool"]
-pub struct Closing {
-    stripe: usize,
-}
 
 /// Sessions to close; for each of them `closed` is to be said.
 pub type ToClose<S> = Vec<(Closing, S)>;
@@ -126,6 +104,8 @@ pub struct Drained<S, W> {
 pub struct Stats {
     /// The most sessions.
     pub size: usize,
+    /// The most that the token gives, as far as it has said so.
+    pub ceiling: usize,
     /// Open sessions that serve nothing.
     pub idle: usize,
     /// Open sessions in a runner's hands.
@@ -134,6 +114,8 @@ pub struct Stats {
     pub opening: usize,
     /// Sessions being closed.
     pub closing: usize,
+    /// Sessions in calls that hang, which hold no capacity any more.
+    pub hung: usize,
     /// Operations that wait.
     pub waiting: usize,
     /// Whether the pool takes nothing any more.
@@ -144,8 +126,8 @@ pub struct Stats {
 
 /// The pool. `S` is a session, `W` an operation.
 pub struct Pool<S, W> {
-    stripes: Box<[Mutex<Stripe<S, W>>]>,
-    express: Mutex<Waiters<W>>,
+    pub(crate) stripes: Box<[Mutex<Stripe<S, W>>]>,
+    shared: Mutex<Shared<W>>,
     next_stripe: AtomicUsize,
     next_id: AtomicU64,
     // The following change only while all stripes are locked; they may be read under any one of the locks.
@@ -154,9 +136,11 @@ pub struct Pool<S, W> {
     /// Express waiters among them.
     express_waiting: AtomicUsize,
     gated: AtomicBool,
-    draining: AtomicBool,
+    pub(crate) draining: AtomicBool,
     /// A stripe may hold more sessions than its quota, left over by a shrink: whether one may be opened is then a matter of all stripes.
-    shrinking: AtomicBool,
+    pub(crate) shrinking: AtomicBool,
+    /// There is a ceiling below the size: so it is then, too.
+    pub(crate) capped: AtomicBool,
     /// Open sessions that the TTL leaves alone.
     floor: AtomicUsize,
     idle_ttl: Option<Millis>,
@@ -164,10 +148,16 @@ pub struct Pool<S, W> {
     max_waiting: usize,
 }
 
-/// All stripes, locked in their order, the express lane last.
-struct All<'a, S, W> {
-    stripes: Vec<MutexGuard<'a, Stripe<S, W>>>,
-    express: MutexGuard<'a, Waiters<W>>,
+/// What belongs to no stripe.
+pub(crate) struct Shared<W> {
+    express: Waiters<W>,
+    pub(crate) ceiling: Ceiling,
+}
+
+/// All stripes, locked in their order, what they share last.
+pub(crate) struct All<'a, S, W> {
+    pub(crate) stripes: Vec<MutexGuard<'a, Stripe<S, W>>>,
+    pub(crate) shared: MutexGuard<'a, Shared<W>>,
 }
 
 impl<S, W> Pool<S, W> {
@@ -183,7 +173,7 @@ impl<S, W> Pool<S, W> {
         let stripe = |index| Mutex::new(Stripe::new(share(config.max_sessions, config.stripes, index)));
         Ok(Self {
             stripes: (0..config.stripes).map(stripe).collect(),
-            express: Mutex::new(Waiters::default()),
+            shared: Mutex::new(Shared { express: Waiters::default(), ceiling: Ceiling::default() }),
             next_stripe: AtomicUsize::new(first),
             next_id: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
@@ -191,6 +181,7 @@ impl<S, W> Pool<S, W> {
             gated: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             shrinking: AtomicBool::new(false),
+            capped: AtomicBool::new(false),
             floor: AtomicUsize::new(0),
             idle_ttl: config.idle_ttl,
             max_lifetime: config.max_lifetime,
@@ -207,7 +198,7 @@ impl<S, W> Pool<S, W> {
             let mut stripe = self.stripes[home].lock();
             if self.is_open()
                 && self.waiting.load(Ordering::Relaxed) == 0
-                && let Some(source) = stripe.source(home, !self.shrinking.load(Ordering::Relaxed))
+                && let Some(source) = stripe.source(home, !self.shrinking.load(Ordering::Relaxed) && !self.is_capped())
             {
                 return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
             }
@@ -279,7 +270,7 @@ impl<S, W> Pool<S, W> {
         {
             return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
         }
-        all.express.push(ticket.id, payload);
+        all.shared.express.push(ticket.id, payload);
         self.express_waiting.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Submitted::Queued(ticket)
@@ -292,15 +283,19 @@ impl<S, W> Pool<S, W> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(waiter.payload);
         }
-        let Waiting { payload, ticket } = waiter;
+        self.restore(&mut all, waiter);
+        Ok(self.match_waiters(&mut all))
+    }
+
+    /// Puts an operation back to its place.
+    pub(crate) fn restore(&self, all: &mut All<'_, S, W>, Waiting { payload, ticket }: Waiting<W>) {
         if ticket.stripe == EXPRESS {
-            all.express.restore(ticket.id, payload);
+            all.shared.express.restore(ticket.id, payload);
             self.express_waiting.fetch_add(1, Ordering::Relaxed);
         } else {
             all.stripes[ticket.stripe].waiters.restore(ticket.id, payload);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Ok(self.match_waiters(&mut all))
     }
 
     /// A caller gives up. `Some`: the operation was still waiting, and will not run. `None`: a runner has it.
@@ -316,17 +311,19 @@ impl<S, W> Pool<S, W> {
 
     /// A session comes free in good order.
     pub fn release(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
-        let home = held.stripe;
+        if held.is_hung() {
+            return Freed::Close(Closing(held.stake), held.session);
+        }
+        let home = held.stake.stripe;
         let mut stripe = self.stripes[home].lock();
         let is_over = self.draining.load(Ordering::Relaxed) || held.is_expired(now);
         if !is_over && self.shrinking.load(Ordering::Relaxed) {
             drop(stripe);
             return self.release_shrinking(held, now);
         }
-        decrement(&mut stripe.running);
+        stripe.leave(Stage::Running);
         if is_over {
-            stripe.closing += 1;
-            return Freed::Close(Closing { stripe: home }, held.session);
+            return Freed::Close(stripe.closes(home), held.session);
         }
         let idle = Idle { session: held.session, since: now, expires: held.expires };
         if self.waiting.load(Ordering::Relaxed) == 0 {
@@ -343,7 +340,7 @@ impl<S, W> Pool<S, W> {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             stripe.running += 1;
             stripe.streak += 1;
-            let held = Held { session: idle.session, stripe: home, expires: idle.expires };
+            let held = idle.held(home);
             let waiter = Waiting { payload, ticket: Ticket { stripe: home, id } };
             return Freed::Granted(Grant { source: Source::Session(held), waiter });
         }
@@ -360,16 +357,14 @@ impl<S, W> Pool<S, W> {
     /// where there is room.
     fn release_shrinking(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
         let mut all = self.lock_all();
-        decrement(&mut all.stripes[held.stripe].running);
+        let home = held.stake.stripe;
+        all.stripes[home].leave(Stage::Running);
         // Those that are closing go anyway: they are not held against it.
         let room = |stripe: &Stripe<S, W>| stripe.quota.saturating_sub(stripe.taken() - stripe.closing);
         let staying = all.sum(|stripe| stripe.taken() - stripe.closing);
-        let stripe = std::iter::once(held.stripe).chain(0..all.stripes.len()).find(|index| room(&all.stripes[*index]) > 0);
-        let (Some(stripe), true, false) =
-            (stripe, staying < all.sum(|stripe| stripe.quota), self.draining.load(Ordering::Relaxed))
-        else {
-            all.stripes[held.stripe].closing += 1;
-            return Freed::Close(Closing { stripe: held.stripe }, held.session);
+        let stripe = std::iter::once(home).chain(0..all.stripes.len()).find(|index| room(&all.stripes[*index]) > 0);
+        let (Some(stripe), true, false) = (stripe, staying < all.size(), self.draining.load(Ordering::Relaxed)) else {
+            return Freed::Close(all.stripes[home].closes(home), held.session);
         };
         all.stripes[stripe].idle.push_back(Idle { session: held.session, since: now, expires: held.expires });
         self.shrinking.store(all.has_leftover(), Ordering::Relaxed);
@@ -381,47 +376,49 @@ impl<S, W> Pool<S, W> {
 
     /// A session that must not be used again: close it, then say `closed`.
     pub fn discard(&self, held: Held<S>) -> (Closing, S) {
-        let mut stripe = self.stripes[held.stripe].lock();
-        decrement(&mut stripe.running);
-        stripe.closing += 1;
-        (Closing { stripe: held.stripe }, held.session)
+        let stake = held.stake;
+        if !stake.is_hung() {
+            let mut stripe = self.stripes[stake.stripe].lock();
+            stripe.leave(stake.stage);
+            stripe.closing += 1;
+        }
+        (Closing(stake.at(Stage::Closing)), held.session)
     }
 
     /// A session was opened: it is the opener's to run on.
-    pub fn opened(&self, opening: Opening, session: S, now: Millis) -> Held<S> {
-        let mut stripe = self.stripes[opening.stripe].lock();
-        decrement(&mut stripe.opening);
-        stripe.running += 1;
+    pub fn opened(&self, Opening(stake): Opening, session: S, now: Millis) -> Held<S> {
+        if !stake.is_hung() {
+            let mut stripe = self.stripes[stake.stripe].lock();
+            stripe.leave(stake.stage);
+            stripe.running += 1;
+        }
         let expires = self.max_lifetime.map(|lifetime| now.saturating_add(self.jitter(lifetime)));
-        Held { session, stripe: opening.stripe, expires }
+        Held { session, stake: stake.at(Stage::Running), expires }
     }
 
     /// A session could not be opened: its capacity goes to the next waiter.
-    pub fn open_failed(&self, opening: Opening) -> Option<Grant<S, W>> {
-        decrement(&mut self.stripes[opening.stripe].lock().opening);
-        self.match_one()
+    pub fn open_failed(&self, Opening(stake): Opening) -> Option<Grant<S, W>> {
+        self.forfeit(stake)
     }
 
     /// A session is closed: its capacity goes to the next waiter.
-    pub fn closed(&self, closing: Closing) -> Option<Grant<S, W>> {
-        decrement(&mut self.stripes[closing.stripe].lock().closing);
-        self.match_one()
+    pub fn closed(&self, Closing(stake): Closing) -> Option<Grant<S, W>> {
+        self.forfeit(stake)
     }
 
     /// A session is closed, and another was opened in its stead before: it is the opener's to release.
-    pub fn replaced(&self, closing: Closing, session: S, now: Millis) -> Held<S> {
-        let Closing { stripe } = closing;
-        {
-            let mut stripe = self.stripes[stripe].lock();
-            decrement(&mut stripe.closing);
+    pub fn replaced(&self, Closing(stake): Closing, session: S, now: Millis) -> Held<S> {
+        if !stake.is_hung() {
+            let mut stripe = self.stripes[stake.stripe].lock();
+            stripe.leave(stake.stage);
             stripe.opening += 1;
         }
-        self.opened(Opening { stripe }, session, now)
+        self.opened(Opening(stake.at(Stage::Opening)), session, now)
     }
 
     /// Time passes: the sessions that have lain idle for longer than the TTL, or lived longer than they may, are to be closed, but never
-    /// the last `floor` open ones.
-    pub fn tick(&self, now: Millis) -> ToClose<S> {
+    /// the last `floor` open ones. The ceiling may be tried upwards.
+    pub fn tick(&self, now: Millis) -> (Vec<Grant<S, W>>, ToClose<S>) {
         let mut all = self.lock_all();
         let mut open: usize = all.stripes.iter().map(|stripe| stripe.idle.len() + stripe.running).sum();
         let floor = self.floor.load(Ordering::Relaxed);
@@ -435,15 +432,14 @@ impl<S, W> Pool<S, W> {
             while let Some(idle) = stripe.idle.pop_front() {
                 if open > floor && stale(&idle) {
                     open -= 1;
-                    stripe.closing += 1;
-                    closing.push((Closing { stripe: index }, idle.session));
+                    closing.push((stripe.closes(index), idle.session));
                 } else {
                     kept.push_back(idle);
                 }
             }
             stripe.idle = kept;
         }
-        closing
+        (self.raise_if_due(&mut all, now), closing)
     }
 
     /// Takes every idle session out, to be closed.
@@ -472,9 +468,11 @@ impl<S, W> Pool<S, W> {
     }
 
     /// Grows or shrinks, to one session at least. Surplus idle sessions are to be closed; those in use close when they come free, and none
-    /// is opened until there is room for it. What does not divide goes to the fullest stripes.
+    /// is opened until there is room for it. What does not divide goes to the fullest stripes. What the token gives is tried anew.
     pub fn resize(&self, max_sessions: usize) -> (Vec<Grant<S, W>>, ToClose<S>) {
         let mut all = self.lock_all();
+        all.shared.ceiling.lift();
+        self.capped.store(false, Ordering::Relaxed);
         let stripes = all.stripes.len();
         let mut order: Vec<usize> = (0..stripes).collect();
         // The fullest first: so a growing pool closes nothing, and a shrinking one does not close its last open session. Among equals the one
@@ -494,7 +492,7 @@ impl<S, W> Pool<S, W> {
         // What one stripe still uses beyond its quota is not free in another.
         for index in order {
             let staying = all.sum(|stripe| stripe.taken() - stripe.closing);
-            let surplus = staying.saturating_sub(all.sum(|stripe| stripe.quota));
+            let surplus = staying.saturating_sub(all.size());
             all.stripes[index].close_idle(surplus, index, &mut closing);
         }
         self.shrinking.store(all.has_leftover(), Ordering::Relaxed);
@@ -523,17 +521,19 @@ impl<S, W> Pool<S, W> {
     pub fn stats(&self) -> Stats {
         let all = self.lock_all();
         let mut stats = Stats {
-            waiting: all.express.len(),
+            size: all.size(),
+            ceiling: all.ceiling(),
+            waiting: all.shared.express.len(),
             draining: self.draining.load(Ordering::Relaxed),
             gated: self.gated.load(Ordering::Relaxed),
             ..Stats::default()
         };
         for stripe in &all.stripes {
-            stats.size += stripe.quota;
             stats.idle += stripe.idle.len();
             stats.running += stripe.running;
             stats.opening += stripe.opening;
             stats.closing += stripe.closing;
+            stats.hung += stripe.hung;
             stats.waiting += stripe.waiters.len();
         }
         debug_assert_eq!(stats.waiting, self.waiting.load(Ordering::Relaxed));
@@ -555,8 +555,8 @@ impl<S, W> Pool<S, W> {
         !self.gated.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 
-    fn lock_all(&self) -> All<'_, S, W> {
-        All { stripes: self.stripes.iter().map(Mutex::lock).collect(), express: self.express.lock() }
+    pub(crate) fn lock_all(&self) -> All<'_, S, W> {
+        All { stripes: self.stripes.iter().map(Mutex::lock).collect(), shared: self.shared.lock() }
     }
 
     /// What an operation that has just arrived may run on. Who comes free while something waits is already on its way to the longest
@@ -567,7 +567,7 @@ impl<S, W> Pool<S, W> {
     }
 
     /// The next waiter and what it runs on, if there are both.
-    fn match_one(&self) -> Option<Grant<S, W>> {
+    pub(crate) fn match_one(&self) -> Option<Grant<S, W>> {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             // Nothing has waited since the lock was released, or not for long: whoever queues behind nobody has looked for itself, under
             // all locks.
@@ -576,16 +576,16 @@ impl<S, W> Pool<S, W> {
         self.match_next(&mut self.lock_all())
     }
 
-    fn match_waiters(&self, all: &mut All<'_, S, W>) -> Vec<Grant<S, W>> {
+    pub(crate) fn match_waiters(&self, all: &mut All<'_, S, W>) -> Vec<Grant<S, W>> {
         std::iter::from_fn(|| self.match_next(all)).collect()
     }
 
-    fn match_next(&self, all: &mut All<'_, S, W>) -> Option<Grant<S, W>> {
+    pub(crate) fn match_next(&self, all: &mut All<'_, S, W>) -> Option<Grant<S, W>> {
         let stripe = self.next_waiter(all)?;
         let source = all.source(if stripe == EXPRESS { 0 } else { stripe })?;
         let (id, payload) = if stripe == EXPRESS {
             self.express_waiting.fetch_sub(1, Ordering::Relaxed);
-            all.express.take()?
+            all.shared.express.take()?
         } else {
             all.stripes[stripe].waiters.take()?
         };
@@ -594,11 +594,11 @@ impl<S, W> Pool<S, W> {
     }
 
     /// The stripe of the longest waiter that may go, express ones first.
-    fn next_waiter(&self, all: &mut All<'_, S, W>) -> Option<usize> {
+    pub(crate) fn next_waiter(&self, all: &mut All<'_, S, W>) -> Option<usize> {
         if self.draining.load(Ordering::Relaxed) {
             return None;
         }
-        if all.express.first().is_some() {
+        if all.shared.express.first().is_some() {
             return Some(EXPRESS);
         }
         if self.gated.load(Ordering::Relaxed) {
@@ -626,9 +626,10 @@ const EXPRESS: usize = usize::MAX;
 /// How many of its own waiters a stripe serves in a row while those of others wait.
 const STREAK: usize = 4;
 
-impl<S> Held<S> {
-    fn is_expired(&self, now: Millis) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
+impl<S> Idle<S> {
+    /// It runs again, in this stripe.
+    fn held(self, stripe: usize) -> Held<S> {
+        Held { session: self.session, stake: Stake { stripe, stage: Stage::Running }, expires: self.expires }
     }
 }
 
@@ -636,16 +637,24 @@ impl<S, W> Stripe<S, W> {
     /// An idle session, or else capacity if one more `may_open`, of this stripe.
     fn source(&mut self, index: usize, may_open: bool) -> Option<Source<S>> {
         if let Some(idle) = self.take_idle() {
-            return Some(Source::Session(Held { session: idle.session, stripe: index, expires: idle.expires }));
+            return Some(Source::Session(idle.held(index)));
         }
-        (may_open && self.take_capacity()).then_some(Source::Capacity(Opening { stripe: index }))
+        let opening = Opening(Stake { stripe: index, stage: Stage::Opening });
+        (may_open && self.take_capacity()).then_some(Source::Capacity(opening))
+    }
+
+    /// One more is being closed.
+    fn closes(&mut self, index: usize) -> Closing {
+        self.closing += 1;
+        Closing(Stake { stripe: index, stage: Stage::Closing })
     }
 
     /// So many idle sessions are to be closed, or as many as there are; the least recently used first.
     fn close_idle(&mut self, count: usize, index: usize, closing: &mut ToClose<S>) {
-        let count = count.min(self.idle.len());
-        self.closing += count;
-        closing.extend(self.idle.drain(..count).map(|idle| (Closing { stripe: index }, idle.session)));
+        for _ in 0..count.min(self.idle.len()) {
+            let idle = self.idle.pop_front();
+            closing.extend(idle.map(|idle| (self.closes(index), idle.session)));
+        }
     }
 }
 
@@ -657,24 +666,34 @@ impl<S, W> All<'_, S, W> {
         let idle = (0..count).map(order).find(|index| !self.stripes[*index].idle.is_empty());
         let capacity = || {
             // A stripe's own capacity is not enough: another may still hold what a shrink took from it.
-            let may_open = self.sum(Stripe::taken) < self.sum(|stripe| stripe.quota);
+            let may_open = self.sum(Stripe::taken) < self.ceiling();
             may_open.then(|| (0..count).map(order).find(|index| self.stripes[*index].has_capacity())).flatten()
         };
         let found = idle.or_else(capacity)?;
         self.stripes[found].source(found, true)
     }
 
-    fn sum(&self, count: impl Fn(&Stripe<S, W>) -> usize) -> usize {
+    /// The most sessions.
+    pub(crate) fn size(&self) -> usize {
+        self.sum(|stripe| stripe.quota)
+    }
+
+    /// The most that the token gives of them.
+    pub(crate) fn ceiling(&self) -> usize {
+        self.shared.ceiling.of(self.size())
+    }
+
+    pub(crate) fn sum(&self, count: impl Fn(&Stripe<S, W>) -> usize) -> usize {
         self.stripes.iter().map(|stripe| count(stripe)).sum()
     }
 
     /// Whether some stripe holds more sessions than its quota.
-    fn has_leftover(&self) -> bool {
+    pub(crate) fn has_leftover(&self) -> bool {
         self.stripes.iter().any(|stripe| stripe.taken() > stripe.quota)
     }
 
     fn take_waiting(&mut self) -> Vec<W> {
-        let mut waiting: Vec<W> = self.express.take_all().collect();
+        let mut waiting: Vec<W> = self.shared.express.take_all().collect();
         for stripe in &mut self.stripes {
             waiting.extend(stripe.waiters.take_all());
         }

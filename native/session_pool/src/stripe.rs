@@ -119,6 +119,8 @@ pub(crate) struct Stripe<S, W> {
     pub(crate) running: usize,
     pub(crate) opening: usize,
     pub(crate) closing: usize,
+    /// Sessions in calls that hang: they count against nothing here.
+    pub(crate) hung: usize,
     pub(crate) waiters: Waiters<W>,
     /// How many of its own waiters it has served in a row.
     pub(crate) streak: usize,
@@ -126,7 +128,7 @@ pub(crate) struct Stripe<S, W> {
 
 impl<S, W> Stripe<S, W> {
     pub(crate) fn new(quota: usize) -> Self {
-        Self { quota, idle: VecDeque::new(), running: 0, opening: 0, closing: 0, waiters: Waiters::default(), streak: 0 }
+        Self { quota, idle: VecDeque::new(), running: 0, opening: 0, closing: 0, hung: 0, waiters: Waiters::default(), streak: 0 }
     }
 
     /// Sessions that are open, opening or closing.

@@ -321,7 +321,7 @@ fn open_failed_against_a_queued_waiter_and_its_cancel() {
         let granted = op_of(pool.open_failed(opening));
         match (granted, canceller.join().unwrap()) {
             (Some(1), None) => assert_eq!(pool.stats().opening, 1),
-            (None, Some(1)) => assert_eq!(pool.stats(), Stats { size: 1, ..Stats::default() }),
+            (None, Some(1)) => assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, ..Stats::default() }),
             other => panic!("{other:?}"),
         }
     });
@@ -398,7 +398,7 @@ fn drain_against_submit_and_release() {
         for (closing, _) in to_close {
             assert!(pool.closed(closing).is_none());
         }
-        assert_eq!(pool.stats(), Stats { size: 1, draining: true, ..Stats::default() });
+        assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, draining: true, ..Stats::default() });
     });
 }
 
@@ -427,7 +427,7 @@ fn drain_against_release_after_a_shrink() {
         for (closing, _) in to_close {
             assert!(pool.closed(closing).is_none());
         }
-        assert_eq!(pool.stats(), Stats { size: 1, draining: true, ..Stats::default() });
+        assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, draining: true, ..Stats::default() });
     });
 }
 
@@ -696,6 +696,175 @@ fn a_shrink_against_a_session_coming_free_in_another_stripe() {
         let (grants, closing) = pool.resize(1);
         assert!(grants.is_empty());
         assert_eq!(closing.len() + releaser.join().unwrap(), 1);
-        assert_eq!(pool.stats(), Stats { size: 1, running: 1, closing: 1, ..Stats::default() });
+        assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, running: 1, closing: 1, ..Stats::default() });
+    });
+}
+
+type Cell = Arc<loom::sync::Mutex<Option<Stake>>>;
+
+/// As whoever looks after hung calls does: what is still in the cell is in a call.
+fn look_after(pool: &TestPool, cell: &Cell) -> Option<TestGrant> {
+    match cell.lock().unwrap().as_mut().map(|stake| pool.quarantine(stake)) {
+        Some(Quarantined::Freed(grant)) => grant,
+        Some(Quarantined::Kept) | None => None,
+    }
+}
+
+/// A call hangs and returns after all: its session is closed, or (it returned first) serves the waiter.
+#[test]
+fn a_quarantine_against_its_own_call_returning() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let (lent, stake) = submit_and_open(&pool, 0).lend();
+        let cell: Cell = Arc::new(loom::sync::Mutex::new(Some(stake)));
+        let _waits = queue(&pool, 1);
+        let looker = {
+            let (pool, cell) = (pool.clone(), cell.clone());
+            thread::spawn(move || look_after(&pool, &cell))
+        };
+        let stake = cell.lock().unwrap().take().unwrap();
+        let returned = pool.release(lent.rejoin(stake), 0);
+        match (returned, looker.join().unwrap()) {
+            (Freed::Granted(grant), None) => assert!(matches!(grant.source, Source::Session(_))),
+            (Freed::Close(closing, 0), Some(grant)) => {
+                assert!(matches!(grant.source, Source::Capacity(_)) && closing.is_hung());
+                assert_eq!(pool.stats().hung, 1);
+                assert!(pool.closed(closing).is_none());
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(pool.stats().hung, 0);
+        assert_work_conserving(&pool);
+    });
+}
+
+/// One hangs while another's session comes free in the other stripe: two are served.
+#[test]
+fn a_quarantine_against_a_session_coming_free_in_another_stripe() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let (lent, mut stake) = submit_and_open(&pool, 0).lend();
+        let other = submit_and_open(&pool, 1);
+        let _waits = [queue(&pool, 2), queue(&pool, 3)];
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || op_of(freed(pool.release(other, 0))))
+        };
+        let Quarantined::Freed(grant) = pool.quarantine(&mut stake) else { panic!("there is room") };
+        let mut served = [op_of(grant), releaser.join().unwrap()];
+        served.sort();
+        assert_eq!(served, [Some(2), Some(3)]);
+        assert_work_conserving(&pool);
+        let _ = lent.rejoin(stake);
+    });
+}
+
+/// Two hang where one may be quarantined.
+#[test]
+fn two_quarantines_against_a_shrink() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let lent = [0, 1].map(|op| submit_and_open(&pool, op).lend());
+        let lookers = lent.map(|(lent, mut stake)| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let freed = matches!(pool.quarantine(&mut stake), Quarantined::Freed(None));
+                (freed, lent.rejoin(stake))
+            })
+        });
+        let (grants, closing) = pool.resize(1);
+        assert!(grants.is_empty() && closing.is_empty());
+        let mut hung = 0;
+        let mut closing = 0;
+        for looker in lookers {
+            let (freed, held) = looker.join().unwrap();
+            assert_eq!(freed, held.is_hung());
+            hung += usize::from(freed);
+            match pool.release(held, 0) {
+                Freed::Close(to_close, _) => {
+                    closing += 1;
+                    assert!(pool.closed(to_close).is_none());
+                }
+                Freed::Idle => assert!(!freed),
+                Freed::Granted(grant) => panic!("{grant:?}"),
+            }
+        }
+        assert!((1..=2).contains(&hung), "one at least may be quarantined, the other before the shrink");
+        assert!(closing >= 1);
+        assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, idle: 2 - closing, ..Stats::default() });
+    });
+}
+
+#[test]
+fn a_quarantine_against_a_drain() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let (lent, mut stake) = submit_and_open(&pool, 0).lend();
+        let _waits = queue(&pool, 1);
+        let drainer = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.drain().waiting)
+        };
+        let Quarantined::Freed(granted) = pool.quarantine(&mut stake) else { panic!("there is room") };
+        let granted = granted.map(|grant| {
+            if let Source::Capacity(opening) = grant.source {
+                assert!(pool.open_failed(opening).is_none());
+            }
+            grant.waiter.payload
+        });
+        let mut out = drainer.join().unwrap();
+        out.extend(granted);
+        assert_eq!(out, [1], "it comes out once");
+        let Freed::Close(closing, 0) = pool.release(lent.rejoin(stake), 0) else { panic!("kept a hung session") };
+        assert!(pool.closed(closing).is_none());
+        assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, draining: true, ..Stats::default() });
+    });
+}
+
+/// The token refuses one more session while the one that it gave comes free: the refused operation gets that one.
+#[test]
+fn a_refusal_against_a_session_coming_free() {
+    loom::model(|| {
+        let pool = pool(2, 1, 8);
+        let held = submit_and_open(&pool, 0);
+        let Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) = submit(&pool, 1) else {
+            panic!("not granted")
+        };
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || op_of(freed(pool.release(held, 0))))
+        };
+        let grants = pool.refused(opening, waiter, 0).expect("another is open");
+        let mut served: Vec<u32> = grants.into_iter().map(|grant| grant.waiter.payload).collect();
+        served.extend(releaser.join().unwrap());
+        assert_eq!(served, [1]);
+        assert_eq!(pool.stats(), Stats { size: 2, ceiling: 1, running: 1, ..Stats::default() });
+    });
+}
+
+/// While a ceiling is on, an arrival in the stripe with room does not open beyond it.
+#[test]
+fn a_refusal_against_a_submit_in_another_stripe() {
+    loom::model(|| {
+        let pool = pool(4, 2, 8);
+        let _held = submit_and_open(&pool, 0);
+        let Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) = submit(&pool, 1) else {
+            panic!("not granted")
+        };
+        let submitter = {
+            let pool = pool.clone();
+            thread::spawn(move || match submit(&pool, 2) {
+                Submitted::Granted(grant) => Some(grant),
+                Submitted::Queued(_) => None,
+                Submitted::Refused(..) => panic!("refused"),
+            })
+        };
+        let grants = pool.refused(opening, waiter, 0).expect("another is open");
+        assert!(grants.is_empty());
+        // It came before the refusal, and so raised what the ceiling fell to.
+        let before = submitter.join().unwrap().is_some();
+        let stats = pool.stats();
+        assert_eq!((stats.ceiling, stats.opening), if before { (2, 1) } else { (1, 0) });
+        assert!(matches!(submit(&pool, 3), Submitted::Queued(_)));
     });
 }

@@ -24,6 +24,11 @@ enum Event {
     CallerDies(usize),
     Opened(usize),
     OpenFailed(usize),
+    /// The token has no room for what was to be opened: the operation goes back.
+    Refused(usize),
+    /// The call that a session is used in hangs: opening, running, or closing.
+    Quarantine(usize),
+    QuarantineClosing(usize),
     /// The runner answers and gives its session back.
     Release(usize),
     /// The runner answers and gives its session up.
@@ -53,7 +58,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 26] = [
+const KINDS: [(u16, Make); 30] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -66,9 +71,14 @@ const KINDS: [(u16, Make); 26] = [
     (2, |_| Event::TakeIdle),
     (2, |_| Event::SubmitExpress),
     (2, Event::OpenFailed),
+    (2, Event::Refused),
+    (2, Event::Quarantine),
+    (1, Event::QuarantineClosing),
     (2, Event::Discard),
     (2, Event::Requeue),
     (2, |choice| Event::Tick(choice as u64)),
+    // Long enough to try the ceiling.
+    (1, |choice| Event::Tick(choice as u64 * 100)),
     (2, |choice| Event::Resize(1 + choice % 8)),
     (2, |_| Event::Join),
     (2, Event::StepOut),
@@ -138,6 +148,14 @@ struct ModelIdle {
     since: u64,
 }
 
+#[derive(Debug, Default)]
+struct ModelCeiling {
+    limit: Option<usize>,
+    tried: bool,
+    backoff: u64,
+    raise_at: u64,
+}
+
 /// The naive model. An operation's number is its place in the order of arrival.
 #[derive(Debug)]
 struct Model {
@@ -154,6 +172,10 @@ struct Model {
     running: Vec<Session>,
     opening: usize,
     closing: Vec<Session>,
+    /// Of calls that hang, in whoever's hands.
+    hung: Vec<Session>,
+    hung_openings: usize,
+    ceiling: ModelCeiling,
     closed: usize,
     /// When each session was opened.
     opened_at: Vec<u64>,
@@ -164,8 +186,34 @@ impl Model {
         self.idle.len() + self.running.len() + self.opening + self.closing.len()
     }
 
+    fn ceiling(&self) -> usize {
+        self.ceiling.limit.unwrap_or(self.size).min(self.size)
+    }
+
     fn something_is_free(&self) -> bool {
-        !self.idle.is_empty() || self.total() < self.size
+        !self.idle.is_empty() || self.total() < self.ceiling()
+    }
+
+    fn hung(&self) -> usize {
+        self.hung.len() + self.hung_openings
+    }
+
+    fn something_may_go(&self) -> bool {
+        !self.draining && (!self.waiting(true).is_empty() || (!self.gated && !self.waiting(false).is_empty()))
+    }
+
+    /// One more session is tried, if something waits for it. What is granted is the caller's to check.
+    fn raises(&mut self) {
+        if !self.something_may_go() || self.total() < self.ceiling() {
+            return;
+        }
+        let limit = self.ceiling.limit.expect("raised without a ceiling") + 1;
+        if limit >= self.size {
+            self.ceiling = ModelCeiling::default();
+        } else {
+            let backoff = self.ceiling.backoff;
+            self.ceiling = ModelCeiling { limit: Some(limit), tried: true, backoff, raise_at: self.now + backoff };
+        }
     }
 
     fn is_express(&self, op: usize) -> bool {
@@ -233,16 +281,28 @@ impl Model {
                 self.running.push(held.session);
             }
             Source::Capacity(_) => {
-                assert!(self.total() < self.size, "no capacity is left");
+                assert!(self.total() < self.ceiling(), "no capacity is left");
                 assert!(self.idle.is_empty() || self.config.stripes > 1, "opened beside an idle session");
                 self.opening += 1;
             }
         }
     }
 
+    fn stops_opening(&mut self, hung: bool) {
+        *(if hung { &mut self.hung_openings } else { &mut self.opening }) -= 1;
+    }
+
     fn stops_running(&mut self, session: Session) {
         let at = self.running.iter().position(|other| *other == session).expect("a session that does not run");
         self.running.remove(at);
+    }
+
+    fn is_closed(&mut self, session: Session) {
+        let before = self.closing.len() + self.hung.len();
+        self.closing.retain(|other| *other != session);
+        self.hung.retain(|other| *other != session);
+        assert_eq!(self.closing.len() + self.hung.len() + 1, before);
+        self.closed += 1;
     }
 
     fn closes_idle(&mut self, closing: &[(Closing, Session)]) -> Vec<ModelIdle> {
@@ -312,6 +372,9 @@ impl World {
             running: Vec::new(),
             opening: 0,
             closing: Vec::new(),
+            hung: Vec::new(),
+            hung_openings: 0,
+            ceiling: ModelCeiling::default(),
             closed: 0,
             opened_at: Vec::new(),
         };
@@ -403,8 +466,10 @@ impl World {
     }
 
     fn open_failed(&mut self, at: usize, opening: Opening) {
-        self.model.opening -= 1;
+        let is_hung = opening.is_hung();
+        self.model.stops_opening(is_hung);
         let grant = self.pool.open_failed(opening);
+        assert!(grant.is_none() || !is_hung, "a hung one gave capacity back");
         if let Some(grant) = &grant {
             self.model.granted(grant, false);
         }
@@ -414,6 +479,13 @@ impl World {
     fn release(&mut self, held: Held<Session>) -> Option<OneGrant> {
         let session = held.session;
         let model = &mut self.model;
+        if held.is_hung() {
+            assert!(model.hung.contains(&session));
+            let Freed::Close(closing, closed) = self.pool.release(held, model.now) else { panic!("kept a hung session") };
+            assert_eq!(closed, session);
+            self.closings.push((closing, session));
+            return None;
+        }
         let (surely, possibly) = model.is_expired(session);
         let is_surplus = model.idle.len() + model.running.len() + model.opening > model.size;
         model.stops_running(session);
@@ -434,8 +506,10 @@ impl World {
 
     fn discard(&mut self, held: Held<Session>) {
         let session = held.session;
-        self.model.stops_running(session);
-        self.model.closing.push(session);
+        if !held.is_hung() {
+            self.model.stops_running(session);
+            self.model.closing.push(session);
+        }
         let (closing, discarded) = self.pool.discard(held);
         assert_eq!(discarded, session);
         self.closings.push((closing, session));
@@ -446,9 +520,10 @@ impl World {
             return;
         }
         let (closing, session) = self.closings.remove(choice % self.closings.len());
-        self.model.closing.retain(|other| *other != session);
-        self.model.closed += 1;
+        let is_hung = closing.is_hung();
+        self.model.is_closed(session);
         let grant = self.pool.closed(closing);
+        assert!(grant.is_none() || !is_hung, "a hung one gave capacity back");
         self.dispatch_all(grant.into_iter().collect());
     }
 
@@ -459,10 +534,10 @@ impl World {
         }
         let (closing, session) = self.closings.remove(choice % self.closings.len());
         let heir = self.model.opened_at.len() as Session;
-        self.model.closing.retain(|other| *other != session);
-        self.model.closed += 1;
+        self.model.is_closed(session);
         self.model.opened_at.push(self.model.now);
-        self.model.running.push(heir);
+        // It has no place of its own beside what was opened in the stead of a hung one.
+        if closing.is_hung() { &mut self.model.hung } else { &mut self.model.running }.push(heir);
         let held = self.pool.replaced(closing, heir, self.model.now);
         assert_eq!(held.session, heir);
         if let Some(grant) = self.release(held) {
@@ -559,7 +634,7 @@ impl World {
         let model = &mut self.model;
         model.now += passed;
         let open = model.idle.len() + model.running.len();
-        let closing = self.pool.tick(model.now);
+        let (grants, closing) = self.pool.tick(model.now);
         for idle in model.closes_idle(&closing) {
             assert!(model.is_stale(&idle).1, "closed {idle:?} too early");
         }
@@ -567,6 +642,95 @@ impl World {
         let is_left = model.idle.iter().any(|idle| model.is_stale(idle).0);
         assert!(!is_left || open - closing.len() <= model.floor, "kept a stale session");
         self.closings.extend(closing);
+        if model.ceiling.limit.is_some() && model.now >= model.ceiling.raise_at {
+            model.raises();
+        }
+        self.dispatch_all(grants);
+    }
+
+    fn refused(&mut self, choice: usize) {
+        let fits = |hand: &Hand| matches!(&hand.source, Some(Source::Capacity(opening)) if !opening.is_hung());
+        let Some(at) = self.pick(choice, |hand| fits(hand) && hand.waiter.is_some()) else { return };
+        let Hand { source: Some(Source::Capacity(opening)), waiter: Some(waiter) } = std::mem::take(self.hand(at)) else {
+            unreachable!()
+        };
+        let model = &mut self.model;
+        let (op, others) = (waiter.payload.0, model.total() - 1);
+        match self.pool.refused(opening, waiter, model.now) {
+            Ok(grants) => {
+                assert!(others > 0 && !model.draining, "there is nothing to wait for");
+                let ModelCeiling { limit, tried, backoff, .. } = model.ceiling;
+                let backoff = match limit {
+                    None => 1_000,
+                    Some(_) if tried => (2 * backoff).min(60_000),
+                    Some(_) => backoff,
+                };
+                let limit = Some(limit.unwrap_or(others).min(others));
+                model.ceiling = ModelCeiling { limit, tried: false, backoff, raise_at: model.now + backoff };
+                model.opening -= 1;
+                model.go(op, Place::Waiting);
+                self.dispatch_all(grants);
+            }
+            Err((opening, waiter)) => {
+                assert!(others == 0 || model.draining);
+                *self.hand(at) = Hand { source: Some(Source::Capacity(opening)), waiter: Some(waiter) };
+            }
+        }
+    }
+
+    fn quarantined(&mut self, was_hung: bool, quarantined: Quarantined<Session, Op>, out: impl FnOnce(&mut Model)) {
+        let model = &mut self.model;
+        let is_full = model.hung() >= model.size;
+        match quarantined {
+            Quarantined::Kept => assert!(was_hung || is_full, "one that hangs keeps its capacity"),
+            Quarantined::Freed(grant) => {
+                assert!(!was_hung && !is_full);
+                out(model);
+                self.dispatch_all(grant.into_iter().collect());
+            }
+        }
+    }
+
+    fn quarantine(&mut self, choice: usize) {
+        let Some(at) = self.pick(choice, |hand| hand.source.is_some()) else { return };
+        match self.hand(at).source.take().unwrap() {
+            Source::Session(held) => {
+                let session = held.session;
+                let (lent, mut stake) = held.lend();
+                let was_hung = stake.is_hung();
+                let quarantined = self.pool.quarantine(&mut stake);
+                self.hand(at).source = Some(Source::Session(lent.rejoin(stake)));
+                self.quarantined(was_hung, quarantined, |model| {
+                    model.stops_running(session);
+                    model.hung.push(session);
+                });
+            }
+            Source::Capacity(opening) => {
+                let mut stake = opening.lend();
+                let was_hung = stake.is_hung();
+                let quarantined = self.pool.quarantine(&mut stake);
+                self.hand(at).source = Some(Source::Capacity(Opening::rejoin(stake)));
+                self.quarantined(was_hung, quarantined, |model| {
+                    model.opening -= 1;
+                    model.hung_openings += 1;
+                });
+            }
+        }
+    }
+
+    fn quarantine_closing(&mut self, choice: usize) {
+        if self.closings.is_empty() {
+            return;
+        }
+        let (closing, session) = self.closings.remove(choice % self.closings.len());
+        let mut stake = closing.lend();
+        let was_hung = stake.is_hung();
+        let quarantined = self.pool.quarantine(&mut stake);
+        self.closings.push((Closing::rejoin(stake), session));
+        self.quarantined(was_hung, quarantined, |model| {
+            model.closing.retain(|other| *other != session);
+            model.hung.push(session);
+        });
     }
 
     fn resize(&mut self, size: usize) {
@@ -574,6 +738,7 @@ impl World {
         let surplus = (model.total() - model.closing.len()).saturating_sub(size);
         let (before, idle, open) = (model.size, model.idle.len(), model.idle.len() + model.running.len());
         model.size = size;
+        model.ceiling = ModelCeiling::default();
         model.has_shrunk |= size < before;
         let (grants, closing) = self.pool.resize(size);
         model.closes_idle(&closing);
@@ -667,10 +832,17 @@ impl World {
                 let Some(Source::Capacity(opening)) = self.hand(at).source.take() else { unreachable!() };
                 let session = self.model.opened_at.len() as Session;
                 self.model.opened_at.push(self.model.now);
-                self.model.opening -= 1;
-                self.model.running.push(session);
+                let is_hung = opening.is_hung();
+                self.model.stops_opening(is_hung);
+                if is_hung { &mut self.model.hung } else { &mut self.model.running }.push(session);
                 let held = self.pool.opened(opening, session, self.model.now);
                 self.hand(at).source = Some(Source::Session(held));
+                assert_eq!(self.pool.is_capped(), self.model.ceiling.limit.is_some());
+                let grants = self.pool.widen(self.model.now);
+                if self.model.ceiling.tried && self.model.opening == 0 {
+                    self.model.raises();
+                }
+                self.dispatch_all(grants);
             }
             Event::OpenFailed(choice) => {
                 let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Capacity(_)))) else { return };
@@ -680,6 +852,9 @@ impl World {
                 self.answer(waiter);
                 self.open_failed(at, opening);
             }
+            Event::Refused(choice) => self.refused(choice),
+            Event::Quarantine(choice) => self.quarantine(choice),
+            Event::QuarantineClosing(choice) => self.quarantine_closing(choice),
             Event::Release(choice) => {
                 let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Session(_)))) else { return };
                 let Hand { source: Some(Source::Session(held)), waiter } = std::mem::take(self.hand(at)) else { unreachable!() };
@@ -788,6 +963,8 @@ impl World {
             running: model.running.len(),
             opening: model.opening,
             closing: model.closing.len(),
+            ceiling: model.ceiling(),
+            hung: model.hung(),
             waiting: model.waiting_count(),
             draining: model.draining,
             gated: model.gated,
@@ -816,13 +993,14 @@ impl World {
                 }
             }
         }
-        assert!(held.iter().all(|session| model.running.contains(session)));
+        assert!(held.iter().all(|session| model.running.contains(session) || model.hung.contains(session)));
         granted.sort();
         let expected: Vec<usize> = (0..model.ops.len()).filter(|op| model.ops[*op].place == Place::Granted).collect();
         assert_eq!(granted, expected, "an operation is lost, or is in two hands");
         let mut sessions: Vec<Session> = model.idle.iter().map(|idle| idle.session).collect();
         sessions.extend(&model.running);
         sessions.extend(&model.closing);
+        sessions.extend(&model.hung);
         sessions.sort();
         sessions.dedup();
         assert_eq!(sessions.len() + model.closed, model.opened_at.len(), "a session is lost, or is in two places");
@@ -877,7 +1055,7 @@ impl World {
         self.check(0);
         let size = self.model.size;
         let gated = self.model.gated;
-        assert_eq!(self.pool.stats(), Stats { size, gated, draining: true, ..Stats::default() });
+        assert_eq!(self.pool.stats(), Stats { size, ceiling: self.model.ceiling(), gated, draining: true, ..Stats::default() });
         assert_eq!(self.model.closed, self.model.opened_at.len());
         assert!(self.roster.is_empty());
         let ended = |op: &ModelOp| !matches!(op.place, Place::New | Place::Waiting | Place::Granted);
@@ -893,7 +1071,7 @@ impl World {
         match source {
             Source::Session(held) => assert!(self.release(held).is_none()),
             Source::Capacity(opening) => {
-                self.model.opening -= 1;
+                self.model.stops_opening(opening.is_hung());
                 assert!(self.pool.open_failed(opening).is_none());
             }
         }

@@ -69,7 +69,7 @@ fn assert_full_capacity(pool: &TestPool, size: usize) {
     for held in held {
         assert!(release(pool, held).is_none());
     }
-    assert_eq!(pool.stats(), Stats { size, idle: size, ..Stats::default() });
+    assert_eq!(pool.stats(), Stats { size, ceiling: size, idle: size, ..Stats::default() });
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn capacity_is_not_lost_by_a_destroyed_session() {
         assert_eq!(pool.stats().closing, 1);
         assert!(pool.closed(closing).is_none());
     }
-    assert_eq!(pool.stats(), Stats { size: 3, ..Stats::default() });
+    assert_eq!(pool.stats(), Stats { size: 3, ceiling: 3, ..Stats::default() });
     assert_full_capacity(&pool, 3);
 }
 
@@ -412,7 +412,7 @@ fn a_shrink_leaves_no_idle_session_beside_those_that_are_too_many() {
     let (grants, closing) = pool.resize(4);
     assert!(grants.is_empty());
     assert_eq!(closing.len(), 2);
-    assert_eq!(pool.stats(), Stats { size: 4, running: 4, closing: 2, ..Stats::default() });
+    assert_eq!(pool.stats(), Stats { size: 4, ceiling: 4, running: 4, closing: 2, ..Stats::default() });
     for (closing, _) in closing {
         assert!(pool.closed(closing).is_none());
     }
@@ -431,7 +431,7 @@ fn a_shrink_keeps_a_stripe_that_has_the_last_open_session() {
     assert!(release(&pool, held).is_none());
     let (grants, closing) = pool.resize(1);
     assert!(grants.is_empty() && closing.is_empty(), "the last open session was closed");
-    assert_eq!(pool.stats(), Stats { size: 1, idle: 1, ..Stats::default() });
+    assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, idle: 1, ..Stats::default() });
     assert_full_capacity(&pool, 1);
 }
 
@@ -446,7 +446,7 @@ fn a_session_in_a_stripe_without_quota_moves_where_there_is_room() {
     let (closing, _) = pool.discard(first);
     assert!(pool.closed(closing).is_none());
     assert!(release(&pool, second).is_none());
-    assert_eq!(pool.stats(), Stats { size: 1, idle: 1, ..Stats::default() });
+    assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, idle: 1, ..Stats::default() });
     assert_full_capacity(&pool, 1);
 }
 
@@ -456,7 +456,7 @@ fn a_replaced_session_keeps_its_place() {
     let (closing, _) = pool.discard(start(&pool, 0));
     queue(&pool, 1);
     let heir = pool.replaced(closing, 7, 0);
-    assert_eq!(pool.stats(), Stats { size: 1, running: 1, waiting: 1, ..Stats::default() });
+    assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, running: 1, waiting: 1, ..Stats::default() });
     let grant = release(&pool, heir).expect("the waiter is stranded");
     assert_eq!(grant.waiter.payload, 1);
     assert!(release(&pool, run(&pool, grant)).is_none());
@@ -477,12 +477,12 @@ fn a_surplus_session_reaches_its_ttl_and_the_last_ones_stay() {
         assert_eq!(held.session, 2);
         assert!(matches!(pool.release(held, now), Freed::Idle));
     }
-    assert!(pool.tick(99).is_empty());
-    let closing = pool.tick(100);
+    assert!(pool.tick(99).1.is_empty());
+    let (_, closing) = pool.tick(100);
     assert_eq!(closing.iter().map(|(_, session)| *session).collect::<Vec<_>>(), [0, 1]);
-    assert!(pool.tick(100_000).is_empty(), "the last one stays");
+    assert!(pool.tick(100_000).1.is_empty(), "the last one stays");
     pool.set_floor(0);
-    assert_eq!(pool.tick(100_000).len(), 1);
+    assert_eq!(pool.tick(100_000).1.len(), 1);
     drop(closing);
 }
 
@@ -506,4 +506,153 @@ fn what_waits_can_be_taken_out_and_the_pool_goes_on() {
     assert_eq!((granted.waiter.payload, granted.waiter.ticket), (5, ticket));
     assert!(release(&pool, run(&pool, granted)).is_none());
     assert_eq!((pool.stats().idle, pool.stats().waiting), (1, 0));
+}
+
+/// What hangs is replaced once for each session of the pool, and no more; what returns is closed, and never used again.
+#[test]
+fn a_pool_of_hung_sessions_serves_on_and_costs_twice_its_size_at_most() {
+    let pool = pool(3, 2);
+    let mut hung = Vec::new();
+    for round in 0..2 {
+        for op in 0..3 {
+            let (lent, mut stake) = start(&pool, 10 * round + op).lend();
+            let quarantined = pool.quarantine(&mut stake);
+            assert_eq!(matches!(quarantined, Quarantined::Freed(None)), round == 0, "{quarantined:?}");
+            assert!(matches!(pool.quarantine(&mut stake), Quarantined::Kept), "once");
+            hung.push(lent.rejoin(stake));
+        }
+    }
+    assert_eq!(pool.stats(), Stats { size: 3, ceiling: 3, running: 3, hung: 3, ..Stats::default() });
+    queue(&pool, 90);
+    // Those that hold no capacity give none back.
+    let rest = hung.split_off(3);
+    for held in hung {
+        assert!(held.is_hung());
+        let (closing, _) = pool.discard(held);
+        assert!(pool.closed(closing).is_none());
+    }
+    assert_eq!(pool.stats(), Stats { size: 3, ceiling: 3, running: 3, waiting: 1, ..Stats::default() });
+    for (index, held) in rest.into_iter().enumerate() {
+        let grant = release(&pool, held);
+        assert_eq!(grant.is_some(), index == 0);
+        assert!(grant.is_none_or(|grant| release(&pool, run(&pool, grant)).is_none()));
+    }
+    assert_full_capacity(&pool, 3);
+}
+
+#[test]
+fn a_waiter_gets_the_place_of_a_session_that_hangs_while_it_is_opened_used_or_closed() {
+    let pool = pool(1, 1);
+    let mut opened = opening(submit(&pool, 0)).lend();
+    queue(&pool, 1);
+    let Quarantined::Freed(Some(grant)) = pool.quarantine(&mut opened) else { panic!("it starves") };
+    assert_eq!(grant.waiter.payload, 1);
+    let held = pool.opened(Opening::rejoin(opened), 0, 0);
+    let Freed::Close(closing, 0) = pool.release(held, 0) else { panic!("kept a hung session") };
+    assert!(pool.closed(closing).is_none());
+
+    let (lent, mut stake) = run(&pool, grant).lend();
+    queue(&pool, 2);
+    let Quarantined::Freed(Some(grant)) = pool.quarantine(&mut stake) else { panic!("it starves") };
+    assert_eq!(grant.waiter.payload, 2);
+    let (closing, _) = pool.discard(lent.rejoin(stake));
+    assert!(pool.closed(closing).is_none());
+
+    let (closing, _) = pool.discard(run(&pool, grant));
+    queue(&pool, 3);
+    let mut closes = closing.lend();
+    let Quarantined::Freed(Some(grant)) = pool.quarantine(&mut closes) else { panic!("it starves") };
+    assert_eq!(grant.waiter.payload, 3);
+    // What was opened in the stead of a session that hung while it closed is one too many.
+    let heir = pool.replaced(Closing::rejoin(closes), 7, 0);
+    let Freed::Close(closing, 7) = pool.release(heir, 0) else { panic!("kept one too many") };
+    assert!(pool.closed(closing).is_none());
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_full_capacity(&pool, 1);
+}
+
+#[test]
+fn the_capacity_of_a_holder_that_panicked_is_not_lost() {
+    let pool = pool(1, 1);
+    let (lent, stake) = start(&pool, 0).lend();
+    queue(&pool, 1);
+    drop(lent);
+    let grant = pool.forfeit(stake).expect("it starves");
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert_full_capacity(&pool, 1);
+}
+
+/// The token gives two sessions, the pool may have eight: nobody gets an error, and later it is tried whether there are more.
+#[test]
+fn a_token_that_gives_fewer_sessions_serves_all_with_these() {
+    let pool = pool(8, 2);
+    let mut held: Vec<_> = (0..2).map(|op| start(&pool, op)).collect();
+    let refused: Vec<_> = (2..8)
+        .map(|op| match submit(&pool, op) {
+            Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) => (opening, waiter),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    for (opening, waiter) in refused {
+        assert!(pool.refused(opening, waiter, 0).expect("others are open").is_empty());
+    }
+    assert_eq!(pool.stats(), Stats { size: 8, ceiling: 2, running: 2, waiting: 6, ..Stats::default() });
+    queue(&pool, 8);
+    for op in 2..5 {
+        let grant = release(&pool, held.remove(0)).expect("they wait");
+        assert_eq!(grant.waiter.payload, op, "they have kept their places");
+        held.push(run(&pool, grant));
+    }
+
+    let tried = |now| {
+        let (mut grants, _) = pool.tick(now);
+        assert!(grants.len() <= 1, "one at a time");
+        grants.pop().map(|grant| match grant.source {
+            Source::Capacity(opening) => (opening, grant.waiter),
+            Source::Session(held) => panic!("{held:?}"),
+        })
+    };
+    assert!(tried(999).is_none());
+    let (opening, waiter) = tried(1_000).expect("it is time");
+    assert!(pool.refused(opening, waiter, 1_000).expect("others are open").is_empty());
+    assert_eq!(pool.stats().ceiling, 2);
+    assert!(tried(2_999).is_none(), "the pause has doubled");
+    let (opening, _) = tried(3_000).expect("it is time");
+
+    // Now it gives more: as fast as they open, until all are there.
+    held.push(pool.opened(opening, 100, 3_000));
+    for ceiling in 4..=6 {
+        let [grant] = <[TestGrant; 1]>::try_from(pool.widen(3_000)).expect("others wait");
+        assert_eq!(pool.stats().ceiling, ceiling);
+        held.push(run(&pool, grant));
+    }
+    assert!(pool.widen(3_000).is_empty(), "nothing waits any more");
+    assert_eq!(pool.stats().ceiling, 6);
+    let (grants, closing) = pool.resize(8);
+    assert!(grants.is_empty() && closing.is_empty());
+    for held in held {
+        assert!(release(&pool, held).is_none());
+    }
+    assert_full_capacity(&pool, 8);
+}
+
+#[test]
+fn a_token_that_gives_no_session_at_all_leaves_nobody_waiting() {
+    let pool = pool(2, 1);
+    let [first, second] = [0, 1].map(|op| match submit(&pool, op) {
+        Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) => (opening, waiter),
+        other => panic!("{other:?}"),
+    });
+    assert!(pool.refused(first.0, first.1, 0).expect("another is being opened").is_empty());
+    let (opening, waiter) = pool.refused(second.0, second.1, 0).expect_err("there is nothing to wait for");
+    assert_eq!(waiter.payload, 1);
+    let grant = pool.open_failed(opening).expect("the first one is stranded");
+    assert_eq!(grant.waiter.payload, 0);
+    let (opening, _) = match grant.source {
+        Source::Capacity(opening) => pool.refused(opening, grant.waiter, 0).expect_err("there is nothing to wait for"),
+        Source::Session(held) => panic!("{held:?}"),
+    };
+    assert!(pool.open_failed(opening).is_none());
+    let _ = pool.resize(2);
+    assert_full_capacity(&pool, 2);
 }

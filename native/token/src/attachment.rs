@@ -165,6 +165,11 @@ fn millis(duration: Duration) -> Millis {
 }
 
 impl<H: Host> TokenPool<H> {
+    /// The token that it has, or had before it went away.
+    pub(crate) fn anchored(&self) -> Option<Arc<Token>> {
+        self.mooring.attachment.read().anchor().map(|anchor| anchor.claim.token().clone())
+    }
+
     /// The token, or why there is none.
     pub fn token(&self) -> Result<Arc<Token>, Error> {
         match &*self.mooring.attachment.read() {

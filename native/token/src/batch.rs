@@ -35,6 +35,11 @@ impl Batch {
         Self { key, tasks, answers: Vec::new(), under_way: false }
     }
 
+    /// What the caller calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.tasks.first().map_or("batch", |(_, task)| task.names().1)
+    }
+
     pub(crate) fn is_idempotent(&self) -> bool {
         self.tasks.iter().all(|(mechanism, task)| task.is_idempotent(mechanism))
     }

@@ -1,13 +1,15 @@
 //! A caller that runs its own operation: where a session lies idle and nothing waits, no runner need be woken. What comes of the operation goes
 //! the same way as a runner's; whatever else it then needs (another session, a login) is left to the runners.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::cell::Cell;
 use crate::error::Error;
 use crate::host::{Host, Outcome, Outlet};
-use crate::pool::{Cell, TokenPool};
+use crate::pool::TokenPool;
 use crate::request::{Header, Operation, Place, Request, Work};
 use crate::serve::Turn;
 use session_pool::Ticket;
@@ -39,7 +41,7 @@ impl<H: Host> Guests<H> {
     fn sit(&self) -> Arc<Cell<H>> {
         let mut seats = self.0.lock();
         seats.free.pop().unwrap_or_else(|| {
-            let cell = Arc::new(Cell::empty());
+            let cell = Arc::new(Cell::new(false));
             seats.all.push(cell.clone());
             cell
         })
@@ -72,7 +74,9 @@ impl<H: Host> TokenPool<H> {
         };
         let ticket = grant.waiter.ticket;
         let cell = self.guests.sit();
-        let Turn { next, answer } = self.turn(grant, &cell, outlet);
+        let turn = catch_unwind(AssertUnwindSafe(|| self.turn(grant, &cell, outlet)));
+        // The operation of one that panicked has answered itself.
+        let Turn { next, answer } = turn.unwrap_or_else(|_| Turn { next: self.after_panic(&cell), answer: None });
         self.guests.rise(cell);
         if let Some(next) = next {
             self.dispatch(next, outlet);

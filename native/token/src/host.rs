@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Failure};
+use crate::hung::Cost;
 use crate::request::{Answer, Retry};
 
 /// What an operation ends in.
@@ -30,6 +31,8 @@ pub trait Reply: Send + Sync + 'static {
 pub trait Wake: Clone + Send + Sync + 'static {
     /// Wakes it by a thread that only sends; neither blocks nor panics.
     fn post(&self);
+    /// Whether its thread may be left behind in a call that hangs, and a successor take its place.
+    fn is_expendable(&self) -> bool;
 }
 
 /// The address of a keeper.
@@ -68,6 +71,28 @@ pub enum Notice {
         session: u64,
         /// `"ttl"`, `"dead_session"`, `"drain"`, ...
         reason: &'static str,
+    },
+    /// A call hangs.
+    SessionHung {
+        /// The session's number; 0: it is being opened.
+        session: u64,
+        /// What it is used for: `"sign"`, `"login"`, `"close"`, ...
+        operation: &'static str,
+        /// For how long.
+        ms: u64,
+        /// What it costs.
+        cost: Cost,
+        /// Whether it is on a native thread.
+        threads: bool,
+    },
+    /// A call that hung has returned.
+    HungReturned {
+        /// The session's number; 0: it was not opened.
+        session: u64,
+        /// What it was used for.
+        operation: &'static str,
+        /// After how long.
+        ms: u64,
     },
     /// A login ended, and how (`"ok"` or the reason of the error).
     LoginEnded {

@@ -118,6 +118,23 @@ impl<H: Host> Lease<H> {
         }
     }
 
+    /// Its operation hangs: it ends now. Its session finds out when it comes back.
+    pub(crate) fn hangs(&self) {
+        let waiting = {
+            let mut state = self.state.lock();
+            match std::mem::replace(&mut *state, State::Ended) {
+                State::Busy { waiting, .. } => waiting,
+                other => {
+                    *state = other;
+                    return;
+                }
+            }
+        };
+        for operation in waiting {
+            operation.post(Error::LeaseEnded);
+        }
+    }
+
     /// It ends: now, or when its operation is done. `false`: it had ended.
     pub fn end(&self, end: End, outlet: &mut impl Outlet<H>) -> bool {
         let mut state = self.state.lock();

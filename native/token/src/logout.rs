@@ -4,17 +4,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use session_pool::Source;
+use session_pool::{Ticket, Waiting};
 
+use crate::cell::Hand;
 use crate::clock::now;
 use crate::error::{Error, Failure};
 use crate::gate::Leave;
 use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::login::is_dead;
+use crate::opening::{Refusal, Refused};
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, TokenPool};
 use crate::request::{Answer, Asker, Header, Logout, Place, Work};
-use crate::serve::Unopened;
 use crate::session::Session;
 use crate::token::Token;
 use crate::turns::Remains;
@@ -47,37 +48,51 @@ impl<H: Host> TokenPool<H> {
         self.options.inactivity_timeout.is_some_and(|timeout| used_at.saturating_add(timeout) <= now())
     }
 
-    pub(crate) fn turn_of_logout(&self, source: Source<Session>, work: Logout<H>, outlet: &impl Outlet<H>) -> Option<Grant<H>> {
+    pub(crate) fn turn_of_logout(
+        &self,
+        hand: Hand<'_, H>,
+        work: Logout<H>,
+        ticket: Ticket,
+        outlet: &mut impl Outlet<H>,
+    ) -> Option<Grant<H>> {
         let over = work.asker.as_ref().is_some_and(|asker| asker.0.is_over() || !outlet.is_wanted(&asker.0.reply));
         if over || self.is_draining() {
-            let next = self.give_back(source, &Place::Pool);
+            let next = self.give_back(hand, &Place::Pool);
             self.open_gate();
             return next;
         }
-        let held = match self.session(source) {
-            Ok(held) => held,
+        let in_use = match self.session(hand, || !self.is_draining()) {
+            Ok(in_use) => in_use,
             Err(unopened) => {
-                let Unopened { error, next, remains } = *unopened;
-                if let Remains::Return | Remains::Retry(..) = remains
-                    && work.dead <= self.size()
-                {
-                    if let Remains::Return = remains {
-                        self.await_module();
+                return match self.unopened(*unopened, Waiting { payload: Work::Logout(work), ticket }, outlet) {
+                    Refused::For(
+                        Refusal { remains: remains @ (Remains::Return | Remains::Retry(..)), next, .. },
+                        Work::Logout(work),
+                    ) if work.dead <= self.size() => {
+                        if let Remains::Return = remains {
+                            self.await_module();
+                        }
+                        self.hold_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
+                        next
                     }
-                    self.hold_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
-                    return next;
-                }
-                answer(work, Err(Failure::not_executed(error)));
-                return next;
+                    Refused::For(Refusal { error, next, .. }, Work::Logout(work)) => {
+                        answer(work, Err(Failure::not_executed(error)));
+                        next
+                    }
+                    Refused::Waits(next) | Refused::For(Refusal { next, .. }, _) => next,
+                };
             }
         };
-        if held.session.is_stale() || (work.dead <= self.size() && is_dead(&held.session)) {
-            self.discard(held, &Place::Pool, Class::DeadSession.name());
+        if in_use.session().is_stale() || (work.dead <= self.size() && is_dead(in_use.session())) {
+            self.discard(self.returned(in_use.lay_down()), &Place::Pool, Class::DeadSession.name());
             self.submit_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
             return None;
         }
-        let Some(token) = held.session.parts().map(|(token, ..)| token.clone()) else { return self.free(held, &Place::Pool) };
-        let made = self.log_out(&token, &held.session, &work);
+        let Some(token) = in_use.session().parts().map(|(token, ..)| token.clone()) else {
+            return self.free(self.returned(in_use.lay_down()), &Place::Pool);
+        };
+        let made = self.log_out(&token, in_use.session(), &work);
+        let held = self.returned(in_use.lay_down());
         if matches!(made, Made::Later) {
             let next = self.free(held, &Place::Pool);
             {

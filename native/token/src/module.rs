@@ -16,9 +16,10 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::exit;
-use crate::p11::{Functions, LoadError};
+use crate::p11::{Class, Functions, LoadError};
 use crate::reaper::Reaper;
 use crate::token::Token;
+use crate::turnstile::{Turn as Pass, Turnstile};
 
 /// How long a start waits for another's `C_Initialize` or `C_Finalize`.
 const LIFECYCLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,6 +35,8 @@ pub struct ModuleConfig {
     pub env: BTreeMap<String, String>,
     /// The string for `pReserved`.
     pub args: Option<String>,
+    /// Whether one call is in the module at a time; it is so, too, if the module cannot lock, or another pool asks for it.
+    pub serialize: bool,
 }
 
 /// Whether the module is initialized, and by whom.
@@ -63,6 +66,8 @@ pub struct Module {
     lifecycle: Mutex<Lifecycle>,
     changed: Condvar,
     inside: AtomicUsize,
+    stuck: AtomicUsize,
+    turnstile: Turnstile,
     /// Nobody comes in: the module is about to be finalized and initialized again.
     closed: AtomicBool,
     /// How often it was initialized.
@@ -81,18 +86,31 @@ pub struct ModuleUse {
 }
 
 /// A thread is inside the module.
-pub struct Inside<'a>(&'a Module);
+pub struct Inside<'a> {
+    module: &'a Module,
+    /// Given back last.
+    _pass: Option<Pass<'a>>,
+}
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+        self.module.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A thread inside a module that is known to hang: nobody waits for it.
+pub(crate) struct Stuck(Arc<Module>);
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.0.stuck.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// Set when the VM stops: nobody enters a module any more.
 static HALTING: AtomicBool = AtomicBool::new(false);
 
-/// Keeps everybody out of every module, and waits until those inside have left; `false`: not within `timeout`.
+/// Keeps everybody out of every module, and waits until those inside have left; `false`: not within `timeout`, or they hang.
 pub(crate) fn halt(timeout: Duration) -> bool {
     HALTING.store(true, Ordering::SeqCst);
     let until = Instant::now() + timeout;
@@ -101,7 +119,8 @@ pub(crate) fn halt(timeout: Duration) -> bool {
         return false;
     };
     while modules.iter().any(|module| module.inside.load(Ordering::SeqCst) > 0) {
-        if Instant::now() >= until {
+        let all_hang = modules.iter().all(|module| module.inside() <= module.stuck.load(Ordering::SeqCst));
+        if all_hang || Instant::now() >= until {
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -148,6 +167,8 @@ impl Module {
             lifecycle: Mutex::new(Lifecycle { phase: Phase::Down, config: config.clone(), users: 0, up: 0 }),
             changed: Condvar::new(),
             inside: AtomicUsize::new(0),
+            stuck: AtomicUsize::new(0),
+            turnstile: Turnstile::default(),
             closed: AtomicBool::new(false),
             incarnation: AtomicU64::new(0),
             tokens: Mutex::default(),
@@ -180,6 +201,10 @@ impl Module {
                         break;
                     }
                     lifecycle.users += 1;
+                    if config.serialize {
+                        lifecycle.config.serialize = true;
+                        self.turnstile.set(true);
+                    }
                     return Ok(());
                 }
             }
@@ -206,6 +231,7 @@ impl Module {
             if lifecycle.users == 0 {
                 lifecycle.config = config.clone();
             }
+            lifecycle.config.serialize |= config.serialize;
             lifecycle.users += 1;
         }
         self.changed.notify_all();
@@ -223,7 +249,14 @@ impl Module {
                 None => None,
             };
         let _inside = self.enter_alone()?;
-        let result = with_env(config, &self.display(), || self.functions.initialize(args.as_deref()))?;
+        let (result, serialized) = with_env(config, &self.display(), || {
+            match self.functions.initialize(args.as_deref()) {
+                // It knows no locks, or none without threads of its own: it is used as by an application with one thread.
+                Err(error) if error.class() == Class::Locking => (self.functions.initialize_without_locks(args.as_deref()), true),
+                result => (result, config.serialize),
+            }
+        })?;
+        self.turnstile.set(serialized);
         // After the module's own exit handlers, hence run before them.
         exit::guard();
         let ours = match result {
@@ -266,9 +299,15 @@ impl Module {
         Err(Error::ModuleDigestMismatch { path, expected: expected.to_ascii_lowercase(), actual })
     }
 
-    /// Counts this thread as inside the module, unless the VM is stopping, or the module is being initialized anew.
+    /// Counts this thread as inside the module, unless the VM is stopping, or the module is being initialized anew. A thread that is inside must
+    /// not enter again: into a serialized module it would wait for itself.
     pub fn enter(&self) -> Result<Inside<'_>, Error> {
-        let inside = self.enter_alone()?;
+        self.enter_while(|| true)
+    }
+
+    /// The same; where it has to wait for its turn, it asks now and then whether it still should.
+    pub fn enter_while(&self, is_wanted: impl Fn() -> bool) -> Result<Inside<'_>, Error> {
+        let inside = self.enter_in_turn(is_wanted)?;
         if self.closed.load(Ordering::SeqCst) { Err(Error::Reinitializing) } else { Ok(inside) }
     }
 
@@ -289,11 +328,48 @@ impl Module {
         }
     }
 
-    /// The same for the one who changes its phase.
+    /// The same for the one who changes its phase: nobody else is to be inside.
     fn enter_alone(&self) -> Result<Inside<'_>, Error> {
+        self.count(None)
+    }
+
+    fn enter_in_turn(&self, is_wanted: impl Fn() -> bool) -> Result<Inside<'_>, Error> {
+        if !self.is_serialized() {
+            let inside = self.count(None)?;
+            if !self.is_serialized() {
+                return Ok(inside);
+            }
+            // It has become so meanwhile.
+        }
+        let waits = || !HALTING.load(Ordering::SeqCst) && is_wanted();
+        let given_up =
+            || if HALTING.load(Ordering::SeqCst) { Error::Halting } else { Error::Interrupted { cause: "nobody waits for it" } };
+        let pass = self.turnstile.pass(waits).ok_or_else(given_up)?;
+        // Those who came in before that.
+        while self.inside() > 0 {
+            if !waits() {
+                return Err(given_up());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.count(Some(pass))
+    }
+
+    fn count<'a>(&'a self, pass: Option<Pass<'a>>) -> Result<Inside<'a>, Error> {
         self.inside.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(self);
+        let inside = Inside { module: self, _pass: pass };
         if HALTING.load(Ordering::SeqCst) { Err(Error::Halting) } else { Ok(inside) }
+    }
+
+    /// Whether one call is inside at a time.
+    pub fn is_serialized(&self) -> bool {
+        self.turnstile.is_on()
+    }
+
+    /// A thread inside is known to hang.
+    pub(crate) fn sticks(self: &Arc<Self>) -> Stuck {
+        self.stuck.fetch_add(1, Ordering::SeqCst);
+        Stuck(self.clone())
     }
 
     /// Changes whenever it was initialized: what was open before is gone. Read inside.

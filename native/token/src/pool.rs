@@ -8,11 +8,12 @@ use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::Mutex;
 use session_pool::{
     Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Held, Millis, Pool, Refusal, Roster, RunnerId,
-    RunnerState, Source, State, Stats, Submitted, Ticket,
+    RunnerState, Source, Stats, Submitted, Ticket,
 };
 
 use crate::access::Access;
 use crate::attachment::{Attachment, Mooring, Readiness};
+use crate::cell::{Cell, Kind};
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
 use crate::gate::Listener;
@@ -26,6 +27,7 @@ use crate::session::{Closable, Session};
 use crate::token::Selector;
 
 pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
+pub(crate) type SessionPool<H> = Pool<Session, Work<H>>;
 
 /// Whether and how a pool logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct PoolOptions {
     pub explicit_login: bool,
     /// Whether its sessions are read-only.
     pub read_only: bool,
+    /// How long an operation may run; then its call is held for hung, though its caller is dead and cannot give it up.
+    pub operation_timeout: Option<Millis>,
     /// How long a key's handle is remembered.
     pub key_cache_ttl: Option<Millis>,
     /// The caller's overrides of the return-code policy.
@@ -69,22 +73,15 @@ pub struct PoolOptions {
     pub sessions: Config,
 }
 
-/// What a runner is running now.
-pub(crate) struct Cell<H: Host>(pub(crate) Mutex<Option<Arc<Header<H>>>>);
-
-impl<H: Host> Cell<H> {
-    pub(crate) fn empty() -> Self {
-        Self(Mutex::new(None))
-    }
-}
-
 /// A pool.
 pub struct TokenPool<H: Host> {
     pub(crate) options: PoolOptions,
-    pub(crate) sessions: Pool<Session, Work<H>>,
+    pub(crate) sessions: SessionPool<H>,
     pub(crate) roster: Roster<Grant<H>, H::Runner>,
     pub(crate) keeper: H::Keeper,
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
+    /// Those of the sessions that are being closed.
+    closes: Mutex<Vec<Arc<Cell<H>>>>,
     pub(crate) guests: Guests<H>,
     pub(crate) mooring: Mooring<H>,
     pub(crate) access: Access<H>,
@@ -103,7 +100,7 @@ pub struct Status {
     pub leased: usize,
     /// Operations that runners have taken.
     pub active: usize,
-    /// Operations whose caller gave up while the module still runs them.
+    /// Calls that the module does not return from, though their time is over.
     pub hung: usize,
     /// Runners that can be woken or are at work.
     pub runners: usize,
@@ -111,6 +108,8 @@ pub struct Status {
     pub epoch: u64,
     /// The login's state.
     pub login: &'static str,
+    /// Whether one call is in the module at a time.
+    pub serialized: bool,
     /// Why the pool is down.
     pub down: Option<Error>,
 }
@@ -137,6 +136,7 @@ impl<H: Host> TokenPool<H> {
             roster: Roster::new(),
             keeper,
             cells: Mutex::default(),
+            closes: Mutex::default(),
             guests: Guests::default(),
             mooring: Mooring::default(),
             access: Access::new(),
@@ -223,13 +223,17 @@ impl<H: Host> TokenPool<H> {
                 }
             }
         }
+        if let Abandoned::WhileRunning { .. } = abandoned {
+            self.given_up(header);
+        }
         abandoned
     }
 
     /// A runner joins; `true`: it must come in at once.
     pub fn join(&self, address: H::Runner) -> (RunnerId, bool) {
+        let cell = Arc::new(Cell::new(address.is_expendable()));
         let (id, woken) = self.roster.join(address);
-        self.cells.lock().insert(id, Arc::new(Cell::empty()));
+        self.cells.lock().insert(id, cell);
         (id, woken)
     }
 
@@ -247,12 +251,17 @@ impl<H: Host> TokenPool<H> {
 
     /// A runner's call returns for the last time.
     pub fn depart(&self, id: RunnerId) {
+        self.withdraw(id);
+        self.keeper.post(Notice::RunnersWanted);
+    }
+
+    /// A runner leaves, and no successor is asked for.
+    pub fn withdraw(&self, id: RunnerId) {
         if let Some(grant) = self.roster.leave(id) {
             self.dispatch(grant, &mut Posting);
         }
         self.cells.lock().remove(&id);
         self.refuse_if_deserted();
-        self.keeper.post(Notice::RunnersWanted);
     }
 
     pub(crate) fn forget_cell(&self, id: RunnerId) {
@@ -260,12 +269,14 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn cell(&self, id: RunnerId) -> Arc<Cell<H>> {
-        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell::empty())).clone()
+        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell::new(false))).clone()
     }
 
-    fn all_cells(&self) -> Vec<Arc<Cell<H>>> {
-        let mut cells: Vec<_> = self.cells.lock().values().cloned().collect();
-        cells.append(&mut self.guests.cells());
+    /// Where calls into the module may be in progress, with the runner whose place goes with it.
+    pub(crate) fn all_cells(&self) -> Vec<(Option<RunnerId>, Arc<Cell<H>>)> {
+        let mut cells: Vec<_> = self.cells.lock().iter().map(|(id, cell)| (Some(*id), cell.clone())).collect();
+        cells.extend(self.guests.cells().into_iter().map(|cell| (None, cell)));
+        cells.extend(self.closes.lock().iter().map(|cell| (None, cell.clone())));
         cells
     }
 
@@ -309,7 +320,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A draining pool whose last runner has gone runs nothing any more.
-    fn refuse_if_deserted(&self) {
+    pub(crate) fn refuse_if_deserted(&self) {
         if self.sessions.is_draining() && self.roster.is_empty() {
             self.refuse_backlog();
         }
@@ -341,13 +352,23 @@ impl<H: Host> TokenPool<H> {
 
     /// Closes a session by the reaper; its capacity comes back when it is closed.
     pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
+        let is_hung = closing.is_hung();
+        let reason = if is_hung { "hung" } else { reason };
         self.keeper.post(Notice::SessionClosed { session: session.index(), reason });
-        let me = self.me.clone();
-        let before = move |session: &Closable| me.upgrade()?.before_close(session);
+        let cell = Arc::new(Cell::closing(session.index(), closing));
+        self.closes.lock().push(cell.clone());
+        let (me, its) = (self.me.clone(), cell.clone());
+        let before = move |session: &Closable| {
+            its.begins(true);
+            // What hung has its successor.
+            me.upgrade().filter(|_| !is_hung)?.before_close(session)
+        };
         let me = self.me.clone();
         session.close_then(before, move |heir| {
             // No pool, no capacity to give back.
             let Some(pool) = me.upgrade() else { return };
+            pool.closes.lock().retain(|other| !Arc::ptr_eq(other, &cell));
+            let closing = pool.returned(cell.closed());
             let granted = match heir {
                 None => pool.sessions.closed(closing),
                 Some(session) => {
@@ -402,15 +423,22 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// Time passes.
-    pub fn tick(&self, outlet: &impl Outlet<H>) {
+    /// Time passes. The ceiling, before it is tried upwards.
+    pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
+        let ceiling = self.sessions.stats().ceiling;
         self.attend_if_alone();
         self.log_out_if_inactive();
         self.sweep_logins();
         self.sweep_logouts(outlet);
-        for (closing, session) in self.sessions.tick(now()) {
+        self.look_for_hung(outlet);
+        let (granted, closing) = self.sessions.tick(now());
+        for grant in granted {
+            self.dispatch(grant, &mut Posting);
+        }
+        for (closing, session) in closing {
             self.close(closing, session, "ttl");
         }
+        ceiling
     }
 
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
@@ -442,18 +470,28 @@ impl<H: Host> TokenPool<H> {
     /// Sessions of a draining pool that are not yet closed.
     pub fn left(&self) -> usize {
         let stats = self.sessions.stats();
-        stats.idle + stats.running + stats.opening + stats.closing
+        stats.idle + stats.running + stats.opening + stats.closing + stats.hung
+    }
+
+    /// Those of them for which it is worth waiting: they are not in a call that hangs.
+    pub fn pending(&self) -> usize {
+        let hung = self.sessions.stats().hung + self.stuck();
+        self.left().saturating_sub(hung)
     }
 
     /// Answers the callers of what still runs in a pool that has drained for long enough.
     pub fn give_up(&self) {
-        let running: Vec<_> = self.all_cells().iter().filter_map(|cell| cell.0.lock().clone()).collect();
+        let header = |cell: &Cell<H>| cell.look().as_ref()?.errand.header.clone();
+        let running: Vec<_> = self.all_cells().iter().filter_map(|(_, cell)| header(cell)).collect();
         for header in running {
             header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
         }
         let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
         for lease in leases {
             lease.end(End::Close("drain"), &mut Posting);
+        }
+        if let Some(anchor) = self.mooring.attachment.read().anchor() {
+            anchor.claim.release();
         }
     }
 
@@ -478,6 +516,11 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
+    /// Whether callers have sessions for themselves.
+    pub fn has_leases(&self) -> bool {
+        self.leased() > 0
+    }
+
     /// Sessions that callers have for themselves.
     pub(crate) fn leased(&self) -> usize {
         let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
@@ -486,12 +529,11 @@ impl<H: Host> TokenPool<H> {
 
     /// One snapshot.
     pub fn status(&self) -> Status {
-        let hung = |cell: &Arc<Cell<H>>| cell.0.lock().as_ref().is_some_and(|header| header.progress.state() == State::Abandoned);
-        let cells = self.all_cells();
-        let active = cells.iter().filter(|cell| cell.0.lock().is_some()).count();
-        let hung = cells.iter().filter(|cell| hung(cell)).count();
+        let is_active = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| matches!(doing.errand.kind, Kind::Call(_)));
+        let active = self.all_cells().iter().filter(|(_, cell)| is_active(cell)).count();
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
-        let token = self.mooring.attachment.read().anchor().map(|anchor| anchor.claim.token().clone());
+        let token = self.anchored();
+        let serialized = token.as_ref().is_some_and(|token| token.module.is_serialized());
         let (epoch, login) = match token {
             Some(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict"),
             Some(token) => (token.gate.epoch(), token.gate.state_name(self.options.user)),
@@ -501,10 +543,11 @@ impl<H: Host> TokenPool<H> {
         let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
         let leased = self.leased();
         let mut sessions = self.sessions.stats();
+        let hung = sessions.hung + self.stuck();
         // The pool does not tell a lease's session from a running one.
         let leased = leased.min(sessions.running);
         sessions.running -= leased;
-        Status { sessions, leased, active, hung, runners, epoch, login, down }
+        Status { sessions, leased, active, hung, runners, epoch, login, serialized, down }
     }
 }
 

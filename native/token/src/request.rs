@@ -102,6 +102,23 @@ pub enum Request {
 }
 
 impl Request {
+    /// What the caller calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Apply { task, .. } => task.names().0,
+            Self::Batch(batch) => batch.name(),
+            Self::Digest { .. } => "digest",
+            Self::GenerateRandom { .. } => "generate_random",
+            Self::GenerateKey { .. } => "generate_key",
+            Self::GenerateKeyPair { .. } => "generate_key_pair",
+            Self::FindObjects { .. } => "find_objects",
+            Self::GetAttributes { .. } => "get_attributes",
+            Self::DestroyObject { .. } => "destroy_object",
+            Self::Mechanisms => "mechanisms",
+        }
+    }
+
     /// The key or object that it names.
     pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
         match self {

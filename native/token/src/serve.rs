@@ -5,18 +5,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
-use session_pool::{Entered, Grant as PoolGrant, Held, Opening, RunnerId, Source, Started, State, Ticket, Waiting};
+use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
 
 use crate::access::{Passage, Wait};
 use crate::attachment::Readiness;
+use crate::cell::{Cell, Errand, Hand, InUse};
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
-use crate::execute::{Step, execute};
-use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet};
+use crate::execute::{Recover, Step, execute};
+use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Posting};
 use crate::lease::Late;
 use crate::login::{Ended, is_dead, login};
+use crate::opening::{Refusal, Refused, enter};
 use crate::p11::{CallError, Class, Phase};
-use crate::pool::{Cell, Grant, LoginMode, TokenPool, refuse};
+use crate::pool::{Grant, LoginMode, TokenPool, refuse};
 use crate::recovery::as_seen_by;
 use crate::request::{Answer, Header, Login, Operation, Place, Work, weight};
 use crate::session::Session;
@@ -63,7 +65,11 @@ impl<H: Host> TokenPool<H> {
         let until = Instant::now() + budget.time;
         let mut bytes = 0;
         loop {
-            let Turn { next, answer } = self.turn(grant, &cell, outlet);
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(grant, &cell, outlet)));
+            let Ok(Turn { next, answer }) = turn else {
+                let next = self.after_panic(&cell);
+                return self.quit(id, next, outlet);
+            };
             let mut delivery = Delivery::Done;
             if let Some((mut operation, outcome)) = answer {
                 let outcome = operation.request.settle(outcome);
@@ -110,6 +116,13 @@ impl<H: Host> TokenPool<H> {
         Served::Gone
     }
 
+    /// After a panic of ours: the session has gone to the reaper, and its capacity goes to the next.
+    pub(crate) fn after_panic(&self, cell: &Cell<H>) -> Option<Grant<H>> {
+        let next = cell.take_stake().and_then(|stake| self.sessions.forfeit(stake));
+        self.settle();
+        next
+    }
+
     /// One operation, from its grant to the next one.
     pub(crate) fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
@@ -120,25 +133,26 @@ impl<H: Host> TokenPool<H> {
                 Readiness::Refused(error) => return self.turn_away(source, payload, error),
             }
         }
+        let hand = cell.take_up(source, Errand::of(&payload));
         match payload {
             Work::Login(login) => {
-                let next = self.turn_of_login(source, login);
+                let next = self.turn_of_login(hand, login, ticket);
                 self.resume_logouts();
                 Turn { next, answer: None }
             }
-            Work::Logout(logout) => Turn { next: self.turn_of_logout(source, logout, outlet), answer: None },
+            Work::Logout(logout) => Turn { next: self.turn_of_logout(hand, logout, ticket, outlet), answer: None },
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
                 Admission::Run => {
-                    let turn = self.turn_of_call(source, operation, ticket, cell, outlet);
+                    let turn = self.turn_of_call(hand, operation, ticket, outlet);
                     self.resume_logouts();
                     turn
                 }
                 Admission::Refuse(error) => {
-                    let next = self.give_back(source, &operation.place);
+                    let next = self.give_back(hand, &operation.place);
                     Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }
                 }
                 Admission::Drop => {
-                    let next = self.give_back(source, &operation.place);
+                    let next = self.give_back(hand, &operation.place);
                     // Nobody waits for it: its progress says so, or is made to.
                     let _ = operation.header.progress.abandon();
                     Turn { next, answer: None }
@@ -149,32 +163,38 @@ impl<H: Host> TokenPool<H> {
 
     fn turn_of_call(
         &self,
-        source: Source<Session>,
+        hand: Hand<'_, H>,
         mut operation: Operation<H>,
         ticket: Ticket,
-        cell: &Cell<H>,
         outlet: &mut impl Outlet<H>,
     ) -> Turn<H> {
-        *cell.0.lock() = Some(operation.header.clone());
-        let result = self.session(source).map(|held| {
-            operation.header.runs_on(held.session.index());
-            // Before the gate: whoever is to see to a login there has begun it.
-            if held.session.is_stale() {
-                return (held, Step::Exchange);
+        let in_use = match self.session(hand, || is_wanted(&operation.header, outlet)) {
+            Ok(in_use) => in_use,
+            Err(unopened) => {
+                return match self.unopened(*unopened, Waiting { payload: Work::Call(operation), ticket }, outlet) {
+                    Refused::Waits(next) => Turn { next, answer: None },
+                    Refused::For(refusal, Work::Call(operation)) => self.turn_of_unopened(refusal, operation, ticket, outlet),
+                    Refused::For(refusal, _) => Turn { next: refusal.next, answer: None },
+                };
             }
-            let step = match self.pass_gate(&held.session, &operation) {
-                Passage::Pass(epoch) => self.execute(&held.session, &mut operation, epoch),
+        };
+        operation.header.runs_on(in_use.session().index());
+        // Before the gate: whoever is to see to a login there has begun it.
+        let step = if in_use.session().is_stale() {
+            Step::Exchange
+        } else {
+            match self.pass_gate(in_use.session(), &operation) {
+                Passage::Pass(epoch) => self.execute(&in_use, &mut operation, epoch, outlet),
                 Passage::Refuse(error) => Step::Keep(Err(operation.failure(error))),
                 Passage::Wait(wait) => Step::Wait(wait),
-            };
-            (held, step)
-        });
-        *cell.0.lock() = None;
-        let (held, step) = match result {
-            Ok(ready) => ready,
-            Err(unopened) => return self.turn_of_unopened(*unopened, operation, ticket, outlet),
+            }
         };
+        let held = self.returned(in_use.lay_down());
         self.tell_of_retry(&mut operation);
+        if held.is_hung() {
+            self.leave_off(held, operation, step);
+            return Turn { next: None, answer: None };
+        }
         if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
             self.forget_retained();
         }
@@ -201,6 +221,20 @@ impl<H: Host> TokenPool<H> {
             }
             Step::Wait(wait) => Turn { next: self.wait_at_gate(held, operation, ticket, wait, outlet), answer: None },
             Step::Park(lacks) => Turn { next: self.park(held, operation, ticket, lacks), answer: None },
+        }
+    }
+
+    /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
+    fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: Step) {
+        let token = held.session.parts().map(|(token, ..)| token.clone());
+        let generation = held.session.generation();
+        self.discard(held, &operation.place, "hung");
+        let _ = operation.header.progress.abandon();
+        // What it has found is seen to all the same, as is a login that was its to begin: others wait for it.
+        match (step, token) {
+            (Step::Wait(wait), Some(token)) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
+            (Step::Recover(Recover { trouble, call, .. }), Some(token)) => self.face(trouble, &token, generation, call),
+            _ => (),
         }
     }
 
@@ -261,9 +295,14 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    fn execute(&self, session: &Session, operation: &mut Operation<H>, epoch: u64) -> Step {
+    fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, epoch: u64, outlet: &impl Outlet<H>) -> Step {
+        if in_use.is_hung() {
+            // Its opening was: it goes no further.
+            return Step::Elsewhere("hung");
+        }
+        let session = in_use.session();
         let Some((token, ..)) = session.parts() else { return Step::Exchange };
-        let _inside = match token.module.enter() {
+        let _inside = match enter(token, in_use.cell(), || is_wanted(&operation.header, outlet)) {
             Ok(inside) => inside,
             Err(Error::Reinitializing) => return Step::Return,
             Err(error) => return Step::Keep(Err(operation.failure(error))),
@@ -278,48 +317,61 @@ impl<H: Host> TokenPool<H> {
         })
     }
 
-    fn turn_of_login(&self, source: Source<Session>, work: Login<H>) -> Option<Grant<H>> {
+    fn turn_of_login(&self, hand: Hand<'_, H>, work: Login<H>, ticket: Ticket) -> Option<Grant<H>> {
         if work.asker.as_ref().is_some_and(|asker| asker.0.progress.start(now()) == Started::Gone) {
-            return self.give_back(source, &Place::Pool);
+            return self.give_back(hand, &Place::Pool);
         }
         let started = nanos();
         let ended = |result| self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
-        let held = match self.session(source) {
-            Ok(held) => held,
+        let in_use = match self.session(hand, || !self.is_draining()) {
+            Ok(in_use) => in_use,
             Err(unopened) => {
-                let Unopened { error, next, remains } = *unopened;
-                if let Remains::Return | Remains::Retry(..) = remains
-                    && work.dead <= self.size()
-                {
-                    self.return_login(work, matches!(remains, Remains::Return));
-                    return next;
-                }
-                ended(error.reason());
-                work.attempt.fail(error.clone(), false, nanos());
-                if let Some(asker) = work.asker {
-                    asker.answer(Err(Failure::not_executed(error)));
-                }
-                return next;
+                return match self.unopened(*unopened, Waiting { payload: Work::Login(work), ticket }, &mut Posting) {
+                    Refused::For(Refusal { remains: Remains::Return, next, .. }, Work::Login(work))
+                        if work.dead <= self.size() =>
+                    {
+                        self.return_login(work, true);
+                        next
+                    }
+                    Refused::For(Refusal { remains: Remains::Retry(..), next, .. }, Work::Login(work))
+                        if work.dead <= self.size() =>
+                    {
+                        self.return_login(work, false);
+                        next
+                    }
+                    Refused::For(Refusal { error, next, .. }, Work::Login(work)) => {
+                        ended(error.reason());
+                        work.attempt.fail(error.clone(), false, nanos());
+                        if let Some(asker) = work.asker {
+                            asker.answer(Err(Failure::not_executed(error)));
+                        }
+                        next
+                    }
+                    Refused::Waits(next) | Refused::For(Refusal { next, .. }, _) => next,
+                };
             }
         };
-        if held.session.is_stale() || (work.dead <= self.size() && is_dead(&held.session)) {
-            self.discard(held, &Place::Pool, Class::DeadSession.name());
+        if in_use.session().is_stale() || (work.dead <= self.size() && is_dead(in_use.session())) {
+            self.discard(self.returned(in_use.lay_down()), &Place::Pool, Class::DeadSession.name());
             self.submit_express(Work::Login(Login { dead: work.dead + 1, ..work }));
             return None;
         }
         let Login { attempt, pin, asker, force, dead } = work;
         let user = self.options.user;
-        let token = held.session.parts().map(|(token, ..)| token.clone());
+        let session = in_use.session();
+        let token = session.parts().map(|(token, ..)| token.clone());
         let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
         // Whoever waits for the login is to find that it is the pool's.
         let before = self.swap_mark(mark);
-        let run = AssertUnwindSafe(|| match held.session.parts().map(|(token, ..)| token.module.enter()) {
-            Some(Ok(_inside)) => login(&self.options, &held.session, user, attempt, pin.as_ref(), force),
+        let entered = || session.parts().map(|(token, ..)| token.module.enter_while(|| !self.is_draining()));
+        let run = AssertUnwindSafe(|| match entered() {
+            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), force),
             Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
             Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
         });
         let panicked = Error::Interrupted { cause: "the login panicked" };
         let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
+        let held = self.returned(in_use.lay_down());
         let (name, outcome, reusable) = match result {
             Ended::In(word) => {
                 self.now_with(mark, pin.as_ref());
@@ -383,42 +435,6 @@ impl<H: Host> TokenPool<H> {
         self.hold_express(Work::Login(Login { dead, ..work }));
     }
 
-    /// The session of a grant, opened if need be; or why not, and who gets the capacity.
-    pub(crate) fn session(&self, source: Source<Session>) -> Result<Held<Session>, Box<Unopened<H>>> {
-        let opening = match source {
-            Source::Session(held) => return Ok(held),
-            Source::Capacity(opening) => opening,
-        };
-        let started = nanos();
-        match self.open() {
-            Ok(session) => {
-                self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
-                Ok(self.sessions.opened(opening, session, now()))
-            }
-            Err((error, remains)) => {
-                self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
-                let next = self.never_opened(opening);
-                Err(Box::new(Unopened { error, next, remains }))
-            }
-        }
-    }
-
-    /// Capacity comes back unused: whose it is next.
-    fn never_opened(&self, opening: Opening) -> Option<Grant<H>> {
-        let next = self.sessions.open_failed(opening);
-        // It may have been the last thing that a draining pool waited for.
-        self.settle();
-        next
-    }
-
-    /// Gives back what was granted to work that does not run.
-    pub(crate) fn give_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
-        match source {
-            Source::Session(held) => self.free(held, place),
-            Source::Capacity(opening) => self.never_opened(opening),
-        }
-    }
-
     /// A session comes free: for the lease that it belongs to, or for the pool.
     pub(crate) fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
         if let Place::Within(lease) = place {
@@ -442,19 +458,21 @@ impl<H: Host> TokenPool<H> {
     /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
     pub(crate) fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
         match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
-            Ok(grants) => {
-                let mut grants = grants.into_iter();
-                let first = grants.next();
-                for grant in grants {
-                    self.dispatch(grant, outlet);
-                }
-                first
-            }
+            Ok(grants) => self.first_of_all(grants, outlet),
             Err(work) => {
                 refuse(work, &Error::Draining);
                 None
             }
         }
+    }
+
+    pub(crate) fn first_of_all(&self, grants: Vec<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+        let mut grants = grants.into_iter();
+        let first = grants.next();
+        for grant in grants {
+            self.dispatch(grant, outlet);
+        }
+        first
     }
 
     pub(crate) fn first_of(
@@ -473,12 +491,8 @@ impl<H: Host> TokenPool<H> {
     }
 }
 
-/// No session could be opened.
-pub(crate) struct Unopened<H: Host> {
-    pub(crate) error: Error,
-    /// Who gets the capacity.
-    pub(crate) next: Option<Grant<H>>,
-    pub(crate) remains: Remains,
+fn is_wanted<H: Host>(header: &Header<H>, outlet: &impl Outlet<H>) -> bool {
+    !header.is_over() && outlet.is_wanted(&header.reply)
 }
 
 /// Whether granted work is to run.

@@ -31,6 +31,16 @@ pub enum Task {
 }
 
 impl Task {
+    /// What the caller calls it, and a list of the same.
+    pub(crate) fn names(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Sign(_) => ("sign", "sign_many"),
+            Self::Verify { .. } => ("verify", "verify_many"),
+            Self::Encrypt(_) => ("encrypt", "encrypt_many"),
+            Self::Decrypt(_) => ("decrypt", "decrypt_many"),
+        }
+    }
+
     /// Whether it may be done twice.
     pub(crate) fn is_idempotent(&self, mechanism: &Mechanism) -> bool {
         match self {

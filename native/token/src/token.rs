@@ -103,28 +103,16 @@ pub struct Claim {
     token: Arc<Token>,
     exclusive: bool,
     leaving: AtomicBool,
+    is_released: AtomicBool,
     watcher: Option<Weak<dyn Watcher>>,
 }
 
 /// How long a claim waits for those who are about to leave.
-const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        {
-            let mut claims = self.token.claims.lock();
-            claims.pools = claims.pools.saturating_sub(1);
-            if *self.leaving.get_mut() {
-                claims.leaving = claims.leaving.saturating_sub(1);
-            }
-            if self.exclusive {
-                claims.exclusive = false;
-            }
-        }
-        self.token.released.notify_all();
-        if let Some(watcher) = &self.watcher {
-            self.token.watchers.lock().retain(|other| !Weak::ptr_eq(other, watcher));
-        }
+        self.release();
     }
 }
 
@@ -132,9 +120,30 @@ impl Claim {
     /// Its pool stops: who wants the token now waits for a moment.
     pub fn leave(&self) {
         let mut claims = self.token.claims.lock();
-        if !self.leaving.swap(true, Ordering::Relaxed) {
+        if !self.is_released.load(Ordering::Relaxed) && !self.leaving.swap(true, Ordering::Relaxed) {
             claims.leaving += 1;
         }
+    }
+
+    /// It ends, though calls of its pool's may hang in the module: who wants the token need not wait for those.
+    pub fn release(&self) {
+        {
+            let mut claims = self.token.claims.lock();
+            if self.is_released.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            claims.pools = claims.pools.saturating_sub(1);
+            if self.leaving.load(Ordering::Relaxed) {
+                claims.leaving = claims.leaving.saturating_sub(1);
+            }
+            if self.exclusive {
+                claims.exclusive = false;
+            }
+        }
+        if let Some(watcher) = &self.watcher {
+            self.token.watchers.lock().retain(|other| !Weak::ptr_eq(other, watcher));
+        }
+        self.token.released.notify_all();
     }
 
     /// The token.
@@ -276,8 +285,8 @@ impl Token {
         self.is_in_its_slot()?;
         let functions = self.module.functions();
         let session = match open_session(functions, self.slot(), false) {
-            // It has no room for one more.
-            Err(error) if error.class() == Class::Capacity => return Ok(()),
+            // It has no room for one more than those that are ours.
+            Err(error) if error.class() == Class::Capacity && self.gate.sessions() > 0 => return Ok(()),
             opened => opened?,
         };
         let info = session_info(functions, session);
@@ -309,7 +318,8 @@ impl Token {
         claims.exclusive = exclusive;
         drop(claims);
         self.watchers.lock().extend(watcher.clone());
-        Ok(Claim { token: self.clone(), exclusive, leaving: AtomicBool::new(false), watcher })
+        let (leaving, is_released) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Claim { token: self.clone(), exclusive, leaving, is_released, watcher })
     }
 }
 

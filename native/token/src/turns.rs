@@ -6,16 +6,18 @@ use session_pool::{Held, Source, Ticket};
 
 use crate::attachment::Readiness;
 use crate::backoff::random_unit;
+use crate::cell::Cell;
 use crate::error::{Error, Executed};
 use crate::execute::Recover;
 use crate::host::{Host, Keeper, Notice, Outlet};
+use crate::opening::{Refusal, enter};
 use crate::p11::{CallError, Class};
 use crate::parking::Parked;
 use crate::pool::{Grant, TokenPool, refuse};
 use crate::probe::{Finding, examine, is_suspicious};
 use crate::recovery::{Trouble, as_seen_by};
 use crate::request::{Operation, Place, Work};
-use crate::serve::{Turn, Unopened};
+use crate::serve::Turn;
 use crate::session::Session;
 
 /// What remains to be done when no session could be opened.
@@ -49,10 +51,10 @@ impl<H: Host> TokenPool<H> {
             }
             Work::Call(operation) => {
                 let granted = self.hold_back(operation, ticket, outlet);
-                self.first_of(granted, self.give_back(source, &Place::Pool), outlet)
+                self.first_of(granted, self.put_back(source, &Place::Pool), outlet)
             }
             express => {
-                let next = self.give_back(source, &Place::Pool);
+                let next = self.put_back(source, &Place::Pool);
                 self.hold_express(express);
                 next
             }
@@ -65,10 +67,10 @@ impl<H: Host> TokenPool<H> {
         match work {
             Work::Call(operation) => {
                 let failure = operation.failure(error);
-                Turn { next: self.give_back(source, &operation.place), answer: Some((operation, Err(failure))) }
+                Turn { next: self.put_back(source, &operation.place), answer: Some((operation, Err(failure))) }
             }
             express => {
-                let next = self.give_back(source, &Place::Pool);
+                let next = self.put_back(source, &Place::Pool);
                 refuse(express, &error);
                 Turn { next, answer: None }
             }
@@ -145,7 +147,7 @@ impl<H: Host> TokenPool<H> {
 
     pub(crate) fn turn_of_unopened(
         &self,
-        Unopened { error, next, remains }: Unopened<H>,
+        Refusal { error, next, remains }: Refusal<H>,
         mut operation: Operation<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
@@ -176,7 +178,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// `C_OpenSession`; or why not, and what is to be done about it.
-    pub(crate) fn open(&self) -> Result<Session, (Error, Remains)> {
+    pub(crate) fn open(&self, cell: &Cell<H>, is_wanted: impl Fn() -> bool) -> Result<Session, (Error, Remains)> {
         let answer = |error| (error, Remains::Answer);
         let token = self.token().map_err(|error| match error {
             Error::Reinitializing => (error, Remains::Return),
@@ -184,7 +186,7 @@ impl<H: Host> TokenPool<H> {
         })?;
         let generation = token.generation();
         let (call, class, finding, seen) = {
-            let _inside = token.module.enter().map_err(|error| match error {
+            let _inside = enter(&token, cell, is_wanted).map_err(|error| match error {
                 Error::Reinitializing => (error, Remains::Return),
                 other => answer(other),
             })?;

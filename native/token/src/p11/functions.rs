@@ -128,6 +128,20 @@ impl Functions {
         check("C_Initialize", Phase::Single, code)
     }
 
+    /// The same for a module that cannot lock: as by an application in which one thread at a time calls it.
+    pub fn initialize_without_locks(&self, reserved: Option<&CStr>) -> Result<(), CallError> {
+        let Some(reserved) = reserved else {
+            // SAFETY: NULL is allowed, and says that no two threads call the module at a time.
+            let code = unsafe { call!(self, C_Initialize(ptr::null_mut())) };
+            return check("C_Initialize", Phase::Single, code);
+        };
+        let pointer = reserved.as_ptr().cast_mut().cast();
+        let mut arguments = CK_C_INITIALIZE_ARGS { pReserved: pointer, ..Default::default() };
+        // SAFETY: the arguments outlive the call; no mutex functions and no flag say the same as NULL.
+        let code = unsafe { call!(self, C_Initialize((&raw mut arguments).cast())) };
+        check("C_Initialize", Phase::Single, code)
+    }
+
     /// `C_Finalize`: closes every session that the process has on the module.
     ///
     /// # Safety

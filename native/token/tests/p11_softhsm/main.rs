@@ -1,6 +1,7 @@
 //! The layer over the raw function list, against a real SoftHSM token and openssl.
 
 mod operations;
+mod runner_panic;
 mod support;
 
 use std::path::Path;

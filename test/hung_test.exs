@@ -1,0 +1,468 @@
+defmodule Pkcs11Pool.HungTest do
+  # Calls that do not return: their callers are freed, and the pool goes on without them, as far as its executor allows.
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+
+  @size 4
+
+  setup do
+    token = ChaosToken.new!()
+    on_exit(fn -> Chaos.stop(token.chaos) end)
+    %{token: token, chaos: token.chaos}
+  end
+
+  # What hangs is let go before the pool stops, or that would take its time.
+  defp start(token, opts) do
+    name = :"hung-#{System.unique_integer([:positive])}"
+    defaults = [name: name, pool_size: @size, operation_timeout: 400, shutdown_timeout: 500]
+    opts = SoftHSM.pool_opts(token, Keyword.merge(defaults, opts))
+    start_supervised!({Pkcs11Pool, opts}, id: name)
+    on_exit(fn -> Chaos.release(token.chaos) end)
+    unless opts[:lazy], do: :ok = Pkcs11Pool.await_ready(name, 10_000)
+    name
+  end
+
+  defp random(pool, opts \\ []), do: Pkcs11Pool.generate_random(pool, 8, opts)
+
+  defp hanging(chaos, function), do: Map.get(Chaos.hanging(chaos), to_string(function), 0)
+
+  # So many callers, each in a call that hangs, are freed at their deadline.
+  defp hang(pool, chaos, count) do
+    before = hanging(chaos, :C_GenerateRandom)
+    Chaos.hang(chaos, :C_GenerateRandom, count: count)
+    callers = for _ <- 1..count, do: Task.async(fn -> random(pool, queue_timeout: 20_000) end)
+
+    for result <- Task.await_many(callers, 60_000) do
+      assert {:error, %Error{reason: :operation_timeout, executed: :unknown}} = result
+    end
+
+    assert hanging(chaos, :C_GenerateRandom) == before + count
+  end
+
+  # Everybody has come back, and nothing was lost.
+  defp let_go(pool, chaos) do
+    Chaos.release(chaos)
+    status = Pools.drained!(pool)
+    Pools.full_strength!(pool)
+    assert status.idle <= status.size
+    Poll.until(fn -> Chaos.status(chaos).sessions == Pkcs11Pool.status(pool).idle end)
+    assert {:ok, <<_::64>>} = random(pool)
+    assert Chaos.violations(chaos) == []
+  end
+
+  describe "on native threads" do
+    test "sessions that hang are replaced, up to as many as the pool has",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads)
+      hang(pool, chaos, @size)
+      assert %{hung: @size, running: 0, size: @size} = Pkcs11Pool.status(pool)
+
+      for _ <- 1..20, do: assert({:ok, <<_::64>>} = random(pool))
+      hang(pool, chaos, @size)
+      # These hold their places.
+      assert %{hung: hung, running: @size, idle: 0} = Pkcs11Pool.status(pool)
+      assert hung == 2 * @size
+
+      for _ <- 1..3 do
+        assert {:error, %Error{reason: :queue_timeout, executed: false}} =
+                 random(pool, queue_timeout: 50)
+      end
+
+      assert Chaos.status(chaos).sessions == 2 * @size
+      let_go(pool, chaos)
+      assert Pkcs11Pool.status(pool).hung == 0
+    end
+
+    test "what waits gets the place of what hangs", %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads, pool_size: 1)
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+      stuck = Task.async(fn -> random(pool) end)
+      Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 1 end)
+      waiting = for _ <- 1..10, do: Task.async(fn -> random(pool, queue_timeout: 20_000) end)
+      assert {:error, %Error{reason: :operation_timeout}} = Task.await(stuck)
+      for result <- Task.await_many(waiting, 30_000), do: assert({:ok, <<_::64>>} = result)
+      assert %{hung: 1} = Pkcs11Pool.status(pool)
+      let_go(pool, chaos)
+    end
+
+    test "when some return, others may be replaced", %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads, pool_size: 1)
+      hang(pool, chaos, 1)
+      # There is no place for another: it holds its own.
+      Chaos.hang(chaos, :C_DigestInit, count: 1)
+      assert {:error, %Error{reason: :operation_timeout}} = Pkcs11Pool.digest(pool, :sha256, "x")
+      assert %{hung: 2, running: 1} = Pkcs11Pool.status(pool)
+      Chaos.release(chaos, function: :C_GenerateRandom)
+      assert {:ok, <<_::64>>} = random(pool, queue_timeout: 20_000)
+      assert %{hung: 1} = Pkcs11Pool.status(pool)
+      let_go(pool, chaos)
+    end
+
+    test "the session of a caller that was killed is replaced, too",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads, pool_size: 1)
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+      caller = spawn(fn -> random(pool) end)
+      Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 1 end)
+      Process.exit(caller, :kill)
+      assert {:ok, <<_::64>>} = random(pool, queue_timeout: 20_000)
+      assert %{hung: 1} = Pkcs11Pool.status(pool)
+      let_go(pool, chaos)
+    end
+
+    test "a caller that asked for more time than the pool gives keeps its session",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads, pool_size: 1, operation_timeout: 100)
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+      patient = Task.async(fn -> random(pool, operation_timeout: :infinity) end)
+      Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 1 end)
+
+      assert {:error, %Error{reason: :queue_timeout}} = random(pool, queue_timeout: 1_000)
+      assert %{hung: 0, running: 1} = Pkcs11Pool.status(pool)
+      Chaos.release(chaos)
+      assert {:ok, <<_::64>>} = Task.await(patient)
+      let_go(pool, chaos)
+    end
+
+    test "a lease ends when its call hangs, and its session is replaced",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads, pool_size: 1)
+
+      Pkcs11Pool.with_session(pool, fn lease ->
+        Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+        assert {:error, %Error{reason: :operation_timeout}} = random(lease)
+        assert {:error, %Error{reason: :lease_ended, executed: false}} = random(lease)
+        assert {:error, %Error{reason: :lease_ended}} = random(pool)
+        assert %{hung: 1, leased: 0} = Pkcs11Pool.status(pool)
+        assert {:ok, <<_::64>>} = Task.await(Task.async(fn -> random(pool) end))
+      end)
+
+      assert {:ok, <<_::64>>} = random(pool)
+      let_go(pool, chaos)
+    end
+
+    for function <- [:C_OpenSession, :C_SignInit, :C_Sign] do
+      test "a hang in #{function} costs nobody else anything", %{token: token, chaos: chaos} do
+        pool = start(token, executor: :threads, pool_size: 2 * @size)
+        {:ok, _pair} = generate(pool)
+        Chaos.hang(chaos, unquote(function), count: 1)
+        # With all that are open in use, the next call opens another.
+        in_use = if unquote(function == :C_OpenSession), do: Pools.drained!(pool).idle, else: 0
+
+        leased(pool, in_use, fn ->
+          assert {:error, %Error{reason: :operation_timeout, executed: :unknown}} = sign(pool)
+        end)
+
+        assert hanging(chaos, unquote(function)) == 1
+        assert %{hung: 1} = Pkcs11Pool.status(pool)
+        for _ <- 1..10, do: assert({:ok, _signature} = sign(pool))
+        let_go(pool, chaos)
+      end
+    end
+
+    test "a close that hangs is replaced, and holds no other close up",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads)
+      occupy(pool, chaos)
+      Chaos.hang(chaos, :C_CloseSession, count: 1)
+      :ok = Pkcs11Pool.resize(pool, 1)
+
+      Poll.until(fn ->
+        Chaos.status(chaos).sessions == 2 and Pkcs11Pool.status(pool).closing == 0
+      end)
+
+      assert hanging(chaos, :C_CloseSession) == 1
+      assert %{hung: 1} = Pkcs11Pool.status(pool)
+      assert {:ok, <<_::64>>} = random(pool)
+      let_go(pool, chaos)
+    end
+  end
+
+  describe "on dirty-IO schedulers" do
+    test "sessions that hang are counted, and the others serve", %{token: token, chaos: chaos} do
+      pool = start(token, executor: :dirty_io)
+      hang(pool, chaos, 2)
+      assert %{hung: 2, running: 2} = Pkcs11Pool.status(pool)
+      for _ <- 1..20, do: assert({:ok, <<_::64>>} = random(pool))
+      assert Chaos.status(chaos).sessions <= @size
+      let_go(pool, chaos)
+    end
+
+    test "a runner that is killed in a call that hangs keeps its place until that returns",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :dirty_io, pool_size: 2)
+      Chaos.hang(chaos, :C_GenerateRandom, count: 2)
+      callers = for _ <- 1..2, do: Task.async(fn -> random(pool) end)
+      Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 2 end)
+      for runner <- Pools.runners(pool), do: Process.exit(runner, :kill)
+      for result <- Task.await_many(callers), do: assert({:error, %Error{}} = result)
+      assert %{hung: 2, running: 2} = Pkcs11Pool.status(pool)
+      assert %{vacancies: 0, runners: 0} = Pools.native_status(pool)
+      let_go(pool, chaos)
+    end
+
+    test "the call of a caller that was killed is found", %{token: token, chaos: chaos} do
+      pool = start(token, executor: :dirty_io)
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+      caller = spawn(fn -> random(pool) end)
+      Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 1 end)
+      Process.exit(caller, :kill)
+      Poll.until(fn -> Pkcs11Pool.status(pool).hung == 1 end)
+      let_go(pool, chaos)
+    end
+
+    test "a lease ends when its call hangs", %{token: token, chaos: chaos} do
+      pool = start(token, executor: :dirty_io)
+
+      Pkcs11Pool.with_session(pool, fn lease ->
+        Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+        assert {:error, %Error{reason: :operation_timeout}} = random(lease)
+        assert {:error, %Error{reason: :lease_ended, executed: false}} = random(lease)
+      end)
+
+      assert {:ok, <<_::64>>} = random(pool)
+      let_go(pool, chaos)
+    end
+  end
+
+  for executor <- [:threads, :dirty_io] do
+    test "a login that hangs is reported, and frees who waits for it, executor #{executor}",
+         %{token: token, chaos: chaos} do
+      Chaos.hang(chaos, :C_Login, count: 1)
+      pool = start(token, executor: unquote(executor), lazy: true, queue_timeout: 300)
+
+      results =
+        1..8 |> Enum.map(fn _ -> Task.async(fn -> random(pool) end) end) |> Task.await_many()
+
+      for result <- results do
+        assert {:error, %Error{reason: reason}} = result
+        assert reason in [:queue_timeout, :operation_timeout]
+      end
+
+      Poll.until(fn -> Pkcs11Pool.status(pool).hung == 1 end)
+      # Another login beside it would be wrong.
+      assert Chaos.calls(chaos, :C_Login) == 1
+      Chaos.release(chaos)
+      assert {:ok, <<_::64>>} = random(pool, queue_timeout: 10_000)
+      assert Chaos.calls(chaos, :C_Login) == 1
+      let_go(pool, chaos)
+    end
+
+    test "a keeper that is killed while a login hangs leaves a pool that works once it returns, executor #{executor}",
+         %{token: token, chaos: chaos} do
+      Chaos.hang(chaos, :C_Login, count: 1)
+      pool = start(token, executor: unquote(executor), lazy: true)
+      caller = Task.async(fn -> random(pool) end)
+      Poll.until(fn -> hanging(chaos, :C_Login) == 1 end)
+      keeper = Pools.keeper(pool)
+      Process.exit(keeper, :kill)
+      assert {:error, %Error{}} = Task.await(caller, 30_000)
+
+      Poll.until(fn ->
+        match?({:ok, other, _} when other != keeper, Pkcs11Pool.Registry.lookup(pool))
+      end)
+
+      Chaos.release(chaos)
+      assert {:ok, <<_::64>>} = random(pool, queue_timeout: 20_000, operation_timeout: 20_000)
+      assert Chaos.violations(chaos) == []
+    end
+
+    test "a pool is stopped and started again over calls that hang, executor #{executor}",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: unquote(executor), pool_size: 2, shutdown_timeout: 5_000)
+      hang(pool, chaos, 2)
+      {time, :ok} = :timer.tc(fn -> stop_supervised!(pool) end)
+      # For what hangs nobody waits.
+      assert time < 4_000_000
+      again = start(token, executor: unquote(executor), pool_size: 2)
+      for _ <- 1..10, do: assert({:ok, <<_::64>>} = random(again))
+      # The module may not be finalized under those who are inside.
+      assert Chaos.calls(chaos, :C_Finalize) == 0
+      let_go(again, chaos)
+    end
+  end
+
+  for executor <- [:threads, :dirty_io] do
+    test "a pool that has its token for itself is started again over a call that hangs, executor #{executor}",
+         %{token: token, chaos: chaos} do
+      opts = [type: :token, pool_size: 1, lazy: false]
+      opts = [executor: unquote(executor)] ++ opts
+      pool = start(token, opts)
+      hang(pool, chaos, 1)
+      stop_supervised!(pool)
+      pool = start(token, opts)
+      assert {:ok, <<_::64>>} = random(pool)
+
+      # So it is when the keeper is killed.
+      Chaos.release(chaos)
+      Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 0 end)
+      hang(pool, chaos, 1)
+      keeper = Pools.keeper(pool)
+      Process.exit(keeper, :kill)
+      Poll.until(fn -> not Process.alive?(keeper) end)
+      Poll.until(fn -> match?({:ok, _random}, random(pool)) end, 20_000)
+      let_go(pool, chaos)
+    end
+  end
+
+  describe "the outside" do
+    test "is told by the log what a hung call costs, and when it has returned",
+         %{token: token, chaos: chaos} do
+      for {executor, cost} <- [
+            threads: "its session is replaced (1 of 4 quarantined)",
+            dirty_io:
+              "it holds one of the VM's #{:erlang.system_info(:dirty_io_schedulers)} dirty-IO schedulers"
+          ] do
+        pool = start(token, executor: executor)
+
+        log =
+          capture_log(fn ->
+            hang(pool, chaos, 1)
+            let_go(pool, chaos)
+            # Its notices have been read.
+            :sys.get_state(Pools.keeper(pool))
+          end)
+
+        assert log =~
+                 ~r/#{inspect(pool)}: generate_random on session \d+ has not returned for \d+ ms/
+
+        assert log =~ cost
+        assert log =~ ~r/generate_random on session \d+, which hung, has returned after \d+ ms/
+        stop_supervised!(pool)
+      end
+    end
+  end
+
+  # Other processes have so many sessions for themselves meanwhile.
+  defp leased(pool, count, fun) do
+    test = self()
+
+    hold = fn ->
+      Pkcs11Pool.with_session(pool, fn ->
+        send(test, :leased)
+        receive do: (:done -> :ok)
+      end)
+    end
+
+    holders = for _ <- 1..count//1, do: Task.async(hold)
+    for _ <- holders, do: assert_receive(:leased, 5_000)
+    fun.()
+    for holder <- holders, do: send(holder.pid, :done)
+    Task.await_many(holders)
+  end
+
+  # All sessions open, and idle.
+  defp occupy(pool, chaos) do
+    Chaos.latency(chaos, :C_GenerateRandom, 100)
+    tasks = for _ <- 1..@size, do: Task.async(fn -> random(pool) end)
+    for result <- Task.await_many(tasks), do: assert({:ok, <<_::64>>} = result)
+    Chaos.latency(chaos, :C_GenerateRandom, 0)
+    Poll.until(fn -> Pkcs11Pool.status(pool).idle == @size end)
+  end
+
+  defp generate(pool) do
+    Pkcs11Pool.generate_key_pair(
+      pool,
+      :ec_key_pair_gen,
+      [token: true, label: "signing", ec_params: :secp256r1, verify: true],
+      token: true,
+      label: "signing",
+      private: true,
+      sign: true
+    )
+  end
+
+  defp sign(pool), do: Pkcs11Pool.sign(pool, "signing", :ecdsa, :binary.copy("x", 32))
+end
+
+defmodule Pkcs11Pool.HungLeftoversTest do
+  # What hung calls leave behind in the VM: counted, so that nothing else may run beside.
+  use ExUnit.Case, async: false
+
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+
+  setup do
+    token = ChaosToken.new!()
+    on_exit(fn -> Chaos.stop(token.chaos) end)
+    %{token: token, chaos: token.chaos}
+  end
+
+  defp start(token, opts) do
+    defaults = [name: :leftovers, operation_timeout: 200, shutdown_timeout: 200]
+    opts = SoftHSM.pool_opts(token, Keyword.merge(defaults, opts))
+    start_supervised!({Pkcs11Pool, opts}, id: opts[:name])
+    on_exit(fn -> Chaos.release(token.chaos) end)
+    :ok = Pkcs11Pool.await_ready(opts[:name], 10_000)
+    opts[:name]
+  end
+
+  defp random(pool), do: Pkcs11Pool.generate_random(pool, 8, queue_timeout: 20_000)
+
+  defp hang(pool, chaos, count) do
+    Chaos.hang(chaos, :C_GenerateRandom, count: count)
+
+    for result <-
+          Task.await_many(for(_ <- 1..count, do: Task.async(fn -> random(pool) end)), 60_000),
+        do: assert({:error, %Error{reason: :operation_timeout}} = result)
+  end
+
+  # Those of the pools' runners.
+  defp threads do
+    "/proc/self/task/*/comm"
+    |> Path.wildcard()
+    |> Enum.count(&match?({:ok, "pkcs11-runner\n"}, File.read(&1)))
+  end
+
+  test "sessions and threads that hung, again and again, are all gone in the end",
+       %{token: token, chaos: chaos} do
+    pool = start(token, executor: :threads, pool_size: 4)
+    # Those of earlier pools are on their way out.
+    Poll.until(fn -> threads() == 4 end)
+
+    for _ <- 1..5 do
+      hang(pool, chaos, 4)
+      Poll.until(fn -> threads() == 8 end)
+      Chaos.release(chaos)
+      Pools.drained!(pool)
+    end
+
+    Pools.full_strength!(pool)
+    Poll.until(fn -> threads() == 4 end)
+    assert Chaos.status(chaos).sessions == Pkcs11Pool.status(pool).idle
+    assert Chaos.violations(chaos) == []
+  end
+
+  test "a pool that was restarted over hung calls ten times leaves the VM its file I/O, and :auto counts the orphans",
+       %{token: token, chaos: chaos} do
+    executors =
+      for _ <- 1..10 do
+        pool = start(token, pool_size: 4)
+        executor = Pkcs11Pool.status(pool).executor
+        hang(pool, chaos, 4)
+        {time, {:ok, _text}} = :timer.tc(fn -> File.read(__ENV__.file) end)
+        assert time < 1_000_000, "File.read took #{div(time, 1_000)} ms"
+        :ok = stop_supervised(pool)
+        executor
+      end
+
+    # Each of the first ones leaves four dirty schedulers taken, until a pool would take the last ones.
+    fit = div(:erlang.system_info(:dirty_io_schedulers) - 2, 4)
+    {dirty, rest} = Enum.split(executors, min(fit, 10))
+    assert Enum.all?(dirty, &(&1 == :dirty_io))
+    assert Enum.all?(rest, &(&1 == :threads))
+    assert Chaos.calls(chaos, :C_Finalize) == 0
+
+    Chaos.release(chaos)
+    pool = start(token, pool_size: 4)
+    assert {:ok, <<_::64>>} = random(pool)
+    Poll.until(fn -> Chaos.status(chaos).sessions == Pkcs11Pool.status(pool).idle end)
+    assert Chaos.violations(chaos) == []
+  end
+end
