@@ -1,42 +1,74 @@
 defmodule Pkcs11Pool.BenchTest do
-  # That the benchmarks run, and say what they are to say; never what they measure.
+  # That the benchmarks run, that every contender does its operations, and that they are right; never how quick they are.
   use ExUnit.Case, async: false
 
-  @tag timeout: 300_000
-  test "bench/queue.exs runs every contestant, and prints a table" do
-    file = Path.join(System.tmp_dir!(), "queue-#{System.unique_integer([:positive])}.md")
-    on_exit(fn -> File.rm(file) end)
+  alias Pkcs11Pool.Build.CargoMessages
 
-    {output, status} =
-      System.cmd("mix", ["run", "--no-compile", "bench/queue.exs", "--smoke", "--out", file],
-        env: [{"MIX_ENV", "test"}],
-        stderr_to_stdout: true
-      )
-
-    assert status == 0, output
-    assert output =~ "| one GenServer |"
-    assert output =~ "| 8 GenServers in turn |"
-    assert output =~ ~r/\| poolboy of 4 \||poolboy is not installed/
-
-    for {size, stripes} <- [{2, "1 stripe"}, {4, "2 stripes"}, {8, "4 stripes"}],
-        do: assert(output =~ "| pkcs11_pool of #{size}, #{stripes} |")
-
-    assert output =~ "messages in it"
-    assert output =~ "from the session's coming free to the last answer"
-    # Not the lines with a µ, which a terminal without UTF-8 shows otherwise.
-    lines = file |> File.read!() |> String.split("\n", trim: true)
-    assert Enum.count(lines, &(&1 =~ "|")) > 10
-    for line <- lines, List.ascii_printable?(to_charlist(line)), do: assert(output =~ line)
+  defp bench(arguments) do
+    System.cmd(Path.expand("script/bench"), arguments,
+      env: [{"MIX_ENV", "test"}],
+      stderr_to_stdout: true
+    )
   end
 
-  test "an unknown option is refused" do
-    {output, status} =
-      System.cmd("mix", ["run", "--no-compile", "bench/queue.exs", "--fast"],
-        env: [{"MIX_ENV", "test"}],
-        stderr_to_stdout: true
-      )
+  @tag timeout: 600_000
+  test "everything is measured, and comes as text, JSON and plots" do
+    folder = Path.join(System.tmp_dir!(), "bench-#{System.unique_integer([:positive])}")
+    on_exit(fn -> File.rm_rf!(folder) end)
 
-    assert status != 0
-    assert output =~ "expected --smoke"
+    # It fails unless each contender has given a right output.
+    assert {_output, 0} = bench(["--smoke", "--out", folder])
+
+    assert {:ok, results} =
+             folder |> Path.join("results.json") |> File.read!() |> CargoMessages.decode()
+
+    # One round; how many, a busy machine decides.
+    for measured <- results["throughput"], do: assert([_rate] = measured["operations_per_second"])
+
+    contenders = for %{"contender" => name} <- results["throughput"], uniq: true, do: name
+
+    assert Enum.sort(contenders -- ["SunPKCS11", "poolboy"]) ==
+             [
+               "batch of 64",
+               "original",
+               "pool",
+               "pool :dirty_io",
+               "pool :threads",
+               "pool at once",
+               "raw"
+             ]
+
+    for operation <- ~w(rsa ec hmac aes_gcm random verify_rsa verify_ec),
+        do: assert(Enum.any?(results["throughput"], &(&1["operation"] == operation)))
+
+    queue = Map.new(results["queue"]["rates"], &{&1["name"], &1["operations_per_second"]})
+    assert length(queue["one GenServer"]) == length(results["queue"]["callers"])
+
+    for {size, stripes} <- [{2, "1 stripe"}, {4, "2 stripes"}, {8, "4 stripes"}],
+        do: assert(Map.has_key?(queue, "pool of #{size}, #{stripes}"))
+
+    works = Enum.map_join(results["floors"], "\n", & &1["work"])
+
+    for work <- ["C calls", "does nothing", "mailbox", "waiters", "keys: time", "File.read"] do
+      assert works =~ work
+    end
+
+    assert works =~ "p99 of the others"
+    assert works =~ "resident memory"
+
+    text = File.read!(Path.join(folder, "RESULTS.md"))
+    for %{"work" => work} <- results["floors"], do: assert(text =~ "| #{work} |")
+    assert text =~ "### RSA-2048 sign"
+
+    for plot <- ~w(slow slow_size_query) do
+      assert File.read!(Path.join([folder, "plots", plot <> ".svg"])) =~ ~r/<svg.*<\/svg>/s
+      assert text =~ "(plots/#{plot}.svg)"
+    end
+  end
+
+  test "an option that it does not know is refused, with those that it does" do
+    assert {output, 2} = bench(["--fast"])
+    assert output =~ "usage: script/bench"
+    assert {^output, 2} = bench(["--only", "everything"])
   end
 end

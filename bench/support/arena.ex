@@ -1,0 +1,102 @@
+defmodule Bench.Arena do
+  @moduledoc """
+  One comparison: the contenders on one token, in rounds. Each round runs every one of them for a short while, in another order; so whatever
+  else the machine does hits all of them, and ratios are those of one round.
+  """
+
+  alias Bench.{Contender, Stats, Tokens, Work}
+
+  # Milliseconds.
+  @first_window 100
+
+  @type spec :: %{
+          operation: Work.name(),
+          latency: Tokens.latency() | nil,
+          sessions: pos_integer,
+          callers: pos_integer
+        }
+
+  @typedoc "Operations a second, of each contender in each round; who was left out, and why."
+  @type result :: %{
+          spec: spec,
+          rounds: [%{String.t() => float}],
+          skipped: [{String.t(), String.t()}]
+        }
+
+  @doc "Runs it."
+  @spec run(spec, [String.t()], Bench.Context.t()) :: result
+  def run(spec, names, context) do
+    plain = if(spec.latency, do: context.slow_token, else: context.token)
+    token = Tokens.slow!(plain, spec.latency)
+    arena = Map.merge(spec, %{token: token, raw: context.raw})
+
+    started =
+      for {name, module, options} <- Contender.named(names),
+          do: {name, module.start(arena, options)}
+
+    [{"raw", {:ok, _measure}} | _others] = started
+    running = for {name, {:ok, running}} <- started, do: {name, running}
+    skipped = for {name, {:skip, reason}} <- started, do: {name, reason}
+
+    try do
+      for {name, running} <- running do
+        Work.check!(spec.operation, running.sample.(), token, name)
+
+        # Once unmeasured: compilers that wait for code to become hot, keys that are still to be found.
+        running.rate.(context.warm_up, @first_window)
+      end
+
+      rounds =
+        for round <- 1..context.rounds do
+          for {name, running} <- turned(running, round), into: %{} do
+            {name, running.rate.(context.warm_up, context.window)}
+          end
+        end
+
+      %{spec: spec, rounds: rounds, skipped: skipped}
+    after
+      for {_name, running} <- running, do: running.stop.()
+      Tokens.fast(token)
+    end
+  end
+
+  # Another one begins each time.
+  defp turned(list, round) do
+    {front, back} = Enum.split(list, rem(round, length(list)))
+    back ++ front
+  end
+
+  @doc "The comparison in words."
+  @spec title(spec) :: String.t()
+  def title(spec) do
+    Enum.join(
+      [token(spec), plural(spec.sessions, "session"), plural(spec.callers, "caller")],
+      ", "
+    )
+  end
+
+  @doc "The operation and the token in words."
+  @spec token(spec) :: String.t()
+  def token(%{latency: nil, operation: operation}), do: Work.title(operation)
+
+  def token(%{latency: %{sign: sign, size_query: 0}}), do: "HSM of #{sign} ms"
+
+  def token(%{latency: %{sign: sign, size_query: query}}),
+    do: "HSM of #{sign} ms, size query #{query} ms"
+
+  defp plural(1, noun), do: "1 #{noun}"
+  defp plural(count, noun), do: "#{count} #{noun}s"
+
+  @doc "The names that have figures."
+  @spec names(result) :: [String.t()]
+  def names(%{rounds: [round | _]}), do: Map.keys(round)
+
+  @doc "Operations a second."
+  @spec rate(result, String.t()) :: Stats.summary()
+  def rate(result, name), do: Stats.summary(for round <- result.rounds, do: round[name])
+
+  @doc "How one compares with another in the same round."
+  @spec ratio(result, String.t(), String.t()) :: Stats.summary()
+  def ratio(result, name, base \\ "raw"),
+    do: Stats.summary(for round <- result.rounds, do: round[name] / max(round[base], 0.001))
+end

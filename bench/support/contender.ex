@@ -1,0 +1,55 @@
+defmodule Bench.Contender do
+  @moduledoc """
+  Who competes: something that does the benchmark's operations on a token.
+  """
+
+  @typedoc "Where they compete. `latency` is already that of the token here, and not yet that of a process outside."
+  @type arena :: %{
+          operation: Bench.Work.name(),
+          token: Bench.Tokens.t(),
+          latency: Bench.Tokens.latency() | nil,
+          sessions: pos_integer,
+          callers: pos_integer,
+          raw: Path.t()
+        }
+
+  @typedoc "One that is ready: how many operations a second it does, what it gives, and how it ends."
+  @type running :: %{
+          rate: (warm_up :: non_neg_integer, window :: pos_integer -> float),
+          sample: (() -> binary),
+          stop: (() -> term)
+        }
+
+  @doc "Gets it ready, or says why it is left out."
+  @callback start(arena, options :: keyword) :: {:ok, running} | {:skip, String.t()}
+
+  @type t :: {name :: String.t(), module, keyword}
+
+  alias Bench.Contenders.{Batch, Original, Pool, Poolboy, Program}
+
+  @all [
+    {"raw", Program, program: :raw},
+    {"pool :dirty_io", Pool, executor: :dirty_io},
+    {"pool :threads", Pool, executor: :threads},
+    {"pool at once", Pool, executor: :dirty_io, call: [operation_timeout: :infinity]},
+    {"pool", Pool, []},
+    {"batch of 64", Batch, []},
+    {"original", Original, []},
+    {"poolboy", Poolboy, []},
+    {"SunPKCS11", Program, program: :java}
+  ]
+
+  @doc "Contenders by name."
+  @spec named([String.t()]) :: [t]
+  def named(names), do: Enum.map(names, &List.keyfind!(@all, &1, 0))
+
+  @doc "One whose callers are processes of this VM: `operation` does `per_call` of them and gives an output."
+  @spec running((() -> binary), pos_integer, pos_integer, (() -> term)) :: running
+  def running(operation, callers, per_call \\ 1, stop) do
+    %{
+      rate: &(Bench.Window.rate(operation, callers, &1, &2) * per_call),
+      sample: operation,
+      stop: stop
+    }
+  end
+end

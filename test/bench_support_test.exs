@@ -1,0 +1,56 @@
+defmodule Pkcs11Pool.BenchSupportTest do
+  # What the benchmarks' figures are made of.
+  use ExUnit.Case, async: true
+
+  for file <- ~w(stats simulation),
+      do: Code.require_file("../bench/support/#{file}.ex", __DIR__)
+
+  alias Bench.{Simulation, Stats}
+
+  describe "Stats" do
+    test "a summary is the median between the least and the greatest" do
+      assert Stats.summary([5, 1, 9, 2]) == %{median: 3.5, low: 1.0, high: 9.0}
+    end
+
+    test "a line has its own slope, and no error; points around one have both" do
+      assert %{median: 2.0, low: 2.0, high: 2.0} = Stats.slope([{0, 1}, {1, 3}, {2, 5}, {3, 7}])
+
+      assert %{median: slope, low: low, high: high} =
+               Stats.slope([{0, 1}, {1, -1}, {2, -1}, {3, 1}])
+
+      assert slope == 0.0 and low < 0 and high == -low
+    end
+  end
+
+  describe "Simulation" do
+    # Of two callers the first takes 10 the first time; all else takes 1.
+    defp service(1, 1), do: 10
+    defp service(_caller, _number), do: 1
+
+    defp ends(operations, caller),
+      do: Enum.sort(for %{caller: ^caller, ended: ended} <- operations, do: ended)
+
+    test "each caller has its server: nobody waits" do
+      operations = Simulation.run(:fifo, 2, 2, &service/2, 12)
+      assert ends(operations, 1) == [10, 11, 12]
+      assert ends(operations, 2) == Enum.to_list(1..12)
+    end
+
+    test "in one queue, whoever has asked first is served first" do
+      operations = Simulation.run(:fifo, 1, 3, fn _caller, _number -> 1 end, 6)
+      assert for(caller <- 1..3, do: ends(operations, caller)) == [[1, 4], [2, 5], [3, 6]]
+      assert Enum.all?(operations, &(&1.ended - &1.asked <= 3))
+    end
+
+    test "the blind round robin waits for a server that is busy while another is free" do
+      # The second caller's second operation is the first server's, which is busy until 10.
+      operations = Simulation.run(:round_robin, 2, 2, &service/2, 11)
+      assert ends(operations, 2) == [1, 11]
+      assert %{ended: 11, asked: 1} = Enum.find(operations, &(&1.caller == 2 and &1.number == 2))
+    end
+
+    test "what ends after the window does not count" do
+      assert Simulation.run(:fifo, 1, 1, fn _caller, _number -> 4 end, 10) |> ends(1) == [4, 8]
+    end
+  end
+end
