@@ -3,7 +3,8 @@ defmodule Pkcs11Pool.Error do
   What the token, the pool or time refused.
 
     * `:reason` - the atom to match on: one of the table below, otherwise the return code's name in
-      lower case without `CKR_` (`:device_error`), or `:vendor_error` for a number without a name
+      lower case without `CKR_` (`:device_error`); of a number without a name `:vendor_defined` (from
+      0x80000000 on) or `:unknown_return_value`
     * `:code` - the return code's number, nil where the token was not asked
     * `:function` - the C function that answered (`:C_Sign`), or nil
     * `:pool` - the name of the pool

@@ -107,9 +107,16 @@ fn may_retry<H: Host>(operation: &Operation<H>, executed: Executed) -> bool {
 fn executed(call: &CallError, class: Class) -> Executed {
     match (call.phase, class) {
         (Phase::Init, _) => Executed::No,
+        // It runs on.
+        _ if call.code == cryptoki_sys::CKR_PENDING => Executed::Unknown,
         (_, Class::Caller | Class::StaleHandle | Class::LoginLost | Class::Buffer | Class::DirtySession) => Executed::Yes,
         _ => Executed::Unknown,
     }
+}
+
+/// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
+fn ended(call: &CallError, class: Class, failure: Failure) -> Step {
+    if call.phase == Phase::Final { Step::Discard(Err(failure), class.name()) } else { Step::Keep(Err(failure)) }
 }
 
 /// The means of one attempt.
@@ -183,7 +190,9 @@ impl Attempt<'_> {
                 for handle in handles {
                     objects.push(self.object(describe(functions, session, handle)?));
                 }
-                if objects.is_empty() && self.is_login_lost() {
+                // What is private does not show without a login, and what shows is not all then; somebody may have logged in again since.
+                let changed = self.options.login != LoginMode::None && token.gate.epoch() != self.resolver.epoch;
+                if changed || self.asks_for_login()? {
                     return Err(self.login_lost().into());
                 }
                 Answer::Objects(objects)
@@ -214,16 +223,21 @@ impl Attempt<'_> {
         let call = match error {
             Error::Call(call) => call,
             // A search that finds nothing says so of a lost login, too.
-            Error::KeyNotFound | Error::ObjectStale if self.is_login_lost() => {
-                let may_retry = may_retry(operation, known);
-                return Some(self.log_in(self.login_lost(), may_retry, operation));
-            }
+            Error::KeyNotFound | Error::ObjectStale => match self.asks_for_login() {
+                Ok(true) => {
+                    let may_retry = may_retry(operation, known);
+                    return Some(self.log_in(self.login_lost(), may_retry, operation));
+                }
+                Ok(false) => return Some(Step::Keep(Err(Failure { error, executed: known }))),
+                // Nobody can tell if the key is there.
+                Err(call) => call,
+            },
             other => return Some(Step::Keep(Err(Failure { error: other, executed: known }))),
         };
         let class = self.class(&call);
         let executed = executed.unwrap_or_else(|| self::executed(&call, class));
         let may_retry = may_retry(operation, executed);
-        let failure = Failure { error, executed };
+        let failure = Failure { error: call.into(), executed };
         let step = match class {
             // An earlier operation left it so: this one has not been tried.
             Class::DirtySession
@@ -244,13 +258,14 @@ impl Attempt<'_> {
                 let is_gone = is_object && call.code == cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
                 if self.forget_key(&mut operation.request) && may_retry {
                     operation.again(class, call, executed);
-                    return None;
+                    // In the midst of an operation, nobody knows what it has left behind.
+                    return (call.phase == Phase::Final).then_some(Step::Elsewhere(class.name()));
                 }
                 let error = if is_gone { Error::ObjectStale } else { call.into() };
                 // A refused handle is refused before anything is done.
-                Step::Keep(Err(Failure::not_executed(error)))
+                ended(&call, class, Failure::not_executed(error))
             }
-            Class::LoginLost if may_retry && self.wants_login(&operation.request) => {
+            Class::LoginLost if may_retry && self.wants_login(&operation.request, &call) => {
                 operation.again(class, call, executed);
                 Step::Elsewhere("context_login")
             }
@@ -322,7 +337,7 @@ impl Attempt<'_> {
     /// The token says that nobody is logged in: log in and try again, where this pool can.
     fn log_in<H: Host>(&self, call: CallError, may_retry: bool, operation: &mut Operation<H>) -> Step {
         // Refused for want of a login is refused before anything is done.
-        let answer = |error| Step::Keep(Err(Failure::not_executed(error)));
+        let answer = |error| ended(&call, Class::LoginLost, Failure::not_executed(error));
         if self.options.login == LoginMode::None {
             if self.is_logged_out() {
                 // An explicit login has been lost.
@@ -335,7 +350,18 @@ impl Attempt<'_> {
             return answer(call.into());
         }
         operation.again(Class::LoginLost, call, Executed::No);
-        Step::LogIn
+        // As with a stale handle: what waits for the login then, does so on another session.
+        if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
+    }
+
+    /// Whether a login is due and there is none, as the session says; `Err`: it does not say.
+    fn asks_for_login(&self) -> Result<bool, CallError> {
+        if self.options.login == LoginMode::None {
+            return Ok(false);
+        }
+        let Resolver { functions, session, .. } = self.resolver;
+        let info = session_info(functions, session).map_err(|error| CallError { phase: Phase::Init, ..error })?;
+        Ok(!info.is_user() && !info.is_security_officer())
     }
 
     /// A login is due, and the session says that there is none.
@@ -349,16 +375,21 @@ impl Attempt<'_> {
     }
 
     /// The token wants a login though there is one: it is the key that wants it, and has not said so.
-    fn wants_login(&self, request: &Request) -> bool {
+    fn wants_login(&self, request: &Request, call: &CallError) -> bool {
+        let is_look_up = call.function.starts_with("C_FindObjects");
         let key = match request {
             Request::Apply { key, task, .. } if task.may_want_login() => key,
             Request::Batch(batch) if batch.may_want_login() => &batch.key,
             _ => return false,
         };
-        if self.options.login == LoginMode::None || self.is_logged_out() {
+        if self.options.login == LoginMode::None || is_look_up || self.is_logged_out() {
             return false;
         }
         let Ok(key) = self.resolver.resolve(key) else { return false };
+        // One that says that it does not want it is believed: then the login was lost, and somebody has logged in again since.
+        if self.resolver.says_no_login(key.handle) {
+            return false;
+        }
         self.resolver.token.keys.wants_login(key.handle, self.resolver.epoch);
         true
     }

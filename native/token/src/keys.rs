@@ -26,8 +26,8 @@ pub struct KeyCache(RwLock<Cached>);
 struct Cached {
     epoch: u64,
     handles: HashMap<Template, Entry>,
-    /// Whether a key wants a login for each use.
-    logins: HashMap<CK_OBJECT_HANDLE, bool>,
+    /// Whether a key wants a login for each use; `None`: the token does not say.
+    logins: HashMap<CK_OBJECT_HANDLE, Option<bool>>,
 }
 
 impl Cached {
@@ -72,12 +72,12 @@ impl KeyCache {
     }
 
     /// Whether a key wants a login for each use, as far as is known.
-    fn login(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> Option<bool> {
+    fn login(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> Option<Option<bool>> {
         let cached = self.0.read();
         cached.logins.get(&key).copied().filter(|_| cached.epoch == epoch)
     }
 
-    fn put_login(&self, key: CK_OBJECT_HANDLE, epoch: u64, wanted: bool) {
+    fn put_login(&self, key: CK_OBJECT_HANDLE, epoch: u64, wanted: Option<bool>) {
         let mut cached = self.0.write();
         if cached.epoch > epoch {
             return;
@@ -89,9 +89,9 @@ impl KeyCache {
         cached.logins.insert(key, wanted);
     }
 
-    /// A key wants a login for each use, whatever its attributes say.
+    /// A key wants a login for each use, though its attributes do not say so.
     pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE, epoch: u64) {
-        self.put_login(key, epoch, true);
+        self.put_login(key, epoch, Some(true));
     }
 
     /// Forgets what a template found.
@@ -162,17 +162,21 @@ impl Resolver<'_> {
     /// Whether a key wants a login for each use: asked of the token at its first use in an epoch.
     pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE) -> Result<bool, CallError> {
         if let Some(wanted) = self.token.keys.login(key, self.epoch) {
-            return Ok(wanted);
+            return Ok(wanted.unwrap_or(false));
         }
         let read = match get_attributes(self.functions, self.session, key, &[CKA_ALWAYS_AUTHENTICATE]) {
             Ok(read) => read,
             Err(error) if error.class() == Class::Caller => Vec::new(),
             Err(error) => return Err(CallError { phase: Phase::Init, ..error }),
         };
-        let wanted =
-            read.first().and_then(|(_, read)| read.bytes()).is_some_and(|bytes| bytes.first().is_some_and(|byte| *byte != 0));
+        let wanted = read.first().and_then(|(_, read)| read.bytes()?.first()).map(|byte| *byte != 0);
         self.token.keys.put_login(key, self.epoch, wanted);
-        Ok(wanted)
+        Ok(wanted.unwrap_or(false))
+    }
+
+    /// Whether the token has said that a key wants no login for each use.
+    pub(crate) fn says_no_login(&self, key: CK_OBJECT_HANDLE) -> bool {
+        self.token.keys.login(key, self.epoch) == Some(Some(false))
     }
 
     /// Forgets a handle that the module refused. `false`: it cannot be found again.

@@ -22,6 +22,8 @@ pub(crate) enum Ended {
     Refused { error: Error, reusable: bool },
     /// The token or the module is in trouble, and the attempt goes on.
     Trouble { attempt: Attempt, call: CallError, trouble: Trouble },
+    /// The session is dead, and the attempt goes on: the PIN was not looked at.
+    Dead { attempt: Attempt, call: CallError },
     /// The module is being initialized again, and the attempt goes on.
     Return(Attempt),
 }
@@ -57,6 +59,7 @@ pub(crate) fn login(
         match finding {
             Finding::ModuleDown => Ended::Trouble { attempt, call, trouble: Trouble::Module { seen } },
             Finding::Silence => Ended::Trouble { attempt, call, trouble: Trouble::Silence },
+            _ if class == Class::DeadSession => Ended::Dead { attempt, call },
             Finding::SessionAnswers | Finding::TokenAnswers => failed(attempt, call.into(), class == Class::Caller),
         }
     };

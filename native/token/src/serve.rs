@@ -384,6 +384,17 @@ impl<H: Host> TokenPool<H> {
                 self.return_login(Login { attempt, pin, asker, force, dead }, true);
                 return self.free(held, &Place::Pool);
             }
+            Ended::Dead { attempt, .. } if dead <= self.size() => {
+                self.swap_mark(before);
+                self.discard(held, &Place::Pool, Class::DeadSession.name());
+                self.submit_express(Work::Login(Login { attempt, pin, asker, force, dead: dead + 1 }));
+                return None;
+            }
+            Ended::Dead { attempt, call } => {
+                self.swap_mark(before);
+                attempt.fail(call.into(), false, nanos());
+                (call.name(), Err(Failure::not_executed(call)), false)
+            }
             Ended::Trouble { attempt, call, trouble } => {
                 self.swap_mark(before);
                 if let Some(token) = &token {

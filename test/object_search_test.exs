@@ -1,0 +1,51 @@
+defmodule Pkcs11Pool.ObjectSearchTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+
+  setup do
+    %{chaos: chaos} = token = ChaosToken.new!()
+    on_exit(fn -> Chaos.stop(chaos) end)
+    opts = SoftHSM.pool_opts(token, pool_size: 1)
+    start_supervised!({Pkcs11Pool, opts})
+    pool = opts[:name]
+
+    Pkcs11Pool.generate_key_pair!(
+      pool,
+      :ec_key_pair_gen,
+      [token: true, label: "key", ec_params: :secp256r1],
+      token: true,
+      label: "key",
+      private: true,
+      sign: true
+    )
+
+    %{pool: pool, chaos: chaos}
+  end
+
+  test "a search that comes while nobody is logged in any more is not answered with what is public",
+       %{pool: pool, chaos: chaos} do
+    Chaos.hang(chaos, :C_FindObjectsInit, nth: 1)
+    search = Task.async(fn -> Pkcs11Pool.find_objects!(pool, label: "key") end)
+    Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
+    Chaos.logout(chaos)
+    Chaos.release(chaos)
+    assert length(Task.await(search)) == 2
+  end
+
+  test "a key is not said to be missing as long as nobody can tell whether somebody is logged in",
+       %{pool: pool, chaos: chaos} do
+    Chaos.fail(chaos, :C_GetSessionInfo, :function_failed)
+    Chaos.logout(chaos)
+    sign = fn -> Pkcs11Pool.sign(pool, "key", :ecdsa, <<0::256>>) end
+    assert {:error, %Error{reason: :function_failed, executed: false}} = sign.()
+
+    assert {:error, %Error{reason: :function_failed}} =
+             Pkcs11Pool.find_objects(pool, label: "key")
+
+    Chaos.clear(chaos, :C_GetSessionInfo)
+    assert {:ok, _signature} = sign.()
+  end
+end
