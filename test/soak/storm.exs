@@ -1,0 +1,211 @@
+defmodule Pkcs11Pool.Soak.Storm do
+  @moduledoc false
+  # Something goes wrong every 100 ms, by chance from a seed; what lasts is undone a while later.
+
+  alias Pkcs11Pool.Soak.Callers
+  alias Pkcs11Pool.Test.Pools
+  alias Pkcs11Pool.Testing.Chaos
+
+  @interval 100
+  # A supervisor gives a pool up whose keeper dies more often than it allows.
+  @between_keepers 10_000
+
+  @functions ~w(
+    C_OpenSession C_CloseSession C_GetSessionInfo C_GetTokenInfo C_Login C_FindObjectsInit C_FindObjects C_FindObjectsFinal
+    C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify C_DigestInit C_Digest C_GenerateRandom
+  )a
+
+  # Those that speak of a PIN are left out: a credential that is refused stays so until somebody logs in.
+  @codes [
+    :device_error,
+    :device_memory,
+    :host_memory,
+    :general_error,
+    :function_failed,
+    :session_handle_invalid,
+    :session_closed,
+    :operation_active,
+    :operation_not_initialized,
+    :device_removed,
+    :token_not_present,
+    :cryptoki_not_initialized,
+    :user_not_logged_in,
+    :key_handle_invalid,
+    :buffer_too_small,
+    :function_canceled,
+    0x80000123
+  ]
+
+  # Each as often as its number.
+  @faults [
+    latency: 6,
+    code: 10,
+    hang: 4,
+    kill_sessions: 3,
+    invalidate_objects: 3,
+    logout: 3,
+    remove_token: 2,
+    uninitialize: 2,
+    session_limit: 2,
+    kill_runner: 4,
+    kill_caller: 4,
+    kill_keeper: 1,
+    resize: 2,
+    forget_keys: 1
+  ]
+  @lots for {fault, count} <- @faults, _ <- 1..count, do: fault
+
+  defstruct [
+    :chaos,
+    :pool,
+    :size,
+    :callers,
+    :ends,
+    :slot,
+    undo: [],
+    counts: %{},
+    away: false,
+    keeper_at: 0
+  ]
+
+  @doc "Lets it rage for so many ms, and undoes everything; how often each fault came."
+  def rage(chaos, pool, size, callers, slot, duration, seed) do
+    :rand.seed(:exsss, seed)
+    Chaos.seed(chaos, seed)
+    now = now()
+
+    storm =
+      %__MODULE__{
+        chaos: chaos,
+        pool: pool,
+        size: size,
+        callers: callers,
+        slot: slot,
+        ends: now + duration,
+        keeper_at: now + @between_keepers
+      }
+      |> step()
+
+    storm = Enum.reduce(storm.undo, storm, fn {_at, undo}, storm -> undo.(storm) end)
+    # No reset: what is lost is for the pool to find again.
+    Chaos.clear(chaos, :all)
+    storm.counts
+  end
+
+  defp step(%{ends: ends} = storm) do
+    if now() >= ends do
+      storm
+    else
+      started = now()
+      {due, later} = Enum.split_with(storm.undo, fn {at, _undo} -> at <= started end)
+      storm = Enum.reduce(due, %{storm | undo: later}, fn {_at, undo}, storm -> undo.(storm) end)
+      fault = Enum.random(@lots)
+      storm = strike(fault, %{storm | counts: Map.update(storm.counts, fault, 1, &(&1 + 1))})
+      Process.sleep(max(@interval - (now() - started), 0))
+      step(storm)
+    end
+  end
+
+  defp strike(:latency, %{chaos: chaos} = storm) do
+    function = Enum.random(@functions)
+    Chaos.latency(chaos, function, 1..Enum.random([5, 50, 500]))
+    clear(storm, function, 100..400)
+  end
+
+  defp strike(:code, %{chaos: chaos} = storm) do
+    function = Enum.random(@functions)
+
+    Chaos.fail(chaos, function, Enum.random(@codes),
+      probability: Enum.random([0.02, 0.3, 1.0]),
+      run: Enum.random([true, false])
+    )
+
+    clear(storm, function, 50..300)
+  end
+
+  defp strike(:hang, %{chaos: chaos} = storm) do
+    function = Enum.random(@functions)
+    Chaos.hang(chaos, function, nth: 1)
+    clear(storm, function, 100..2_000)
+  end
+
+  defp strike(:kill_sessions, storm), do: tap(storm, &Chaos.kill_sessions(&1.chaos))
+  defp strike(:invalidate_objects, storm), do: tap(storm, &Chaos.invalidate_objects(&1.chaos))
+
+  defp strike(:logout, storm) do
+    Chaos.logout(storm.chaos)
+    storm
+  rescue
+    # Nobody is logged in.
+    RuntimeError -> storm
+  end
+
+  defp strike(:remove_token, %{away: true} = storm), do: storm
+
+  defp strike(:remove_token, %{chaos: chaos, slot: slot} = storm) do
+    Chaos.remove_token(chaos,
+      code: Enum.random([:device_removed, :token_not_present, :session_handle_invalid])
+    )
+
+    undo(%{storm | away: true}, 50..1_000, fn storm ->
+      Chaos.return_token(chaos, slot_id: slot + 1)
+      %{storm | away: false, slot: slot + 1}
+    end)
+  end
+
+  defp strike(:uninitialize, storm), do: tap(storm, &Chaos.uninitialize(&1.chaos))
+
+  defp strike(:session_limit, %{chaos: chaos} = storm) do
+    Chaos.session_limit(chaos, Enum.random([0, 1, 2]))
+
+    undo(storm, 100..700, fn storm ->
+      tap(storm, fn _ -> Chaos.session_limit(chaos, :infinity) end)
+    end)
+  end
+
+  defp strike(:kill_runner, storm) do
+    tap(storm, fn %{pool: pool} ->
+      Enum.each(
+        Enum.take_random(alive(fn -> Pools.runners(pool) end, []), 1),
+        &Process.exit(&1, :kill)
+      )
+    end)
+  end
+
+  defp strike(:kill_caller, storm), do: tap(storm, &Callers.kill_one(&1.callers))
+
+  defp strike(:kill_keeper, %{pool: pool, keeper_at: at} = storm) do
+    if now() >= at do
+      with keeper when is_pid(keeper) <- alive(fn -> Pools.keeper(pool) end, nil),
+           do: Process.exit(keeper, :kill)
+
+      %{storm | keeper_at: now() + @between_keepers}
+    else
+      storm
+    end
+  end
+
+  defp strike(:resize, %{pool: pool, size: size} = storm) do
+    Pkcs11Pool.resize(pool, :rand.uniform(size + 2))
+    undo(storm, 200..1_000, fn storm -> tap(storm, fn _ -> Pkcs11Pool.resize(pool, size) end) end)
+  end
+
+  defp strike(:forget_keys, storm), do: tap(storm, &Pkcs11Pool.forget_keys(&1.pool))
+
+  # The pool may be between two lives.
+  defp alive(fun, otherwise) do
+    fun.()
+  rescue
+    MatchError -> otherwise
+  catch
+    :exit, _gone -> otherwise
+  end
+
+  defp clear(storm, function, within),
+    do: undo(storm, within, fn storm -> tap(storm, &Chaos.clear(&1.chaos, function)) end)
+
+  defp undo(storm, within, undo),
+    do: %{storm | undo: [{now() + Enum.random(within), undo} | storm.undo]}
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
