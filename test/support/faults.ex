@@ -181,8 +181,9 @@ defmodule Pkcs11Pool.Test.Faults do
   def promise(class, place, code),
     do: exception(code, place) || rule(class, place) |> probed(class, place)
 
-  # Initializing a module again ends with a session, and maybe a login, to see if it works. What a session of before is worth to it is not told either.
+  # Initializing a module again, or finding a token again, ends with a session, and maybe a login, to see if it works. What a session of before is worth to it is not told either.
   defp probed(promise, :module, :open), do: %{promise | calls: :any, closed: :any}
+  defp probed(promise, :capacity, :open), do: %{promise | calls: :any, closed: :any}
   defp probed(promise, :module, :login), do: %{promise | calls: :any, closed: :any}
   defp probed(promise, :module, _place), do: %{promise | closed: :any}
   defp probed(promise, _class, _place), do: promise
@@ -257,7 +258,7 @@ defmodule Pkcs11Pool.Test.Faults do
   def outcome(:logged_out, :change), do: nil
   # There is no login yet.
   def outcome(:logged_out, place) when place in [:open, :login], do: nil
-  def outcome(:full, :open), do: {:session_count, false}
+  def outcome(:full, :open), do: {:token_unavailable, false}
   def outcome(:full, _place), do: nil
   def outcome(_happening, _place), do: :ok
 
@@ -360,6 +361,9 @@ defmodule Pkcs11Pool.Test.Faults do
   defp rule(:login_lost, :final), do: retried(false, :closed)
 
   defp rule(:login_lost, :change), do: returned(false, :kept)
+
+  # A token that has no room for the first session is as good as away.
+  defp rule(:capacity, :open), do: returned(:token_unavailable, false, :none)
 
   # The login is what was wanted.
   defp rule(:already_logged_in, :login), do: fine(1)
