@@ -338,6 +338,18 @@ defmodule Pkcs11Pool.RecoveryTest do
       at_rest(pool, chaos)
     end
 
+    test "is initialized again for a pool that finds it so when it starts",
+         %{token: token, chaos: chaos} do
+      {first, _private} = start_ready!(token)
+      Chaos.uninitialize(chaos)
+      second = start!(token)
+      await_up(second)
+      assert {:ok, _signature} = sign(second)
+      assert {:ok, _signature} = sign(first)
+      assert Chaos.calls(chaos, :C_Initialize) == 1
+      for pool <- [first, second], do: Pools.drained!(pool)
+    end
+
     test "that another library has initialized is left to that one", %{token: token} do
       # Two chaos modules around one real one: to the second, the first is the other library.
       other =

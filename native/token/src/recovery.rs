@@ -75,7 +75,15 @@ impl<H: Host> TokenPool<H> {
 
     fn find_first(&self) -> Result<Anchor, Error> {
         let mut module = Module::acquire(&self.options.module, &self.options.module_config)?;
-        let token = Token::find(module.module(), &self.options.selector)?;
+        let seen = module.module().incarnation();
+        let token = match Token::find(module.module(), &self.options.selector) {
+            // It was lost before, and nobody has noticed yet.
+            Err(error) if error.call().is_some_and(|call| self.options.class(&call) == Class::Module) => {
+                self.reinitialize(module.module(), seen, true)?;
+                Token::find(module.module(), &self.options.selector)?
+            }
+            found => found?,
+        };
         let claim = self.claim(&token)?;
         module.set_up(true);
         Ok(Anchor { claim, module })
