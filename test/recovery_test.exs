@@ -418,6 +418,33 @@ defmodule Pkcs11Pool.RecoveryTest do
       at_rest(pool, chaos)
     end
 
+    test "stays closed for a thousand forged ciphertexts", %{token: token, chaos: chaos} do
+      {pool, _private} = start_ready!(token, pool_size: 2)
+
+      Pkcs11Pool.generate_key!(pool, :aes_key_gen,
+        token: true,
+        label: "sealing",
+        value_len: 32,
+        encrypt: true,
+        decrypt: true
+      )
+
+      gcm = {:aes_gcm, iv: :crypto.strong_rand_bytes(12), aad: "", tag_bits: 128}
+      sealed = Pkcs11Pool.encrypt!(pool, "sealing", gcm, "secret")
+
+      for _ <- 1..1_000 do
+        forged = :crypto.exor(sealed, :binary.copy(<<1 + :rand.uniform(254)>>, byte_size(sealed)))
+
+        assert {:error, %Error{reason: :decryption_failed}} =
+                 Pkcs11Pool.decrypt(pool, "sealing", gcm, forged)
+      end
+
+      assert {:ok, "secret"} = Pkcs11Pool.decrypt(pool, "sealing", gcm, sealed)
+      assert %{state: :up} = Pkcs11Pool.status(pool)
+      assert Chaos.calls(chaos, :C_Login) == 0
+      at_rest(pool, chaos)
+    end
+
     test "opens when session and token fail a probe, and closes when they don't",
          %{token: token, chaos: chaos} do
       {pool, _private} = start_ready!(token, pool_size: 2)
