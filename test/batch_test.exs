@@ -338,7 +338,7 @@ defmodule Pkcs11Pool.BatchTest do
       assert_at_rest(context)
     end
 
-    @tag pool: [pool_size: 2]
+    @tag pool: [executor: :dirty_io, pool_size: 2]
     test "of a pool that is stuck as a whole come once, not for each slice", context do
       %{pool: pool, chaos: chaos} = context
       Chaos.hang(chaos, :C_Sign)
