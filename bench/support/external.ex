@@ -43,7 +43,7 @@ defmodule Bench.External do
   @doc "It has ended then, and is inside no module any more."
   @spec stop(port) :: :ok
   def stop(port) do
-    Port.command(port, "quit\n")
+    tell(port, "quit")
 
     receive do
       {^port, {:exit_status, 0}} -> :ok
@@ -54,8 +54,15 @@ defmodule Bench.External do
   end
 
   defp ask(port, line) do
-    Port.command(port, line <> "\n")
+    tell(port, line)
     answer(port, line)
+  end
+
+  # One that has ended takes no line; that it has is in the mailbox.
+  defp tell(port, line) do
+    Port.command(port, line <> "\n")
+  rescue
+    ArgumentError -> false
   end
 
   defp answer(port, question) do

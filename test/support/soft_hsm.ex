@@ -125,13 +125,10 @@ defmodule Pkcs11Pool.Test.SoftHSM do
     }
   end
 
-  @doc """
-  Puts a private key and its public half on the token: a PKCS#8 file as `openssl genpkey` makes it; or, with `["--aes"]`, the bytes of
-  an AES key.
-  """
-  @spec import!(token(), Path.t(), label :: String.t(), id :: binary(), [String.t()]) :: :ok
-  def import!(token, file, label, id, more \\ []) do
-    key = ["--import", file, "--label", label, "--id", Base.encode16(id)] ++ more
+  @doc "Puts a private key and its public half on the token: a PKCS#8 file as `openssl genpkey` makes it."
+  @spec import!(token(), Path.t(), label :: String.t(), id :: binary()) :: :ok
+  def import!(token, file, label, id) do
+    key = ["--import", file, "--label", label, "--id", Base.encode16(id)]
     util!(token.module_env, key ++ ["--serial", token.serial, "--pin", token.pin])
     :ok
   end
