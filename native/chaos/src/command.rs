@@ -238,10 +238,10 @@ fn remove_token(words: &Words<'_>) -> Outcome {
     let slot = words.number("slot")?.map(|slot| slot as CK_SLOT_ID);
     let code = words.number("code")?.map_or(CKR_DEVICE_REMOVED, |code| code as CK_RV);
     let real = CHAOS.slots.remove(slot, code)?;
-    CHAOS.objects.invalidate();
     let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
-    // The last session takes the login with it.
+    // The last session takes the login with it. Before the handles: none is stale on a session that lives.
     CHAOS.sessions.kill(real);
+    CHAOS.objects.invalidate();
     done()
 }
 

@@ -25,7 +25,7 @@ macro_rules! on_session {
         unsafe extern "C" fn $name(session: CK_SESSION_HANDLE, $($argument: $type),*) -> CK_RV {
             let size_query = false $(|| $output.is_null())?;
             on_session(Function::$name, session, size_query, |list, claim| {
-                $($(let $taken = CHAOS.objects.real($taken, $invalid)?;)+)?
+                $($(let $taken = CHAOS.objects.real($taken, claim.generation(), $invalid)?;)+)?
                 // SAFETY: the application promises the real function what it needs; the handles are the real ones.
                 let code = unsafe { real!(list, $name(claim.real(), $($argument),*)) };
                 $(if code == CKR_OK {

@@ -2,7 +2,7 @@
 //! an old one is never mistaken for a new one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::*;
 use parking_lot::Mutex;
@@ -17,7 +17,8 @@ struct Names {
 }
 
 pub struct Objects {
-    renamed: AtomicBool,
+    /// How often they were invalidated.
+    generation: AtomicU64,
     stale: AtomicU64,
     names: Mutex<Names>,
 }
@@ -25,7 +26,7 @@ pub struct Objects {
 impl Objects {
     pub const fn new() -> Self {
         let names = Names { next: FIRST, to_real: BTreeMap::new(), to_shown: BTreeMap::new() };
-        Self { renamed: AtomicBool::new(false), stale: AtomicU64::new(0), names: Mutex::new(names) }
+        Self { generation: AtomicU64::new(0), stale: AtomicU64::new(0), names: Mutex::new(names) }
     }
 
     /// Makes every handle that the application has invalid.
@@ -33,23 +34,35 @@ impl Objects {
         let mut names = self.names.lock();
         names.to_real.clear();
         names.to_shown.clear();
-        self.renamed.store(true, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The real handle; `invalid` for one that was invalidated. The zero handle means none, and stays.
-    pub fn real(&self, shown: CK_OBJECT_HANDLE, invalid: CK_RV) -> Result<CK_OBJECT_HANDLE, CK_RV> {
-        if shown == CK_INVALID_HANDLE || !self.renamed.load(Ordering::SeqCst) {
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    fn renamed(&self) -> bool {
+        self.generation() > 0
+    }
+
+    /// The real handle, for a call that came in a generation; `invalid` for one that was invalidated. It counts as stale if it was when the
+    /// call came. The zero handle means none, and stays.
+    pub fn real(&self, shown: CK_OBJECT_HANDLE, came_in: u64, invalid: CK_RV) -> Result<CK_OBJECT_HANDLE, CK_RV> {
+        if shown == CK_INVALID_HANDLE || !self.renamed() {
             return Ok(shown);
         }
-        self.names.lock().to_real.get(&shown).copied().ok_or_else(|| {
-            self.stale.fetch_add(1, Ordering::Relaxed);
+        let names = self.names.lock();
+        names.to_real.get(&shown).copied().ok_or_else(|| {
+            if self.generation() == came_in {
+                self.stale.fetch_add(1, Ordering::Relaxed);
+            }
             invalid
         })
     }
 
     /// The handle that the application gets for a real one.
     pub fn shown(&self, real: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
-        if real == CK_INVALID_HANDLE || !self.renamed.load(Ordering::SeqCst) {
+        if real == CK_INVALID_HANDLE || !self.renamed() {
             return real;
         }
         let mut names = self.names.lock();
@@ -68,7 +81,7 @@ impl Objects {
     /// # Safety
     /// `handles` is NULL or points to `count` handles.
     pub unsafe fn show(&self, handles: *mut CK_OBJECT_HANDLE, count: usize) {
-        if handles.is_null() || !self.renamed.load(Ordering::SeqCst) {
+        if handles.is_null() || !self.renamed() {
             return;
         }
         for index in 0..count {
@@ -77,7 +90,7 @@ impl Objects {
         }
     }
 
-    /// How many calls came with an invalidated handle.
+    /// How many calls came with a handle that was invalid already.
     pub fn stale(&self) -> u64 {
         self.stale.load(Ordering::SeqCst)
     }
@@ -94,16 +107,25 @@ mod tests {
     #[test]
     fn handles_are_the_real_ones_until_they_are_invalidated() {
         let objects = Objects::new();
-        assert_eq!((objects.shown(7), objects.real(7, 1)), (7, Ok(7)));
+        assert_eq!((objects.shown(7), objects.real(7, 0, 1)), (7, Ok(7)));
         objects.invalidate();
-        assert_eq!(objects.real(7, CKR_KEY_HANDLE_INVALID), Err(CKR_KEY_HANDLE_INVALID));
+        assert_eq!(objects.real(7, 1, CKR_KEY_HANDLE_INVALID), Err(CKR_KEY_HANDLE_INVALID));
         let shown = objects.shown(7);
         assert_ne!(shown, 7);
-        assert_eq!((objects.shown(7), objects.real(shown, 1)), (shown, Ok(7)));
+        assert_eq!((objects.shown(7), objects.real(shown, 1, 1)), (shown, Ok(7)));
         objects.invalidate();
-        assert_eq!(objects.real(shown, 1), Err(1));
+        assert_eq!(objects.real(shown, 2, 1), Err(1));
         assert_ne!(objects.shown(7), shown);
         assert_eq!(objects.stale(), 2);
-        assert_eq!(objects.real(CK_INVALID_HANDLE, 1), Ok(CK_INVALID_HANDLE));
+        assert_eq!(objects.real(CK_INVALID_HANDLE, 2, 1), Ok(CK_INVALID_HANDLE));
+    }
+
+    #[test]
+    fn a_handle_that_became_invalid_after_the_call_came_is_not_stale() {
+        let objects = Objects::new();
+        let before = objects.generation();
+        objects.invalidate();
+        assert_eq!((objects.real(7, before, 1), objects.stale()), (Err(1), 0));
+        assert_eq!((objects.real(7, objects.generation(), 1), objects.stale()), (Err(1), 1));
     }
 }

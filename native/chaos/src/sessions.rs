@@ -57,6 +57,7 @@ pub fn close(handle: CK_SESSION_HANDLE) {
 pub struct Claim {
     session: Arc<Session>,
     handle: CK_SESSION_HANDLE,
+    generation: u64,
 }
 
 impl Claim {
@@ -68,6 +69,11 @@ impl Claim {
     /// The real module's slot.
     pub fn slot(&self) -> CK_SLOT_ID {
         self.session.slot
+    }
+
+    /// That of the objects when the call came.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// `Err`: the session died. One that the application closed did not.
@@ -127,7 +133,7 @@ impl Sessions {
         let mine = function as usize + 1;
         match session.user.compare_exchange(NOBODY, mine, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
-                let claim = Claim { session, handle };
+                let claim = Claim { session, handle, generation: CHAOS.objects.generation() };
                 if let Err(code) = claim.check_alive() {
                     // Closing is how the application lets go of it.
                     if function == Function::C_CloseSession {
@@ -171,6 +177,17 @@ impl Sessions {
         let session = Arc::new(Session { real, slot, read_write, user, dead });
         self.shard(handle).lock().insert(handle, session);
         handle
+    }
+
+    /// One whose handle the application has not been given is closed.
+    pub fn withdraw(&self, handle: CK_SESSION_HANDLE) {
+        let gone = self.shard(handle).lock().remove(&handle);
+        if let Some(session) = gone {
+            if !session.dead.swap(true, Ordering::SeqCst) {
+                self.unreserve();
+            }
+            session.close_if_dead();
+        }
     }
 
     fn forget(&self, handle: CK_SESSION_HANDLE) {

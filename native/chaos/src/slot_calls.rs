@@ -8,7 +8,6 @@ use cryptoki_sys::*;
 use crate::call::{on_session, on_slot, plain};
 use crate::function::Function;
 use crate::real::real;
-use crate::sessions;
 use crate::state::CHAOS;
 
 pub unsafe extern "C" fn C_GetSlotList(token_present: CK_BBOOL, slots: *mut CK_SLOT_ID, count: *mut CK_ULONG) -> CK_RV {
@@ -135,14 +134,15 @@ pub unsafe extern "C" fn C_OpenSession(
             CHAOS.sessions.unreserve();
             return Err(code);
         }
+        let added = CHAOS.sessions.add(real, slot, read_write);
+        // Either this sees the removal, or the removal sees the session.
         if removals != CHAOS.slots.removals() {
-            CHAOS.sessions.unreserve();
-            sessions::close(real);
+            CHAOS.sessions.withdraw(added);
             return Err(CKR_DEVICE_REMOVED);
         }
         CHAOS.slots.used(slot);
         // SAFETY: not NULL, and the application's to write to.
-        unsafe { *session = CHAOS.sessions.add(real, slot, read_write) };
+        unsafe { *session = added };
         Ok(CKR_OK)
     })
 }
