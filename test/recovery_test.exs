@@ -217,6 +217,20 @@ defmodule Pkcs11Pool.RecoveryTest do
     end
   end
 
+  describe "a module that a look for the token is inside of" do
+    test "is finalized behind that, not under it", %{token: token, chaos: chaos} do
+      {pool, _private} = start_ready!(token)
+      Chaos.remove_token(chaos)
+      assert {:error, %Error{reason: :token_unavailable}} = sign(pool)
+      Chaos.hang(chaos, :C_GetSlotList)
+      Poll.until(fn -> Chaos.hanging(chaos)["C_GetSlotList"] == 1 end)
+      stop_supervised!(pool)
+      assert Chaos.status(chaos).initialized
+      Chaos.release(chaos)
+      Poll.until(fn -> not Chaos.status(chaos).initialized end)
+    end
+  end
+
   # Of all pools of the VM.
   defp recovery_threads do
     for path <- Path.wildcard("/proc/self/task/*/comm"),

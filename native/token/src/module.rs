@@ -428,6 +428,12 @@ impl ModuleUse {
         &self.module
     }
 
+    /// Another use of the same module: of a thread that may outlast its pool's.
+    pub(crate) fn share(&self) -> Self {
+        self.module.lifecycle.lock().users += 1;
+        Self { module: self.module.clone(), up: false }
+    }
+
     /// Its pool has its token, or not any more.
     pub(crate) fn set_up(&mut self, up: bool) {
         let mut lifecycle = self.module.lifecycle.lock();

@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 use crate::error::{Error, Failure, Unavailable};
 use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::ladder::Rung;
-use crate::module::Module;
+use crate::module::{Module, ModuleUse};
 use crate::p11::session::{close_session, logout, open_session};
 use crate::p11::{CallError, Class};
 use crate::pool::{Grant, TokenPool, refuse};
@@ -45,6 +45,18 @@ enum Found {
     Partner(Claim),
     /// For the first time.
     First(Anchor),
+}
+
+/// What a pool had that looks for it. The pool may stop while a look is inside of the module: the use keeps that from being finalized.
+struct Had {
+    token: Arc<Token>,
+    _use: ModuleUse,
+}
+
+impl Had {
+    fn of(anchor: &Anchor) -> Self {
+        Self { token: anchor.claim.token().clone(), _use: anchor.module.share() }
+    }
 }
 
 impl<H: Host> TokenPool<H> {
@@ -231,8 +243,8 @@ impl<H: Host> TokenPool<H> {
 
     fn recover(&self) {
         let mut backoff = Backoff::default();
-        while let Some((token, remedy)) = self.next_look() {
-            match self.look(token, remedy) {
+        while let Some((had, remedy)) = self.next_look() {
+            match self.look(had, remedy) {
                 Ok(found) => return self.rise(found),
                 Err(error) => self.stay_down(error, backoff.next()),
             }
@@ -240,26 +252,23 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Sleeps until the next look is due: at what it had, and how. `None`: there is nothing to look for any more.
-    fn next_look(&self) -> Option<(Option<Arc<Token>>, Remedy)> {
+    fn next_look(&self) -> Option<(Option<Had>, Remedy)> {
         loop {
             let mut bed = self.mooring.bed.lock();
-            let (token, remedy, retry_at) = match &*self.mooring.attachment.read() {
+            let retry_at = match &*self.mooring.attachment.read() {
                 _ if self.is_draining() => return None,
-                Attachment::Recovering(absence) | Attachment::Down(absence) => {
-                    let token = absence.anchor.as_ref().map(|anchor| anchor.claim.token().clone());
-                    (token, absence.remedy, absence.retry_at)
+                Attachment::Recovering(absence) | Attachment::Down(absence) if absence.retry_at <= Instant::now() => {
+                    return Some((absence.anchor.as_ref().map(Had::of), absence.remedy));
                 }
+                Attachment::Recovering(absence) | Attachment::Down(absence) => absence.retry_at,
                 Attachment::Up(_) | Attachment::Detached | Attachment::Stopped => return None,
             };
-            if retry_at <= Instant::now() {
-                return Some((token, remedy));
-            }
             self.mooring.woken.wait_until(&mut bed, retry_at);
         }
     }
 
-    fn look(&self, token: Option<Arc<Token>>, remedy: Remedy) -> Result<Found, Error> {
-        let Some(token) = token else {
+    fn look(&self, had: Option<Had>, remedy: Remedy) -> Result<Found, Error> {
+        let Some(Had { token, _use }) = had else {
             let anchor = self.find_first()?;
             anchor.claim.token().probe()?;
             return Ok(Found::First(anchor));
