@@ -229,16 +229,7 @@ defmodule Pkcs11Pool.BatchTest do
 
   describe "signatures in DER" do
     setup %{pool: pool} do
-      {:ok, {public, _private}} =
-        Pkcs11Pool.generate_key_pair(
-          pool,
-          :ec_key_pair_gen,
-          [token: true, label: "ec", ec_params: :secp256r1, verify: true],
-          token: true,
-          label: "ec",
-          private: true,
-          sign: true
-        )
+      {:ok, {public, _private}} = Pools.key_pair(pool, "ec")
 
       {:ok, public} = Pkcs11Pool.public_key(pool, public)
       %{public: public}

@@ -8,11 +8,7 @@ defmodule Pkcs11Pool.CeilingTest do
   alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
-  setup do
-    token = ChaosToken.new!()
-    on_exit(fn -> Chaos.stop(token.chaos) end)
-    %{token: token, chaos: token.chaos}
-  end
+  setup do: ChaosToken.for_test!()
 
   defp start(token, opts \\ []) do
     name = :"ceiling-#{System.unique_integer([:positive])}"

@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.{Error, ReturnCode}
-  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
   alias Pkcs11Pool.Testing.Chaos.Control
 
@@ -25,15 +25,7 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
   defp start_ready!(context, overrides \\ []) do
     pool = start_pool!(context, overrides)
 
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: "key", ec_params: :secp256r1, verify: true],
-      token: true,
-      label: "key",
-      private: true,
-      sign: true
-    )
+    Pools.key_pair!(pool, "key")
 
     assert {:ok, _signature} = sign(pool)
     Chaos.reset_counts(context.chaos)

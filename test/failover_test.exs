@@ -18,18 +18,6 @@ defmodule Pkcs11Pool.FailoverTest do
     name
   end
 
-  defp generate!(pool, label) do
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: label, ec_params: :secp256r1, verify: true],
-      token: true,
-      label: label,
-      private: true,
-      sign: true
-    )
-  end
-
   # Callers that sign until they are told to stop: each of their results, with the time when it came.
   defp call(pool, stop) do
     for _ <- 1..@callers do
@@ -52,7 +40,7 @@ defmodule Pkcs11Pool.FailoverTest do
       chaos = token.chaos
       on_exit(fn -> Chaos.stop(chaos) end)
       pool = start!(token, pool_size: 4, executor: unquote(executor))
-      generate!(pool, "key")
+      Pools.key_pair!(pool, "key")
       processes = [Pools.keeper(pool), Pools.supervisor(pool) | Pools.runners(pool)]
       Chaos.reset_counts(chaos)
 
@@ -113,7 +101,7 @@ defmodule Pkcs11Pool.FailoverTest do
     # Both have the key, as partners do.
     for token <- [one, two] do
       name = start!(token, [])
-      generate!(name, "key")
+      Pools.key_pair!(name, "key")
       stop_supervised!(name)
     end
 

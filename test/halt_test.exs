@@ -1,7 +1,7 @@
 defmodule Pkcs11Pool.HaltTest do
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Test.SoftHSM
+  alias Pkcs11Pool.Test.{Pools, SoftHSM}
 
   # A VM that ends while threads are inside a module crashes, unless they are waited for.
   @moduletag timeout: 300_000
@@ -128,16 +128,7 @@ defmodule Pkcs11Pool.HaltTest do
     opts = SoftHSM.pool_opts(token, name: {:maker, token.label}, pool_size: 1)
     start_supervised!({Pkcs11Pool, opts})
 
-    {:ok, _keys} =
-      Pkcs11Pool.generate_key_pair(
-        opts[:name],
-        :ec_key_pair_gen,
-        [token: true, label: "signing", ec_params: :secp256r1, verify: true],
-        token: true,
-        label: "signing",
-        private: true,
-        sign: true
-      )
+    {:ok, _keys} = Pools.key_pair(opts[:name], "signing")
 
     stop_supervised!({Pkcs11Pool, opts[:name]})
     token

@@ -10,11 +10,7 @@ defmodule Pkcs11Pool.HungTest do
 
   @size 4
 
-  setup do
-    token = ChaosToken.new!()
-    on_exit(fn -> Chaos.stop(token.chaos) end)
-    %{token: token, chaos: token.chaos}
-  end
+  setup do: ChaosToken.for_test!()
 
   # What hangs is let go before the pool stops, or that would take its time.
   defp start(token, opts) do
@@ -149,7 +145,7 @@ defmodule Pkcs11Pool.HungTest do
     for function <- [:C_OpenSession, :C_SignInit, :C_Sign] do
       test "a hang in #{function} costs nobody else anything", %{token: token, chaos: chaos} do
         pool = start(token, executor: :threads, pool_size: 2 * @size)
-        {:ok, _pair} = generate(pool)
+        {:ok, _pair} = Pools.key_pair(pool, "signing")
         Chaos.hang(chaos, unquote(function), count: 1)
         # With all that are open in use, the next call opens another.
         in_use = if unquote(function == :C_OpenSession), do: Pools.drained!(pool).idle, else: 0
@@ -365,18 +361,6 @@ defmodule Pkcs11Pool.HungTest do
     Poll.until(fn -> Pkcs11Pool.status(pool).idle == @size end)
   end
 
-  defp generate(pool) do
-    Pkcs11Pool.generate_key_pair(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: "signing", ec_params: :secp256r1, verify: true],
-      token: true,
-      label: "signing",
-      private: true,
-      sign: true
-    )
-  end
-
   defp sign(pool), do: Pkcs11Pool.sign(pool, "signing", :ecdsa, :binary.copy("x", 32))
 end
 
@@ -388,11 +372,7 @@ defmodule Pkcs11Pool.HungLeftoversTest do
   alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
-  setup do
-    token = ChaosToken.new!()
-    on_exit(fn -> Chaos.stop(token.chaos) end)
-    %{token: token, chaos: token.chaos}
-  end
+  setup do: ChaosToken.for_test!()
 
   defp start(token, opts) do
     defaults = [name: :leftovers, operation_timeout: 200, shutdown_timeout: 200]

@@ -31,15 +31,7 @@ defmodule Pkcs11Pool.P11KitTest do
     start_supervised!({Pkcs11Pool, opts})
     Poll.until(fn -> Pkcs11Pool.await_ready(pool, 10_000) == :ok end)
 
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: "key", ec_params: :secp256r1, verify: true],
-      token: true,
-      label: "key",
-      private: true,
-      sign: true
-    )
+    Pools.key_pair!(pool, "key")
 
     %{pool: pool, server: server, chaos: token.chaos}
   end

@@ -6,11 +6,7 @@ defmodule Pkcs11Pool.RecoveryTest do
   alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
-  setup do
-    token = ChaosToken.new!()
-    on_exit(fn -> Chaos.stop(token.chaos) end)
-    %{token: token, chaos: token.chaos}
-  end
+  setup do: ChaosToken.for_test!()
 
   defp start!(token, opts \\ []) do
     name = :"pool-#{System.unique_integer([:positive])}"
@@ -22,28 +18,11 @@ defmodule Pkcs11Pool.RecoveryTest do
   # Logged in, with a key whose handle is known.
   defp start_ready!(token, opts \\ []) do
     pool = start!(token, opts)
-    {_public, private} = generate!(pool, "key")
+    {_public, private} = Pools.key_pair!(pool, "key")
     assert {:ok, _signature} = sign(pool)
     Pools.drained!(pool)
     Chaos.reset_counts(token.chaos)
     {pool, private}
-  end
-
-  defp generate!(pool, label) do
-    {:ok, pair} = generate(pool, label)
-    pair
-  end
-
-  defp generate(pool, label) do
-    Pkcs11Pool.generate_key_pair(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: label, ec_params: :secp256r1, verify: true],
-      token: true,
-      label: label,
-      private: true,
-      sign: true
-    )
   end
 
   defp sign(pool, key \\ "key", opts \\ []),
@@ -82,7 +61,7 @@ defmodule Pkcs11Pool.RecoveryTest do
 
       for call <- [
             fn -> sign(pool) end,
-            fn -> generate(pool, "other") end,
+            fn -> Pools.key_pair(pool, "other") end,
             fn -> Pkcs11Pool.with_session(pool, fn -> :never end) end,
             fn -> Pkcs11Pool.login(pool, fn -> token.pin end) end,
             fn -> Pkcs11Pool.logout(pool) end,
@@ -104,7 +83,7 @@ defmodule Pkcs11Pool.RecoveryTest do
       Chaos.return_token(chaos, slot_id: 77)
       await_up(pool)
       # Other keys, so that a number of before would name another one.
-      other = generate!(pool, "other")
+      other = Pools.key_pair!(pool, "other")
       assert {:ok, _signature} = sign(pool)
       assert {:ok, _signature} = sign(pool, private)
       assert {:ok, _signature} = sign(pool, elem(other, 1))
@@ -322,7 +301,7 @@ defmodule Pkcs11Pool.RecoveryTest do
       Chaos.uninitialize(chaos)
 
       assert {:error, %Error{reason: :cryptoki_not_initialized, executed: :unknown}} =
-               generate(pool, "other")
+               Pools.key_pair(pool, "other")
 
       assert {:ok, _signature} = sign(pool)
       assert Chaos.calls(chaos, :C_Initialize) == 1
@@ -569,7 +548,10 @@ defmodule Pkcs11Pool.RecoveryTest do
     test "is not tried again where it may have run", %{token: token, chaos: chaos} do
       {pool, _private} = start_ready!(token)
       Chaos.fail(chaos, :C_GenerateKeyPair, :device_error)
-      assert {:error, %Error{reason: :device_error, executed: :unknown}} = generate(pool, "other")
+
+      assert {:error, %Error{reason: :device_error, executed: :unknown}} =
+               Pools.key_pair(pool, "other")
+
       assert Chaos.calls(chaos, :C_GenerateKeyPair) == 1
 
       [object] = Pkcs11Pool.find_objects!(pool, label: "key", class: :public_key)

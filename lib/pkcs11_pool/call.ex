@@ -163,7 +163,17 @@ defmodule Pkcs11Pool.Call do
   ## Waiting
 
   # The reference is made in the function that waits for it: so the VM skips what was in the mailbox
-  # before, however much that is. Hence several functions of one shape.
+  # before, however much that is. Hence a macro, and several functions of one shape.
+  defmacrop receive_answer(ref, ticket, started, entry) do
+    quote do
+      receive do
+        {^unquote(ref), result} -> result
+      after
+        first_look(unquote(entry)) ->
+          late(unquote(ticket), unquote(ref), unquote(started), unquote(entry))
+      end
+    end
+  end
 
   # Without a deadline nothing speaks against the caller's own dirty scheduler. On native threads a module may hang.
   defp await(%{operation_timeout: :infinity, executor: :dirty_io} = entry, request) do
@@ -186,11 +196,7 @@ defmodule Pkcs11Pool.Call do
         {refused, nil}
 
       ticket ->
-        receive do
-          {^ref, result} -> {result, ticket}
-        after
-          first_look(entry) -> {late(ticket, ref, started, entry), ticket}
-        end
+        {receive_answer(ref, ticket, started, entry), ticket}
     end
   end
 
@@ -203,11 +209,7 @@ defmodule Pkcs11Pool.Call do
         {refused, nil}
 
       ticket ->
-        receive do
-          {^ref, result} -> {result, ticket}
-        after
-          first_look(entry) -> {late(ticket, ref, started, entry), ticket}
-        end
+        {receive_answer(ref, ticket, started, entry), ticket}
     end
   end
 
@@ -220,11 +222,7 @@ defmodule Pkcs11Pool.Call do
         {refused, nil}
 
       ticket ->
-        receive do
-          {^ref, result} -> {result, ticket}
-        after
-          first_look(entry) -> {late(ticket, ref, started, entry), ticket}
-        end
+        {receive_answer(ref, ticket, started, entry), ticket}
     end
   end
 
@@ -237,12 +235,7 @@ defmodule Pkcs11Pool.Call do
         refused
 
       {ticket, lease} ->
-        result =
-          receive do
-            {^ref, result} -> result
-          after
-            first_look(entry) -> late(ticket, ref, started, entry)
-          end
+        result = receive_answer(ref, ticket, started, entry)
 
         with {:error, _error} <- result, do: Native.end_lease(lease)
         with :ok <- result, do: {:ok, lease, ticket}
@@ -253,12 +246,7 @@ defmodule Pkcs11Pool.Call do
     started = now()
     ref = make_ref()
     ticket = submit.(entry.native, ref, finite(entry.queue_timeout))
-
-    receive do
-      {^ref, result} -> result
-    after
-      first_look(entry) -> late(ticket, ref, started, entry)
-    end
+    receive_answer(ref, ticket, started, entry)
   end
 
   defp late(ticket, ref, started, entry) do

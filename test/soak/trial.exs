@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.Soak.Trial do
   # One pool's soak: warm up, storm, calm, and the comparison of then and now.
 
   alias Pkcs11Pool.Soak.{Callers, Gauges, Storm}
-  alias Pkcs11Pool.Test.{ChaosToken, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
   @size 6
@@ -34,7 +34,7 @@ defmodule Pkcs11Pool.Soak.Trial do
       Supervisor.start_link([{Pkcs11Pool, opts}], strategy: :one_for_one, max_restarts: 1_000)
 
     :ok = Pkcs11Pool.await_ready(pool, 5_000)
-    generate!(pool)
+    Pools.key_pair!(pool, "key")
     callers = Callers.new(pool)
     watchers = Callers.start(callers)
     Process.sleep(@warm_up)
@@ -140,18 +140,6 @@ defmodule Pkcs11Pool.Soak.Trial do
     still ++
       Enum.map(Chaos.violations(chaos), &"violation: #{&1}") ++
       wrong(Chaos.pin_tries(chaos) != 3, "#{Chaos.pin_tries(chaos)} PIN tries are left of 3")
-  end
-
-  defp generate!(pool) do
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: "key", ec_params: :secp256r1, verify: true],
-      token: true,
-      label: "key",
-      private: true,
-      sign: true
-    )
   end
 
   defp report(executor, faults, counts, before, later, {rise, mean}, outlasted) do

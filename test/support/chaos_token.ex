@@ -12,6 +12,14 @@ defmodule Pkcs11Pool.Test.ChaosToken do
     Map.merge(token, %{module: chaos.module, module_env: chaos.module_env, chaos: chaos})
   end
 
+  @doc "A test's context: a new token, whose module stops with the test."
+  @spec for_test!() :: %{token: map, chaos: Chaos.t()}
+  def for_test! do
+    token = new!()
+    ExUnit.Callbacks.on_exit(fn -> Chaos.stop(token.chaos) end)
+    %{token: token, chaos: token.chaos}
+  end
+
   @doc "A source of a PIN that can be changed: an agent's pid."
   @spec source!(term) :: pid
   def source!(answer) do

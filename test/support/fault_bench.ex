@@ -28,8 +28,8 @@ defmodule Pkcs11Pool.Test.FaultBench do
     bench = %{chaos: chaos, token: token, opts: opts, pool: opts[:name]}
 
     within_pool(bench, fn ->
-      generate!(bench.pool, "key")
-      generate!(bench.pool, "victim")
+      Pools.key_pair!(bench.pool, "key")
+      Pools.key_pair!(bench.pool, "victim")
     end)
 
     bench
@@ -70,7 +70,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
     Chaos.clear(chaos, function)
     Pools.drained!(pool)
     closed = Chaos.calls(chaos, :C_CloseSession)
-    if result == :ok and place in [:change, :change_look_up], do: generate!(pool, "victim")
+    if result == :ok and place in [:change, :change_look_up], do: Pools.key_pair!(pool, "victim")
 
     %{
       result: outcome(result, code),
@@ -101,7 +101,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
         next = Poll.until(fn -> next(bench.pool) == :ok && :ok end, 15_000)
 
         if Pkcs11Pool.find_objects!(bench.pool, label: "victim", class: :public_key) == [],
-          do: generate!(bench.pool, "victim")
+          do: Pools.key_pair!(bench.pool, "victim")
 
         %{result: outcome(result, nil), next: next, rest: rest(bench)}
       end)
@@ -212,16 +212,4 @@ defmodule Pkcs11Pool.Test.FaultBench do
   defp own_name(code) when is_atom(code), do: code
   defp own_name(code) when code >= 0x80000000, do: :vendor_defined
   defp own_name(_code), do: :unknown_return_value
-
-  defp generate!(pool, label) do
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      :ec_key_pair_gen,
-      [token: true, label: label, ec_params: :secp256r1, verify: true],
-      token: true,
-      label: label,
-      private: true,
-      sign: true
-    )
-  end
 end

@@ -83,4 +83,26 @@ defmodule Pkcs11Pool.Test.Pools do
   @spec large(term, keyword) :: {:ok, binary} | {:error, Pkcs11Pool.Error.t()}
   def large(pool, opts \\ []),
     do: Pkcs11Pool.digest(pool, :sha256, :binary.copy("x", 300_000), opts)
+
+  @doc "A P-256 key pair of this label on the pool's token."
+  @spec key_pair(term, String.t()) ::
+          {:ok, {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}} | {:error, Pkcs11Pool.Error.t()}
+  def key_pair(pool, label) do
+    Pkcs11Pool.generate_key_pair(
+      pool,
+      :ec_key_pair_gen,
+      [token: true, label: label, ec_params: :secp256r1, verify: true],
+      token: true,
+      label: label,
+      private: true,
+      sign: true
+    )
+  end
+
+  @doc "The same; raises where it cannot be made."
+  @spec key_pair!(term, String.t()) :: {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}
+  def key_pair!(pool, label) do
+    {:ok, pair} = key_pair(pool, label)
+    pair
+  end
 end

@@ -209,10 +209,21 @@ fn submit<'a>(
 ) -> NifResult<Term<'a>> {
     let request = decode::request(request)?;
     let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
-    Ok(match pool.pool.submit(header.clone(), request, &mut Scheduler(env)) {
+    let submitted = pool.pool.submit(header.clone(), request, &mut Scheduler(env));
+    Ok(encode_submitted(env, &pool, header, submitted))
+}
+
+/// A ticket, or `{:error, error}`.
+fn encode_submitted<'a>(
+    env: Env<'a>,
+    pool: &PoolResource,
+    header: Arc<Header>,
+    submitted: Result<session_pool::Ticket, Error>,
+) -> Term<'a> {
+    match submitted {
         Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env),
         Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
-    })
+    }
 }
 
 /// Whether `run_here` would find a session at once: a hint.
@@ -235,10 +246,8 @@ fn run_here<'a>(
     let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
     Ok(match pool.pool.run_here(header.clone(), request, &mut Scheduler(env)) {
         Ok(Direct::Done(outcome)) => (atoms::done(), encode::outcome(env, &outcome), timing_of(&header)).encode(env),
-        Ok(Direct::Later(ticket)) => {
-            ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env)
-        }
-        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+        Ok(Direct::Later(ticket)) => encode_submitted(env, &pool, header, Ok(ticket)),
+        Err(error) => encode_submitted(env, &pool, header, Err(error)),
     })
 }
 
@@ -276,10 +285,7 @@ fn submit_within<'a>(
     } else {
         Err(Error::NotOwner)
     };
-    Ok(match submitted {
-        Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env),
-        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
-    })
+    Ok(encode_submitted(env, &pool, header, submitted))
 }
 
 /// The lease ends after `ms`, and the keeper is told who held it, and where it was taken.

@@ -359,19 +359,21 @@ impl Attempt<'_> {
         if self.options.login == LoginMode::None {
             return Ok(false);
         }
-        let Resolver { functions, session, .. } = self.resolver;
-        let info = session_info(functions, session).map_err(|error| CallError { phase: Phase::Init, ..error })?;
-        Ok(!info.is_user() && !info.is_security_officer())
+        self.has_no_user().map_err(|error| CallError { phase: Phase::Init, ..error })
     }
 
     /// A login is due, and the session says that there is none.
     fn is_login_lost(&self) -> bool {
-        self.options.login != LoginMode::None && self.is_logged_out()
+        self.asks_for_login().unwrap_or(false)
     }
 
     fn is_logged_out(&self) -> bool {
+        self.has_no_user().unwrap_or(false)
+    }
+
+    fn has_no_user(&self) -> Result<bool, CallError> {
         let Resolver { functions, session, .. } = self.resolver;
-        session_info(functions, session).is_ok_and(|info| !info.is_user() && !info.is_security_officer())
+        session_info(functions, session).map(|info| !info.is_user() && !info.is_security_officer())
     }
 
     /// The token wants a login though there is one: it is the key that wants it, and has not said so.

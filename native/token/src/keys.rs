@@ -31,6 +31,15 @@ struct Cached {
 }
 
 impl Cached {
+    /// Whether something of this epoch may be put in, beside so many; what is of an earlier one, or too much, goes.
+    fn admits(&mut self, epoch: u64, count: usize) -> bool {
+        if self.epoch < epoch || (self.epoch == epoch && count >= MOST_KEYS) {
+            self.clear();
+            self.epoch = epoch;
+        }
+        self.epoch == epoch
+    }
+
     fn clear(&mut self) {
         self.handles.clear();
         self.logins.clear();
@@ -61,14 +70,10 @@ impl KeyCache {
 
     fn put(&self, template: &Template, epoch: u64, handle: CK_OBJECT_HANDLE, now: Millis) {
         let mut cached = self.0.write();
-        if cached.epoch > epoch {
-            return;
+        let count = cached.handles.len();
+        if cached.admits(epoch, count) {
+            cached.handles.insert(template.clone(), Entry { handle, found_at: now });
         }
-        if cached.epoch < epoch || cached.handles.len() >= MOST_KEYS {
-            cached.clear();
-            cached.epoch = epoch;
-        }
-        cached.handles.insert(template.clone(), Entry { handle, found_at: now });
     }
 
     /// Whether a key wants a login for each use, as far as is known.
@@ -79,14 +84,10 @@ impl KeyCache {
 
     fn put_login(&self, key: CK_OBJECT_HANDLE, epoch: u64, wanted: Option<bool>) {
         let mut cached = self.0.write();
-        if cached.epoch > epoch {
-            return;
+        let count = cached.logins.len();
+        if cached.admits(epoch, count) {
+            cached.logins.insert(key, wanted);
         }
-        if cached.epoch < epoch || cached.logins.len() >= MOST_KEYS {
-            cached.clear();
-            cached.epoch = epoch;
-        }
-        cached.logins.insert(key, wanted);
     }
 
     /// A key wants a login for each use, though its attributes do not say so.

@@ -327,24 +327,16 @@ impl<H: Host> TokenPool<H> {
             Ok(in_use) => in_use,
             Err(unopened) => {
                 return match self.unopened(*unopened, Waiting { payload: Work::Login(work), ticket }, &mut Posting) {
-                    Refused::For(Refusal { remains: Remains::Return, next, .. }, Work::Login(work))
-                        if work.dead <= self.size() =>
-                    {
-                        self.return_login(work, true);
-                        next
-                    }
-                    Refused::For(Refusal { remains: Remains::Retry(..), next, .. }, Work::Login(work))
-                        if work.dead <= self.size() =>
-                    {
-                        self.return_login(work, false);
+                    Refused::For(
+                        Refusal { remains: remains @ (Remains::Return | Remains::Retry(..)), next, .. },
+                        Work::Login(work),
+                    ) if work.dead <= self.size() => {
+                        self.return_login(work, matches!(remains, Remains::Return));
                         next
                     }
                     Refused::For(Refusal { error, next, .. }, Work::Login(work)) => {
                         ended(error.reason());
-                        work.attempt.fail(error.clone(), false, nanos());
-                        if let Some(asker) = work.asker {
-                            asker.answer(Err(Failure::not_executed(error)));
-                        }
+                        fail(work, error);
                         next
                     }
                     Refused::Waits(next) | Refused::For(Refusal { next, .. }, _) => next,
@@ -410,10 +402,7 @@ impl<H: Host> TokenPool<H> {
                     }
                     Readiness::Ready | Readiness::Held => {
                         ended(call.name());
-                        work.attempt.fail(call.into(), false, nanos());
-                        if let Some(asker) = work.asker {
-                            asker.answer(Err(Failure::not_executed(call)));
-                        }
+                        fail(work, call.into());
                     }
                 }
                 return None;
@@ -499,6 +488,14 @@ impl<H: Host> TokenPool<H> {
             }
             (first, second) => first.or(second),
         }
+    }
+}
+
+/// A login fails: all who wait for it are told.
+fn fail<H: Host>(Login { attempt, asker, .. }: Login<H>, error: Error) {
+    attempt.fail(error.clone(), false, nanos());
+    if let Some(asker) = asker {
+        asker.answer(Err(Failure::not_executed(error)));
     }
 }
 
