@@ -1,16 +1,15 @@
 //! The host's types over the BEAM: who is answered, woken and told, and by which road.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use rustler::env::SavedTerm;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Reply, Wake};
 
 use crate::atoms;
 use crate::courier::{Due, Job, post};
 use crate::encode::outcome;
+use crate::tag::Tag;
 
 /// The host.
 pub(crate) struct Beam;
@@ -33,27 +32,17 @@ impl Host for Beam {
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) pid: LocalPid,
-    tag: Arc<Tag>,
+    tag: Tag,
 }
-
-struct Tag {
-    env: OwnedEnv,
-    term: SavedTerm,
-}
-
-// SAFETY: `env` is written once, before the value is shared; afterwards its one term is only read, to be copied into other environments.
-unsafe impl Sync for Tag {}
 
 impl Caller {
     pub(crate) fn new(pid: LocalPid, tag: Term<'_>) -> Self {
-        let env = OwnedEnv::new();
-        let term = env.save(tag);
-        Self { pid, tag: Arc::new(Tag { env, term }) }
+        Self { pid, tag: Tag::new(tag) }
     }
 
     /// The reference, copied.
     pub(crate) fn tag<'a>(&self, env: Env<'a>) -> Term<'a> {
-        self.tag.env.run(|own| self.tag.term.load(own).in_env(env))
+        self.tag.copy(env)
     }
 }
 

@@ -12,6 +12,7 @@ mod decode;
 mod encode;
 mod executor;
 mod interrupt;
+mod tag;
 
 use std::panic::RefUnwindSafe;
 use std::sync::Arc;
