@@ -1,5 +1,7 @@
 //! The host's types over the BEAM: who is answered, woken and told, and by which road.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -52,11 +54,41 @@ impl Reply for Caller {
     }
 }
 
+/// How a runner that waits inside of its call is told that there is something for it.
+#[derive(Clone, Default)]
+pub(crate) struct Bell(Arc<AtomicBool>);
+
+/// How often it is looked at between two offers of the processor to others.
+const LOOKS: usize = 32;
+
+impl Bell {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Waits for it, or for so long. Awake: where it takes as long to be woken as here, nothing would be gained otherwise.
+    fn wait(&self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        loop {
+            for _ in 0..LOOKS {
+                if self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Acquire) {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// A runner's address.
 #[derive(Clone)]
 pub(crate) enum Runner {
-    /// A process, which calls a dirty NIF.
-    Process(LocalPid),
+    /// A process, which calls a dirty NIF, and its bell.
+    Process(LocalPid, Bell),
     /// A native thread.
     Thread(Sender<()>),
 }
@@ -64,7 +96,14 @@ pub(crate) enum Runner {
 impl Wake for Runner {
     fn post(&self) {
         match self {
-            Self::Process(pid) => post(Job::Wake(*pid)),
+            Self::Process(pid, _) => post(Job::Wake(*pid)),
+            Self::Thread(_) => self.ring(),
+        }
+    }
+
+    fn ring(&self) {
+        match self {
+            Self::Process(_, bell) => bell.ring(),
             // Full: it has been woken already. Disconnected: it has ended.
             Self::Thread(sender) => drop(sender.try_send(())),
         }
@@ -88,6 +127,31 @@ impl Keeper for KeeperPid {
 /// Sending from a scheduler's thread, normal or dirty, in the name of the calling process.
 pub(crate) struct Scheduler<'a>(pub(crate) Env<'a>);
 
+/// The same for a runner, which hears its bell.
+pub(crate) struct Serving<'a>(pub(crate) Scheduler<'a>, pub(crate) Bell);
+
+impl Outlet<Beam> for Serving<'_> {
+    fn is_wanted(&self, caller: &Caller) -> bool {
+        self.0.is_wanted(caller)
+    }
+
+    fn answer(&mut self, caller: &Caller, result: Outcome) -> Delivery {
+        self.0.answer(caller, result)
+    }
+
+    fn wake(&mut self, runner: &Runner) {
+        self.0.wake(runner);
+    }
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn wait(&mut self, at_most: Duration) {
+        self.1.wait(at_most);
+    }
+}
+
 impl Outlet<Beam> for Scheduler<'_> {
     fn is_wanted(&self, caller: &Caller) -> bool {
         self.0.is_process_alive(caller.pid)
@@ -106,7 +170,7 @@ impl Outlet<Beam> for Scheduler<'_> {
 
     fn wake(&mut self, runner: &Runner) {
         match runner {
-            Runner::Process(pid) if self.0.send(pid, atoms::run()).is_ok() => (),
+            Runner::Process(pid, _) if self.0.send(pid, atoms::run()).is_ok() => (),
             other => other.post(),
         }
     }

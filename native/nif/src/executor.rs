@@ -34,7 +34,7 @@ fn taken(pools: &[Entry], except: &Arc<TokenPool>) -> usize {
 }
 
 fn processes_of(pool: &TokenPool) -> usize {
-    pool.runners().iter().filter(|runner| matches!(runner, Runner::Process(_))).count()
+    pool.runners().iter().filter(|runner| matches!(runner, Runner::Process(..))).count()
 }
 
 /// How many runners of a new pool are to be processes. `:auto`: all of them while enough dirty-IO schedulers stay free, else none.

@@ -24,7 +24,7 @@ use rustler::{Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, Re
 use session_pool::{Abandoned, RunnerId, State};
 use token::{Budget, Direct, End, Error, Served, now};
 
-use crate::beam::{Caller, Header, KeeperPid, Lease, Runner, Scheduler, Thread, TokenPool};
+use crate::beam::{Bell, Caller, Header, KeeperPid, Lease, Runner, Scheduler, Serving, Thread, TokenPool};
 use crate::courier::{Due, Expiry, Job};
 
 /// How much a runner does in one call: long enough that the way in costs nothing, short enough that its process can be stopped, and
@@ -46,6 +46,7 @@ pub(crate) struct PoolResource {
 struct RunnerResource {
     pool: Arc<TokenPool>,
     id: RunnerId,
+    bell: Bell,
 }
 
 /// A submitted operation, for giving it up.
@@ -146,8 +147,9 @@ fn pool_start<'a>(env: Env<'a>, options: decode::Options<'a>) -> NifResult<Term<
 #[rustler::nif]
 fn runner_join(env: Env, pool: ResourceArc<PoolResource>) -> (ResourceArc<RunnerResource>, bool) {
     let pid = env.pid();
-    let (id, woken) = pool.pool.join(Runner::Process(pid));
-    let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id });
+    let bell = Bell::default();
+    let (id, woken) = pool.pool.join(Runner::Process(pid, bell.clone()));
+    let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id, bell });
     if runner.monitor(Some(env), &pid).is_none() {
         pool.pool.runner_down(id, &mut Scheduler(env));
     }
@@ -157,7 +159,7 @@ fn runner_join(env: Env, pool: ResourceArc<PoolResource>) -> (ResourceArc<Runner
 /// Serves until nothing waits (`:parked`) or the budget is used up (`:again`).
 #[rustler::nif(schedule = "DirtyIo")]
 fn serve<'a>(env: Env<'a>, runner: ResourceArc<RunnerResource>) -> rustler::Atom {
-    match runner.pool.serve(runner.id, &mut Scheduler(env), BUDGET) {
+    match runner.pool.serve(runner.id, &mut Serving(Scheduler(env), runner.bell.clone()), BUDGET) {
         Served::Parked => atoms::parked(),
         Served::Again => atoms::again(),
         Served::Gone => atoms::gone(),

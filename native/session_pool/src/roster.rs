@@ -1,8 +1,9 @@
 //! The runners of a pool, and the grants that are on their way to one.
 //!
 //! A runner is `parked`, `woken` (a grant waits for it), `inside` (it works), or `gone` (its process died while it was inside: it takes
-//! nothing more, but holds its place until it leaves). A grant is never bound to a runner that cannot run it: what a dead one had been
-//! woken with goes to another.
+//! nothing more, but holds its place until it leaves). A parked one may still be near: then it is rung for, which costs less than to wake
+//! it, and before it goes away it parks once more. A grant is never bound to a runner that cannot run it: what a dead one had been woken
+//! with goes to another.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,7 @@ pub enum RunnerState {
 
 #[derive(Debug)]
 enum Runner<G> {
-    Parked,
+    Parked { near: bool },
     Woken(G),
     Inside,
     Gone,
@@ -39,6 +40,8 @@ enum Runner<G> {
 pub enum Dispatch<R> {
     /// Wake this runner, whose address this is.
     Wake(RunnerId, R),
+    /// Ring for this one, which is near.
+    Ring(RunnerId, R),
     /// Every runner is at work (or there is none): the next that comes takes it.
     Later,
 }
@@ -102,7 +105,7 @@ impl<G, R: Clone> Roster<G, R> {
                 true
             }
             None => {
-                inner.runners.push((id, address, Runner::Parked));
+                inner.runners.push((id, address, Runner::Parked { near: false }));
                 inner.parked.push(id);
                 false
             }
@@ -119,8 +122,10 @@ impl<G, R: Clone> Roster<G, R> {
         };
         match inner.find(id) {
             Some(index) => {
-                inner.runners[index].2 = Runner::Woken(grant);
-                Dispatch::Wake(id, inner.runners[index].1.clone())
+                let (_, address, state) = &mut inner.runners[index];
+                let was = std::mem::replace(state, Runner::Woken(grant));
+                let is_near = matches!(was, Runner::Parked { near: true });
+                if is_near { Dispatch::Ring(id, address.clone()) } else { Dispatch::Wake(id, address.clone()) }
             }
             // Not reachable: whoever leaves `runners` leaves `parked` under the same lock.
             None => {
@@ -132,12 +137,20 @@ impl<G, R: Clone> Roster<G, R> {
 
     /// A runner comes in. One that was woken without need parks again; one whose last call broke off before it parked is as good as new.
     pub fn enter(&self, id: RunnerId) -> Entered<G> {
-        self.0.lock().next(id)
+        self.0.lock().next(id, false)
     }
 
-    /// A runner that has nothing more to do parks, unless a grant waits.
+    /// A runner that has nothing more to do parks, unless a grant waits. One that was near is so no longer.
     pub fn park(&self, id: RunnerId) -> Entered<G> {
-        self.0.lock().next(id)
+        self.0.lock().next(id, false)
+    }
+
+    /// The same for one that stays near: until it has called `park`, it is rung for. One at a time does: who finds another near parks, and is
+    /// woken, as ever.
+    pub fn linger(&self, id: RunnerId) -> Entered<G> {
+        let mut inner = self.0.lock();
+        let is_first = !inner.runners.iter().any(|(_, _, runner)| matches!(runner, Runner::Parked { near: true }));
+        inner.next(id, is_first)
     }
 
     /// A runner steps outside for a moment with work in hand (its budget is used up). It is woken with it; or, if it died meanwhile,
@@ -164,7 +177,7 @@ impl<G, R: Clone> Roster<G, R> {
                 inner.runners.swap_remove(index);
                 Departed::Vacant(Some(grant))
             }
-            Runner::Parked => {
+            Runner::Parked { .. } => {
                 inner.runners.swap_remove(index);
                 inner.parked.retain(|parked| *parked != id);
                 Departed::Vacant(None)
@@ -180,7 +193,7 @@ impl<G, R: Clone> Roster<G, R> {
         inner.parked.retain(|parked| *parked != id);
         match inner.runners.swap_remove(index).2 {
             Runner::Woken(grant) => Some(grant),
-            Runner::Parked | Runner::Inside | Runner::Gone => None,
+            Runner::Parked { .. } | Runner::Inside | Runner::Gone => None,
         }
     }
 
@@ -189,7 +202,7 @@ impl<G, R: Clone> Roster<G, R> {
     pub fn retire(&self, id: RunnerId, most: usize) -> bool {
         let mut inner = self.0.lock();
         let Some(index) = inner.find(id) else { return false };
-        let retires = inner.runners.len() > most && matches!(inner.runners[index].2, Runner::Parked);
+        let retires = inner.runners.len() > most && matches!(inner.runners[index].2, Runner::Parked { .. });
         if retires {
             inner.runners.swap_remove(index);
             inner.parked.retain(|parked| *parked != id);
@@ -217,7 +230,7 @@ impl<G, R: Clone> Roster<G, R> {
     pub fn list(&self) -> Vec<(RunnerId, R, RunnerState)> {
         let inner = self.0.lock();
         let state = |runner: &Runner<G>| match runner {
-            Runner::Parked => RunnerState::Parked,
+            Runner::Parked { .. } => RunnerState::Parked,
             Runner::Woken(_) => RunnerState::Woken,
             Runner::Inside => RunnerState::Inside,
             Runner::Gone => RunnerState::Gone,
@@ -228,20 +241,20 @@ impl<G, R: Clone> Roster<G, R> {
 
 impl<G, R> Inner<G, R> {
     /// What a runner does now: what it was woken with, else what waits for a runner, else it parks, and never twice.
-    fn next(&mut self, id: RunnerId) -> Entered<G> {
+    fn next(&mut self, id: RunnerId, near: bool) -> Entered<G> {
         let Some(index) = self.find(id) else { return Entered::Gone };
         match std::mem::replace(&mut self.runners[index].2, Runner::Inside) {
             Runner::Woken(grant) => Entered::Run(grant),
             Runner::Inside => match self.backlog.pop_front() {
                 Some(grant) => Entered::Run(grant),
                 None => {
-                    self.runners[index].2 = Runner::Parked;
+                    self.runners[index].2 = Runner::Parked { near };
                     self.parked.push(id);
                     Entered::Parked
                 }
             },
-            Runner::Parked => {
-                self.runners[index].2 = Runner::Parked;
+            Runner::Parked { .. } => {
+                self.runners[index].2 = Runner::Parked { near };
                 Entered::Parked
             }
             Runner::Gone => {
@@ -325,6 +338,50 @@ mod tests {
         assert_eq!(roster.dispatch(3), Dispatch::Later);
         assert_eq!(roster.park(a), Entered::Run(2));
         assert_eq!(roster.park(a), Entered::Run(3));
+    }
+
+    #[test]
+    fn a_runner_that_is_near_is_rung_for_until_it_parks_once_more() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        let _ = roster.dispatch(1);
+        assert_eq!(roster.enter(a), Entered::Run(1));
+        assert_eq!(roster.linger(a), Entered::Parked);
+        assert_eq!(roster.dispatch(2), Dispatch::Ring(a, "a"));
+        assert_eq!(roster.dispatch(3), Dispatch::Later);
+        assert_eq!(roster.park(a), Entered::Run(2), "whether it has heard the bell or not");
+        assert_eq!(roster.linger(a), Entered::Run(3));
+        assert_eq!(roster.linger(a), Entered::Parked);
+        assert_eq!(roster.park(a), Entered::Parked);
+        assert_eq!(roster.dispatch(4), Dispatch::Wake(a, "a"));
+    }
+
+    #[test]
+    fn one_runner_at_a_time_is_near() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        let (b, _) = roster.join("b");
+        for (id, grant) in [(b, 1), (a, 2)] {
+            let _ = roster.dispatch(grant);
+            assert_eq!(roster.enter(id), Entered::Run(grant));
+        }
+        assert_eq!(roster.linger(a), Entered::Parked);
+        assert_eq!(roster.linger(b), Entered::Parked);
+        assert_eq!(roster.dispatch(3), Dispatch::Wake(b, "b"), "the last that parked");
+        assert_eq!(roster.dispatch(4), Dispatch::Ring(a, "a"));
+    }
+
+    #[test]
+    fn a_runner_that_dies_while_it_is_near_gives_back_what_it_was_rung_for() {
+        let roster = roster();
+        let (a, _) = roster.join("a");
+        let _ = roster.dispatch(1);
+        assert_eq!(roster.enter(a), Entered::Run(1));
+        assert_eq!(roster.linger(a), Entered::Parked);
+        assert_eq!(roster.dispatch(2), Dispatch::Ring(a, "a"));
+        assert_eq!(roster.down(a), Departed::Vacant(Some(2)));
+        assert_eq!(roster.park(a), Entered::Gone);
+        assert_eq!(roster.dispatch(2), Dispatch::Later);
     }
 
     #[test]

@@ -201,6 +201,7 @@ fn dies(roster: &Roster<u32, ()>, id: RunnerId) -> Option<RunnerId> {
 fn wakes(roster: &Roster<u32, ()>, grant: u32) -> Option<RunnerId> {
     match roster.dispatch(grant) {
         Dispatch::Wake(id, ()) => Some(id),
+        Dispatch::Ring(..) => panic!("nobody is near"),
         Dispatch::Later => None,
     }
 }
@@ -285,6 +286,61 @@ fn a_woken_runner_that_dies_before_it_enters() {
         runner.join().unwrap();
         assert_eq!(roster.len(), 1);
         successor_finds(&roster, &runs, 1);
+    });
+}
+
+/// A runner that is near goes away while a grant looks for one: either it finds the grant by itself, or it is woken.
+#[test]
+fn a_runner_that_was_near_parking_against_a_grant() {
+    loom::model(|| {
+        let roster = Arc::new(Roster::new());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (id, _) = roster.join(());
+        assert_eq!(wakes(&roster, 1), Some(id));
+        assert_eq!(roster.enter(id), Entered::Run(1));
+        runs.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(roster.linger(id), Entered::Parked);
+        let dispatcher = {
+            let roster = roster.clone();
+            thread::spawn(move || roster.dispatch(2))
+        };
+        run(&roster, id, roster.park(id), &runs);
+        match dispatcher.join().unwrap() {
+            Dispatch::Ring(..) => assert_eq!(runs.load(Ordering::Relaxed), 2, "rung for, and gone"),
+            Dispatch::Wake(..) => {
+                assert_eq!(runs.load(Ordering::Relaxed), 1);
+                run(&roster, id, roster.enter(id), &runs);
+            }
+            Dispatch::Later => panic!("it was parked"),
+        }
+        successor_finds(&roster, &runs, 2);
+    });
+}
+
+/// The same one dies meanwhile: what it was rung for goes to another.
+#[test]
+fn a_runner_that_is_near_going_down_against_a_grant() {
+    loom::model(|| {
+        let roster = Arc::new(Roster::new());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (id, _) = roster.join(());
+        assert_eq!(wakes(&roster, 1), Some(id));
+        assert_eq!(roster.enter(id), Entered::Run(1));
+        runs.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(roster.linger(id), Entered::Parked);
+        let dispatcher = {
+            let roster = roster.clone();
+            thread::spawn(move || drop(roster.dispatch(2)))
+        };
+        let runner = {
+            let (roster, runs) = (roster.clone(), runs.clone());
+            thread::spawn(move || run(&roster, id, roster.park(id), &runs))
+        };
+        let _ = dies(&roster, id);
+        dispatcher.join().unwrap();
+        runner.join().unwrap();
+        assert!(roster.is_empty());
+        successor_finds(&roster, &runs, 2);
     });
 }
 

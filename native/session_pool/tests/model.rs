@@ -48,6 +48,7 @@ enum Event {
     Join,
     Enter(usize),
     Park(usize),
+    Linger(usize),
     StepOut(usize),
     Down(usize),
     Leave(usize),
@@ -58,7 +59,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 30] = [
+const KINDS: [(u16, Make); 31] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -67,6 +68,7 @@ const KINDS: [(u16, Make); 30] = [
     (2, Event::Replaced),
     (2, Event::Retire),
     (4, Event::Park),
+    (3, Event::Linger),
     (3, Event::Cancel),
     (2, |_| Event::TakeIdle),
     (2, |_| Event::SubmitExpress),
@@ -339,7 +341,7 @@ struct Hand {
 /// A runner as the model sees it. A woken one is named with its operation.
 #[derive(Debug)]
 enum Runner {
-    Parked,
+    Parked { near: bool },
     Woken(usize),
     Inside(Hand),
     Gone(Hand),
@@ -390,9 +392,12 @@ impl World {
     /// A grant looks for a runner.
     fn dispatch(&mut self, grant: OneGrant) {
         let op = grant.waiter.payload.0;
-        let last_parked = self.runners.iter().rposition(|(_, _, runner)| matches!(runner, Runner::Parked));
-        match (self.roster.dispatch(grant), last_parked) {
-            (Dispatch::Wake(id, address), Some(at)) => {
+        let last_parked = self.runners.iter().rposition(|(_, _, runner)| matches!(runner, Runner::Parked { .. }));
+        let dispatched = self.roster.dispatch(grant);
+        let rings = matches!(dispatched, Dispatch::Ring(..));
+        match (dispatched, last_parked) {
+            (Dispatch::Wake(id, address) | Dispatch::Ring(id, address), Some(at)) => {
+                assert_eq!(rings, matches!(self.runners[at].2, Runner::Parked { near: true }), "by the wrong way");
                 assert_eq!((id, address), (self.runners[at].0, self.runners[at].1), "not the one that parked last");
                 self.runners[at].2 = Runner::Woken(op);
             }
@@ -453,10 +458,10 @@ impl World {
             }
             (Runner::Inside(_), Entered::Parked) => {
                 assert!(self.backlog.is_empty(), "parked beside a backlog");
-                Runner::Parked
+                Runner::Parked { near: false }
             }
-            (Runner::Parked, Entered::Parked) => {
-                self.runners.insert(at, (id, address, Runner::Parked));
+            (Runner::Parked { .. }, Entered::Parked) => {
+                self.runners.insert(at, (id, address, Runner::Parked { near: false }));
                 return;
             }
             (Runner::Gone(hand), Entered::Gone) => Runner::Gone(hand),
@@ -790,7 +795,7 @@ impl World {
         let at = choice % self.runners.len();
         let (id, address, runner) = self.runners.remove(at);
         match (runner, self.roster.down(id)) {
-            (Runner::Parked, Departed::Vacant(None)) => {}
+            (Runner::Parked { .. }, Departed::Vacant(None)) => {}
             (Runner::Woken(op), Departed::Vacant(Some(grant))) => {
                 assert_eq!(op, grant.waiter.payload.0);
                 self.dispatch(grant);
@@ -897,7 +902,7 @@ impl World {
                 self.joined += 1;
                 let (id, comes_in) = self.roster.join(self.joined);
                 assert_eq!(comes_in, !self.backlog.is_empty());
-                let runner = if comes_in { Runner::Woken(self.backlog.remove(0)) } else { Runner::Parked };
+                let runner = if comes_in { Runner::Woken(self.backlog.remove(0)) } else { Runner::Parked { near: false } };
                 self.runners.push((id, self.joined, runner));
             }
             Event::Enter(choice) => {
@@ -919,6 +924,20 @@ impl World {
                 let Some(at) = self.pick(choice, |hand| hand.source.is_none()) else { return };
                 let entered = self.roster.park(self.runners[at].0);
                 self.comes_in(at, entered);
+            }
+            Event::Linger(choice) => {
+                let Some(at) = self.pick(choice, |hand| hand.source.is_none()) else { return };
+                let is_near = |(_, _, runner): &(RunnerId, u32, Runner)| matches!(runner, Runner::Parked { near: true });
+                let is_first = !self.runners.iter().any(is_near);
+                let entered = self.roster.linger(self.runners[at].0);
+                let parks = matches!(entered, Entered::Parked);
+                self.comes_in(at, entered);
+                if parks && is_first {
+                    // It has parked last.
+                    let at = self.runners.len() - 1;
+                    assert!(matches!(self.runners[at].2, Runner::Parked { .. }));
+                    self.runners[at].2 = Runner::Parked { near: true };
+                }
             }
             Event::StepOut(choice) => {
                 let Some(at) = self.pick(choice, |hand| hand.source.is_some() && hand.waiter.is_some()) else { return };
@@ -944,7 +963,7 @@ impl World {
                 }
                 let at = choice % self.runners.len();
                 let most = self.model.size;
-                let retires = self.runners.len() > most && matches!(self.runners[at].2, Runner::Parked);
+                let retires = self.runners.len() > most && matches!(self.runners[at].2, Runner::Parked { .. });
                 assert_eq!(self.roster.retire(self.runners[at].0, most), retires);
                 if retires {
                     self.runners.remove(at);
@@ -982,7 +1001,7 @@ impl World {
         let mut granted: Vec<usize> = self.backlog.clone();
         for (_, _, runner) in &self.runners {
             match runner {
-                Runner::Parked => {}
+                Runner::Parked { .. } => {}
                 Runner::Woken(op) => granted.push(*op),
                 Runner::Inside(hand) | Runner::Gone(hand) => {
                     held.extend(hand.source.iter().filter_map(|source| match source {
@@ -1035,7 +1054,7 @@ impl World {
         }
         while let Some((id, _, runner)) = self.runners.pop() {
             match runner {
-                Runner::Parked => assert!(self.roster.leave(id).is_none()),
+                Runner::Parked { .. } => assert!(self.roster.leave(id).is_none()),
                 Runner::Woken(_) => {
                     let grant = self.roster.leave(id).expect("a woken runner has a grant");
                     self.give_up(grant);
@@ -1080,7 +1099,7 @@ impl World {
 
 fn state(runner: &Runner) -> RunnerState {
     match runner {
-        Runner::Parked => RunnerState::Parked,
+        Runner::Parked { .. } => RunnerState::Parked,
         Runner::Woken(_) => RunnerState::Woken,
         Runner::Inside(_) => RunnerState::Inside,
         Runner::Gone(_) => RunnerState::Gone,

@@ -10,6 +10,7 @@ use session_pool::{Closing, Held, Lent, Millis, Opening, Source, Stake, State};
 use crate::clock::now;
 use crate::host::Host;
 use crate::lease::Lease;
+use crate::linger::Pace;
 use crate::module::{Module, Stuck};
 use crate::pool::SessionPool;
 use crate::request::{Header, Operation, Place, Work};
@@ -20,6 +21,7 @@ pub(crate) struct Cell<H: Host> {
     /// Whether its thread may be left behind in a call that hangs.
     pub(crate) is_expendable: bool,
     doing: Mutex<Option<Doing<H>>>,
+    pub(crate) pace: Pace,
 }
 
 /// What is being done.
@@ -131,7 +133,7 @@ pub(crate) struct Late {
 
 impl<H: Host> Cell<H> {
     pub(crate) fn new(is_expendable: bool) -> Self {
-        Self { is_expendable, doing: Mutex::new(None) }
+        Self { is_expendable, doing: Mutex::new(None), pace: Pace::default() }
     }
 
     /// A session's on its way through the reaper.

@@ -31,6 +31,8 @@ pub trait Reply: Send + Sync + 'static {
 pub trait Wake: Clone + Send + Sync + 'static {
     /// Wakes it by a thread that only sends; neither blocks nor panics.
     fn post(&self);
+    /// Ends its wait in [`Outlet::wait`], the one that has begun or the next one; neither blocks nor panics.
+    fn ring(&self);
     /// Whether its thread may be left behind in a call that hangs, and a successor take its place.
     fn is_expendable(&self) -> bool;
 }
@@ -142,6 +144,12 @@ pub trait Outlet<H: Host> {
     fn answer(&mut self, reply: &H::Reply, outcome: Outcome) -> Delivery;
     /// Wakes a runner.
     fn wake(&mut self, runner: &H::Runner);
+    /// Whether the runner that this is the outlet of may wait inside of its call.
+    fn may_wait(&self) -> bool {
+        false
+    }
+    /// Waits until somebody rings for it, or for so long.
+    fn wait(&mut self, _at_most: Duration) {}
 }
 
 /// The outlet of threads that may not send by themselves.

@@ -33,6 +33,7 @@ mod hung;
 mod keys;
 mod ladder;
 mod lease;
+mod linger;
 mod login;
 mod logout;
 mod module;

@@ -62,6 +62,7 @@ impl<H: Host> TokenPool<H> {
             Entered::Gone => return Served::Gone,
         };
         let cell = self.cell(id);
+        cell.pace.called(nanos());
         let until = Instant::now() + budget.time;
         let mut bytes = 0;
         loop {
@@ -81,7 +82,7 @@ impl<H: Host> TokenPool<H> {
             }
             let next = match next {
                 Some(next) => next,
-                None => match self.roster.park(id) {
+                None => match self.rest(id, &cell, outlet) {
                     Entered::Run(next) => next,
                     Entered::Parked => return self.parked(id),
                     Entered::Gone => return self.quit(id, None, outlet),

@@ -36,6 +36,10 @@ impl Reply for Answers {
 struct Runner;
 
 impl Wake for Runner {
+    fn ring(&self) {
+        unreachable!("no outlet here may wait");
+    }
+
     fn post(&self) {}
 
     fn is_expendable(&self) -> bool {
