@@ -25,9 +25,9 @@ defmodule Pkcs11Pool.Batch do
 
   # `window` slices may be under way. `waiting` and the slices hold `{index, item}`, `answered` holds `{index, result}`. `slices` are under way,
   # by the number in their tag. `first` is the ticket of the first slice.
-  @enforce_keys [:place, :verb, :key, :waiting, :answered]
-  defstruct [:place, :verb, :key, :waiting, :answered, :window, :first] ++
-              [limit: @most_items, slices: %{}, next: 0]
+  @enforce_keys [:place, :verb, :key]
+  defstruct [:place, :verb, :key, :window, :first] ++
+              [waiting: [], answered: [], limit: @most_items, slices: %{}, next: 0]
 
   @type result :: {:ok, term} | {:error, Error.t()}
 
@@ -51,25 +51,9 @@ defmodule Pkcs11Pool.Batch do
 
     case Call.place(pool, opts) do
       {:ok, place} ->
-        {answered, waiting} =
-          items
-          |> Enum.with_index(&{&2, &1})
-          |> Enum.split_with(&match?({_index, {:error, _error}}, &1))
-
-        batch = %__MODULE__{
-          place: place,
-          verb: verb,
-          key: key,
-          waiting: waiting,
-          answered: answered
-        }
-
-        %{answered: answered, first: first} = go_on(batch, make_ref())
-
-        results =
-          for {_index, result} <- List.keysort(answered, 0),
-              do: Call.with_mechanism(result, mechanism)
-
+        batch = %__MODULE__{place: place, verb: verb, key: key}
+        {results, first} = in_one(batch, items)
+        results = for result <- results, do: Call.with_mechanism(result, mechanism)
         if span, do: stop(span, operation, results, first)
         {:ok, results}
 
@@ -78,6 +62,61 @@ defmodule Pkcs11Pool.Batch do
         {:error, error}
     end
   end
+
+  # Most lists are one slice, and all of it is answered: nobody need keep an account then of what is where.
+  defp in_one(batch, items) do
+    case tasks(items, nil, @most_items, @most_bytes, []) do
+      :too_much ->
+        {answered, waiting} =
+          items |> indexed() |> Enum.split_with(&match?({_index, {:error, _error}}, &1))
+
+        in_slices(%{batch | waiting: waiting, answered: answered})
+
+      tasks ->
+        {result, ticket} = Call.attempt(batch.place, {:batch, batch.verb, batch.key, tasks})
+
+        with {:ok, answers} <- result,
+             results when is_list(results) <- all(tasks, answers, batch) do
+          {results, ticket}
+        else
+          _not_all -> %{batch | first: ticket} |> answered(indexed(items), result) |> in_slices()
+        end
+    end
+  end
+
+  defp in_slices(batch) do
+    %{answered: answered, first: first} = go_on(batch, make_ref())
+    {for({_index, result} <- List.keysort(answered, 0), do: result), first}
+  end
+
+  defp indexed(items), do: Enum.with_index(items, &{&2, &1})
+
+  defp all([_task | tasks], [answer | answers], batch) do
+    with results when is_list(results) <- all(tasks, answers, batch),
+         do: [result(answer, batch.place) | results]
+  end
+
+  defp all([], [], _batch), do: []
+  defp all(_tasks, [], _batch), do: :too_few
+
+  # The tasks of a list that is one slice.
+  defp tasks([], last, _limit, _bytes, tasks) when last != nil, do: Enum.reverse(tasks)
+
+  defp tasks([{:error, _error} | _items], _last, _limit, _bytes, _tasks), do: :too_much
+
+  defp tasks([{mechanism, input} = item | items], last, limit, bytes, tasks) when limit > 0 do
+    left = bytes - size(item)
+
+    if left >= 0,
+      do: tasks(items, mechanism, limit - 1, left, [task(mechanism, input, last) | tasks]),
+      else: :too_much
+  end
+
+  defp tasks(_none_or_more, _last, _limit, _bytes, _tasks), do: :too_much
+
+  # A mechanism that is the same as the one before is nil.
+  defp task(mechanism, input, mechanism), do: {nil, input}
+  defp task(mechanism, input, _last), do: {mechanism, input}
 
   defp go_on(%{waiting: [], slices: slices} = batch, _ref) when map_size(slices) == 0, do: batch
 
@@ -137,7 +176,7 @@ defmodule Pkcs11Pool.Batch do
   defp cut(%{waiting: waiting, limit: limit}), do: cut(waiting, limit, @most_bytes, [])
 
   defp cut([item | rest], limit, bytes, slice) when limit > 0 do
-    left = bytes - size(item)
+    left = bytes - size(elem(item, 1))
 
     if left >= 0 or slice == [],
       do: cut(rest, limit - 1, left, [item | slice]),
@@ -146,14 +185,13 @@ defmodule Pkcs11Pool.Batch do
 
   defp cut(rest, _limit, _bytes, slice), do: {Enum.reverse(slice), rest}
 
-  defp size({_index, {_mechanism, {data, signature}}}), do: byte_size(data) + byte_size(signature)
-  defp size({_index, {_mechanism, data}}), do: byte_size(data)
+  defp size({_mechanism, {data, signature}}), do: byte_size(data) + byte_size(signature)
+  defp size({_mechanism, data}), do: byte_size(data)
 
-  # A mechanism that is the same as the one before is nil.
   defp request(%{verb: verb, key: key}, slice) do
     {tasks, _last} =
       Enum.map_reduce(slice, nil, fn {_index, {mechanism, input}}, last ->
-        {{if(mechanism == last, do: nil, else: mechanism), input}, mechanism}
+        {task(mechanism, input, last), mechanism}
       end)
 
     {:batch, verb, key, tasks}
@@ -246,7 +284,7 @@ defmodule Pkcs11Pool.Batch do
   defp zip(_batch, rest, [], done), do: {done, rest}
 
   defp result(:ok, _place), do: {:ok, true}
-  defp result({:ok, value}, _place), do: {:ok, value}
+  defp result({:ok, _value} = done, _place), do: done
 
   defp result({:error, error}, {name, entry, _lease}),
     do: {:error, Call.error(error, name, entry)}
