@@ -15,6 +15,8 @@ defmodule Pkcs11Pool.BatchTest do
     opts = Keyword.merge([pool_size: 1], Map.get(context, :pool, []))
     start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
     :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    # With a :max_waiting of 0, a call is refused while the pool does something of its own.
+    Pools.drained!(pool)
 
     readable = [token: true, private: true, sensitive: false, extractable: true, value_len: 32]
 
@@ -371,7 +373,6 @@ defmodule Pkcs11Pool.BatchTest do
 
   @tag pool: [pool_size: 2, max_waiting: 0]
   test "a pool that takes none beyond its sessions takes the list, slice by slice", context do
-    # With a :max_waiting of 0, a call is refused while the pool does something of its own.
     Pools.drained!(context.pool)
 
     assert {:ok, results} = sign(context.pool, numbers(@several))

@@ -27,47 +27,69 @@ defmodule Bench.Perf do
       ~w(-- sleep #{@milliseconds / 1_000})
   end
 
-  # [{place, symbol, samples}]
+  # [{thread, place, symbol, samples}]
   defp samples(file) do
     output =
       perf(
-        ~w(report --stdio --quiet --no-children --show-nr-samples --sort dso,symbol) ++
+        ~w(report --stdio --quiet --no-children --show-nr-samples --sort comm,dso,symbol) ++
           ~w(--field-separator ; --input #{file})
       )
 
     for line <- String.split(output, "\n"),
-        [_share, count, object, symbol | _] <- [String.split(line, ";")],
+        [_share, count, thread, object, symbol | _] <- [String.split(line, ";")],
         {count, ""} <- [count |> String.trim() |> Integer.parse()] do
-      {object |> String.trim() |> place(), name(symbol), count}
+      {thread(thread), object |> String.trim() |> place(), name(symbol), count}
     end
   end
 
   defp draw(samples, rate) do
     micros = fn count -> count / @frequency * 1.0e9 / @milliseconds / rate end
-    total = Enum.sum(for {_place, _symbol, count} <- samples, do: count)
+    total = count(samples)
 
-    places =
+    shares = fn key ->
       samples
-      |> Enum.group_by(&elem(&1, 0))
-      |> Enum.map(fn {place, list} -> {place, Enum.sum(for({_, _, n} <- list, do: n)), list} end)
+      |> Enum.group_by(key)
+      |> Enum.map(fn {of, list} -> {of, count(list), list} end)
+      |> Enum.filter(fn {_of, count, _list} -> count * 100 >= total end)
       |> Enum.sort_by(&elem(&1, 1), :desc)
+    end
+
+    threads =
+      Enum.map_join(shares.(&elem(&1, 0)), ", ", fn {thread, count, _list} ->
+        "#{thread} #{decimals(micros.(count))}"
+      end)
 
     [
-      "#{round(rate)} operations a second; #{decimals(micros.(total))} µs of processor time each.\n\n",
+      "#{round(rate)} operations a second; #{decimals(micros.(total))} µs of processor time each: #{threads}.\n\n",
       "| where | µs | most of it |\n| --- | ---: | --- |\n",
-      for {place, count, list} <- places, count * 100 >= total do
+      for {place, count, list} <- shares.(&elem(&1, 1)) do
         "| #{place} | #{decimals(micros.(count))} | #{top(list, micros)} |\n"
       end
     ]
   end
 
+  defp count(samples), do: Enum.sum(for {_thread, _place, _symbol, count} <- samples, do: count)
+
+  # The same symbol of several threads is one.
   defp top(list, micros) do
     list
-    |> Enum.sort_by(&elem(&1, 2), :desc)
+    |> Enum.group_by(&elem(&1, 2))
+    |> Enum.map(fn {symbol, list} -> {symbol, count(list)} end)
+    |> Enum.sort_by(&elem(&1, 1), :desc)
     |> Enum.take(@symbols)
-    |> Enum.map_join(", ", fn {_place, symbol, count} ->
-      "`#{symbol}` #{decimals(micros.(count))}"
-    end)
+    |> Enum.map_join(", ", fn {symbol, count} -> "`#{symbol}` #{decimals(micros.(count))}" end)
+  end
+
+  # Names are cut off after 15 characters.
+  defp thread(name) do
+    cond do
+      name =~ "dirty_io" -> "dirty-IO schedulers"
+      name =~ "dirty_cpu" -> "dirty-CPU schedulers"
+      name =~ "scheduler" -> "schedulers"
+      name =~ "aux" -> "auxiliary thread"
+      name =~ "pkcs11" -> "native threads"
+      true -> "other threads"
+    end
   end
 
   defp place(object) do

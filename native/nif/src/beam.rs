@@ -66,7 +66,7 @@ impl Bell {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Waits for it, or for so long. Awake: where it takes as long to be woken as here, nothing would be gained otherwise.
+    /// Waits for it, or for so long. It stays awake: to be woken by the kernel would take as long as what this is to save.
     fn wait(&self, at_most: Duration) {
         let until = Instant::now() + at_most;
         loop {
