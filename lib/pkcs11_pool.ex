@@ -114,7 +114,20 @@ defmodule Pkcs11Pool do
   @spec await_ready(pool, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool, timeout) do
     opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
-    Call.run(pool, :await_ready, nil, :ping, opts)
+    ready(pool, opts, timeout, System.monotonic_time(:millisecond))
+  end
+
+  # With a :max_waiting of 0 there is no place to wait in for the login.
+  defp ready(pool, opts, timeout, started) do
+    with {:error, %Error{reason: :overloaded}} = refused <-
+           Call.run(pool, :await_ready, nil, :ping, opts) do
+      if timeout == :infinity or System.monotonic_time(:millisecond) - started < timeout do
+        Process.sleep(10)
+        ready(pool, opts, timeout, started)
+      else
+        refused
+      end
+    end
   end
 
   @doc """

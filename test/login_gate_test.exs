@@ -25,6 +25,21 @@ defmodule Pkcs11Pool.LoginGateTest do
   defp logins(chaos), do: Chaos.calls(chaos, :C_Login)
   defp tries(chaos), do: Chaos.pin_tries(chaos)
 
+  test "await_ready waits for it where nothing else may wait", %{chaos: chaos} = context do
+    Chaos.latency(chaos, :C_Login, 200)
+    pool = start(context.token, context.source, max_waiting: 0)
+    # The pool's own first operation waits for the login.
+    Poll.until(fn -> Chaos.inside(chaos)["C_Login"] == 1 end)
+    assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+
+    Chaos.hang(chaos, :C_GenerateRandom)
+    held = for _ <- 1..4, do: Task.async(fn -> random(pool) end)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 4 end)
+    assert {:error, %Error{reason: :overloaded}} = Pkcs11Pool.await_ready(pool, 50)
+    Chaos.release(chaos)
+    assert [{:ok, _}, {:ok, _}, {:ok, _}, {:ok, _}] = Task.await_many(held)
+  end
+
   describe "one login" do
     test "serves a pool of 16 sessions that open at once",
          %{token: token, chaos: chaos} = context do
