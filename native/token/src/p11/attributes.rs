@@ -131,6 +131,8 @@ fn read_alone(
         match read(functions, session, object, &mut attribute)? {
             CKR_ATTRIBUTE_SENSITIVE => return Ok(AttributeRead::Sensitive),
             CKR_ATTRIBUTE_TYPE_INVALID => return Ok(AttributeRead::Unknown),
+            // No buffer was given, and no length was said: that is no empty attribute.
+            CKR_BUFFER_TOO_SMALL if attribute[0].ulValueLen == 0 => continue,
             _ => {}
         }
         let size = attribute[0].ulValueLen;
