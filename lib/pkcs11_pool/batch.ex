@@ -65,22 +65,22 @@ defmodule Pkcs11Pool.Batch do
 
   # Most lists are one slice, and all of it is answered: nobody need keep an account then of what is where.
   defp in_one(batch, items) do
-    case tasks(items, nil, @most_items, @most_bytes, []) do
-      :too_much ->
+    with true <- items != [] and not Enum.any?(items, &match?({:error, _error}, &1)),
+         {_all, []} <- cut(items, @most_items, @most_bytes, []) do
+      {result, ticket} = Call.attempt(batch.place, request(batch, items))
+
+      with {:ok, answers} <- result,
+           results when is_list(results) <- all(items, answers, batch) do
+        {results, ticket}
+      else
+        _not_all -> %{batch | first: ticket} |> answered(indexed(items), result) |> in_slices()
+      end
+    else
+      _several ->
         {answered, waiting} =
           items |> indexed() |> Enum.split_with(&match?({_index, {:error, _error}}, &1))
 
         in_slices(%{batch | waiting: waiting, answered: answered})
-
-      tasks ->
-        {result, ticket} = Call.attempt(batch.place, {:batch, batch.verb, batch.key, tasks})
-
-        with {:ok, answers} <- result,
-             results when is_list(results) <- all(tasks, answers, batch) do
-          {results, ticket}
-        else
-          _not_all -> %{batch | first: ticket} |> answered(indexed(items), result) |> in_slices()
-        end
     end
   end
 
@@ -91,32 +91,13 @@ defmodule Pkcs11Pool.Batch do
 
   defp indexed(items), do: Enum.with_index(items, &{&2, &1})
 
-  defp all([_task | tasks], [answer | answers], batch) do
-    with results when is_list(results) <- all(tasks, answers, batch),
+  defp all([_item | items], [answer | answers], batch) do
+    with results when is_list(results) <- all(items, answers, batch),
          do: [result(answer, batch.place) | results]
   end
 
   defp all([], [], _batch), do: []
-  defp all(_tasks, [], _batch), do: :too_few
-
-  # The tasks of a list that is one slice.
-  defp tasks([], last, _limit, _bytes, tasks) when last != nil, do: Enum.reverse(tasks)
-
-  defp tasks([{:error, _error} | _items], _last, _limit, _bytes, _tasks), do: :too_much
-
-  defp tasks([{mechanism, input} = item | items], last, limit, bytes, tasks) when limit > 0 do
-    left = bytes - size(item)
-
-    if left >= 0,
-      do: tasks(items, mechanism, limit - 1, left, [task(mechanism, input, last) | tasks]),
-      else: :too_much
-  end
-
-  defp tasks(_none_or_more, _last, _limit, _bytes, _tasks), do: :too_much
-
-  # A mechanism that is the same as the one before is nil.
-  defp task(mechanism, input, mechanism), do: {nil, input}
-  defp task(mechanism, input, _last), do: {mechanism, input}
+  defp all(_items, [], _batch), do: :too_few
 
   defp go_on(%{waiting: [], slices: slices} = batch, _ref) when map_size(slices) == 0, do: batch
 
@@ -176,7 +157,7 @@ defmodule Pkcs11Pool.Batch do
   defp cut(%{waiting: waiting, limit: limit}), do: cut(waiting, limit, @most_bytes, [])
 
   defp cut([item | rest], limit, bytes, slice) when limit > 0 do
-    left = bytes - size(elem(item, 1))
+    left = bytes - size(item)
 
     if left >= 0 or slice == [],
       do: cut(rest, limit - 1, left, [item | slice]),
@@ -185,17 +166,22 @@ defmodule Pkcs11Pool.Batch do
 
   defp cut(rest, _limit, _bytes, slice), do: {Enum.reverse(slice), rest}
 
+  # With its place in the list, or without.
+  defp size({index, item}) when is_integer(index), do: size(item)
   defp size({_mechanism, {data, signature}}), do: byte_size(data) + byte_size(signature)
   defp size({_mechanism, data}), do: byte_size(data)
 
-  defp request(%{verb: verb, key: key}, slice) do
-    {tasks, _last} =
-      Enum.map_reduce(slice, nil, fn {_index, {mechanism, input}}, last ->
-        {task(mechanism, input, last), mechanism}
-      end)
+  defp request(%{verb: verb, key: key}, slice), do: {:batch, verb, key, tasks(slice, nil)}
 
-    {:batch, verb, key, tasks}
-  end
+  # A mechanism that is the same as the one before is nil.
+  defp tasks([{index, item} | slice], last) when is_integer(index),
+    do: tasks([item | slice], last)
+
+  defp tasks([{mechanism, input} | slice], mechanism),
+    do: [{nil, input} | tasks(slice, mechanism)]
+
+  defp tasks([{mechanism, _input} = task | slice], _last), do: [task | tasks(slice, mechanism)]
+  defp tasks([], _last), do: []
 
   ## Waiting
 

@@ -277,6 +277,14 @@ mod tests {
         Roster::new()
     }
 
+    /// A runner, `"a"`, that runs grant 1.
+    fn inside(roster: &Roster<u32, &'static str>) -> RunnerId {
+        let (a, _) = roster.join("a");
+        assert_eq!(roster.dispatch(1), Dispatch::Wake(a, "a"));
+        assert_eq!(roster.enter(a), Entered::Run(1));
+        a
+    }
+
     #[test]
     fn a_woken_runner_that_dies_before_it_enters_gives_its_grant_back() {
         let roster = roster();
@@ -294,9 +302,7 @@ mod tests {
     #[test]
     fn a_grant_that_finds_all_runners_inside_is_taken_by_the_next_that_parks() {
         let roster = roster();
-        let (a, _) = roster.join("a");
-        assert_eq!(roster.dispatch(1), Dispatch::Wake(a, "a"));
-        assert_eq!(roster.enter(a), Entered::Run(1));
+        let a = inside(&roster);
         assert_eq!(roster.dispatch(2), Dispatch::Later);
         assert_eq!(roster.park(a), Entered::Run(2));
         assert_eq!(roster.park(a), Entered::Parked);
@@ -305,9 +311,7 @@ mod tests {
     #[test]
     fn a_runner_that_dies_inside_holds_its_place_until_it_leaves() {
         let roster = roster();
-        let (a, _) = roster.join("a");
-        let _ = roster.dispatch(1);
-        assert_eq!(roster.enter(a), Entered::Run(1));
+        let a = inside(&roster);
         assert_eq!(roster.down(a), Departed::Inside);
         assert_eq!(roster.len(), 1);
         assert_eq!(roster.park(a), Entered::Gone);
@@ -329,9 +333,7 @@ mod tests {
     #[test]
     fn a_runner_whose_call_broke_off_inside_comes_in_again_and_can_be_woken() {
         let roster = roster();
-        let (a, _) = roster.join("a");
-        let _ = roster.dispatch(1);
-        assert_eq!(roster.enter(a), Entered::Run(1));
+        let a = inside(&roster);
         assert_eq!(roster.enter(a), Entered::Parked);
         assert_eq!(roster.park(a), Entered::Parked);
         assert_eq!(roster.dispatch(2), Dispatch::Wake(a, "a"));
@@ -343,9 +345,7 @@ mod tests {
     #[test]
     fn a_runner_that_is_near_is_rung_for_until_it_parks_once_more() {
         let roster = roster();
-        let (a, _) = roster.join("a");
-        let _ = roster.dispatch(1);
-        assert_eq!(roster.enter(a), Entered::Run(1));
+        let a = inside(&roster);
         assert_eq!(roster.linger(a), Entered::Parked);
         assert_eq!(roster.dispatch(2), Dispatch::Ring(a, "a"));
         assert_eq!(roster.dispatch(3), Dispatch::Later);
@@ -374,9 +374,7 @@ mod tests {
     #[test]
     fn a_runner_that_dies_while_it_is_near_gives_back_what_it_was_rung_for() {
         let roster = roster();
-        let (a, _) = roster.join("a");
-        let _ = roster.dispatch(1);
-        assert_eq!(roster.enter(a), Entered::Run(1));
+        let a = inside(&roster);
         assert_eq!(roster.linger(a), Entered::Parked);
         assert_eq!(roster.dispatch(2), Dispatch::Ring(a, "a"));
         assert_eq!(roster.down(a), Departed::Vacant(Some(2)));

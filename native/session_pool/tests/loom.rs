@@ -289,17 +289,23 @@ fn a_woken_runner_that_dies_before_it_enters() {
     });
 }
 
+/// A runner that has run one grant, and is near.
+fn near() -> (Arc<Roster<u32, ()>>, Arc<AtomicUsize>, RunnerId) {
+    let roster = Arc::new(Roster::new());
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (id, _) = roster.join(());
+    assert_eq!(wakes(&roster, 1), Some(id));
+    assert_eq!(roster.enter(id), Entered::Run(1));
+    runs.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(roster.linger(id), Entered::Parked);
+    (roster, runs, id)
+}
+
 /// A runner that is near goes away while a grant looks for one: either it finds the grant by itself, or it is woken.
 #[test]
 fn a_runner_that_was_near_parking_against_a_grant() {
     loom::model(|| {
-        let roster = Arc::new(Roster::new());
-        let runs = Arc::new(AtomicUsize::new(0));
-        let (id, _) = roster.join(());
-        assert_eq!(wakes(&roster, 1), Some(id));
-        assert_eq!(roster.enter(id), Entered::Run(1));
-        runs.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(roster.linger(id), Entered::Parked);
+        let (roster, runs, id) = near();
         let dispatcher = {
             let roster = roster.clone();
             thread::spawn(move || roster.dispatch(2))
@@ -321,13 +327,7 @@ fn a_runner_that_was_near_parking_against_a_grant() {
 #[test]
 fn a_runner_that_is_near_going_down_against_a_grant() {
     loom::model(|| {
-        let roster = Arc::new(Roster::new());
-        let runs = Arc::new(AtomicUsize::new(0));
-        let (id, _) = roster.join(());
-        assert_eq!(wakes(&roster, 1), Some(id));
-        assert_eq!(roster.enter(id), Entered::Run(1));
-        runs.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(roster.linger(id), Entered::Parked);
+        let (roster, runs, id) = near();
         let dispatcher = {
             let roster = roster.clone();
             thread::spawn(move || drop(roster.dispatch(2)))

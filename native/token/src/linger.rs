@@ -38,8 +38,11 @@ impl Pace {
 impl<H: Host> TokenPool<H> {
     /// A runner has nothing more to do.
     pub(crate) fn rest(&self, id: RunnerId, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Entered<Grant<H>> {
+        if !outlet.may_wait() {
+            return self.roster.park(id);
+        }
         cell.pace.rests(nanos());
-        if !outlet.may_wait() || !cell.pace.is_quick.load(Ordering::Relaxed) || self.is_draining() {
+        if !cell.pace.is_quick.load(Ordering::Relaxed) || self.is_draining() {
             return self.roster.park(id);
         }
         match self.roster.linger(id) {
