@@ -268,6 +268,25 @@ defmodule Pkcs11Pool.HungTest do
       assert Chaos.violations(chaos) == []
     end
 
+    test "a keeper that is killed while a login hangs that then fails leaves the login to its successor, executor #{executor}",
+         %{token: token, chaos: chaos} do
+      Chaos.hang(chaos, :C_Login, count: 1)
+      pool = start(token, executor: unquote(executor), lazy: true)
+      caller = Task.async(fn -> random(pool) end)
+      Poll.until(fn -> hanging(chaos, :C_Login) == 1 end)
+      {:ok, keeper, %{native: native}} = Pkcs11Pool.Registry.lookup(pool)
+      Process.exit(keeper, :kill)
+      assert {:error, %Error{}} = Task.await(caller, 30_000)
+
+      # The login finds that its module is to be initialized again, which a pool that stops does not see to.
+      Chaos.uninitialize(chaos)
+      Chaos.release(chaos)
+      Poll.until(fn -> match?({:ok, _random}, random(pool, queue_timeout: 500)) end, 10_000)
+      # The native side of the dead one need not be gone for that: at rest is enough.
+      Poll.until(fn -> Pkcs11Pool.Native.pending(native) == 0 end)
+      assert Chaos.violations(chaos) == []
+    end
+
     test "a pool is stopped and started again over calls that hang, executor #{executor}",
          %{token: token, chaos: chaos} do
       pool = start(token, executor: unquote(executor), pool_size: 2, shutdown_timeout: 5_000)

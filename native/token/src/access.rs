@@ -363,6 +363,7 @@ impl<H: Host> TokenPool<H> {
                 if !token.gate.listen(self.listener()) {
                     self.resume_logins();
                 }
+                self.abandon_if_draining();
             }
         }
     }
@@ -396,7 +397,7 @@ impl<H: Host> TokenPool<H> {
         word & 1 == 1 && matches!(self.access.standing.lock().conflict, Some((in_word, _)) if in_word == word)
     }
 
-    fn abandon_if_draining(&self) {
+    pub(crate) fn abandon_if_draining(&self) {
         if self.is_draining() {
             self.abandon_access();
         }

@@ -104,6 +104,7 @@ impl<H: Host> TokenPool<H> {
             if self.sessions.stats().running <= self.leased() && !token.gate.listen(self.listener()) {
                 self.resume_logouts();
             }
+            self.abandon_if_draining();
             return next;
         }
         let next = self.free(held, &Place::Pool);

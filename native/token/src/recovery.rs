@@ -192,10 +192,10 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    /// The same for a login or logout.
+    /// The same for a login or logout. A pool that drains does not rise again: other pools would wait for its login until it is gone.
     pub(crate) fn hold_express(&self, work: Work<H>) {
         self.mooring.held.lock().push(work);
-        if !matches!(self.readiness(), Readiness::Held) {
+        if self.is_draining() || !matches!(self.readiness(), Readiness::Held) {
             self.resume_held();
         }
     }
@@ -209,10 +209,7 @@ impl<H: Host> TokenPool<H> {
 
     /// A pool that drains holds nothing back any more, and its thread ends.
     pub(crate) fn end_recovery(&self) {
-        let held = std::mem::take(&mut *self.mooring.held.lock());
-        for work in held {
-            refuse(work, &Error::Draining);
-        }
+        self.resume_held();
         let _bed = self.mooring.bed.lock();
         self.mooring.woken.notify_all();
     }
