@@ -1,7 +1,7 @@
 defmodule Pkcs11Pool.HaltTest do
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Test.{Pools, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Pools, SoftHSM}
 
   # A VM that ends while threads are inside a module crashes, unless they are waited for.
   @moduletag timeout: 300_000
@@ -53,10 +53,43 @@ defmodule Pkcs11Pool.HaltTest do
   Process.sleep(:infinity)
   """
 
+  # The thread that looks for a token that is away hangs in the module.
+  @looking ~S"""
+  alias Pkcs11Pool.Testing.Chaos
+
+  [pool, chaos] = System.argv()
+  {pool, []} = Code.eval_string(pool)
+  {chaos, []} = Code.eval_string(chaos)
+  {:ok, _started} = Application.ensure_all_started(:pkcs11_pool)
+  {:ok, top} = Supervisor.start_link([{Pkcs11Pool, pool}], strategy: :one_for_one)
+  Process.unlink(top)
+  :ok = Pkcs11Pool.await_ready(pool[:name], 30_000)
+  Chaos.hang(chaos, :C_GetSlotList)
+  Chaos.remove_token(chaos)
+  {:error, _gone} = Pkcs11Pool.generate_random(pool[:name], 8)
+
+  hangs = fn wait ->
+    if Chaos.hanging(chaos)["C_GetSlotList"] in [nil, 0] do
+      Process.sleep(1)
+      wait.(wait)
+    end
+  end
+
+  hangs.(hangs)
+  IO.puts("under load")
+  System.stop(0)
+  Process.sleep(:infinity)
+  """
+
   setup_all do
-    script = Path.join(SoftHSM.dir(), "halt-#{System.unique_integer([:positive])}.exs")
-    File.write!(script, @script)
+    script = script!("halt", @script)
     %{script: script}
+  end
+
+  defp script!(name, text) do
+    script = Path.join(SoftHSM.dir(), "#{name}-#{System.unique_integer([:positive])}.exs")
+    File.write!(script, text)
+    script
   end
 
   for ending <- ["halt", "stop"], executor <- [:dirty_io, :threads] do
@@ -101,15 +134,32 @@ defmodule Pkcs11Pool.HaltTest do
     end
   end
 
+  test "System.stop does not wait for a look for the token that hangs" do
+    %{chaos: chaos} = token = ChaosToken.new!()
+    pool = pool(token, shutdown_timeout: 20_000)
+    chaos = inspect(chaos, structs: false, limit: :infinity)
+
+    {time, _} =
+      :timer.tc(fn -> ends_well(script!("looking", @looking), [literal(pool), chaos]) end)
+
+    # With the start of a VM.
+    assert time < 15_000_000
+  end
+
   test "System.halt under load on two modules ends well, ten times", %{script: script} do
     pools = for _ <- 1..2, do: pool(token_with_key(), pool_size: 3)
     for _ <- 1..10, do: assert_ends_well(script, pools, "halt", "quick")
   end
 
   defp assert_ends_well(script, pools, ending, calls) do
+    ends_well(script, [literal(pools), ending, calls])
+  end
+
+  defp literal(term), do: inspect(term, limit: :infinity, printable_limit: :infinity)
+
+  defp ends_well(script, arguments) do
     ebin = to_string(:code.lib_dir(:pkcs11_pool, :ebin))
-    pools = inspect(pools, limit: :infinity, printable_limit: :infinity)
-    arguments = ["-pa", ebin, script, pools, ending, calls]
+    arguments = ["-pa", ebin, script | arguments]
     elixir = System.find_executable("elixir")
     options = [stderr_to_stdout: true, env: [{"HALT_TEST_PIN", "1234"}]]
     assert {output, 0} = System.cmd(elixir, arguments, options)
