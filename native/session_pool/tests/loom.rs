@@ -458,6 +458,33 @@ fn drain_against_submit_and_release() {
     });
 }
 
+/// What waits is taken out (the token is away) while it is cancelled, and while the session that it waits for comes free.
+#[test]
+fn taking_what_waits_against_cancel_and_release() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let held = submit_and_open(&pool, 0);
+        let first = queue(&pool, 1);
+        let _second = queue(&pool, 2);
+        let canceller = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.cancel(first))
+        };
+        let releaser = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.release(held, 0))
+        };
+        let mut came_out = pool.take_waiting();
+        came_out.extend(canceller.join().unwrap());
+        let granted = op_of(freed(releaser.join().unwrap()));
+        came_out.extend(granted);
+        came_out.sort_unstable();
+        assert_eq!(came_out, [1, 2], "each comes out once");
+        let (idle, running) = if granted.is_some() { (0, 1) } else { (1, 0) };
+        assert_eq!(pool.stats(), Stats { size: 1, ceiling: 1, idle, running, ..Stats::default() });
+    });
+}
+
 /// The same while a shrink has left one over in its stripe, where the session would else move to the stripe with room.
 #[test]
 fn drain_against_release_after_a_shrink() {

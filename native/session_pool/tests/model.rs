@@ -44,6 +44,7 @@ enum Event {
     CloseGate,
     OpenGate,
     Flush,
+    TakeWaiting,
     Drain,
     Join,
     Enter(usize),
@@ -59,7 +60,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 31] = [
+const KINDS: [(u16, Make); 32] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -91,6 +92,7 @@ const KINDS: [(u16, Make); 31] = [
     (1, |_| Event::CloseGate),
     (3, |_| Event::OpenGate),
     (1, |_| Event::Flush),
+    (1, |_| Event::TakeWaiting),
     // Rare, since nothing comes after it.
     (1, |choice| if choice < 6 { Event::Drain } else { Event::Submit }),
 ];
@@ -896,6 +898,15 @@ impl World {
                 self.model.closes_idle(&closing);
                 assert!(self.model.idle.is_empty(), "a flush left one idle");
                 self.closings.extend(closing);
+            }
+            Event::TakeWaiting => {
+                let waiting = self.pool.take_waiting();
+                let express = self.model.waiting(true).len();
+                assert!(waiting[..express].iter().all(|op| self.model.is_express(op.0)), "express ones come first");
+                for op in &waiting {
+                    self.model.go(op.0, Place::Drained);
+                }
+                assert_eq!(self.model.waiting_count(), 0, "one was left waiting");
             }
             Event::Drain => self.drain(),
             Event::Join => {
