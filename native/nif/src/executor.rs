@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use once_cell::sync::Lazy;
 use rustler::Atom;
 
+use crate::atoms;
 use crate::beam::{Runner, TokenPool};
-use crate::{PoolResource, atoms};
+use crate::resources::PoolResource;
 
 /// Dirty-IO schedulers that pools leave to the rest of the VM.
 const SPARE: usize = 2;

@@ -12,20 +12,21 @@ mod decode;
 mod encode;
 mod executor;
 mod interrupt;
+mod resources;
 mod tag;
 
-use std::panic::RefUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use rustler::{Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term};
-use session_pool::{Abandoned, RunnerId, State};
+use rustler::{Encoder, Env, LocalPid, NifResult, OwnedEnv, ResourceArc, Term};
+use session_pool::{Abandoned, State};
 use token::{Budget, Direct, End, Error, Served, now};
 
-use crate::beam::{Bell, Caller, Header, KeeperPid, Lease, Runner, Scheduler, Serving, Thread, TokenPool};
+use crate::beam::{Bell, Caller, Header, KeeperPid, Runner, Scheduler, Serving, Thread, TokenPool};
 use crate::courier::{Due, Expiry, Job};
+use crate::resources::{IndexResource, LeaseResource, PoolResource, RunnerResource, TicketResource, stop};
 
 /// How much a runner does in one call: long enough that the way in costs nothing, short enough that its process can be stopped, and
 /// other users of the dirty-IO schedulers get their turn.
@@ -33,87 +34,6 @@ const BUDGET: Budget = Budget { time: Duration::from_millis(20), bytes: 1 << 20 
 
 /// How often a thread of a draining pool looks whether leases are left.
 const LEASES: Duration = Duration::from_millis(50);
-
-/// A pool, which its keeper's death drains.
-pub(crate) struct PoolResource {
-    pub(crate) pool: Arc<TokenPool>,
-    shutdown_timeout: Option<Duration>,
-    /// How many of its runners are to be processes; the rest are native threads.
-    pub(crate) processes: Arc<AtomicUsize>,
-}
-
-/// A runner's place in a pool.
-struct RunnerResource {
-    pool: Arc<TokenPool>,
-    id: RunnerId,
-    bell: Bell,
-}
-
-/// A submitted operation, for giving it up.
-struct TicketResource {
-    pool: Arc<TokenPool>,
-    header: Arc<Header>,
-    /// `None`: a login or logout.
-    ticket: Option<session_pool::Ticket>,
-}
-
-/// A lease, which its holder's death ends.
-struct LeaseResource {
-    lease: Arc<Lease>,
-    holder: LocalPid,
-}
-
-/// Whose turn it is: a slot's round robin.
-struct IndexResource(AtomicUsize);
-
-// Their locks are parking_lot's, which know no poison, and nothing that they guard is left half-done by a panic.
-impl RefUnwindSafe for PoolResource {}
-impl RefUnwindSafe for RunnerResource {}
-impl RefUnwindSafe for TicketResource {}
-impl RefUnwindSafe for LeaseResource {}
-
-#[rustler::resource_impl]
-impl Resource for PoolResource {
-    const IMPLEMENTS_DOWN: bool = true;
-
-    /// The keeper has died, by whatever road: the pool stops.
-    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        stop(self);
-    }
-}
-
-#[rustler::resource_impl]
-impl Resource for RunnerResource {
-    const IMPLEMENTS_DOWN: bool = true;
-
-    /// The runner's process has died: what it had been woken with goes to another.
-    fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.pool.runner_down(self.id, &mut Scheduler(env));
-    }
-}
-
-#[rustler::resource_impl]
-impl Resource for TicketResource {}
-
-#[rustler::resource_impl]
-impl Resource for LeaseResource {
-    const IMPLEMENTS_DOWN: bool = true;
-
-    /// The holder has died: what it did on the session is not known.
-    fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.lease.end(End::Close("holder_died"), &mut Scheduler(env));
-    }
-}
-
-#[rustler::resource_impl]
-impl Resource for IndexResource {}
-
-fn stop(resource: &PoolResource) {
-    resource.pool.drain();
-    if let Some(timeout) = resource.shutdown_timeout {
-        courier::post(Job::At(Instant::now() + timeout, Due::GiveUp(resource.pool.clone())));
-    }
-}
 
 fn load(_env: Env, _info: Term) -> bool {
     courier::start().is_ok()

@@ -2,7 +2,8 @@
 //! is tried upwards again later.
 
 use crate::Millis;
-use crate::pool::{All, Grant, Pool, Waiting};
+use crate::effect::{Grant, Waiting};
+use crate::pool::{All, Pool};
 use crate::stake::Opening;
 use crate::stripe::Stripe;
 use crate::sync::Ordering;

@@ -24,6 +24,7 @@
 
 mod ceiling;
 mod config;
+mod effect;
 mod pool;
 mod progress;
 mod quarantine;
@@ -31,9 +32,11 @@ mod roster;
 mod stake;
 mod stripe;
 mod sync;
+mod waiters;
 
 pub use config::{Config, ConfigError};
-pub use pool::{Drained, Freed, Grant, Pool, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting};
+pub use effect::{Drained, Freed, Grant, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting};
+pub use pool::Pool;
 pub use progress::{Abandoned, Progress, Started, State};
 pub use quarantine::Quarantined;
 pub use roster::{Departed, Dispatch, Entered, Roster, RunnerId, RunnerState};

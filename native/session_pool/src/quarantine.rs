@@ -1,6 +1,7 @@
 //! Calls that hang: their sessions count no longer, so that others may be opened in their stead.
 
-use crate::pool::{Grant, Pool};
+use crate::effect::Grant;
+use crate::pool::Pool;
 use crate::stake::{Stage, Stake};
 use crate::stripe::{Stripe, decrement};
 use crate::sync::Ordering;

@@ -1,114 +1,24 @@
-//! One stripe: idle sessions, capacity, and a FIFO of waiters. No lock, no effect: `pool.rs` holds the locks and hands out the effects.
+//! One stripe: idle sessions, capacity, and a FIFO of waiters. No lock: `pool.rs` holds those.
 
 use std::collections::VecDeque;
 
 use crate::Millis;
-
-/// Waiters in the order of their ids, with a lazy and bounded trail of cancelled ones.
-pub(crate) struct Waiters<W> {
-    /// Sorted by id. `None`: cancelled; its payload is gone already.
-    queue: VecDeque<(u64, Option<W>)>,
-    cancelled: usize,
-}
-
-impl<W> Default for Waiters<W> {
-    fn default() -> Self {
-        Self { queue: VecDeque::new(), cancelled: 0 }
-    }
-}
-
-impl<W> Waiters<W> {
-    pub(crate) fn len(&self) -> usize {
-        self.queue.len() - self.cancelled
-    }
-
-    /// Appends; `id` is larger than every one before.
-    pub(crate) fn push(&mut self, id: u64, payload: W) {
-        debug_assert!(self.queue.back().is_none_or(|(last, _)| *last < id));
-        self.queue.push_back((id, Some(payload)));
-    }
-
-    /// Puts one that was taken back to its place.
-    pub(crate) fn restore(&mut self, id: u64, payload: W) {
-        let place = self.queue.partition_point(|(other, _)| *other < id);
-        self.queue.insert(place, (id, Some(payload)));
-    }
-
-    /// The id of the longest waiter.
-    pub(crate) fn first(&mut self) -> Option<u64> {
-        self.skip_cancelled();
-        self.queue.front().map(|(id, _)| *id)
-    }
-
-    /// Takes the longest waiter.
-    pub(crate) fn take(&mut self) -> Option<(u64, W)> {
-        self.skip_cancelled();
-        let (id, payload) = self.queue.pop_front()?;
-        self.trim();
-        payload.map(|payload| (id, payload))
-    }
-
-    /// Cancels one: O(log n), and its payload is out at once. `None`: it has been taken already.
-    pub(crate) fn cancel(&mut self, id: u64) -> Option<W> {
-        let place = self.queue.binary_search_by_key(&id, |(other, _)| *other).ok()?;
-        let payload = self.queue[place].1.take()?;
-        self.cancelled += 1;
-        self.compact();
-        Some(payload)
-    }
-
-    /// Takes those that `is_dead` says nobody waits for any more.
-    pub(crate) fn sweep(&mut self, is_dead: impl Fn(&W) -> bool) -> Vec<W> {
-        let mut swept = Vec::new();
-        for (_, payload) in &mut self.queue {
-            if payload.as_ref().is_some_and(&is_dead) {
-                swept.extend(payload.take());
-                self.cancelled += 1;
-            }
-        }
-        self.compact();
-        swept
-    }
-
-    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = W> + use<W> {
-        self.cancelled = 0;
-        std::mem::take(&mut self.queue).into_iter().filter_map(|(_, payload)| payload)
-    }
-
-    fn skip_cancelled(&mut self) {
-        while let Some((_, None)) = self.queue.front() {
-            self.queue.pop_front();
-            self.cancelled -= 1;
-        }
-    }
-
-    /// Amortized O(1) a cancel: the trail is dropped when it makes up half of the queue, and the memory with it.
-    fn compact(&mut self) {
-        if self.cancelled > 32 && self.cancelled * 2 > self.queue.len() {
-            self.queue.retain(|(_, payload)| payload.is_some());
-            self.cancelled = 0;
-            self.trim();
-        }
-    }
-
-    /// Gives back the memory of a long queue that has become short; amortized O(1) a waiter.
-    fn trim(&mut self) {
-        if self.queue.capacity() > 64 && self.queue.len() < self.queue.capacity() / 4 {
-            self.queue.shrink_to(self.queue.len() * 2);
-        }
-    }
-
-    #[cfg(all(test, not(loom)))]
-    fn capacity(&self) -> usize {
-        self.queue.capacity()
-    }
-}
+use crate::effect::{Source, ToClose};
+use crate::stake::{Closing, Held, Opening, Stage, Stake};
+use crate::waiters::Waiters;
 
 /// A session that lies idle.
 pub(crate) struct Idle<S> {
     pub(crate) session: S,
     pub(crate) since: Millis,
     pub(crate) expires: Option<Millis>,
+}
+
+impl<S> Idle<S> {
+    /// It runs again, in this stripe.
+    pub(crate) fn held(self, stripe: usize) -> Held<S> {
+        Held { session: self.session, stake: Stake { stripe, stage: Stage::Running }, expires: self.expires }
+    }
 }
 
 /// A stripe's state. `idle + running + opening + closing` never exceeds `quota`, but for what is left over after the quota shrank.
@@ -154,67 +64,33 @@ impl<S, W> Stripe<S, W> {
         self.opening += usize::from(has);
         has
     }
+
+    /// An idle session, or else capacity if one more `may_open`, of this stripe.
+    pub(crate) fn source(&mut self, index: usize, may_open: bool) -> Option<Source<S>> {
+        if let Some(idle) = self.take_idle() {
+            return Some(Source::Session(idle.held(index)));
+        }
+        let opening = Opening(Stake { stripe: index, stage: Stage::Opening });
+        (may_open && self.take_capacity()).then_some(Source::Capacity(opening))
+    }
+
+    /// One more is being closed.
+    pub(crate) fn closes(&mut self, index: usize) -> Closing {
+        self.closing += 1;
+        Closing(Stake { stripe: index, stage: Stage::Closing })
+    }
+
+    /// So many idle sessions are to be closed, or as many as there are; the least recently used first.
+    pub(crate) fn close_idle(&mut self, count: usize, index: usize, closing: &mut ToClose<S>) {
+        for _ in 0..count.min(self.idle.len()) {
+            let idle = self.idle.pop_front();
+            closing.extend(idle.map(|idle| (self.closes(index), idle.session)));
+        }
+    }
 }
 
 /// Subtracts one from a counter that must not be zero.
 pub(crate) fn decrement(counter: &mut usize) {
     debug_assert!(*counter > 0, "a session was given back twice");
     *counter = counter.saturating_sub(1);
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_million_cancelled_waiters_leave_nothing_behind() {
-        let mut waiters = Waiters::default();
-        waiters.push(0, 0);
-        for id in 1..=1_000_000 {
-            waiters.push(id, id);
-            assert_eq!(waiters.cancel(id), Some(id));
-        }
-        assert_eq!(waiters.len(), 1);
-        assert!(waiters.capacity() < 1_000, "{} places are kept", waiters.capacity());
-        assert_eq!(waiters.take(), Some((0, 0)));
-        assert_eq!(waiters.take(), None);
-    }
-
-    #[test]
-    fn a_long_queue_that_was_served_gives_its_memory_back() {
-        let mut waiters = Waiters::default();
-        for id in 0..100_000 {
-            waiters.push(id, ());
-        }
-        for id in (0..100_000).step_by(3) {
-            assert_eq!(waiters.cancel(id), Some(()));
-        }
-        while waiters.take().is_some() {}
-        assert_eq!(waiters.len(), 0);
-        assert!(waiters.capacity() < 1_000, "{} places are kept", waiters.capacity());
-    }
-
-    #[test]
-    fn waiters_leave_in_the_order_of_their_arrival_and_a_restored_one_keeps_its_place() {
-        let mut waiters = Waiters::default();
-        for id in 0..5 {
-            waiters.push(id, id);
-        }
-        let first = waiters.take().unwrap();
-        let second = waiters.take().unwrap();
-        waiters.restore(second.0, second.1);
-        waiters.restore(first.0, first.1);
-        assert_eq!(waiters.cancel(2), Some(2));
-        assert_eq!(waiters.cancel(2), None);
-        let order: Vec<_> = std::iter::from_fn(|| waiters.take().map(|(id, _)| id)).collect();
-        assert_eq!(order, [0, 1, 3, 4]);
-    }
-
-    #[test]
-    fn a_cancel_that_comes_after_the_waiter_was_taken_finds_nothing() {
-        let mut waiters = Waiters::default();
-        waiters.push(3, "x");
-        assert_eq!(waiters.take(), Some((3, "x")));
-        assert_eq!(waiters.cancel(3), None);
-    }
 }

@@ -1,10 +1,12 @@
 //! The module registry: a library is loaded and initialized once per VM, shared by all pools, and never unloaded.
 
+mod config;
+mod inside;
 mod reinitialize;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,32 +14,23 @@ use std::time::{Duration, Instant};
 use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED};
 use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
-use sha2::{Digest, Sha256};
+
+pub use config::ModuleConfig;
+use config::{digest_of, with_env};
+use inside::HALTING;
+pub(crate) use inside::{Inside, Stuck, halt};
 
 use crate::error::Error;
 use crate::exit;
 use crate::p11::{Class, Functions, LoadError};
 use crate::reaper::Reaper;
 use crate::token::Token;
-use crate::turnstile::{Turn as Pass, Turnstile};
+use crate::turnstile::Turnstile;
 
 /// How long a start waits for another's `C_Initialize` or `C_Finalize`.
 const LIFECYCLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 static MODULES: Lazy<Mutex<BTreeMap<PathBuf, Arc<Module>>>> = Lazy::new(Default::default);
-
-/// What belongs to a module rather than to a pool.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ModuleConfig {
-    /// The digest that the file must have, 64 hexadecimal digits.
-    pub sha256: Option<String>,
-    /// Variables that are set before `C_Initialize`.
-    pub env: BTreeMap<String, String>,
-    /// The string for `pReserved`.
-    pub args: Option<String>,
-    /// Whether one call is in the module at a time; it is so, too, if the module cannot lock, or another pool asks for it.
-    pub serialize: bool,
-}
 
 /// Whether the module is initialized, and by whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,49 +76,6 @@ pub struct ModuleUse {
     module: Arc<Module>,
     /// Whether its pool has its token.
     up: bool,
-}
-
-/// A thread is inside the module.
-pub struct Inside<'a> {
-    module: &'a Module,
-    /// Given back last.
-    _pass: Option<Pass<'a>>,
-}
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.module.inside.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A thread inside a module that is known to hang: nobody waits for it.
-pub(crate) struct Stuck(Arc<Module>);
-
-impl Drop for Stuck {
-    fn drop(&mut self) {
-        self.0.stuck.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Set when the VM stops: nobody enters a module any more.
-static HALTING: AtomicBool = AtomicBool::new(false);
-
-/// Keeps everybody out of every module, and waits until those inside have left; `false`: not within `timeout`, or they hang.
-pub(crate) fn halt(timeout: Duration) -> bool {
-    HALTING.store(true, Ordering::SeqCst);
-    let until = Instant::now() + timeout;
-    // At exit another thread may hold the registry's lock for good: then nobody can be waited for.
-    let Some(modules) = MODULES.try_lock_until(until).map(|modules| modules.values().cloned().collect::<Vec<_>>()) else {
-        return false;
-    };
-    while modules.iter().any(|module| module.inside.load(Ordering::SeqCst) > 0) {
-        let all_hang = modules.iter().all(|module| module.inside() <= module.stuck.load(Ordering::SeqCst));
-        if all_hang || Instant::now() >= until {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
 }
 
 impl Module {
@@ -299,79 +249,6 @@ impl Module {
         Err(Error::ModuleDigestMismatch { path, expected: expected.to_ascii_lowercase(), actual })
     }
 
-    /// Counts this thread as inside the module, unless the VM is stopping, or the module is being initialized anew. A thread that is inside must
-    /// not enter again: into a serialized module it would wait for itself.
-    pub fn enter(&self) -> Result<Inside<'_>, Error> {
-        self.enter_while(|| true)
-    }
-
-    /// The same; where it has to wait for its turn, it asks now and then whether it still should.
-    pub fn enter_while(&self, is_wanted: impl Fn() -> bool) -> Result<Inside<'_>, Error> {
-        let inside = self.enter_in_turn(is_wanted)?;
-        if self.closed.load(Ordering::SeqCst) { Err(Error::Reinitializing) } else { Ok(inside) }
-    }
-
-    /// The same for those who have nothing else to do than to wait until the module is initialized.
-    pub(crate) fn enter_patiently(&self) -> Result<Inside<'_>, Error> {
-        let until = Instant::now() + LIFECYCLE_TIMEOUT;
-        loop {
-            match self.enter() {
-                Err(Error::Reinitializing) => (),
-                entered => return entered,
-            }
-            let mut lifecycle = self.lifecycle.lock();
-            while lifecycle.phase == Phase::Changing {
-                if self.changed.wait_until(&mut lifecycle, until).timed_out() {
-                    return Err(Error::ModuleBusy { path: self.display() });
-                }
-            }
-        }
-    }
-
-    /// The same for the one who changes its phase: nobody else is to be inside.
-    fn enter_alone(&self) -> Result<Inside<'_>, Error> {
-        self.count(None)
-    }
-
-    fn enter_in_turn(&self, is_wanted: impl Fn() -> bool) -> Result<Inside<'_>, Error> {
-        if !self.is_serialized() {
-            let inside = self.count(None)?;
-            if !self.is_serialized() {
-                return Ok(inside);
-            }
-            // It has become so meanwhile.
-        }
-        let waits = || !HALTING.load(Ordering::SeqCst) && is_wanted();
-        let given_up =
-            || if HALTING.load(Ordering::SeqCst) { Error::Halting } else { Error::Interrupted { cause: "nobody waits for it" } };
-        let pass = self.turnstile.pass(waits).ok_or_else(given_up)?;
-        // Those who came in before that.
-        while self.inside() > 0 {
-            if !waits() {
-                return Err(given_up());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.count(Some(pass))
-    }
-
-    fn count<'a>(&'a self, pass: Option<Pass<'a>>) -> Result<Inside<'a>, Error> {
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside { module: self, _pass: pass };
-        if HALTING.load(Ordering::SeqCst) { Err(Error::Halting) } else { Ok(inside) }
-    }
-
-    /// Whether one call is inside at a time.
-    pub fn is_serialized(&self) -> bool {
-        self.turnstile.is_on()
-    }
-
-    /// A thread inside is known to hang.
-    pub(crate) fn sticks(self: &Arc<Self>) -> Stuck {
-        self.stuck.fetch_add(1, Ordering::SeqCst);
-        Stuck(self.clone())
-    }
-
     /// Changes whenever it was initialized: what was open before is gone. Read inside.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::SeqCst)
@@ -390,11 +267,6 @@ impl Module {
             handles.remove(&handle);
         }
         is_own
-    }
-
-    /// How many threads are inside.
-    pub fn inside(&self) -> usize {
-        self.inside.load(Ordering::SeqCst)
     }
 
     /// Its functions.
@@ -453,66 +325,5 @@ impl Drop for ModuleUse {
         if last {
             self.module.reaper.finalize(self.module.clone());
         }
-    }
-}
-
-impl ModuleConfig {
-    /// The option in which `wanted` asks for something else than this one has; what it does not name, it does not ask for.
-    fn difference(&self, wanted: &Self) -> Option<&'static str> {
-        let differs = |has: &Option<String>, wants: &Option<String>| wants.is_some() && has != wants;
-        if differs(&self.sha256, &wanted.sha256) {
-            return Some("module_sha256");
-        }
-        if !wanted.env.is_empty() && self.env != wanted.env {
-            return Some("module_env");
-        }
-        differs(&self.args, &wanted.args).then_some("module_args")
-    }
-}
-
-fn digest_of(path: &Path) -> std::io::Result<String> {
-    let digest = Sha256::digest(std::fs::read(path)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Runs `load` with the module's variables in libc's own environment, which the VM's `System.put_env` does not reach. One at a time: two
-/// modules may want the same variable with different values. Another that hangs in its `C_Initialize` must not take this one with it.
-fn with_env<T>(config: &ModuleConfig, path: &str, load: impl FnOnce() -> T) -> Result<T, Error> {
-    if config.env.is_empty() {
-        return Ok(load());
-    }
-    let _turn = Turn::take(LIFECYCLE_TIMEOUT).ok_or_else(|| Error::ModuleBusy { path: path.to_owned() })?;
-    for (name, value) in &config.env {
-        // SAFETY: other threads of the VM may read the environment at the same time; glibc guards its own table, and nothing but the
-        // configured names is touched, before the module that reads them is initialized.
-        unsafe { std::env::set_var(name, value) };
-    }
-    Ok(load())
-}
-
-/// The turn to set variables. No lock: it lasts for a call into a module.
-struct Turn;
-
-static TAKEN: Mutex<bool> = Mutex::new(false);
-static GIVEN_BACK: Condvar = Condvar::new();
-
-impl Turn {
-    fn take(timeout: Duration) -> Option<Self> {
-        let until = Instant::now() + timeout;
-        let mut taken = TAKEN.lock();
-        while *taken {
-            if GIVEN_BACK.wait_until(&mut taken, until).timed_out() {
-                return None;
-            }
-        }
-        *taken = true;
-        Some(Self)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *TAKEN.lock() = false;
-        GIVEN_BACK.notify_one();
     }
 }

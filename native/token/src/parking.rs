@@ -6,9 +6,10 @@ use session_pool::{Grant as PoolGrant, Held, Source, Ticket, Waiting};
 use crate::clock::now;
 use crate::error::{Error, Failure};
 use crate::host::{Host, Posting};
-use crate::pool::{Grant, LoginMode, TokenPool, refuse};
+use crate::pool::{Grant, LoginMode, TokenPool};
 use crate::request::{ContextPin, Operation, Pin, Place, Work};
 use crate::session::Session;
+use crate::stopping::refuse;
 
 /// An operation that waits outside of the pool's queue, where it has a place to come back to.
 pub(crate) struct Parked<H: Host> {

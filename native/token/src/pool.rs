@@ -1,4 +1,4 @@
-//! A pool of sessions on a token: what is submitted, cancelled, closed and counted. What runners do is in `serve.rs`.
+//! A pool of sessions on a token: what is submitted, cancelled and counted. What runners do is in `serve.rs`, how it ends in `stopping.rs`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,23 +7,23 @@ use std::sync::{Arc, Weak};
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::Mutex;
 use session_pool::{
-    Abandoned, Closing, Config, ConfigError, Departed, Dispatch, Drained, Freed, Held, Millis, Pool, Refusal, Roster, RunnerId,
-    RunnerState, Source, Stats, Submitted, Ticket,
+    Abandoned, Config, ConfigError, Departed, Dispatch, Millis, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted,
+    Ticket,
 };
 
 use crate::access::Access;
-use crate::attachment::{Attachment, Mooring, Readiness};
+use crate::attachment::Mooring;
 use crate::cell::{Cell, Kind};
 use crate::clock::now;
-use crate::error::{Error, Executed, Failure};
+use crate::error::Error;
 use crate::gate::Listener;
 use crate::guest::Guests;
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
-use crate::lease::{End, Lease};
+use crate::lease::Lease;
 use crate::module::ModuleConfig;
 use crate::p11::{CallError, Class};
-use crate::request::{Header, Login, Logout, Operation, Place, Request, Work};
-use crate::session::{Closable, Session};
+use crate::request::{Header, Operation, Place, Request, Work};
+use crate::session::Session;
 use crate::token::Selector;
 
 pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
@@ -81,11 +81,11 @@ pub struct TokenPool<H: Host> {
     pub(crate) keeper: H::Keeper,
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
     /// Those of the sessions that are being closed.
-    closes: Mutex<Vec<Arc<Cell<H>>>>,
+    pub(crate) closes: Mutex<Vec<Arc<Cell<H>>>>,
     pub(crate) guests: Guests<H>,
     pub(crate) mooring: Mooring<H>,
     pub(crate) access: Access<H>,
-    leases: Mutex<Vec<Weak<Lease<H>>>>,
+    pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
     pub(crate) me: Weak<Self>,
@@ -320,110 +320,6 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// A draining pool whose last runner has gone runs nothing any more.
-    pub(crate) fn refuse_if_deserted(&self) {
-        if self.sessions.is_draining() && self.roster.is_empty() {
-            self.refuse_backlog();
-        }
-    }
-
-    fn refuse_backlog(&self) {
-        let is_leased = |grant: &Grant<H>| matches!(&grant.waiter.payload, Work::Call(Operation { place: Place::Within(_), .. }));
-        for grant in self.roster.take_backlog() {
-            if is_leased(&grant) && !self.roster.is_empty() {
-                // What a lease's holder does on it is part of what runs already.
-                self.dispatch(grant, &mut Posting);
-                continue;
-            }
-            match (grant.source, &grant.waiter.payload) {
-                // A closed session grants nothing.
-                (Source::Session(held), Work::Call(Operation { place: Place::Within(lease), .. })) => {
-                    drop(lease.give_back(self, held, Some("drain")));
-                }
-                (Source::Session(held), _) => {
-                    let (closing, session) = self.sessions.discard(held);
-                    self.close(closing, session, "drain");
-                }
-                (Source::Capacity(opening), _) => drop(self.sessions.open_failed(opening)),
-            }
-            refuse(grant.waiter.payload, &Error::Draining);
-        }
-        self.settle();
-    }
-
-    /// Closes a session by the reaper; its capacity comes back when it is closed.
-    pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
-        let is_hung = closing.is_hung();
-        let reason = if is_hung { "hung" } else { reason };
-        self.keeper.post(Notice::SessionClosed { session: session.index(), reason });
-        let cell = Arc::new(Cell::closing(session.index(), closing));
-        self.closes.lock().push(cell.clone());
-        let (me, its) = (self.me.clone(), cell.clone());
-        let before = move |session: &Closable| {
-            its.begins(true);
-            // What hung has its successor.
-            me.upgrade().filter(|_| !is_hung)?.before_close(session)
-        };
-        let me = self.me.clone();
-        session.close_then(before, move |heir| {
-            // No pool, no capacity to give back.
-            let Some(pool) = me.upgrade() else { return };
-            pool.closes.lock().retain(|other| !Arc::ptr_eq(other, &cell));
-            let closing = pool.returned(cell.closed());
-            let granted = match heir {
-                None => pool.sessions.closed(closing),
-                Some(session) => {
-                    pool.keeper.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
-                    pool.release(pool.sessions.replaced(closing, session, now()))
-                }
-            };
-            if let Some(grant) = granted {
-                pool.dispatch(grant, &mut Posting);
-            }
-            pool.settle();
-        });
-    }
-
-    /// A session is about to be closed, on the reaper's thread. If it is the last one of a token that is logged in, another is opened first: its
-    /// end would be a logout. If it is the last one of a pool that stops, and no other shares the login, the login ends.
-    fn before_close(&self, session: &Closable) -> Option<Session> {
-        if session.is_stale() {
-            return None;
-        }
-        if !self.is_draining() {
-            if !matches!(self.readiness(), Readiness::Ready) {
-                // Its login is about to be void in any case.
-                return None;
-            }
-            let word = session.token().gate.word();
-            let logs_in = self.options.login != LoginMode::None || self.access.admitted.load(Ordering::Relaxed) == word;
-            return if logs_in { session.heir(self.options.read_only) } else { None };
-        }
-        if self.left() == 1 && session.token().gate.leave(self.access.id) {
-            session.log_out();
-        }
-        None
-    }
-
-    /// A session comes free: what it serves next.
-    pub(crate) fn release(&self, held: Held<Session>) -> Option<Grant<H>> {
-        if held.session.is_stale() {
-            let (closing, session) = self.sessions.discard(held);
-            self.close(closing, session, "stale");
-            return None;
-        }
-        // From now on it may die for another reason than that it never lived.
-        let _ = held.session.begin_use();
-        match self.sessions.release(held, now()) {
-            Freed::Granted(grant) => Some(grant),
-            Freed::Idle => None,
-            Freed::Close(closing, session) => {
-                self.close(closing, session, "surplus");
-                None
-            }
-        }
-    }
-
     /// Time passes. The ceiling, before it is tried upwards.
     pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
         let ceiling = self.sessions.stats().ceiling;
@@ -440,74 +336,6 @@ impl<H: Host> TokenPool<H> {
             self.close(closing, session, "ttl");
         }
         ceiling
-    }
-
-    /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
-    pub fn drain(&self) {
-        if let Some(anchor) = self.mooring.attachment.read().anchor() {
-            anchor.claim.leave();
-        }
-        let Drained { waiting, closing } = self.sessions.drain();
-        for work in waiting {
-            refuse(work, &Error::Draining);
-        }
-        for (closing, session) in closing {
-            self.close(closing, session, "drain");
-        }
-        self.refuse_backlog();
-        self.abandon_access();
-        self.end_recovery();
-        // Runners on native threads see that they may end.
-        for (_, runner, _) in self.roster.list() {
-            runner.post();
-        }
-    }
-
-    /// Whether it takes nothing any more.
-    pub fn is_draining(&self) -> bool {
-        self.sessions.is_draining()
-    }
-
-    /// Sessions of a draining pool that are not yet closed.
-    pub fn left(&self) -> usize {
-        let stats = self.sessions.stats();
-        stats.idle + stats.running + stats.opening + stats.closing + stats.hung
-    }
-
-    /// Those of them for which it is worth waiting: they are not in a call that hangs.
-    pub fn pending(&self) -> usize {
-        let hung = self.sessions.stats().hung + self.stuck();
-        self.left().saturating_sub(hung)
-    }
-
-    /// Answers the callers of what still runs in a pool that has drained for long enough.
-    pub fn give_up(&self) {
-        let header = |cell: &Cell<H>| cell.look().as_ref()?.errand.header.clone();
-        let running: Vec<_> = self.all_cells().iter().filter_map(|(_, cell)| header(cell)).collect();
-        for header in running {
-            header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
-        }
-        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
-        for lease in leases {
-            lease.end(End::Close("drain"), &mut Posting);
-        }
-        if let Some(anchor) = self.mooring.attachment.read().anchor() {
-            anchor.claim.release();
-        }
-    }
-
-    /// Lets the module go when a draining pool has closed its last session.
-    pub(crate) fn settle(&self) {
-        if self.sessions.is_draining() && self.left() == 0 {
-            let attachment = self.change(|attachment| (Attachment::Stopped, attachment));
-            if let Some(anchor) = attachment.anchor() {
-                // It had no session any more to log out with.
-                let _ = anchor.claim.token().gate.leave(self.access.id);
-            }
-            if !matches!(attachment, Attachment::Stopped) {
-                self.keeper.post(Notice::Drained);
-            }
-        }
     }
 
     /// Forgets every key's handle.
@@ -564,18 +392,5 @@ impl<H: Host> Listener for TokenPool<H> {
 impl<H: Host> TokenPool<H> {
     pub(crate) fn listener(&self) -> Weak<dyn Listener> {
         self.me.clone()
-    }
-}
-
-/// Answers work that a pool will not run.
-pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
-    match work {
-        Work::Call(operation) => operation.post(error.clone()),
-        // The attempt's drop lets the next pool begin anew.
-        Work::Login(Login { asker, .. }) | Work::Logout(Logout { asker, .. }) => {
-            if let Some(asker) = asker {
-                asker.answer(Err(Failure::not_executed(error.clone())));
-            }
-        }
     }
 }

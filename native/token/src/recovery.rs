@@ -14,8 +14,9 @@ use crate::ladder::Rung;
 use crate::module::{Module, ModuleUse};
 use crate::p11::session::{close_session, logout, open_session};
 use crate::p11::{CallError, Class};
-use crate::pool::{Grant, TokenPool, refuse};
+use crate::pool::{Grant, TokenPool};
 use crate::request::{Operation, Work};
+use crate::stopping::refuse;
 use crate::token::{Claim, Token, Watcher};
 
 /// What an operation has run into.

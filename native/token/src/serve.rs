@@ -13,16 +13,14 @@ use crate::cell::{Cell, Errand, Hand, InUse};
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Recover, Step, execute};
-use crate::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Posting};
+use crate::host::{Delivery, Host, Outcome, Outlet};
 use crate::lease::Late;
-use crate::login::{Ended, is_dead, login};
-use crate::opening::{Refusal, Refused, enter};
-use crate::p11::{CallError, Class, Phase};
-use crate::pool::{Grant, LoginMode, TokenPool, refuse};
-use crate::recovery::as_seen_by;
-use crate::request::{Answer, Header, Login, Operation, Place, Work, weight};
+use crate::opening::{Refused, enter};
+use crate::p11::{CallError, Phase};
+use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::request::{Header, Operation, Place, Work, weight};
 use crate::session::Session;
-use crate::turns::Remains;
+use crate::stopping::refuse;
 
 /// How much a runner does before it steps outside for a moment.
 #[derive(Debug, Clone, Copy)]
@@ -318,124 +316,6 @@ impl<H: Host> TokenPool<H> {
         })
     }
 
-    fn turn_of_login(&self, hand: Hand<'_, H>, work: Login<H>, ticket: Ticket) -> Option<Grant<H>> {
-        if work.asker.as_ref().is_some_and(|asker| asker.0.progress.start(now()) == Started::Gone) {
-            return self.give_back(hand, &Place::Pool);
-        }
-        let started = nanos();
-        let ended = |result| self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
-        let in_use = match self.session(hand, || !self.is_draining()) {
-            Ok(in_use) => in_use,
-            Err(unopened) => {
-                return match self.unopened(*unopened, Waiting { payload: Work::Login(work), ticket }, &mut Posting) {
-                    Refused::For(
-                        Refusal { remains: remains @ (Remains::Return | Remains::Retry(..)), next, .. },
-                        Work::Login(work),
-                    ) if work.dead <= self.size() => {
-                        self.return_login(work, matches!(remains, Remains::Return));
-                        next
-                    }
-                    Refused::For(Refusal { error, next, .. }, Work::Login(work)) => {
-                        ended(error.reason());
-                        fail(work, error);
-                        next
-                    }
-                    Refused::Waits(next) | Refused::For(Refusal { next, .. }, _) => next,
-                };
-            }
-        };
-        if in_use.session().is_stale() || (work.dead <= self.size() && is_dead(in_use.session())) {
-            self.discard(self.returned(in_use.lay_down()), &Place::Pool, Class::DeadSession.name());
-            self.submit_express(Work::Login(Login { dead: work.dead + 1, ..work }));
-            return None;
-        }
-        let Login { attempt, pin, asker, force, dead } = work;
-        let user = self.options.user;
-        let session = in_use.session();
-        let token = session.parts().map(|(token, ..)| token.clone());
-        let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
-        // Whoever waits for the login is to find that it is the pool's.
-        let before = self.swap_mark(mark);
-        let entered = || session.parts().map(|(token, ..)| token.module.enter_while(|| !self.is_draining()));
-        let run = AssertUnwindSafe(|| match entered() {
-            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), force),
-            Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
-            Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
-        });
-        let panicked = Error::Interrupted { cause: "the login panicked" };
-        let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
-        let held = self.returned(in_use.lay_down());
-        let (name, outcome, reusable) = match result {
-            Ended::In(word) => {
-                self.now_with(mark, pin.as_ref());
-                self.admit(word);
-                self.keep_login();
-                ("ok", Ok(Answer::Done), true)
-            }
-            Ended::Return(attempt) => {
-                self.swap_mark(before);
-                self.return_login(Login { attempt, pin, asker, force, dead }, true);
-                return self.free(held, &Place::Pool);
-            }
-            Ended::Dead { attempt, .. } if dead <= self.size() => {
-                self.swap_mark(before);
-                self.discard(held, &Place::Pool, Class::DeadSession.name());
-                self.submit_express(Work::Login(Login { attempt, pin, asker, force, dead: dead + 1 }));
-                return None;
-            }
-            Ended::Dead { attempt, call } => {
-                self.swap_mark(before);
-                attempt.fail(call.into(), false, nanos());
-                (call.name(), Err(Failure::not_executed(call)), false)
-            }
-            Ended::Trouble { attempt, call, trouble } => {
-                self.swap_mark(before);
-                if let Some(token) = &token {
-                    self.face(trouble, token, held.session.generation(), call);
-                }
-                self.discard(held, &Place::Pool, self.options.class(&call).name());
-                let work = Login { attempt, pin, asker, force, dead };
-                match self.readiness() {
-                    Readiness::Ready | Readiness::Held if dead <= self.size() => self.return_login(work, false),
-                    Readiness::Refused(error) => {
-                        ended(error.reason());
-                        refuse(Work::Login(work), &as_seen_by(call, error));
-                    }
-                    Readiness::Ready | Readiness::Held => {
-                        ended(call.name());
-                        fail(work, call.into());
-                    }
-                }
-                return None;
-            }
-            Ended::Refused { error, reusable } => {
-                self.swap_mark(before);
-                self.forget_retained();
-                (error.reason(), Err(Failure::not_executed(error)), reusable)
-            }
-        };
-        ended(name);
-        let next = if reusable {
-            self.free(held, &Place::Pool)
-        } else {
-            self.discard(held, &Place::Pool, name);
-            None
-        };
-        if let Some(asker) = asker {
-            asker.answer(outcome);
-        }
-        next
-    }
-
-    /// A login that was not tried goes back to its place. `awaits`: the module is being initialized again.
-    fn return_login(&self, work: Login<H>, awaits: bool) {
-        if awaits {
-            self.await_module();
-        }
-        let dead = work.dead + usize::from(!awaits);
-        self.hold_express(Work::Login(Login { dead, ..work }));
-    }
-
     /// A session comes free: for the lease that it belongs to, or for the pool.
     pub(crate) fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
         if let Place::Within(lease) = place {
@@ -489,14 +369,6 @@ impl<H: Host> TokenPool<H> {
             }
             (first, second) => first.or(second),
         }
-    }
-}
-
-/// A login fails: all who wait for it are told.
-fn fail<H: Host>(Login { attempt, asker, .. }: Login<H>, error: Error) {
-    attempt.fail(error.clone(), false, nanos());
-    if let Some(asker) = asker {
-        asker.answer(Err(Failure::not_executed(error)));
     }
 }
 

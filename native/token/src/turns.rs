@@ -13,12 +13,13 @@ use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::opening::{Refusal, enter};
 use crate::p11::{CallError, Class};
 use crate::parking::Parked;
-use crate::pool::{Grant, TokenPool, refuse};
+use crate::pool::{Grant, TokenPool};
 use crate::probe::{Finding, examine, is_suspicious};
 use crate::recovery::{Trouble, as_seen_by};
 use crate::request::{Operation, Place, Work};
 use crate::serve::Turn;
 use crate::session::Session;
+use crate::stopping::refuse;
 
 /// What remains to be done when no session could be opened.
 pub(crate) enum Remains {

@@ -1,0 +1,94 @@
+//! What Elixir holds of the native side, and what the death of a process does to it.
+
+use std::panic::RefUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use rustler::{Env, LocalPid, Monitor, Resource};
+use session_pool::RunnerId;
+use token::End;
+
+use crate::beam::{Bell, Header, Lease, Scheduler, TokenPool};
+use crate::courier::{self, Due, Job};
+
+/// A pool, which its keeper's death drains.
+pub(crate) struct PoolResource {
+    pub(crate) pool: Arc<TokenPool>,
+    pub(crate) shutdown_timeout: Option<Duration>,
+    /// How many of its runners are to be processes; the rest are native threads.
+    pub(crate) processes: Arc<AtomicUsize>,
+}
+
+/// A runner's place in a pool.
+pub(crate) struct RunnerResource {
+    pub(crate) pool: Arc<TokenPool>,
+    pub(crate) id: RunnerId,
+    pub(crate) bell: Bell,
+}
+
+/// A submitted operation, for giving it up.
+pub(crate) struct TicketResource {
+    pub(crate) pool: Arc<TokenPool>,
+    pub(crate) header: Arc<Header>,
+    /// `None`: a login or logout.
+    pub(crate) ticket: Option<session_pool::Ticket>,
+}
+
+/// A lease, which its holder's death ends.
+pub(crate) struct LeaseResource {
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) holder: LocalPid,
+}
+
+/// Whose turn it is: a slot's round robin.
+pub(crate) struct IndexResource(pub(crate) AtomicUsize);
+
+// Their locks are parking_lot's, which know no poison, and nothing that they guard is left half-done by a panic.
+impl RefUnwindSafe for PoolResource {}
+impl RefUnwindSafe for RunnerResource {}
+impl RefUnwindSafe for TicketResource {}
+impl RefUnwindSafe for LeaseResource {}
+
+#[rustler::resource_impl]
+impl Resource for PoolResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The keeper has died, by whatever road: the pool stops.
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        stop(self);
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for RunnerResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The runner's process has died: what it had been woken with goes to another.
+    fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.pool.runner_down(self.id, &mut Scheduler(env));
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for TicketResource {}
+
+#[rustler::resource_impl]
+impl Resource for LeaseResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The holder has died: what it did on the session is not known.
+    fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for IndexResource {}
+
+pub(crate) fn stop(resource: &PoolResource) {
+    resource.pool.drain();
+    if let Some(timeout) = resource.shutdown_timeout {
+        courier::post(Job::At(Instant::now() + timeout, Due::GiveUp(resource.pool.clone())));
+    }
+}
