@@ -486,7 +486,7 @@ defmodule Pkcs11Pool do
   A ciphertext or tag that was changed or cut off, or is another key's, is the error `:decryption_failed`. What the token said is in `code`: some
   say what may mean anything (`CKR_GENERAL_ERROR`), which is taken for a failed decryption if the token answers otherwise. To whom you tell that a
   decryption failed, and how soon, is told something about the plaintext, unless the mechanism authenticates as AES-GCM does: not so AES-CBC and RSA
-  PKCS #1 v1.5.
+  PKCS #1 v1.5. Of the latter some tokens give random bytes rather than an error, for that reason.
 
   Two C calls once the key is known: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9).
   """

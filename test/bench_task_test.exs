@@ -477,7 +477,7 @@ defmodule Pkcs11Pool.BenchTaskTest do
     # The shell makes way for Mix, whose process is so known, and which is the terminal's.
     command = "echo $$ > #{name}.pid; exec mix #{quoted}"
     script = System.find_executable("script") || flunk("script(1) is not installed")
-    environment = [{'MIX_ENV', 'test'}, {'SHELL', '/bin/sh'}, {'TERM', 'xterm'}]
+    environment = [{~c"MIX_ENV", ~c"test"}, {~c"SHELL", ~c"/bin/sh"}, {~c"TERM", ~c"xterm"}]
 
     port =
       Port.open({:spawn_executable, script}, [

@@ -13,6 +13,7 @@ for executor <- [:dirty_io, :threads], place <- Faults.places() do
 
     @moduletag :faults
     @place place
+    @opens place in [:open, :login]
     @executor executor
 
     setup_all do
@@ -24,7 +25,7 @@ for executor <- [:dirty_io, :threads], place <- Faults.places() do
     describe "return codes" do
       # What runs on a session that is open finds one; the others have it opened by the call itself.
       setup bench do
-        unless @place in [:open, :login] do
+        unless @opens do
           start_supervised!({Pkcs11Pool, bench.opts})
           {:ok, _signature} = FaultBench.call(bench.pool, :look_up)
         end

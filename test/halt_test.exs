@@ -158,7 +158,7 @@ defmodule Pkcs11Pool.HaltTest do
   defp literal(term), do: inspect(term, limit: :infinity, printable_limit: :infinity)
 
   defp ends_well(script, arguments) do
-    ebin = to_string(:code.lib_dir(:pkcs11_pool, :ebin))
+    ebin = Path.join(:code.lib_dir(:pkcs11_pool), "ebin")
     arguments = ["-pa", ebin, script | arguments]
     elixir = System.find_executable("elixir")
     options = [stderr_to_stdout: true, env: [{"HALT_TEST_PIN", "1234"}]]

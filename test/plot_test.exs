@@ -3,6 +3,9 @@ defmodule Pkcs11Pool.PlotTest do
 
   alias Pkcs11Pool.Bench.Plot
   alias Pkcs11Pool.Bench.Plot.Axis
+  alias Pkcs11Pool.Test.OTPLibrary
+
+  true = OTPLibrary.load(:xmerl)
 
   @series [{"this", [{1, 100}, {2, 200}, {4, 400}]}, {"that", [{1, 50}, {2, 90}, {4, 95}]}]
 

@@ -73,7 +73,7 @@ defmodule Pkcs11Pool.PoolStatemTest.Model do
 
   defp ending, do: Gen.oneof([:return, :error, :throw, :exit])
 
-  defp several(first..last, type),
+  defp several(first..last//1, type),
     do: Gen.bind(Gen.integer(first, last), &Gen.vector(&1, type), false)
 
   ## Whether it may

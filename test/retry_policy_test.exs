@@ -45,10 +45,13 @@ defmodule Pkcs11Pool.RetryPolicyTest do
         Chaos.reset_counts(chaos)
         Chaos.fail(chaos, :C_GenerateRandom, code, count: 1)
 
-        case Pkcs11Pool.generate_random(pool, 8) do
-          {:ok, _bytes} -> assert result == :ok
-          {:error, %Error{code: ^code, function: :C_GenerateRandom}} -> assert result == :error
-        end
+        seen =
+          case Pkcs11Pool.generate_random(pool, 8) do
+            {:ok, _bytes} -> :ok
+            {:error, %Error{code: ^code, function: :C_GenerateRandom}} -> :error
+          end
+
+        assert seen == result, inspect(code)
 
         assert Chaos.calls(chaos, :C_GenerateRandom) == attempts, inspect(code)
         # A session that was dropped is replaced when it is wanted.

@@ -6,7 +6,7 @@ use session_pool::{Opening, Source, Waiting};
 use crate::attachment::Readiness;
 use crate::cell::{Cell, Hand, InUse};
 use crate::clock::{nanos, now};
-use crate::error::Error;
+use crate::error::{Error, Unavailable};
 use crate::host::{Host, Keeper, Notice, Outlet, Posting};
 use crate::module::Inside;
 use crate::p11::Class;
@@ -103,7 +103,10 @@ impl<H: Host> TokenPool<H> {
         self.face(Trouble::Silence, &token, token.generation(), *call);
         match self.readiness() {
             Readiness::Refused(refusal) => as_seen_by(*call, refusal),
-            Readiness::Ready | Readiness::Held => error,
+            // It has been found again already: the answer is the same as a moment ago.
+            Readiness::Ready | Readiness::Held => {
+                Error::TokenUnavailable(Unavailable { call: Some(*call), cause: None, away: 0, retry_after: 1 })
+            }
         }
     }
 
