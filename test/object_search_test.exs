@@ -8,7 +8,7 @@ defmodule Pkcs11Pool.ObjectSearchTest do
   setup do
     %{chaos: chaos} = token = ChaosToken.new!()
     on_exit(fn -> Chaos.stop(chaos) end)
-    opts = SoftHSM.pool_opts(token, pool_size: 1)
+    opts = SoftHSM.pool_opts(token, pool_size: 2)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
 
@@ -33,6 +33,23 @@ defmodule Pkcs11Pool.ObjectSearchTest do
     Chaos.logout(chaos)
     Chaos.release(chaos)
     assert length(Task.await(search)) == 2
+  end
+
+  test "a key is not said to be missing by a search before which nobody was logged in, and after which somebody is",
+       %{pool: pool, chaos: chaos} do
+    Pkcs11Pool.forget_keys(pool)
+    sign = fn -> Pkcs11Pool.sign(pool, "key", :ecdsa, <<0::256>>) end
+    Chaos.hang(chaos, :C_FindObjectsInit, nth: 1)
+    early = Task.async(sign)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_FindObjectsInit"] == 1 end)
+    Chaos.logout(chaos)
+    # The token has searched, and does not say yet that it has found nothing.
+    Chaos.hang(chaos, :C_FindObjects, nth: 1)
+    Chaos.release(chaos, function: :C_FindObjectsInit)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_FindObjects"] == 1 end)
+    assert {:ok, _signature} = sign.()
+    Chaos.release(chaos)
+    assert {:ok, _signature} = Task.await(early)
   end
 
   test "a key is not said to be missing as long as nobody can tell whether somebody is logged in",

@@ -190,9 +190,7 @@ impl Attempt<'_> {
                 for handle in handles {
                     objects.push(self.object(describe(functions, session, handle)?));
                 }
-                // What is private does not show without a login, and what shows is not all then; somebody may have logged in again since.
-                let changed = self.options.login != LoginMode::None && token.gate.epoch() != self.resolver.epoch;
-                if changed || self.asks_for_login()? {
+                if self.may_have_missed()? {
                     return Err(self.login_lost().into());
                 }
                 Answer::Objects(objects)
@@ -223,7 +221,7 @@ impl Attempt<'_> {
         let call = match error {
             Error::Call(call) => call,
             // A search that finds nothing says so of a lost login, too.
-            Error::KeyNotFound | Error::ObjectStale => match self.asks_for_login() {
+            Error::KeyNotFound | Error::ObjectStale => match self.may_have_missed() {
                 Ok(true) => {
                     let may_retry = may_retry(operation, known);
                     return Some(self.log_in(self.login_lost(), may_retry, operation));
@@ -352,6 +350,13 @@ impl Attempt<'_> {
         operation.again(Class::LoginLost, call, Executed::No);
         // As with a stale handle: what waits for the login then, does so on another session.
         if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
+    }
+
+    /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.
+    fn may_have_missed(&self) -> Result<bool, CallError> {
+        let Resolver { token, epoch, .. } = self.resolver;
+        let changed = self.options.login != LoginMode::None && token.gate.epoch() != epoch;
+        if changed { Ok(true) } else { self.asks_for_login() }
     }
 
     /// Whether a login is due and there is none, as the session says; `Err`: it does not say.
