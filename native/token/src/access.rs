@@ -87,7 +87,7 @@ pub(crate) enum Passage {
 /// What an operation waits for.
 pub(crate) enum Wait {
     /// The login in progress; the attempt is this operation's to begin.
-    Login(Option<u64>),
+    Login(Option<Attempt>),
     /// The source, which is to say whether the login of this word is the pool's, too.
     Compare(u64),
 }
@@ -143,7 +143,7 @@ impl<H: Host> TokenPool<H> {
         match token.gate.check(self.who(), asked_at, now()) {
             Verdict::Pass(word) => Passage::Pass(self.admit(word)),
             Verdict::Refuse(error) => Passage::Refuse(error),
-            Verdict::Begin(number) => Passage::Wait(Wait::Login(Some(number))),
+            Verdict::Begin(attempt) => Passage::Wait(Wait::Login(Some(attempt))),
             Verdict::Wait => Passage::Wait(Wait::Login(None)),
             Verdict::Compare(word) => match self.compared(word, asked_at) {
                 Some(error) => Passage::Refuse(error),
@@ -183,8 +183,8 @@ impl<H: Host> TokenPool<H> {
         match wait {
             Wait::Login(begin) => {
                 let waits = token.gate.listen(self.listener());
-                if let Some(number) = begin {
-                    self.begin_login(token, number);
+                if let Some(attempt) = begin {
+                    self.begin_login(attempt);
                 }
                 waits
             }
@@ -208,8 +208,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// An operation of this pool is to see to a login.
-    fn begin_login(&self, token: &Token, number: u64) {
-        let Some(attempt) = token.gate.attempt(number, self.who()) else { return };
+    fn begin_login(&self, attempt: Attempt) {
         if self.options.login == LoginMode::Protected {
             return self.submit_login(Login { attempt, pin: None, asker: None, force: false, dead: 0 });
         }
@@ -217,6 +216,7 @@ impl<H: Host> TokenPool<H> {
         if let Some(pin) = retained {
             return self.log_in_with(attempt, pin);
         }
+        let number = attempt.number();
         self.access.asks.lock().push(Ask::Login(attempt));
         self.keeper.post(Notice::PinWanted { attempt: number });
         self.abandon_if_draining();

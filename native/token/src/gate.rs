@@ -41,12 +41,12 @@ pub trait Listener: Send + Sync {
 }
 
 /// What an operation that needs a login finds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Verdict {
     /// Logged in, with the same credential: its pool is admitted for as long as the gate's word is this one.
     Pass(u64),
     /// Logged out, and this one is to see to the login.
-    Begin(u64),
+    Begin(Attempt),
     /// Logged in, perhaps with the same PIN: the pool's source is to say, for this word of the gate.
     Compare(u64),
     /// Somebody else sees to it.
@@ -182,7 +182,7 @@ impl Gate {
     }
 
     /// An operation that was asked for at `asked_at` (nanoseconds) wants to pass.
-    pub fn check(&self, who: Who, asked_at: u64, now: Millis) -> Verdict {
+    pub fn check(self: &Arc<Self>, who: Who, asked_at: u64, now: Millis) -> Verdict {
         let mut inner = self.inner.lock();
         let Inner { state, memory, .. } = &mut *inner;
         match state {
@@ -198,7 +198,7 @@ impl Gate {
         if let Some(error) = memory.too_soon(who.user, now) {
             return Verdict::Refuse(error);
         }
-        Verdict::Begin(inner.begin())
+        Verdict::Begin(self.begin(&mut inner, who))
     }
 
     /// Whether a pool shares the login that there is: `Some(word)`.
@@ -220,7 +220,7 @@ impl Gate {
                 _ => Explicit::Refuse(Error::LoginConflict { call: None }),
             },
             State::InProgress { .. } => Explicit::Wait,
-            State::LoggedOut | State::Failed(_) => Explicit::Begin(Attempt { gate: self.clone(), number: inner.begin(), who }),
+            State::LoggedOut | State::Failed(_) => Explicit::Begin(self.begin(&mut inner, who)),
         }
     }
 
@@ -230,7 +230,7 @@ impl Gate {
         match &inner.state {
             State::LoggedIn(holder) if force || holder.members.contains(&who.pool) => {
                 self.publish(self.epoch() + 1, false);
-                Leave::Begin(Attempt { gate: self.clone(), number: inner.begin(), who })
+                Leave::Begin(self.begin(&mut inner, who))
             }
             State::LoggedIn(_) => Leave::Refuse(Error::LoginConflict { call: None }),
             State::InProgress { .. } => Leave::Wait,
@@ -247,14 +247,6 @@ impl Gate {
             inner.listeners.push(listener);
         }
         waits
-    }
-
-    /// The attempt `number`, to see to; `None`: it has ended.
-    pub fn attempt(self: &Arc<Self>, number: u64, who: Who) -> Option<Attempt> {
-        match &self.inner.lock().state {
-            State::InProgress { attempt } if *attempt == number => Some(Attempt { gate: self.clone(), number, who }),
-            _ => None,
-        }
     }
 
     /// A number that no attempt has: for what else a source is asked for.
@@ -376,6 +368,14 @@ impl Gate {
         Ok(Some(Proof { gate: self.clone(), user, mark }))
     }
 
+    /// An attempt begins, under the lock: there is none in progress without somebody who has it.
+    fn begin(self: &Arc<Self>, inner: &mut Inner, who: Who) -> Attempt {
+        let number = inner.next_attempt;
+        inner.next_attempt += 1;
+        inner.state = State::InProgress { attempt: number };
+        Attempt { gate: self.clone(), number, who }
+    }
+
     /// The number's attempt ends: what is next, and the word that comes of it.
     fn end(&self, number: u64, next: impl FnOnce(&mut Memory) -> State) -> u64 {
         let (word, listeners) = {
@@ -404,15 +404,6 @@ fn notify(listeners: Vec<Weak<dyn Listener>>) {
         if let Some(listener) = listener.upgrade() {
             listener.gate_changed();
         }
-    }
-}
-
-impl Inner {
-    fn begin(&mut self) -> u64 {
-        let attempt = self.next_attempt;
-        self.next_attempt += 1;
-        self.state = State::InProgress { attempt };
-        attempt
     }
 }
 

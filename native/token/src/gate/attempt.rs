@@ -1,5 +1,6 @@
 //! What somebody is seeing to at the gate: a login or a logout of everybody, a login for one use of a key.
 
+use std::fmt;
 use std::sync::Arc;
 
 use cryptoki_sys::CK_USER_TYPE;
@@ -76,6 +77,18 @@ impl Attempt {
             }
             State::LoggedOut
         });
+    }
+}
+
+impl PartialEq for Attempt {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.gate, &other.gate) && self.number == other.number
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attempt {}", self.number)
     }
 }
 
