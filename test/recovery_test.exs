@@ -331,6 +331,24 @@ defmodule Pkcs11Pool.RecoveryTest do
       at_rest(pool, chaos)
     end
 
+    test "is looked into by a call that hangs: the pool is down, who waits is told, and it recovers",
+         %{token: token, chaos: chaos} do
+      {pool, _private} = start_ready!(token, pool_size: 2)
+      Chaos.hang(chaos, :C_GetSlotList)
+      Chaos.uninitialize(chaos)
+      callers = for _ <- 1..4, do: Task.async(fn -> sign(pool, "key", queue_timeout: 60_000) end)
+
+      for result <- Task.await_many(callers, 20_000),
+          do: assert({:error, %Error{reason: :token_unavailable, executed: false}} = result)
+
+      assert %{state: :down} = Pkcs11Pool.status(pool)
+      Chaos.clear(chaos, :C_GetSlotList)
+      await_up(pool)
+      assert {:ok, _signature} = sign(pool)
+      assert Chaos.calls(chaos, :C_Initialize) == 1
+      at_rest(pool, chaos)
+    end
+
     test "is initialized again for a pool that finds it so when it starts",
          %{token: token, chaos: chaos} do
       {first, _private} = start_ready!(token)

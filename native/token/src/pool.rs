@@ -324,6 +324,7 @@ impl<H: Host> TokenPool<H> {
     pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
         let ceiling = self.sessions.stats().ceiling;
         self.attend_if_alone();
+        self.lose_patience();
         self.log_out_if_inactive();
         self.sweep_logins();
         self.sweep_logouts(outlet);

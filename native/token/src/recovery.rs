@@ -157,15 +157,34 @@ impl<H: Host> TokenPool<H> {
             other => (other, None),
         });
         let Some(is_attended) = fallen else { return };
+        self.went_down();
+        if !is_attended {
+            self.attend();
+        }
+    }
+
+    /// A look that takes longer than who waits is held back for (it hangs in the module) is as good as one that has failed, until it returns.
+    pub(crate) fn lose_patience(&self) {
+        if !self.mooring.troubled.load(Ordering::Acquire) {
+            return;
+        }
+        let is_late = self.change(|attachment| match attachment {
+            Attachment::Recovering(absence) if absence.since.elapsed() >= PATIENCE => (Attachment::Down(absence), true),
+            other => (other, false),
+        });
+        if is_late {
+            self.went_down();
+        }
+    }
+
+    /// It has just gone down: whoever waits is told, and the keeper.
+    fn went_down(&self) {
         self.flush();
         if let Readiness::Refused(error) = self.readiness() {
             self.refuse_waiting(&error);
             self.keeper.post(Notice::Down { error });
         }
         self.open_gate();
-        if !is_attended {
-            self.attend();
-        }
     }
 
     /// Closes what lies idle.
