@@ -10,6 +10,7 @@ defmodule Pkcs11Pool.Keeper do
     Call,
     Error,
     Native,
+    Notices,
     Options,
     PinProcess,
     PinSource,
@@ -158,86 +159,6 @@ defmodule Pkcs11Pool.Keeper do
 
   defp told({:pin_wanted, attempt}, state), do: ask_pin(state, attempt)
 
-  defp told({:session_opened, session, nanoseconds}, state) do
-    metadata = %{pool: state.options.name, session: session}
-    Telemetry.ended(:open_session, nanoseconds, :ok, metadata)
-    Telemetry.execute([:session, :opened], %{}, Map.put(metadata, :reason, :demand))
-    state
-  end
-
-  defp told({:session_refused, reason, nanoseconds}, state) do
-    Telemetry.ended(:open_session, nanoseconds, {:error, reason}, %{pool: state.options.name})
-    state
-  end
-
-  defp told({:session_closed, session, reason}, state) do
-    metadata = %{pool: state.options.name, session: session, reason: reason}
-    Telemetry.execute([:session, :closed], %{}, metadata)
-    state
-  end
-
-  defp told({:session_hung, session, operation, ms, cost, executor}, %{options: options} = state) do
-    status = Native.status(state.pool)
-
-    duration = System.convert_time_unit(ms, :millisecond, :native)
-
-    Telemetry.execute([:session, :hung], %{duration: duration}, %{
-      pool: options.name,
-      session: session,
-      operation: operation,
-      executor: executor,
-      hung: status.hung,
-      reason: cost
-    })
-
-    Logger.warning(
-      "pool #{inspect(options.name)}: #{call(operation, session)} has not returned for #{ms} ms; #{cost(cost, status)}"
-    )
-
-    state
-  end
-
-  defp told({:hung_returned, session, operation, ms}, state) do
-    Logger.info(
-      "pool #{inspect(state.options.name)}: #{call(operation, session)}, which hung, has returned after #{ms} ms"
-    )
-
-    state
-  end
-
-  defp told({:login_ended, result, nanoseconds}, %{options: options} = state) do
-    metadata = %{pool: options.name, user: options.user}
-
-    if result == :ok do
-      Telemetry.ended(:login, nanoseconds, :ok, metadata)
-    else
-      Telemetry.ended(:login, nanoseconds, {:error, result}, metadata)
-      Logger.error("pool #{inspect(options.name)}: the login failed: #{result}")
-    end
-
-    state
-  end
-
-  defp told({:logged_out, reason}, state) do
-    Logger.info("pool #{inspect(state.options.name)}: logged out (#{reason})")
-    state
-  end
-
-  defp told({:lease_expired, holder, place}, state) do
-    Logger.warning(
-      "pool #{inspect(state.options.name)}: #{inspect(holder)} held a session for longer than :lease_timeout " <>
-        "(#{state.options.lease_timeout} ms), and has lost it; it was taken in #{place}"
-    )
-
-    state
-  end
-
-  defp told({:retried, class, reason, function}, state) do
-    metadata = %{pool: state.options.name, class: class, reason: reason, function: function}
-    Telemetry.execute([:operation, :retry], %{}, metadata)
-    state
-  end
-
   defp told({:down, native}, %{options: %{name: name}} = state) do
     error = went_down(name, native)
     Telemetry.execute([:breaker, :open], %{}, %{pool: name, reason: error.reason})
@@ -252,34 +173,10 @@ defmodule Pkcs11Pool.Keeper do
     state
   end
 
-  defp told(:reinitialized, state) do
-    Logger.warning(
-      "pool #{inspect(state.options.name)}: the PKCS#11 module had lost its initialization, and has been initialized again"
-    )
-
+  defp told(notice, state) do
+    Notices.tell(notice, state.options, state.pool)
     state
   end
-
-  defp told(:drained, state), do: state
-
-  defp call(operation, 0), do: "the opening of a session (for #{operation})"
-  defp call(operation, session), do: "#{operation} on session #{session}"
-
-  defp cost(:replaced, status),
-    do: "its session is replaced (#{status.hung} of #{status.size} quarantined)"
-
-  defp cost(:session, status) do
-    why = if status.serialized, do: "the module is serialized", else: "no more are replaced"
-    "it holds one of the pool's #{status.size} sessions until it returns (#{why})"
-  end
-
-  defp cost(:scheduler, _status) do
-    schedulers = :erlang.system_info(:dirty_io_schedulers)
-
-    "it holds one of the VM's #{schedulers} dirty-IO schedulers until it returns; with executor: :threads it would not"
-  end
-
-  defp cost(:login, _status), do: "nobody logs in or out until it returns"
 
   ## The ceiling
 

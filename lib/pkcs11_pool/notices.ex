@@ -1,0 +1,106 @@
+defmodule Pkcs11Pool.Notices do
+  @moduledoc false
+  # What the native side tells a pool's keeper that concerns the outside only: it becomes events and lines of the log.
+
+  require Logger
+
+  alias Pkcs11Pool.{Native, Options, Telemetry}
+
+  @doc """
+  Tells the outside.
+  """
+  @spec tell(notice :: term, Options.t(), pool :: reference) :: :ok
+  def tell({:session_opened, session, nanoseconds}, options, _pool) do
+    metadata = %{pool: options.name, session: session}
+    Telemetry.ended(:open_session, nanoseconds, :ok, metadata)
+    Telemetry.execute([:session, :opened], %{}, Map.put(metadata, :reason, :demand))
+  end
+
+  def tell({:session_refused, reason, nanoseconds}, options, _pool) do
+    Telemetry.ended(:open_session, nanoseconds, {:error, reason}, %{pool: options.name})
+  end
+
+  def tell({:session_closed, session, reason}, options, _pool) do
+    metadata = %{pool: options.name, session: session, reason: reason}
+    Telemetry.execute([:session, :closed], %{}, metadata)
+  end
+
+  def tell({:session_hung, session, operation, ms, cost, executor}, options, pool) do
+    status = Native.status(pool)
+
+    duration = System.convert_time_unit(ms, :millisecond, :native)
+
+    Telemetry.execute([:session, :hung], %{duration: duration}, %{
+      pool: options.name,
+      session: session,
+      operation: operation,
+      executor: executor,
+      hung: status.hung,
+      reason: cost
+    })
+
+    Logger.warning(
+      "pool #{inspect(options.name)}: #{call(operation, session)} has not returned for #{ms} ms; #{cost(cost, status)}"
+    )
+  end
+
+  def tell({:hung_returned, session, operation, ms}, options, _pool) do
+    Logger.info(
+      "pool #{inspect(options.name)}: #{call(operation, session)}, which hung, has returned after #{ms} ms"
+    )
+  end
+
+  def tell({:login_ended, result, nanoseconds}, options, _pool) do
+    metadata = %{pool: options.name, user: options.user}
+
+    if result == :ok do
+      Telemetry.ended(:login, nanoseconds, :ok, metadata)
+    else
+      Telemetry.ended(:login, nanoseconds, {:error, result}, metadata)
+      Logger.error("pool #{inspect(options.name)}: the login failed: #{result}")
+    end
+  end
+
+  def tell({:logged_out, reason}, options, _pool) do
+    Logger.info("pool #{inspect(options.name)}: logged out (#{reason})")
+  end
+
+  def tell({:lease_expired, holder, place}, options, _pool) do
+    Logger.warning(
+      "pool #{inspect(options.name)}: #{inspect(holder)} held a session for longer than :lease_timeout " <>
+        "(#{options.lease_timeout} ms), and has lost it; it was taken in #{place}"
+    )
+  end
+
+  def tell({:retried, class, reason, function}, options, _pool) do
+    metadata = %{pool: options.name, class: class, reason: reason, function: function}
+    Telemetry.execute([:operation, :retry], %{}, metadata)
+  end
+
+  def tell(:reinitialized, options, _pool) do
+    Logger.warning(
+      "pool #{inspect(options.name)}: the PKCS#11 module had lost its initialization, and has been initialized again"
+    )
+  end
+
+  def tell(:drained, _options, _pool), do: :ok
+
+  defp call(operation, 0), do: "the opening of a session (for #{operation})"
+  defp call(operation, session), do: "#{operation} on session #{session}"
+
+  defp cost(:replaced, status),
+    do: "its session is replaced (#{status.hung} of #{status.size} quarantined)"
+
+  defp cost(:session, status) do
+    why = if status.serialized, do: "the module is serialized", else: "no more are replaced"
+    "it holds one of the pool's #{status.size} sessions until it returns (#{why})"
+  end
+
+  defp cost(:scheduler, _status) do
+    schedulers = :erlang.system_info(:dirty_io_schedulers)
+
+    "it holds one of the VM's #{schedulers} dirty-IO schedulers until it returns; with executor: :threads it would not"
+  end
+
+  defp cost(:login, _status), do: "nobody logs in or out until it returns"
+end
