@@ -52,6 +52,20 @@ defmodule Pkcs11Pool.ObjectSearchTest do
     assert {:ok, _signature} = Task.await(early)
   end
 
+  test "nothing is left out by a search after which somebody logs in while the session is asked about it",
+       %{pool: pool, chaos: chaos} do
+    Chaos.hang(chaos, :C_FindObjectsInit, nth: 1)
+    search = Task.async(fn -> Pkcs11Pool.find_objects!(pool, label: "key") end)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_FindObjectsInit"] == 1 end)
+    Chaos.logout(chaos)
+    Chaos.hang(chaos, :C_GetSessionInfo, nth: 1)
+    Chaos.release(chaos, function: :C_FindObjectsInit)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_GetSessionInfo"] == 1 end)
+    assert {:ok, _signature} = Pkcs11Pool.sign(pool, "key", :ecdsa, <<0::256>>)
+    Chaos.release(chaos)
+    assert length(Task.await(search)) == 2
+  end
+
   test "a key is not said to be missing as long as nobody can tell whether somebody is logged in",
        %{pool: pool, chaos: chaos} do
     Chaos.fail(chaos, :C_GetSessionInfo, :function_failed)

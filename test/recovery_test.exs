@@ -398,6 +398,21 @@ defmodule Pkcs11Pool.RecoveryTest do
       real
     end
 
+    test "that says of C_Initialize that it failed, and the next time that it was done, is ours to initialize",
+         %{token: token, chaos: chaos} do
+      {pool, _private} = start_ready!(token)
+      Chaos.fail(chaos, :C_Initialize, :general_error, count: 1, run: true)
+
+      for _round <- 1..2 do
+        Chaos.uninitialize(chaos)
+        Poll.until(fn -> match?({:ok, _signature}, sign(pool)) end)
+      end
+
+      # Failed, done already, and once more for the second time.
+      assert Chaos.calls(chaos, :C_Initialize) == 3
+      at_rest(pool, chaos)
+    end
+
     test "that refuses C_Initialize is tried again", %{token: token, chaos: chaos} do
       {pool, _private} = start_ready!(token)
       Chaos.fail(chaos, :C_Initialize, :general_error, count: 3)

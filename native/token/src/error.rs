@@ -10,7 +10,7 @@ use crate::p11::{self, CallError, Phase};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The module returned something other than CKR_OK.
-    #[error("{} returned {:#x}", .0.function, .0.code)]
+    #[error("{0}")]
     Call(CallError),
     /// A login was refused for the credential: it is poisoned until it changes.
     #[error("the credential is poisoned: C_Login returned {code:#x}")]

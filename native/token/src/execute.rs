@@ -353,10 +353,12 @@ impl Attempt<'_> {
     }
 
     /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.
+    /// The session is asked first: who logs in after that has moved the epoch before.
     fn may_have_missed(&self) -> Result<bool, CallError> {
         let Resolver { token, epoch, .. } = self.resolver;
+        let asks = self.asks_for_login();
         let changed = self.options.login != LoginMode::None && token.gate.epoch() != epoch;
-        if changed { Ok(true) } else { self.asks_for_login() }
+        if changed { Ok(true) } else { asks }
     }
 
     /// Whether a login is due and there is none, as the session says; `Err`: it does not say.

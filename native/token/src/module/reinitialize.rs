@@ -20,7 +20,7 @@ impl Module {
     /// for `patience`. `alone`: only if no pool of the module has its token.
     pub(crate) fn reinitialize(&self, seen: u64, patience: Duration, alone: bool) -> Result<bool, Error> {
         let until = Instant::now() + patience;
-        let was_up = {
+        let before = {
             let mut lifecycle = self.lifecycle.lock();
             while lifecycle.phase == Phase::Changing {
                 if self.changed.wait_until(&mut lifecycle, until).timed_out() {
@@ -30,22 +30,26 @@ impl Module {
             if self.incarnation() != seen {
                 return Ok(false);
             }
-            if lifecycle.phase == (Phase::Up { ours: false }) || lifecycle.users == 0 || (alone && lifecycle.up > 0) {
+            // One that was adopted may be ours: then it is initialized without being finalized, which is right in either case.
+            let adopted = lifecycle.phase == (Phase::Up { ours: false });
+            let is_anothers = adopted && (alone || !self.attempted.load(Ordering::SeqCst));
+            if is_anothers || lifecycle.users == 0 || (alone && lifecycle.up > 0) {
                 return Err(Error::ModuleOthers { path: self.display() });
             }
-            let was_up = lifecycle.phase != Phase::Down;
+            let before = lifecycle.phase;
             lifecycle.phase = Phase::Changing;
             self.closed.store(true, Ordering::SeqCst);
-            was_up
+            before
         };
-        let result = self.await_emptiness(until).and_then(|()| self.start_anew(was_up));
+        let is_ours = before == Phase::Up { ours: true };
+        let result = self.await_emptiness(until).and_then(|()| self.start_anew(is_ours));
         {
             let mut lifecycle = self.lifecycle.lock();
             lifecycle.phase = match &result {
                 Ok(Anew::Up { ours }) => Phase::Up { ours: *ours },
+                Ok(Anew::Failed(_)) => Phase::Down,
                 // Nothing has happened to it.
-                Err(_) if was_up => Phase::Up { ours: true },
-                Ok(Anew::Failed(_)) | Err(_) => Phase::Down,
+                Err(_) => before,
             };
             self.closed.store(false, Ordering::SeqCst);
         }
@@ -66,8 +70,8 @@ impl Module {
         }
     }
 
-    fn start_anew(&self, was_up: bool) -> Result<Anew, Error> {
-        if was_up {
+    fn start_anew(&self, is_ours: bool) -> Result<Anew, Error> {
+        if is_ours {
             let _inside = self.enter_alone()?;
             // SAFETY: the door is closed, and the one that is inside is this thread.
             match unsafe { self.functions.finalize() } {
