@@ -353,7 +353,7 @@ impl Attempt<'_> {
     }
 
     /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.
-    /// The session is asked first: who logs in after that has moved the epoch before.
+    /// The session is asked first: whoever it says is logged in again has moved the epoch by then.
     fn may_have_missed(&self) -> Result<bool, CallError> {
         let Resolver { token, epoch, .. } = self.resolver;
         let asks = self.asks_for_login();
@@ -396,7 +396,7 @@ impl Attempt<'_> {
         }
         let Ok(key) = self.resolver.resolve(key) else { return false };
         // One that says that it does not want it is believed: then the login was lost, and somebody has logged in again since.
-        if self.resolver.says_no_login(key.handle) {
+        if self.resolver.says_no_login(key.handle) || self.resolver.token.gate.epoch() != self.resolver.epoch {
             return false;
         }
         self.resolver.token.keys.wants_login(key.handle, self.resolver.epoch);
