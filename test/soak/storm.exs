@@ -11,8 +11,9 @@ defmodule Pkcs11Pool.Soak.Storm do
   @between_keepers 10_000
 
   @functions ~w(
-    C_OpenSession C_CloseSession C_GetSessionInfo C_GetTokenInfo C_Login C_FindObjectsInit C_FindObjects C_FindObjectsFinal
-    C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify C_DigestInit C_Digest C_GenerateRandom
+    C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login C_Logout
+    C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify C_DigestInit C_Digest
+    C_GenerateRandom
   )a
 
   # Those that speak of a PIN are left out: a credential that is refused stays so until somebody logs in.
