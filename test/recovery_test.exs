@@ -413,6 +413,19 @@ defmodule Pkcs11Pool.RecoveryTest do
       at_rest(pool, chaos)
     end
 
+    test "that says of C_Finalize that it was not initialized, and of C_Initialize that it was, stays ours",
+         %{token: token, chaos: chaos} do
+      {pool, _private} = start_ready!(token)
+      Chaos.fail(chaos, :C_Finalize, :cryptoki_not_initialized, count: 1)
+      Chaos.fail(chaos, :C_SignInit, :cryptoki_not_initialized, count: 1)
+      assert {:ok, _signature} = sign(pool)
+      assert Chaos.calls(chaos, :C_Finalize) == 1
+      Chaos.uninitialize(chaos)
+      assert {:ok, _signature} = sign(pool)
+      assert Chaos.calls(chaos, :C_Initialize) == 2
+      at_rest(pool, chaos)
+    end
+
     test "that refuses C_Initialize is tried again", %{token: token, chaos: chaos} do
       {pool, _private} = start_ready!(token)
       Chaos.fail(chaos, :C_Initialize, :general_error, count: 3)

@@ -65,8 +65,8 @@ pub struct Module {
     closed: AtomicBool,
     /// How often it was initialized.
     incarnation: AtomicU64,
-    /// Its last `C_Initialize` by us failed: if it is initialized all the same, that may have done it.
-    attempted: AtomicBool,
+    /// If it says that it is initialized already, that may have been us: our last `C_Initialize` failed, or we have asked it to forget ours.
+    perhaps_ours: AtomicBool,
     tokens: Mutex<Vec<Arc<Token>>>,
     /// The open sessions of ours, from the handle to the session's number.
     handles: Mutex<HashMap<CK_SESSION_HANDLE, u64>>,
@@ -123,7 +123,7 @@ impl Module {
             turnstile: Turnstile::default(),
             closed: AtomicBool::new(false),
             incarnation: AtomicU64::new(0),
-            attempted: AtomicBool::new(false),
+            perhaps_ours: AtomicBool::new(false),
             tokens: Mutex::default(),
             handles: Mutex::default(),
             reaper,
@@ -216,12 +216,12 @@ impl Module {
             Ok(()) => true,
             Err(error) if error.code == CKR_CRYPTOKI_ALREADY_INITIALIZED => false,
             Err(error) => {
-                self.attempted.store(true, Ordering::SeqCst);
+                self.perhaps_ours.store(true, Ordering::SeqCst);
                 return Err(error.into());
             }
         };
         if ours {
-            self.attempted.store(false, Ordering::SeqCst);
+            self.perhaps_ours.store(false, Ordering::SeqCst);
         }
         self.incarnation.fetch_add(1, Ordering::SeqCst);
         Ok(ours)

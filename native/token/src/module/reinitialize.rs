@@ -32,7 +32,7 @@ impl Module {
             }
             // One that was adopted may be ours: then it is initialized without being finalized, which is right in either case.
             let adopted = lifecycle.phase == (Phase::Up { ours: false });
-            let is_anothers = adopted && (alone || !self.attempted.load(Ordering::SeqCst));
+            let is_anothers = adopted && (alone || !self.perhaps_ours.load(Ordering::SeqCst));
             if is_anothers || lifecycle.users == 0 || (alone && lifecycle.up > 0) {
                 return Err(Error::ModuleOthers { path: self.display() });
             }
@@ -80,6 +80,7 @@ impl Module {
                 _ => (),
             }
         }
+        self.perhaps_ours.fetch_or(is_ours, Ordering::SeqCst);
         self.forget_sessions();
         let config = self.lifecycle.lock().config.clone();
         Ok(match self.initialize(&config) {
