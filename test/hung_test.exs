@@ -40,6 +40,18 @@ defmodule Pkcs11Pool.HungTest do
     assert hanging(chaos, :C_GenerateRandom) == before + count
   end
 
+  # A pool whose keeper is killed while its login hangs: its name, that keeper, and the native side that was the keeper's.
+  defp killed_in_login(token, chaos, executor) do
+    Chaos.hang(chaos, :C_Login, count: 1)
+    pool = start(token, executor: executor, lazy: true)
+    caller = Task.async(fn -> random(pool) end)
+    Poll.until(fn -> hanging(chaos, :C_Login) == 1 end)
+    {:ok, keeper, %{native: native}} = Pkcs11Pool.Registry.lookup(pool)
+    Process.exit(keeper, :kill)
+    assert {:error, %Error{}} = Task.await(caller, 30_000)
+    {pool, keeper, native}
+  end
+
   # Everybody has come back, and nothing was lost.
   defp let_go(pool, chaos) do
     Chaos.release(chaos)
@@ -251,13 +263,7 @@ defmodule Pkcs11Pool.HungTest do
 
     test "a keeper that is killed while a login hangs leaves a pool that works once it returns, executor #{executor}",
          %{token: token, chaos: chaos} do
-      Chaos.hang(chaos, :C_Login, count: 1)
-      pool = start(token, executor: unquote(executor), lazy: true)
-      caller = Task.async(fn -> random(pool) end)
-      Poll.until(fn -> hanging(chaos, :C_Login) == 1 end)
-      keeper = Pools.keeper(pool)
-      Process.exit(keeper, :kill)
-      assert {:error, %Error{}} = Task.await(caller, 30_000)
+      {pool, keeper, _native} = killed_in_login(token, chaos, unquote(executor))
 
       Poll.until(fn ->
         match?({:ok, other, _} when other != keeper, Pkcs11Pool.Registry.lookup(pool))
@@ -270,13 +276,7 @@ defmodule Pkcs11Pool.HungTest do
 
     test "a keeper that is killed while a login hangs that then fails leaves the login to its successor, executor #{executor}",
          %{token: token, chaos: chaos} do
-      Chaos.hang(chaos, :C_Login, count: 1)
-      pool = start(token, executor: unquote(executor), lazy: true)
-      caller = Task.async(fn -> random(pool) end)
-      Poll.until(fn -> hanging(chaos, :C_Login) == 1 end)
-      {:ok, keeper, %{native: native}} = Pkcs11Pool.Registry.lookup(pool)
-      Process.exit(keeper, :kill)
-      assert {:error, %Error{}} = Task.await(caller, 30_000)
+      {pool, _keeper, native} = killed_in_login(token, chaos, unquote(executor))
 
       # The login finds that its module is to be initialized again, which a pool that stops does not see to.
       Chaos.uninitialize(chaos)
