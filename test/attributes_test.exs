@@ -7,8 +7,7 @@ defmodule Pkcs11Pool.AttributesTest do
   alias Pkcs11Pool.Testing.Chaos
 
   test "one whose length the module refuses is an error, not empty" do
-    %{chaos: chaos} = token = ChaosToken.new!()
-    on_exit(fn -> Chaos.stop(chaos) end)
+    %{token: token, chaos: chaos} = ChaosToken.for_test!()
     opts = SoftHSM.pool_opts(token)
     pool = opts[:name]
     start_supervised!({Pkcs11Pool, opts})

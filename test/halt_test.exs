@@ -135,7 +135,7 @@ defmodule Pkcs11Pool.HaltTest do
   end
 
   test "System.stop does not wait for a look for the token that hangs" do
-    %{chaos: chaos} = token = ChaosToken.new!()
+    %{token: token, chaos: chaos} = ChaosToken.for_test!()
     pool = pool(token, shutdown_timeout: 20_000)
     chaos = inspect(chaos, structs: false, limit: :infinity)
 

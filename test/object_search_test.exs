@@ -6,8 +6,7 @@ defmodule Pkcs11Pool.ObjectSearchTest do
   alias Pkcs11Pool.Testing.Chaos
 
   setup do
-    %{chaos: chaos} = token = ChaosToken.new!()
-    on_exit(fn -> Chaos.stop(chaos) end)
+    %{token: token, chaos: chaos} = ChaosToken.for_test!()
     opts = SoftHSM.pool_opts(token, pool_size: 2)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]

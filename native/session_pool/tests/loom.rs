@@ -19,6 +19,12 @@ fn submit(pool: &TestPool, op: u32) -> Submitted<u32, u32> {
     pool.submit(op, |_| false, &mut Vec::new())
 }
 
+/// Something that happens to a pool or roster on a thread of its own.
+fn beside<P: 'static, T: 'static>(what: &Arc<P>, happens: impl FnOnce(&P) -> T + 'static) -> thread::JoinHandle<T> {
+    let what = what.clone();
+    thread::spawn(move || happens(&what))
+}
+
 /// Submits, and opens what was granted.
 fn submit_and_open(pool: &TestPool, op: u32) -> Held<u32> {
     match submit(pool, op) {
@@ -38,6 +44,14 @@ fn queue(pool: &TestPool, op: u32) -> Ticket {
     match submit(pool, op) {
         Submitted::Queued(ticket) => ticket,
         other => panic!("{other:?}"),
+    }
+}
+
+fn granted(submitted: Submitted<u32, u32>) -> Option<TestGrant> {
+    match submitted {
+        Submitted::Granted(grant) => Some(grant),
+        Submitted::Queued(_) => None,
+        Submitted::Refused(..) => panic!("refused"),
     }
 }
 
@@ -68,10 +82,7 @@ fn a_session_coming_free_against_cancel() {
         let pool = pool(1, 1, 8);
         let held = submit_and_open(&pool, 0);
         let ticket = queue(&pool, 1);
-        let canceller = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.cancel(ticket))
-        };
+        let canceller = beside(&pool, move |pool| pool.cancel(ticket));
         let granted = op_of(freed(pool.release(held, 0)));
         let cancelled = canceller.join().unwrap();
         match (granted, cancelled) {
@@ -92,18 +103,8 @@ fn a_session_coming_free_against_cancel_and_submit_in_another_stripe() {
         let _theirs = submit_and_open(&pool, 1);
         let _skipped = pool.cancel(queue(&pool, 2));
         let ticket = queue(&pool, 3);
-        let canceller = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.cancel(ticket))
-        };
-        let submitter = {
-            let pool = pool.clone();
-            thread::spawn(move || match submit(&pool, 4) {
-                Submitted::Granted(grant) => Some(grant),
-                Submitted::Queued(_) => None,
-                Submitted::Refused(..) => panic!("refused"),
-            })
-        };
+        let canceller = beside(&pool, move |pool| pool.cancel(ticket));
+        let submitter = beside(&pool, move |pool| granted(submit(pool, 4)));
         let released = op_of(freed(pool.release(mine, 0)));
         let cancelled = canceller.join().unwrap();
         let submitted = op_of(submitter.join().unwrap());
@@ -228,10 +229,7 @@ fn a_runner_going_down_against_its_operation_finishing_and_a_new_grant() {
             let (roster, runs) = (roster.clone(), runs.clone());
             thread::spawn(move || run(&roster, id, entered, &runs))
         };
-        let dispatcher = {
-            let roster = roster.clone();
-            thread::spawn(move || wakes(&roster, 2))
-        };
+        let dispatcher = beside(&roster, move |roster| wakes(roster, 2));
         let _ = dies(&roster, id);
         runner.join().unwrap();
         // The dead one is woken in vain.
@@ -306,10 +304,7 @@ fn near() -> (Arc<Roster<u32, ()>>, Arc<AtomicUsize>, RunnerId) {
 fn a_runner_that_was_near_parking_against_a_grant() {
     loom::model(|| {
         let (roster, runs, id) = near();
-        let dispatcher = {
-            let roster = roster.clone();
-            thread::spawn(move || roster.dispatch(2))
-        };
+        let dispatcher = beside(&roster, move |roster| roster.dispatch(2));
         run(&roster, id, roster.park(id), &runs);
         match dispatcher.join().unwrap() {
             Dispatch::Ring(..) => assert_eq!(runs.load(Ordering::Relaxed), 2, "rung for, and gone"),
@@ -328,10 +323,7 @@ fn a_runner_that_was_near_parking_against_a_grant() {
 fn a_runner_that_is_near_going_down_against_a_grant() {
     loom::model(|| {
         let (roster, runs, id) = near();
-        let dispatcher = {
-            let roster = roster.clone();
-            thread::spawn(move || drop(roster.dispatch(2)))
-        };
+        let dispatcher = beside(&roster, move |roster| drop(roster.dispatch(2)));
         let runner = {
             let (roster, runs) = (roster.clone(), runs.clone());
             thread::spawn(move || run(&roster, id, roster.park(id), &runs))
@@ -352,10 +344,7 @@ fn a_runner_retiring_against_a_grant() {
         let runs = Arc::new(AtomicUsize::new(0));
         let (other, _) = roster.join(());
         let (id, _) = roster.join(());
-        let dispatcher = {
-            let roster = roster.clone();
-            thread::spawn(move || wakes(&roster, 1).expect("one is parked"))
-        };
+        let dispatcher = beside(&roster, move |roster| wakes(roster, 1).expect("one is parked"));
         let retired = roster.retire(id, 1);
         let woken = dispatcher.join().unwrap();
         assert_eq!(woken, if retired { other } else { id });
@@ -370,10 +359,7 @@ fn open_failed_against_a_queued_waiter_and_its_cancel() {
         let pool = pool(1, 1, 8);
         let Submitted::Granted(Grant { source: Source::Capacity(opening), .. }) = submit(&pool, 0) else { panic!("not granted") };
         let ticket = queue(&pool, 1);
-        let canceller = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.cancel(ticket))
-        };
+        let canceller = beside(&pool, move |pool| pool.cancel(ticket));
         let granted = op_of(pool.open_failed(opening));
         match (granted, canceller.join().unwrap()) {
             (Some(1), None) => assert_eq!(pool.stats().opening, 1),
@@ -392,14 +378,7 @@ fn capacity_coming_free_against_a_submit_in_another_stripe() {
             let Submitted::Granted(grant) = submit(&pool, 0) else { panic!("not granted") };
             let _theirs = submit_and_open(&pool, 1);
             let _home = pool.cancel(queue(&pool, 2));
-            let submitter = {
-                let pool = pool.clone();
-                thread::spawn(move || match submit(&pool, 3) {
-                    Submitted::Granted(grant) => Some(grant),
-                    Submitted::Queued(_) => None,
-                    Submitted::Refused(..) => panic!("refused"),
-                })
-            };
+            let submitter = beside(&pool, move |pool| granted(submit(pool, 3)));
             let freed = if fails {
                 let Source::Capacity(opening) = grant.source else { panic!("nothing was open") };
                 pool.open_failed(opening)
@@ -419,14 +398,8 @@ fn drain_against_submit_and_release() {
     loom::model(|| {
         let pool = pool(1, 1, 8);
         let held = submit_and_open(&pool, 0);
-        let submitter = {
-            let pool = pool.clone();
-            thread::spawn(move || submit(&pool, 1))
-        };
-        let releaser = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.release(held, 0))
-        };
+        let submitter = beside(&pool, move |pool| submit(pool, 1));
+        let releaser = beside(&pool, move |pool| pool.release(held, 0));
         let drained = pool.drain();
         let (mut came_out, mut to_close) = (drained.waiting, drained.closing);
         let mut granted = Vec::new();
@@ -466,14 +439,8 @@ fn taking_what_waits_against_cancel_and_release() {
         let held = submit_and_open(&pool, 0);
         let first = queue(&pool, 1);
         let _second = queue(&pool, 2);
-        let canceller = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.cancel(first))
-        };
-        let releaser = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.release(held, 0))
-        };
+        let canceller = beside(&pool, move |pool| pool.cancel(first));
+        let releaser = beside(&pool, move |pool| pool.release(held, 0));
         let mut came_out = pool.take_waiting();
         came_out.extend(canceller.join().unwrap());
         let granted = op_of(freed(releaser.join().unwrap()));
@@ -496,10 +463,7 @@ fn drain_against_release_after_a_shrink() {
         assert!(grants.is_empty() && surplus.is_empty());
         let (closing, _) = pool.discard(first);
         assert!(pool.closed(closing).is_none());
-        let releaser = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.release(second, 0))
-        };
+        let releaser = beside(&pool, move |pool| pool.release(second, 0));
         let mut to_close = pool.drain().closing;
         match releaser.join().unwrap() {
             Freed::Close(closing, session) => to_close.push((closing, session)),
@@ -559,18 +523,8 @@ fn two_sessions_coming_free_against_a_submit() {
         let first = submit_and_open(&pool, 0);
         let second = submit_and_open(&pool, 1);
         let _waits = queue(&pool, 2);
-        let releaser = {
-            let pool = pool.clone();
-            thread::spawn(move || freed(pool.release(second, 0)))
-        };
-        let submitter = {
-            let pool = pool.clone();
-            thread::spawn(move || match submit(&pool, 3) {
-                Submitted::Granted(grant) => Some(grant),
-                Submitted::Queued(_) => None,
-                Submitted::Refused(..) => panic!("refused"),
-            })
-        };
+        let releaser = beside(&pool, move |pool| freed(pool.release(second, 0)));
+        let submitter = beside(&pool, move |pool| granted(submit(pool, 3)));
         let mut granted = vec![op_of(freed(pool.release(first, 0)))];
         granted.push(op_of(releaser.join().unwrap()));
         granted.push(op_of(submitter.join().unwrap()));
@@ -594,11 +548,7 @@ fn a_sweep_against_a_session_coming_free_in_another_stripe() {
             let pool = pool.clone();
             thread::spawn(move || {
                 let mut swept = Vec::new();
-                let granted = match pool.submit(4, |op| *op == 3, &mut swept) {
-                    Submitted::Granted(grant) => Some(grant),
-                    Submitted::Queued(_) => None,
-                    Submitted::Refused(..) => panic!("refused"),
-                };
+                let granted = granted(pool.submit(4, |op| *op == 3, &mut swept));
                 (granted, swept)
             })
         };
@@ -618,10 +568,7 @@ fn two_submits_to_one_stripe() {
     loom::model(|| {
         let pool = pool(1, 1, 8);
         let held = submit_and_open(&pool, 0);
-        let submitter = {
-            let pool = pool.clone();
-            thread::spawn(move || queue(&pool, 1))
-        };
+        let submitter = beside(&pool, move |pool| queue(pool, 1));
         let second = queue(&pool, 2);
         let first = submitter.join().unwrap();
         let grant = freed(pool.release(held, 0)).expect("two wait");
@@ -638,14 +585,7 @@ fn the_gate_opening_against_a_submit() {
     loom::model(|| {
         let pool = pool(2, 2, 8);
         pool.close_gate();
-        let submitters = [1, 2].map(|op| {
-            let pool = pool.clone();
-            thread::spawn(move || match submit(&pool, op) {
-                Submitted::Granted(grant) => Some(grant),
-                Submitted::Queued(_) => None,
-                Submitted::Refused(..) => panic!("refused"),
-            })
-        });
+        let submitters = [1, 2].map(|op| beside(&pool, move |pool| granted(submit(pool, op))));
         let mut granted: Vec<u32> = pool.open_gate().into_iter().map(|grant| grant.waiter.payload).collect();
         for submitter in submitters {
             granted.extend(op_of(submitter.join().unwrap()));
@@ -713,10 +653,7 @@ fn express_operations_keep_their_order_while_a_session_comes_free() {
         let pool = pool(1, 1, 8);
         let held = submit_and_open(&pool, 0);
         let Submitted::Queued(_) = pool.submit_express(1) else { panic!("granted") };
-        let later = {
-            let pool = pool.clone();
-            thread::spawn(move || matches!(pool.submit_express(2), Submitted::Queued(_)))
-        };
+        let later = beside(&pool, move |pool| matches!(pool.submit_express(2), Submitted::Queued(_)));
         assert_eq!(op_of(freed(pool.release(held, 0))), Some(1));
         assert!(later.join().unwrap(), "it overtook");
     });
@@ -738,14 +675,7 @@ fn a_shrink_against_a_submit_in_the_stripe_with_room() {
             .is_none()
         );
         // Two run in the first stripe, none in the second.
-        let submitter = {
-            let pool = pool.clone();
-            thread::spawn(move || match submit(&pool, 3) {
-                Submitted::Granted(grant) => Some(grant),
-                Submitted::Queued(_) => None,
-                Submitted::Refused(..) => panic!("refused"),
-            })
-        };
+        let submitter = beside(&pool, move |pool| granted(submit(pool, 3)));
         let (grants, closing) = pool.resize(2);
         assert!(grants.is_empty() && closing.is_empty());
         let granted = submitter.join().unwrap();
@@ -829,10 +759,7 @@ fn a_quarantine_against_a_session_coming_free_in_another_stripe() {
         let (lent, mut stake) = submit_and_open(&pool, 0).lend();
         let other = submit_and_open(&pool, 1);
         let _waits = [queue(&pool, 2), queue(&pool, 3)];
-        let releaser = {
-            let pool = pool.clone();
-            thread::spawn(move || op_of(freed(pool.release(other, 0))))
-        };
+        let releaser = beside(&pool, move |pool| op_of(freed(pool.release(other, 0))));
         let Quarantined::Freed(grant) = pool.quarantine(&mut stake) else { panic!("there is room") };
         let mut served = [op_of(grant), releaser.join().unwrap()];
         served.sort();
@@ -884,10 +811,7 @@ fn a_quarantine_against_a_drain() {
         let pool = pool(1, 1, 8);
         let (lent, mut stake) = submit_and_open(&pool, 0).lend();
         let _waits = queue(&pool, 1);
-        let drainer = {
-            let pool = pool.clone();
-            thread::spawn(move || pool.drain().waiting)
-        };
+        let drainer = beside(&pool, move |pool| pool.drain().waiting);
         let Quarantined::Freed(granted) = pool.quarantine(&mut stake) else { panic!("there is room") };
         let granted = granted.map(|grant| {
             if let Source::Capacity(opening) = grant.source {
@@ -913,10 +837,7 @@ fn a_refusal_against_a_session_coming_free() {
         let Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) = submit(&pool, 1) else {
             panic!("not granted")
         };
-        let releaser = {
-            let pool = pool.clone();
-            thread::spawn(move || op_of(freed(pool.release(held, 0))))
-        };
+        let releaser = beside(&pool, move |pool| op_of(freed(pool.release(held, 0))));
         let grants = pool.refused(opening, waiter, 0).expect("another is open");
         let mut served: Vec<u32> = grants.into_iter().map(|grant| grant.waiter.payload).collect();
         served.extend(releaser.join().unwrap());
@@ -934,14 +855,7 @@ fn a_refusal_against_a_submit_in_another_stripe() {
         let Submitted::Granted(Grant { source: Source::Capacity(opening), waiter }) = submit(&pool, 1) else {
             panic!("not granted")
         };
-        let submitter = {
-            let pool = pool.clone();
-            thread::spawn(move || match submit(&pool, 2) {
-                Submitted::Granted(grant) => Some(grant),
-                Submitted::Queued(_) => None,
-                Submitted::Refused(..) => panic!("refused"),
-            })
-        };
+        let submitter = beside(&pool, move |pool| granted(submit(pool, 2)));
         let grants = pool.refused(opening, waiter, 0).expect("another is open");
         assert!(grants.is_empty());
         // It came before the refusal, and so raised what the ceiling fell to.
