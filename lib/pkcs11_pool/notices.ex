@@ -25,9 +25,7 @@ defmodule Pkcs11Pool.Notices do
     Telemetry.execute([:session, :closed], %{}, metadata)
   end
 
-  def tell({:session_hung, session, operation, ms, cost, executor}, options, pool) do
-    status = Native.status(pool)
-
+  def tell({:session_hung, session, operation, ms, cost, executor, hung}, options, pool) do
     duration = System.convert_time_unit(ms, :millisecond, :native)
 
     Telemetry.execute([:session, :hung], %{duration: duration}, %{
@@ -35,12 +33,13 @@ defmodule Pkcs11Pool.Notices do
       session: session,
       operation: operation,
       executor: executor,
-      hung: status.hung,
+      hung: hung,
       reason: cost
     })
 
     Logger.warning(
-      "pool #{inspect(options.name)}: #{call(operation, session)} has not returned for #{ms} ms; #{cost(cost, status)}"
+      "pool #{inspect(options.name)}: #{call(operation, session)} has not returned for #{ms} ms; " <>
+        cost(cost, hung, Native.status(pool))
     )
   end
 
@@ -88,19 +87,19 @@ defmodule Pkcs11Pool.Notices do
   defp call(operation, 0), do: "the opening of a session (for #{operation})"
   defp call(operation, session), do: "#{operation} on session #{session}"
 
-  defp cost(:replaced, status),
-    do: "its session is replaced (#{status.hung} of #{status.size} quarantined)"
+  defp cost(:replaced, hung, status),
+    do: "its session is replaced (#{hung} hung; at most #{status.size} are replaced)"
 
-  defp cost(:session, status) do
+  defp cost(:session, _hung, status) do
     why = if status.serialized, do: "the module is serialized", else: "no more are replaced"
     "it holds one of the pool's #{status.size} sessions until it returns (#{why})"
   end
 
-  defp cost(:scheduler, _status) do
+  defp cost(:scheduler, _hung, _status) do
     schedulers = :erlang.system_info(:dirty_io_schedulers)
 
     "it holds one of the VM's #{schedulers} dirty-IO schedulers until it returns; with executor: :threads it would not"
   end
 
-  defp cost(:login, _status), do: "nobody logs in or out until it returns"
+  defp cost(:login, _hung, _status), do: "nobody logs in or out until it returns"
 end

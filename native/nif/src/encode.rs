@@ -121,9 +121,9 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
         Notice::SessionOpened { session, nanos } => (atoms::session_opened(), session, nanos).encode(env),
         Notice::SessionRefused { reason, nanos } => (atoms::session_refused(), name(env, reason), nanos).encode(env),
         Notice::SessionClosed { session, reason } => (atoms::session_closed(), session, name(env, reason)).encode(env),
-        Notice::SessionHung { session, operation, ms, cost, threads } => {
+        Notice::SessionHung { session, operation, ms, cost, threads, hung } => {
             let executor = if threads { atoms::threads() } else { atoms::dirty_io() };
-            (atoms::session_hung(), session, name(env, operation), ms, self::cost(cost), executor).encode(env)
+            (atoms::session_hung(), session, name(env, operation), ms, self::cost(cost), executor, hung).encode(env)
         }
         Notice::HungReturned { session, operation, ms } => {
             (atoms::hung_returned(), session, name(env, operation), ms).encode(env)

@@ -86,6 +86,8 @@ pub enum Notice {
         cost: Cost,
         /// Whether it is on a native thread.
         threads: bool,
+        /// How many hang then, this one among them.
+        hung: usize,
     },
     /// A call that hung has returned.
     HungReturned {

@@ -75,11 +75,19 @@ impl<H: Host> TokenPool<H> {
                 _ if cell.is_expendable => Cost::Session,
                 _ => Cost::Scheduler,
             };
-            let since = doing.since.unwrap_or_default();
-            let ms = now().saturating_sub(since);
-            let hung =
-                Notice::SessionHung { session: doing.session, operation: kind.name(), ms, cost, threads: cell.is_expendable };
-            (quarantined, doing.errand.lease.clone(), is_new.then_some(hung))
+            let (session, operation) = (doing.session, kind.name());
+            let ms = now().saturating_sub(doing.since.unwrap_or_default());
+            // It counts itself here, where it cannot return meanwhile.
+            let hung = self.sessions.stats().hung + usize::from(!doing.stake.is_hung());
+            let tell = move |others| Notice::SessionHung {
+                session,
+                operation,
+                ms,
+                cost,
+                threads: cell.is_expendable,
+                hung: hung + others,
+            };
+            (quarantined, doing.errand.lease.clone(), is_new.then_some(tell))
         };
         if let Some(lease) = lease {
             lease.hangs();
@@ -91,7 +99,7 @@ impl<H: Host> TokenPool<H> {
             }
         }
         if let Some(notice) = notice {
-            self.keeper.post(notice);
+            self.keeper.post(notice(self.stuck_besides(Some(cell))));
         }
     }
 
@@ -115,8 +123,13 @@ impl<H: Host> TokenPool<H> {
 
     /// Calls that hang (or were given up, and have not yet returned) and hold their capacity all the same.
     pub(crate) fn stuck(&self) -> usize {
+        self.stuck_besides(None)
+    }
+
+    fn stuck_besides(&self, besides: Option<&Arc<Cell<H>>>) -> usize {
         let hangs = |doing: &Doing<H>| doing.reported.is_some() || (doing.since.is_some() && doing.is_given_up());
         let is_stuck = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| hangs(doing) && !doing.stake.is_hung());
-        self.all_cells().iter().filter(|(_, cell)| is_stuck(cell)).count()
+        let is_other = |cell: &Arc<Cell<H>>| besides.is_none_or(|besides| !Arc::ptr_eq(cell, besides));
+        self.all_cells().iter().filter(|(_, cell)| is_other(cell) && is_stuck(cell)).count()
     }
 }
