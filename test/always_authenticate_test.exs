@@ -74,7 +74,7 @@ defmodule Pkcs11Pool.AlwaysAuthenticateTest do
     end)
 
     signers = for _ <- 1..8, do: Task.async(fn -> sign(context.pool) end)
-    assert_receive {:asked, asker}, 5_000
+    assert_receive {:asked, asker}
     for _ <- 1..5, do: assert({:ok, _} = sign(context.pool, "plain"))
     send(asker, :go)
 
@@ -87,7 +87,9 @@ defmodule Pkcs11Pool.AlwaysAuthenticateTest do
     ChaosToken.give(context.source, "999999")
 
     results =
-      1..20 |> Enum.map(fn _ -> Task.async(fn -> sign(context.pool) end) end) |> Task.await_many()
+      1..20
+      |> Enum.map(fn _ -> Task.async(fn -> sign(context.pool) end) end)
+      |> Task.await_many(60_000)
 
     for result <- results do
       assert {:error, %Error{reason: :pin_incorrect, executed: false, function: :C_Login}} =
@@ -173,6 +175,6 @@ defmodule Pkcs11Pool.AlwaysAuthenticateTest do
     task = Task.async(fn -> sign(context.pool) end)
     Poll.until(fn -> asked(context) == 2 end)
     stop_supervised!({Pkcs11Pool, context.pool})
-    assert {:error, %Error{reason: :draining}} = Task.await(task)
+    assert {:error, %Error{reason: :draining}} = Task.await(task, 60_000)
   end
 end

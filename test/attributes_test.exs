@@ -11,7 +11,7 @@ defmodule Pkcs11Pool.AttributesTest do
     opts = SoftHSM.pool_opts(token)
     pool = opts[:name]
     start_supervised!({Pkcs11Pool, opts})
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     Pools.key_pair!(pool, "key")
     data = :crypto.hash(:sha256, "data")
     {:ok, signature} = Pkcs11Pool.sign(pool, "key", :ecdsa, data, signature: :der)

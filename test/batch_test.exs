@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.BatchTest do
     pool = String.to_atom(token.label)
     opts = Keyword.merge([pool_size: 1], Map.get(context, :pool, []))
     start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     # With a :max_waiting of 0, a call is refused while the pool does something of its own.
     Pools.drained!(pool)
 
@@ -327,7 +327,7 @@ defmodule Pkcs11Pool.BatchTest do
       assert Chaos.calls(chaos, :C_Sign) == 1
 
       Chaos.release(chaos)
-      assert {:ok, _} = Task.await(stuck)
+      assert {:ok, _} = Task.await(stuck, 60_000)
       assert_at_rest(context)
     end
 
@@ -450,7 +450,7 @@ defmodule Pkcs11Pool.BatchTest do
       assert sign(lease, list, queue_timeout: 1_000) == expected
       assert sign(pool, list, queue_timeout: 1_000) == expected
       other = Task.async(fn -> sign(lease, ["a"]) end)
-      assert {:ok, [{:error, %Error{reason: :not_owner}}]} = Task.await(other)
+      assert {:ok, [{:error, %Error{reason: :not_owner}}]} = Task.await(other, 60_000)
     end)
 
     lease = Pkcs11Pool.with_session(pool, & &1)
@@ -496,7 +496,7 @@ defmodule Pkcs11Pool.BatchTest do
     Poll.until(fn -> Chaos.hanging(chaos) == %{"C_Sign" => 2} end)
     assert {:ok, _left} = Pkcs11Pool.drain(pool, 0)
     Chaos.release(chaos)
-    assert {:ok, results} = Task.await(task)
+    assert {:ok, results} = Task.await(task, 60_000)
     assert length(results) == @several
     assert {:draining, false} in reasons(results)
     assert Enum.uniq(reasons(results)) -- [:ok, {:draining, false}, {:draining, :unknown}] == []

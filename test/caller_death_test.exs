@@ -20,8 +20,8 @@ defmodule Pkcs11Pool.CallerDeathTest do
     kill(victims)
     SoftHSM.let_go!(token)
 
-    assert {:ok, _digest} = Task.await(stuck)
-    for result <- Task.await_many(survivors), do: assert({:ok, <<_::256>>} = result)
+    assert {:ok, _digest} = Task.await(stuck, 60_000)
+    for result <- Task.await_many(survivors, 60_000), do: assert({:ok, <<_::256>>} = result)
     assert_at_rest(pool, token)
     assert SoftHSM.calls(token)["C_DigestInit"] == 1 + 10
   end
@@ -38,7 +38,7 @@ defmodule Pkcs11Pool.CallerDeathTest do
     Poll.until(fn -> Pools.native_status(pool).waiting == 1 end)
     SoftHSM.let_go!(token)
 
-    assert {:ok, <<_::256>>} = Task.await(next)
+    assert {:ok, <<_::256>>} = Task.await(next, 60_000)
     assert_at_rest(pool, token)
     assert %{"C_DigestInit" => 2, "C_OpenSession" => 1} = SoftHSM.calls(token)
   end
@@ -56,13 +56,13 @@ defmodule Pkcs11Pool.CallerDeathTest do
     start_supervised!({Pkcs11Pool, Keyword.merge(opts, pin: source, lazy: true)})
     # The first of them is who the login was begun for.
     victims = for _ <- 1..5, do: spawn(fn -> digest(pool) end)
-    assert_receive {:asked, source}, 5_000
+    assert_receive {:asked, source}
     survivors = for _ <- 1..5, do: Task.async(fn -> digest(pool) end)
     Poll.until(fn -> Pools.native_status(pool).waiting == 10 end)
     kill(victims)
     send(source, :go)
 
-    for result <- Task.await_many(survivors), do: assert({:ok, <<_::256>>} = result)
+    for result <- Task.await_many(survivors, 60_000), do: assert({:ok, <<_::256>>} = result)
     assert_at_rest(pool, token)
     assert %{"C_DigestInit" => 5, "C_Login" => 1} = SoftHSM.calls(token)
   end
@@ -86,7 +86,7 @@ defmodule Pkcs11Pool.CallerDeathTest do
 
   defp start(opts) do
     start_supervised!({Pkcs11Pool, opts})
-    :ok = Pkcs11Pool.await_ready(opts[:name], 5_000)
+    :ok = Pkcs11Pool.await_ready(opts[:name], 30_000)
   end
 
   defp digest(pool), do: Pkcs11Pool.digest(pool, :sha256, "x")

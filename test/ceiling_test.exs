@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.CeilingTest do
     defaults = [name: name, pool_size: 8, queue_timeout: 30_000]
     opts = SoftHSM.pool_opts(token, Keyword.merge(defaults, opts))
     start_supervised!({Pkcs11Pool, opts}, id: name)
-    unless opts[:lazy], do: :ok = Pkcs11Pool.await_ready(name, 10_000)
+    unless opts[:lazy], do: :ok = Pkcs11Pool.await_ready(name, 30_000)
     name
   end
 

@@ -165,7 +165,7 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
       refute Task.yield(task, 20)
 
       Chaos.release(chaos)
-      assert {:ok, _signature} = Task.await(task)
+      assert {:ok, _signature} = Task.await(task, 60_000)
       assert {:ok, _signature} = sign(pool)
       assert Chaos.hanging(chaos) == %{}
     end
@@ -176,7 +176,7 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
       task = Task.async(fn -> random(pool) end)
       Poll.until(fn -> Chaos.hanging(chaos) == %{"C_GenerateRandom" => 1} end)
       Chaos.release(chaos, function: :C_GenerateRandom, code: :arguments_bad)
-      assert code(Task.await(task)) == :arguments_bad
+      assert code(Task.await(task, 60_000)) == :arguments_bad
     end
 
     test "abort the process", %{token: token, chaos: chaos} do
@@ -300,7 +300,7 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
       Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
       Chaos.remove_token(chaos)
       Chaos.release(chaos)
-      assert {:error, %Error{}} = Task.await(task)
+      assert {:error, %Error{}} = Task.await(task, 60_000)
       assert Chaos.status(chaos).sessions == 0
       assert Chaos.violations(chaos) == []
     end

@@ -9,7 +9,7 @@ defmodule Pkcs11Pool.DrainTest do
     opts = SoftHSM.pool_opts(token, pool_size: 2)
     pool = opts[:name]
     start_supervised!({Pkcs11Pool, opts})
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
 
     callers =
       for _ <- 1..40, do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 1_000_000) end)
@@ -17,7 +17,7 @@ defmodule Pkcs11Pool.DrainTest do
     Poll.until(fn -> Pkcs11Pool.status(pool).waiting > 10 end)
     assert {:ok, 0} = Pkcs11Pool.drain(pool, 10_000)
 
-    results = Task.await_many(callers)
+    results = Task.await_many(callers, 60_000)
     {answered, refused} = Enum.split_with(results, &match?({:ok, _}, &1))
     assert length(answered) >= 1
     assert length(refused) >= 1
@@ -39,10 +39,10 @@ defmodule Pkcs11Pool.DrainTest do
     start_supervised!({Pkcs11Pool, opts})
 
     Pkcs11Pool.with_session(pool, fn ->
-      assert {:ok, 1} = Task.await(Task.async(fn -> Pkcs11Pool.drain(pool, 50) end))
+      assert {:ok, 1} = Task.await(Task.async(fn -> Pkcs11Pool.drain(pool, 50) end), 60_000)
     end)
 
-    assert {:ok, 0} = Pkcs11Pool.drain(pool, 5_000)
+    assert {:ok, 0} = Pkcs11Pool.drain(pool, 60_000)
   end
 
   test "an unknown pool is an error" do

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.FailoverTest do
   defp start!(token, opts) do
     name = :"pool-#{System.unique_integer([:positive])}"
     start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, [name: name] ++ opts)}, id: name)
-    :ok = Pkcs11Pool.await_ready(name, 10_000)
+    :ok = Pkcs11Pool.await_ready(name, 30_000)
     name
   end
 

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.KeyLookupTest do
   defp start!(token, options) do
     options = SoftHSM.pool_opts(token, options)
     start_supervised!({Pkcs11Pool, options})
-    assert Pkcs11Pool.await_ready(options[:name], 5_000) == :ok
+    assert Pkcs11Pool.await_ready(options[:name], 30_000) == :ok
     options[:name]
   end
 
@@ -264,6 +264,6 @@ defmodule Pkcs11Pool.KeyLookupTest do
 
     assert inspect(private) == ~s(#Pkcs11Pool.Object<private_key "signing" id=01ab key_type=ec>)
     stored = private |> :erlang.term_to_binary() |> :erlang.binary_to_term()
-    assert {:ok, _signature} = fn -> sign(pool, stored) end |> Task.async() |> Task.await()
+    assert {:ok, _signature} = fn -> sign(pool, stored) end |> Task.async() |> Task.await(60_000)
   end
 end

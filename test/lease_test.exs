@@ -9,7 +9,7 @@ defmodule Pkcs11Pool.LeaseTest do
   defp pool(overrides \\ []) do
     opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(Keyword.merge([pool_size: 2], overrides))
     start_supervised!({Pkcs11Pool, opts})
-    :ok = Pkcs11Pool.await_ready(opts[:name], 5_000)
+    :ok = Pkcs11Pool.await_ready(opts[:name], 30_000)
     # The pool opens its first session by itself, too.
     drained(opts[:name])
     opts[:name]
@@ -76,10 +76,11 @@ defmodule Pkcs11Pool.LeaseTest do
         end)
 
       assert {{:error, %Error{reason: :not_owner, executed: false}},
-              {:error, %Error{reason: :not_owner}}} = Task.await(task)
+              {:error, %Error{reason: :not_owner}}} = Task.await(task, 60_000)
 
       # By the pool's name it gets a session of its own.
-      assert {:ok, _} = Task.await(Task.async(fn -> Pkcs11Pool.generate_random(pool, 4) end))
+      assert {:ok, _} =
+               Task.await(Task.async(fn -> Pkcs11Pool.generate_random(pool, 4) end), 60_000)
     end)
 
     drained(pool)
@@ -126,7 +127,7 @@ defmodule Pkcs11Pool.LeaseTest do
         end)
       end)
 
-    assert_receive :in, 5_000
+    assert_receive :in
     assert %{leased: 1} = Pkcs11Pool.status(pool)
     Process.exit(holder, :kill)
     assert {:ok, _} = Pkcs11Pool.generate_random(pool, 4)
@@ -178,7 +179,7 @@ defmodule Pkcs11Pool.LeaseTest do
       task =
         Task.async(fn -> Pkcs11Pool.with_session(pool, fn -> :never end, queue_timeout: 50) end)
 
-      assert {:error, %Error{reason: :queue_timeout, executed: false}} = Task.await(task)
+      assert {:error, %Error{reason: :queue_timeout, executed: false}} = Task.await(task, 60_000)
     end)
 
     drained(pool)
@@ -205,9 +206,9 @@ defmodule Pkcs11Pool.LeaseTest do
           end)
         end)
 
-      assert_receive :in, 5_000
-      assert {:ok, 0} = Pkcs11Pool.drain(pool, 5_000)
-      assert {:ok, <<_::32>>} = Task.await(holder)
+      assert_receive :in
+      assert {:ok, 0} = Pkcs11Pool.drain(pool, 60_000)
+      assert {:ok, <<_::32>>} = Task.await(holder, 60_000)
 
       assert {:error, %Error{reason: :draining}} =
                Pkcs11Pool.with_session(pool, fn -> flunk("called") end)

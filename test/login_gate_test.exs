@@ -30,14 +30,14 @@ defmodule Pkcs11Pool.LoginGateTest do
     pool = start(context.token, context.source, max_waiting: 0)
     # The pool's own first operation waits for the login.
     Poll.until(fn -> Chaos.inside(chaos)["C_Login"] == 1 end)
-    assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+    assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
 
     Chaos.hang(chaos, :C_GenerateRandom)
     held = for _ <- 1..4, do: Task.async(fn -> random(pool) end)
     Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 4 end)
     assert {:error, %Error{reason: :overloaded}} = Pkcs11Pool.await_ready(pool, 50)
     Chaos.release(chaos)
-    assert [{:ok, _}, {:ok, _}, {:ok, _}, {:ok, _}] = Task.await_many(held)
+    assert [{:ok, _}, {:ok, _}, {:ok, _}, {:ok, _}] = Task.await_many(held, 60_000)
   end
 
   describe "one login" do
@@ -47,7 +47,8 @@ defmodule Pkcs11Pool.LoginGateTest do
       pool = start(token, context.source, pool_size: 16, executor: :threads)
       Chaos.latency(chaos, :C_GenerateRandom, 50)
 
-      for result <- Task.await_many(for _ <- 1..16, do: Task.async(fn -> random(pool) end)),
+      for result <-
+            Task.await_many(for(_ <- 1..16, do: Task.async(fn -> random(pool) end)), 60_000),
           do: assert({:ok, <<_::64>>} = result)
 
       assert Chaos.calls(chaos, :C_OpenSession) > 8
@@ -60,7 +61,7 @@ defmodule Pkcs11Pool.LoginGateTest do
            %{token: token, chaos: chaos} = context do
         :rand.seed(:exsss, unquote(seed))
         pool = start(token, context.source, pool_size: 4, queue_timeout: 20_000)
-        :ok = Pkcs11Pool.await_ready(pool, 10_000)
+        :ok = Pkcs11Pool.await_ready(pool, 30_000)
         {:ok, _pair} = generate(pool)
         assert {:ok, _signature} = sign(pool)
         Chaos.logout(chaos)
@@ -104,7 +105,7 @@ defmodule Pkcs11Pool.LoginGateTest do
       {:ok, _pair} = generate(pool)
 
       for _ <- 1..5 do
-        Task.await_many(for _ <- 1..8, do: Task.async(fn -> random(pool) end))
+        Task.await_many(for(_ <- 1..8, do: Task.async(fn -> random(pool) end)), 60_000)
         Poll.until(fn -> Pkcs11Pool.status(pool).idle == 1 end)
       end
 
@@ -118,7 +119,7 @@ defmodule Pkcs11Pool.LoginGateTest do
     test "do not make a login fail", %{token: token, chaos: chaos} = context do
       pool = start(token, context.source, pool_size: 4, executor: :threads)
       Chaos.latency(chaos, :C_GenerateRandom, 50)
-      Task.await_many(for _ <- 1..4, do: Task.async(fn -> random(pool) end))
+      Task.await_many(for(_ <- 1..4, do: Task.async(fn -> random(pool) end)), 60_000)
       assert %{idle: 4} = Pkcs11Pool.status(pool)
       Chaos.kill_sessions(chaos)
       # It logs in by itself, whatever it finds first.
@@ -271,11 +272,11 @@ defmodule Pkcs11Pool.LoginGateTest do
       waits = start(token, context.source, lazy: true, pool_size: 2)
       free = start(token, context.source, lazy: true, pin: nil)
       task = Task.async(fn -> random(waits) end)
-      assert_receive {:asked, asker}, 5_000
+      assert_receive {:asked, asker}
       assert {:ok, _} = random(free)
       assert %{login: :in_progress} = Pkcs11Pool.status(waits)
       send(asker, :go)
-      assert {:ok, _} = Task.await(task)
+      assert {:ok, _} = Task.await(task, 60_000)
     end
   end
 

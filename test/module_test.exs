@@ -65,12 +65,12 @@ defmodule Pkcs11Pool.ModuleTest do
     pools =
       1..8
       |> Enum.map(&Task.async(fn -> start(token, name: {token.label, &1}) end))
-      |> Task.await_many()
+      |> Task.await_many(60_000)
 
     for pool <- pools, do: assert({:ok, _random} = Pkcs11Pool.generate_random(pool, 8))
     assert %{"C_Initialize" => 1, "C_Login" => 1} = SoftHSM.calls(token)
 
-    pools |> Enum.map(&Task.async(fn -> stop(&1) end)) |> Task.await_many()
+    pools |> Enum.map(&Task.async(fn -> stop(&1) end)) |> Task.await_many(60_000)
     Poll.until(fn -> SoftHSM.calls(token)["C_Finalize"] == 1 end)
   end
 
@@ -130,7 +130,7 @@ defmodule Pkcs11Pool.ModuleTest do
     opts = SoftHSM.pool_opts(token, Keyword.merge([pool_size: 2], overrides))
     {:ok, supervisor} = Pkcs11Pool.start_link(opts)
     Process.unlink(supervisor)
-    unless opts[:lazy], do: :ok = Pkcs11Pool.await_ready(opts[:name], 10_000)
+    unless opts[:lazy], do: :ok = Pkcs11Pool.await_ready(opts[:name], 30_000)
     opts[:name]
   end
 

@@ -31,7 +31,7 @@ defmodule Pkcs11Pool.ObjectSearchTest do
     Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
     Chaos.logout(chaos)
     Chaos.release(chaos)
-    assert length(Task.await(search)) == 2
+    assert length(Task.await(search, 60_000)) == 2
   end
 
   test "a key is not said to be missing by a search before which nobody was logged in, and after which somebody is",
@@ -48,7 +48,7 @@ defmodule Pkcs11Pool.ObjectSearchTest do
     Poll.until(fn -> Chaos.hanging(chaos)["C_FindObjects"] == 1 end)
     assert {:ok, _signature} = sign.()
     Chaos.release(chaos)
-    assert {:ok, _signature} = Task.await(early)
+    assert {:ok, _signature} = Task.await(early, 60_000)
   end
 
   test "nothing is left out by a search after which somebody logs in while the session is asked about it",
@@ -62,7 +62,7 @@ defmodule Pkcs11Pool.ObjectSearchTest do
     Poll.until(fn -> Chaos.hanging(chaos)["C_GetSessionInfo"] == 1 end)
     assert {:ok, _signature} = Pkcs11Pool.sign(pool, "key", :ecdsa, <<0::256>>)
     Chaos.release(chaos)
-    assert length(Task.await(search)) == 2
+    assert length(Task.await(search, 60_000)) == 2
   end
 
   test "a key is not said to be missing as long as nobody can tell whether somebody is logged in",

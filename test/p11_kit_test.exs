@@ -29,7 +29,7 @@ defmodule Pkcs11Pool.P11KitTest do
     ]
 
     start_supervised!({Pkcs11Pool, opts})
-    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 10_000) == :ok end)
+    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end)
 
     Pools.key_pair!(pool, "key")
 
@@ -41,7 +41,7 @@ defmodule Pkcs11Pool.P11KitTest do
   test "operations run as they do without it", %{pool: pool} do
     assert {:ok, signature} = sign(pool)
     assert :ok = Pkcs11Pool.verify(pool, "key", :ecdsa, <<0::256>>, signature)
-    results = Task.await_many(for _ <- 1..32, do: Task.async(fn -> sign(pool) end))
+    results = Task.await_many(for(_ <- 1..32, do: Task.async(fn -> sign(pool) end)), 60_000)
     for result <- results, do: assert({:ok, _signature} = result)
     Pools.drained!(pool)
   end
@@ -99,7 +99,7 @@ defmodule Pkcs11Pool.P11KitTest do
     start_supervised!({Pkcs11Pool, opts}, id: pool)
     assert {:error, %Error{}} = Pkcs11Pool.generate_random(pool, 8)
     P11Kit.start!(late)
-    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end, 20_000)
+    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end, 20_000)
     assert {:ok, _bytes} = Pkcs11Pool.generate_random(pool, 8)
     Pools.drained!(pool)
   end

@@ -31,7 +31,7 @@ defmodule Pkcs11Pool.PinTest do
 
       for source <- [fn -> pin end, fn -> {:ok, pin} end, {__MODULE__, :pin, [pin]}] do
         start!(token, pin: source)
-        assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+        assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
         assert Pkcs11Pool.status(pool).login == :logged_in
         stop_supervised!({Pkcs11Pool, pool})
       end
@@ -43,12 +43,12 @@ defmodule Pkcs11Pool.PinTest do
       start!(token, pin: {:env, variable})
 
       assert {:error, %Error{reason: :pin_source_failed} = error} =
-               Pkcs11Pool.await_ready(pool, 5_000)
+               Pkcs11Pool.await_ready(pool, 30_000)
 
       assert Exception.message(error) =~ "the environment variable #{variable} is not set"
 
       System.put_env(variable, token.pin)
-      Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end)
+      Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end)
     end
 
     test "a file that only its owner reads, less a newline", %{token: token, pool: pool} do
@@ -58,20 +58,20 @@ defmodule Pkcs11Pool.PinTest do
       start!(token, pin: {:file, path})
 
       assert {:error, %Error{reason: :pin_source_failed} = error} =
-               Pkcs11Pool.await_ready(pool, 5_000)
+               Pkcs11Pool.await_ready(pool, 30_000)
 
       assert Exception.message(error) =~
                "#{path} may be read by group or others; take that right away (chmod 600)"
 
       File.chmod!(path, 0o600)
-      Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end)
+      Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end)
       assert SoftHSM.calls(token)["C_Login"] == 1
     end
   end
 
   test "without a PIN, what needs none works, and the rest says so", %{token: token, pool: pool} do
     start!(token, pin: nil)
-    assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+    assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     assert Pkcs11Pool.status(pool).login == :none
     assert Pkcs11Pool.digest(pool, :sha256, "abc") == {:ok, :crypto.hash(:sha256, "abc")}
 
@@ -98,7 +98,7 @@ defmodule Pkcs11Pool.PinTest do
       for _ <- 1..64,
           do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 8, queue_timeout: 20_000) end)
 
-    assert_receive {:asked, asked}, 5_000
+    assert_receive {:asked, asked}
     # Whoever may open a session has one by now, or waits for the login.
     Poll.until(fn -> Pkcs11Pool.status(pool).waiting >= 48 end)
     send(asked, :answer)
@@ -122,8 +122,8 @@ defmodule Pkcs11Pool.PinTest do
   test "two pools of a token log in once", %{token: token, pool: pool} do
     start!(token, pool_size: 2)
     start!(token, pool_size: 2, name: {pool, 2})
-    assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
-    assert Pkcs11Pool.await_ready({pool, 2}, 5_000) == :ok
+    assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
+    assert Pkcs11Pool.await_ready({pool, 2}, 30_000) == :ok
     assert SoftHSM.calls(token)["C_Login"] == 1
   end
 
@@ -161,7 +161,7 @@ defmodule Pkcs11Pool.PinTest do
       Process.exit(keeper, :kill)
 
       Poll.until(fn ->
-        match?({:error, %Error{reason: :pin_incorrect}}, Pkcs11Pool.await_ready(pool, 5_000)) and
+        match?({:error, %Error{reason: :pin_incorrect}}, Pkcs11Pool.await_ready(pool, 30_000)) and
           match?({:ok, new, _} when new != keeper, Registry.lookup(pool))
       end)
 
@@ -172,13 +172,13 @@ defmodule Pkcs11Pool.PinTest do
       start!(token, pin: fn -> "not the PIN" end)
       other = SoftHSM.new_token!()
       start!(other, name: {pool, :other})
-      assert {:error, %Error{reason: :pin_incorrect}} = Pkcs11Pool.await_ready(pool, 5_000)
-      assert Pkcs11Pool.await_ready({pool, :other}, 5_000) == :ok
+      assert {:error, %Error{reason: :pin_incorrect}} = Pkcs11Pool.await_ready(pool, 30_000)
+      assert Pkcs11Pool.await_ready({pool, :other}, 30_000) == :ok
     end
 
     test "that is too short is poison, too", %{token: token, pool: pool} do
       start!(token, pin: fn -> "1" end)
-      assert {:error, %Error{} = error} = Pkcs11Pool.await_ready(pool, 5_000)
+      assert {:error, %Error{} = error} = Pkcs11Pool.await_ready(pool, 30_000)
       assert error.reason in [:pin_incorrect, :pin_len_range]
       assert error.details.poisoned
     end
@@ -213,7 +213,7 @@ defmodule Pkcs11Pool.PinTest do
             start!(token, pin: source, pin_timeout: pin_timeout(unquote(name)))
 
             assert {:error, %Error{reason: :pin_source_failed, executed: false} = error} =
-                     Pkcs11Pool.await_ready(pool, 5_000)
+                     Pkcs11Pool.await_ready(pool, 30_000)
 
             assert Exception.message(error) =~ unquote(text)
             refute inspect(error, structs: false) =~ "secret text"
@@ -224,7 +224,7 @@ defmodule Pkcs11Pool.PinTest do
         refute Map.has_key?(SoftHSM.calls(token), "C_Login")
 
         :atomics.put(works?, 1, 1)
-        Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end)
+        Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end)
         assert SoftHSM.calls(token)["C_Login"] == 1
         assert_drained(pool)
       end
@@ -242,7 +242,7 @@ defmodule Pkcs11Pool.PinTest do
     end
 
     start!(token, pin: source, pin_timeout: 5_000)
-    assert_receive {:asked, {:error, %Error{reason: :queue_timeout}}}, 5_000
+    assert_receive {:asked, {:error, %Error{reason: :queue_timeout}}}
 
     # With more patience than :pin_timeout has.
     source = fn -> Pkcs11Pool.generate_random(pool, 8, queue_timeout: :infinity) end
@@ -250,7 +250,7 @@ defmodule Pkcs11Pool.PinTest do
     start!(token, pin: source, pin_timeout: pin_timeout("hangs"))
 
     assert {:error, %Error{reason: :pin_source_failed} = error} =
-             Pkcs11Pool.await_ready(pool, 5_000)
+             Pkcs11Pool.await_ready(pool, 30_000)
 
     assert Exception.message(error) =~ "it gave no answer within :pin_timeout"
     assert_drained(pool)
@@ -285,7 +285,7 @@ defmodule Pkcs11Pool.PinTest do
           monitor = Process.monitor(keeper)
           :sys.replace_state(keeper, &%{&1 | options: nil})
           send(keeper, {:pkcs11_pool, {:pin_wanted, 0}})
-          assert_receive {:DOWN, ^monitor, _, _, reason}, 5_000
+          assert_receive {:DOWN, ^monitor, _, _, reason}
           refute shows?(reason, pin)
           stop_supervised!({Pkcs11Pool, pool})
         end

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.RecoveryEventsTest do
     on_exit(fn -> Chaos.stop(token.chaos) end)
     pool = :"pool-#{System.unique_integer([:positive])}"
     start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: pool)})
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     assert_receive {[:pkcs11_pool, :pool, :up], %{system_time: _}, %{pool: ^pool}}
     %{pool: pool, chaos: token.chaos}
   end
@@ -38,7 +38,7 @@ defmodule Pkcs11Pool.RecoveryEventsTest do
         assert_receive {[:pkcs11_pool, :breaker, :closed], _, %{pool: ^pool}}, 20_000
         assert_receive {[:pkcs11_pool, :pool, :up], _, %{pool: ^pool}}
         # The first session and its login, without anybody asking.
-        assert_receive {[:pkcs11_pool, :login, :stop], _, %{pool: ^pool, result: :ok}}, 5_000
+        assert_receive {[:pkcs11_pool, :login, :stop], _, %{pool: ^pool, result: :ok}}
       end)
 
     assert log =~

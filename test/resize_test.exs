@@ -7,7 +7,7 @@ defmodule Pkcs11Pool.ResizeTest do
   defp pool(overrides) do
     opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(overrides)
     start_supervised!({Pkcs11Pool, opts})
-    :ok = Pkcs11Pool.await_ready(opts[:name], 5_000)
+    :ok = Pkcs11Pool.await_ready(opts[:name], 30_000)
     opts[:name]
   end
 

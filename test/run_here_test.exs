@@ -13,7 +13,7 @@ defmodule Pkcs11Pool.RunHereTest do
     opts = SoftHSM.pool_opts(token, opts)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     Pools.full_strength!(pool)
     Pools.drained!(pool)
     %{pool: pool, chaos: token.chaos}
@@ -43,7 +43,7 @@ defmodule Pkcs11Pool.RunHereTest do
     # It waits for a message, rather than in the module.
     assert {:status, :waiting} = Process.info(task.pid, :status)
     Chaos.release(chaos)
-    assert {:ok, <<_::128>>} = Task.await(task)
+    assert {:ok, <<_::128>>} = Task.await(task, 60_000)
     Pools.drained!(pool)
   end
 
@@ -57,9 +57,9 @@ defmodule Pkcs11Pool.RunHereTest do
     Poll.until(fn -> Pools.native_status(pool).waiting == 2 end)
     Chaos.release(chaos)
 
-    assert {:ok, <<_::128>>} = Task.await(first)
-    assert {:ok, <<_::256>>} = Task.await(second)
-    assert {:ok, <<_::256>>} = Task.await(third)
+    assert {:ok, <<_::128>>} = Task.await(first, 60_000)
+    assert {:ok, <<_::256>>} = Task.await(second, 60_000)
+    assert {:ok, <<_::256>>} = Task.await(third, 60_000)
     assert %{idle: 1} = Pools.drained!(pool)
   end
 
@@ -72,7 +72,7 @@ defmodule Pkcs11Pool.RunHereTest do
     Poll.until(fn -> Pools.native_status(pool).waiting == 1 end)
     Chaos.release(chaos)
 
-    assert {:ok, <<_::256>>} = Task.await(next)
+    assert {:ok, <<_::256>>} = Task.await(next, 60_000)
     assert %{idle: 1} = Pools.drained!(pool)
     assert Chaos.calls(chaos, :C_OpenSession) == 1
   end
@@ -105,7 +105,7 @@ defmodule Pkcs11Pool.RunHereTest do
     Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 1 end)
     :ok = stop_supervised({Pkcs11Pool, pool})
     Chaos.release(chaos)
-    assert {{:error, %{reason: :draining, executed: :unknown}}, {_, 0}} = Task.await(task)
+    assert {{:error, %{reason: :draining, executed: :unknown}}, {_, 0}} = Task.await(task, 60_000)
   end
 
   test "errors are those of any other call", %{pool: pool} do

@@ -12,7 +12,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
     opts = SoftHSM.pool_opts(token, opts)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     Pools.full_strength!(pool)
     supervisor = Pools.supervisor(pool)
     keeper = Pools.keeper(pool)
@@ -53,8 +53,8 @@ defmodule Pkcs11Pool.RunnerDeathTest do
     assert Pools.runners(pool) == []
 
     SoftHSM.let_go!(token)
-    for result <- Task.await_many(stuck), do: assert({:ok, <<_::256>>} = result)
-    for result <- Task.await_many(queued), do: assert({:ok, <<_::128>>} = result)
+    for result <- Task.await_many(stuck, 60_000), do: assert({:ok, <<_::256>>} = result)
+    for result <- Task.await_many(queued, 60_000), do: assert({:ok, <<_::128>>} = result)
     on_rest.()
   end
 
@@ -161,6 +161,6 @@ defmodule Pkcs11Pool.RunnerDeathTest do
   defp kill(pids) do
     monitors = for pid <- pids, do: Process.monitor(pid)
     for pid <- pids, do: Process.exit(pid, :kill)
-    for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, :process, _pid, _reason}, 5_000)
+    for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, :process, _pid, _reason})
   end
 end

@@ -71,9 +71,9 @@ defmodule Pkcs11Pool.SecretsTest do
   flush = fn flush -> receive do {:asked, _} -> flush.(flush) after 0 -> :ok end end
   flush.(flush)
   caller = Task.async(fn -> random.(:held) end)
-  asker = receive do {:asked, pid} -> pid after 5_000 -> raise "not asked" end
+  asker = receive do {:asked, pid} -> pid after 60_000 -> raise "not asked" end
   if name != "alive", do: Process.exit(asker, :kill)
-  if name != "alive", do: Task.await(caller)
+  if name != "alive", do: Task.await(caller, 60_000)
 
   # Every process, alive: what is asked of it, and its dictionary.
   for pid <- Process.list(), pid != self() do

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.SerializedTest do
     opts = SoftHSM.pool_opts(token, Keyword.merge(defaults, opts))
     start_supervised!({Pkcs11Pool, opts}, id: name)
     on_exit(fn -> Chaos.release(token.chaos) end)
-    :ok = Pkcs11Pool.await_ready(name, 10_000)
+    :ok = Pkcs11Pool.await_ready(name, 30_000)
     name
   end
 
@@ -36,7 +36,7 @@ defmodule Pkcs11Pool.SerializedTest do
         do: assert({:ok, <<_::64>>} = result)
 
     send(watcher.pid, :done)
-    Task.await(watcher)
+    Task.await(watcher, 60_000)
   end
 
   defp watch(chaos, most) do

@@ -410,7 +410,7 @@ defmodule Pkcs11Pool.SignTest do
        SoftHSM.pool_opts(context.token, name: pool, pool_size: 1, executor: :dirty_io)}
     )
 
-    assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+    assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     [{_, runner, _, _}] = DynamicSupervisor.which_children(Registry.via(:runners, pool))
 
     # Nothing runs for now.
@@ -430,7 +430,7 @@ defmodule Pkcs11Pool.SignTest do
     refute holds?.()
     :sys.resume(runner)
 
-    assert {:ok, signature} = Task.await(caller)
+    assert {:ok, signature} = Task.await(caller, 60_000)
     {_private, public} = context.keys["rsa"]
     assert :public_key.verify(:binary.copy("x", size), :sha256, signature, public)
     assert %{running: 0, waiting: 0} = Pkcs11Pool.status(pool)

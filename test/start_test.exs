@@ -88,12 +88,12 @@ defmodule Pkcs11Pool.StartTest do
       assert Exception.message(error) =~ "is not the file whose digest :module_sha256 gives"
 
       assert {:ok, _} = start(token, module_sha256: String.upcase(right))
-      assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     end
 
     test "a module in use with other options", %{token: token, pool: pool} do
       {:ok, _} = start(token)
-      assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
 
       for {option, value} <- [
             module_env: Map.put(token.module_env, "OTHER", "value"),
@@ -110,12 +110,12 @@ defmodule Pkcs11Pool.StartTest do
 
       # What is not named is not asked for.
       assert {:ok, _} = start(token, name: {pool, 3}, module_env: %{})
-      assert Pkcs11Pool.await_ready({pool, 3}, 5_000) == :ok
+      assert Pkcs11Pool.await_ready({pool, 3}, 30_000) == :ok
     end
 
     test "a token that another pool has for itself, or wants so", %{token: token, pool: pool} do
       {:ok, _} = start(token, type: :token)
-      assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
       error = failure(token, name: {pool, 2})
       assert error.reason == :slot_in_use
       assert Exception.message(error) =~ "a pool of type :token has its token for itself"
@@ -151,7 +151,10 @@ defmodule Pkcs11Pool.StartTest do
 
       for _ <- racers, do: assert_receive(:started, 30_000)
       for racer <- racers, do: send(racer.pid, :stop)
-      {winners, losers} = racers |> Task.await_many() |> Enum.split_with(&match?({:ok, _}, &1))
+
+      {winners, losers} =
+        racers |> Task.await_many(60_000) |> Enum.split_with(&match?({:ok, _}, &1))
+
       assert length(winners) == 1
       for {:error, error} <- losers, do: assert(error.reason == :slot_in_use)
     end
@@ -170,7 +173,7 @@ defmodule Pkcs11Pool.StartTest do
 
         for result <- [
               Pkcs11Pool.generate_random(pool, 8),
-              Pkcs11Pool.await_ready(pool, 5_000),
+              Pkcs11Pool.await_ready(pool, 30_000),
               Pkcs11Pool.find_objects(pool, [])
             ] do
           assert {:error, %Error{reason: :slot_not_found, executed: false} = error} = result
@@ -193,7 +196,7 @@ defmodule Pkcs11Pool.StartTest do
       {:ok, _} = start(one, name: pool, slot: {:token_label, label})
 
       assert {:error, %Error{reason: :ambiguous_slot} = error} =
-               Pkcs11Pool.await_ready(pool, 5_000)
+               Pkcs11Pool.await_ready(pool, 30_000)
 
       message = Exception.message(error)
       assert message =~ "more than one slot matches :slot"
@@ -202,15 +205,15 @@ defmodule Pkcs11Pool.StartTest do
 
       stop_supervised!({Pkcs11Pool, pool})
       {:ok, _} = start(one, name: pool, slot: "pkcs11:token=#{label};serial=#{two.serial}")
-      assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     end
 
     test "a token that is made later", %{token: token, pool: pool} do
       label = "late-#{System.unique_integer([:positive])}"
       {:ok, _} = start(token, slot: {:token_label, label}, name: pool)
-      assert {:error, %Error{reason: :slot_not_found}} = Pkcs11Pool.await_ready(pool, 5_000)
+      assert {:error, %Error{reason: :slot_not_found}} = Pkcs11Pool.await_ready(pool, 30_000)
       SoftHSM.new_token!(label: label, module: token.module, pin: token.pin)
-      Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end, 10_000)
+      Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end, 10_000)
       assert %{state: :up} = Pkcs11Pool.status(pool)
     end
 
@@ -218,7 +221,7 @@ defmodule Pkcs11Pool.StartTest do
       conf = Path.join(dir, "#{pool}.conf")
       File.write!(conf, "directories.tokendir = #{dir}/no-such-directory\n")
       {:ok, _} = start(token, module_env: %{"SOFTHSM2_CONF" => conf})
-      assert {:error, %Error{} = error} = Pkcs11Pool.await_ready(pool, 5_000)
+      assert {:error, %Error{} = error} = Pkcs11Pool.await_ready(pool, 30_000)
       assert error.function == :C_Initialize
       assert error.code != nil
     end
@@ -275,13 +278,13 @@ defmodule Pkcs11Pool.StartTest do
       {:ok, supervisor} = start(token)
       options = SoftHSM.pool_opts(token)
       assert Pkcs11Pool.start_link(options) == {:error, {:already_started, supervisor}}
-      assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     end
 
     test "a name may be any term", %{token: token} do
       for name <- ["text", {:tuple, 1}, 42, %{map: true}] do
         {:ok, _} = start(token, name: name)
-        assert Pkcs11Pool.await_ready(name, 5_000) == :ok
+        assert Pkcs11Pool.await_ready(name, 30_000) == :ok
         stop_supervised!({Pkcs11Pool, name})
       end
     end
@@ -290,7 +293,7 @@ defmodule Pkcs11Pool.StartTest do
     test "module_env is what the module finds in its environment", %{token: token, pool: pool} do
       refute System.get_env("SOFTHSM2_CONF") == token.module_env["SOFTHSM2_CONF"]
       {:ok, _} = start(token)
-      assert Pkcs11Pool.await_ready(pool, 5_000) == :ok
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     end
   end
 

@@ -45,12 +45,12 @@ defmodule Pkcs11Pool.StopTest do
       {running, queued} = load(pool, token)
       stopper = Task.async(fn -> Supervisor.stop(top) end)
 
-      for result <- Task.await_many(queued), do: assert_refused(result)
+      for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
       # Nothing new is taken meanwhile.
       assert_refused(Pkcs11Pool.generate_random(pool, 8))
       SoftHSM.let_go!(token)
-      for result <- Task.await_many(running), do: assert_done(result)
-      Task.await(stopper)
+      for result <- Task.await_many(running, 60_000), do: assert_done(result)
+      Task.await(stopper, 60_000)
 
       assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.generate_random(pool, 8)
       assert_starts_again(opts)
@@ -64,8 +64,8 @@ defmodule Pkcs11Pool.StopTest do
         {running, queued} = load(pool, token)
         Supervisor.stop(top)
 
-        for result <- Task.await_many(queued), do: assert_refused(result)
-        for result <- Task.await_many(running), do: assert_given_up(result)
+        for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
+        for result <- Task.await_many(running, 60_000), do: assert_given_up(result)
         SoftHSM.let_go!(token)
         assert_starts_again(opts)
       end
@@ -88,9 +88,9 @@ defmodule Pkcs11Pool.StopTest do
       keeper = Pools.keeper(pool)
       Process.exit(keeper, :kill)
 
-      for result <- Task.await_many(queued), do: assert_refused(result)
+      for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
       SoftHSM.let_go!(token)
-      for result <- Task.await_many(running), do: assert_done(result)
+      for result <- Task.await_many(running, 60_000), do: assert_done(result)
       assert_recovers(pool)
       assert Pools.keeper(pool) != keeper
       Supervisor.stop(top)
@@ -103,8 +103,8 @@ defmodule Pkcs11Pool.StopTest do
       {running, queued} = load(pool, token)
       Process.exit(Pools.keeper(pool), :kill)
 
-      for result <- Task.await_many(queued), do: assert_refused(result)
-      for result <- Task.await_many(running), do: assert_given_up(result)
+      for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
+      for result <- Task.await_many(running, 60_000), do: assert_given_up(result)
       SoftHSM.let_go!(token)
       assert_recovers(pool)
       Supervisor.stop(top)
@@ -114,12 +114,12 @@ defmodule Pkcs11Pool.StopTest do
     test "of the keeper does not leave a token of one session claimed",
          %{opts: opts, pool: pool, token: token} do
       top = start(opts)
-      :ok = Pkcs11Pool.await_ready(pool, 5_000)
+      :ok = Pkcs11Pool.await_ready(pool, 30_000)
       [running] = Pools.stuck!(pool, token, 1)
       Process.exit(Pools.keeper(pool), :kill)
       SoftHSM.let_go!(token)
 
-      assert_done(Task.await(running))
+      assert_done(Task.await(running, 60_000))
       assert_recovers(pool)
       assert Process.alive?(top)
       Supervisor.stop(top)
@@ -131,9 +131,9 @@ defmodule Pkcs11Pool.StopTest do
       {running, queued} = load(pool, token)
       Process.exit(Pools.supervisor(pool), :kill)
 
-      for result <- Task.await_many(queued), do: assert_refused(result)
+      for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
       SoftHSM.let_go!(token)
-      for result <- Task.await_many(running), do: assert_done(result)
+      for result <- Task.await_many(running, 60_000), do: assert_done(result)
       assert_recovers(pool)
       assert Process.alive?(top)
       Supervisor.stop(top)
@@ -145,9 +145,9 @@ defmodule Pkcs11Pool.StopTest do
       {running, queued} = load(pool, token)
       Process.exit(Pkcs11Pool.Registry.whereis(:runners, pool), :kill)
 
-      for result <- Task.await_many(queued), do: assert_refused(result)
+      for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
       SoftHSM.let_go!(token)
-      for result <- Task.await_many(running), do: assert_done(result)
+      for result <- Task.await_many(running, 60_000), do: assert_done(result)
       assert_recovers(pool)
       Supervisor.stop(top)
     end
@@ -165,13 +165,13 @@ defmodule Pkcs11Pool.StopTest do
           end)
         )
 
-      assert_receive {:asked, _source}, 5_000
+      assert_receive {:asked, _source}
       waiting = for _ <- 1..5, do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 8) end)
       Poll.until(fn -> Pools.native_status(pool).waiting >= 5 end)
       Process.exit(Pools.keeper(pool), :kill)
-      for result <- Task.await_many(waiting), do: assert_refused(result)
+      for result <- Task.await_many(waiting, 60_000), do: assert_refused(result)
 
-      assert_receive {:asked, source}, 5_000
+      assert_receive {:asked, source}
       send(source, :go)
       assert_recovers(pool)
       Supervisor.stop(top)
@@ -210,7 +210,7 @@ defmodule Pkcs11Pool.StopTest do
     :ok = :application.load({:application, app, spec})
     :ok = Application.start(app)
     on_exit(fn -> Application.stop(app) end)
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
 
     [running] = Pools.stuck!(pool, token, 1)
     # The application's own process, which ends before the pool does.
@@ -220,11 +220,11 @@ defmodule Pkcs11Pool.StopTest do
     queued = queue(pool)
     stopper = Task.async(fn -> Application.stop(app) end)
 
-    for result <- Task.await_many(queued), do: assert_refused(result)
+    for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
     SoftHSM.let_go!(token)
-    assert_done(Task.await(running))
-    assert {:shutdown, {GenServer, :call, _arguments}} = Task.await(from_signer)
-    :ok = Task.await(stopper)
+    assert_done(Task.await(running, 60_000))
+    assert {:shutdown, {GenServer, :call, _arguments}} = Task.await(from_signer, 60_000)
+    :ok = Task.await(stopper, 60_000)
 
     :ok = Application.start(app)
     assert_recovers(pool)
@@ -239,7 +239,7 @@ defmodule Pkcs11Pool.StopTest do
 
   # Every session stuck in the module, and operations that wait behind them.
   defp load(pool, token) do
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     {Pools.stuck!(pool, token, @size), queue(pool)}
   end
 
@@ -275,7 +275,7 @@ defmodule Pkcs11Pool.StopTest do
 
   # The pool works again, with all its sessions.
   defp assert_recovers(pool) do
-    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end)
+    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end)
     Pools.full_strength!(pool)
     assert {:ok, <<_::64>>} = Pkcs11Pool.generate_random(pool, 8)
     status = Pools.drained!(pool)

@@ -41,7 +41,7 @@ defmodule Pkcs11Pool.StormTest do
     opts = SoftHSM.pool_opts(token, Keyword.merge([pool_size: @size], opts))
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     processes = {Pools.supervisor(pool), Pools.keeper(pool)}
 
     done = :counters.new(1, [])
@@ -67,7 +67,7 @@ defmodule Pkcs11Pool.StormTest do
     for {pid, monitor} <- hasty ++ patient do
       assert Process.info(pid, :message_queue_len) == {:message_queue_len, 0}
       send(pid, :leave)
-      assert_receive {:DOWN, ^monitor, :process, ^pid, :normal}, 5_000
+      assert_receive {:DOWN, ^monitor, :process, ^pid, :normal}
     end
 
     pool
@@ -115,7 +115,7 @@ defmodule Pkcs11Pool.StormTest do
     for {{pid, monitor}, index} <- Enum.with_index(victims) do
       Poll.until(fn -> :counters.get(done, 1) >= div(total * index, length(victims)) end, 60_000)
       Process.exit(pid, :kill)
-      assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 5_000
+      assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}
       # There is none while all are being replaced, nor with an executor that has no processes.
       Enum.each(Enum.take_random(Pools.runners(pool), 1), &Process.exit(&1, :kill))
     end

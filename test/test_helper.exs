@@ -8,4 +8,5 @@ ExUnit.after_suite(fn _result ->
   if :faults in ExUnit.configuration()[:include], do: IO.puts(["\n", Faults.markdown()])
 end)
 
-ExUnit.start(capture_log: true)
+# A machine that is busy elsewhere is no failure: what is waited for without end would be one.
+ExUnit.start(capture_log: true, assert_receive_timeout: 30_000)

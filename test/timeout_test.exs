@@ -11,7 +11,7 @@ defmodule Pkcs11Pool.TimeoutTest do
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
     # With a :max_waiting of 0 it is refused while the pool itself opens the first session.
-    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 5_000) == :ok end)
+    Poll.until(fn -> Pkcs11Pool.await_ready(pool, 30_000) == :ok end)
     Pools.drained!(pool)
     %{pool: pool, token: token}
   end
@@ -25,7 +25,7 @@ defmodule Pkcs11Pool.TimeoutTest do
       assert %{timeout_ms: 50, stats: %{size: 1, running: 1, waiting: 0}} = error.details
 
       SoftHSM.let_go!(token)
-      assert {:ok, _digest} = Task.await(stuck)
+      assert {:ok, _digest} = Task.await(stuck, 60_000)
       assert {:ok, _random} = Pkcs11Pool.generate_random(pool, 8)
       Pools.drained!(pool)
       Poll.until(fn -> SoftHSM.calls(token)["C_GenerateRandom"] == 1 end)
@@ -43,8 +43,8 @@ defmodule Pkcs11Pool.TimeoutTest do
 
       assert {:error, %Error{reason: :queue_timeout}} = Pkcs11Pool.generate_random(pool, 8)
       SoftHSM.let_go!(token)
-      assert {:ok, _digest} = Task.await(stuck)
-      assert {:ok, <<_::64>>} = Task.await(patient)
+      assert {:ok, _digest} = Task.await(stuck, 60_000)
+      assert {:ok, <<_::64>>} = Task.await(patient, 60_000)
       Pools.drained!(pool)
     end
 
@@ -59,7 +59,7 @@ defmodule Pkcs11Pool.TimeoutTest do
                Pkcs11Pool.generate_random(pool, 8, queue_timeout: 0)
 
       SoftHSM.let_go!(token)
-      assert {:ok, _digest} = Task.await(stuck)
+      assert {:ok, _digest} = Task.await(stuck, 60_000)
       Pools.drained!(pool)
       assert {:message_queue_len, 0} = Process.info(self(), :message_queue_len)
     end
@@ -97,8 +97,8 @@ defmodule Pkcs11Pool.TimeoutTest do
       refute Task.yield(next, 150)
 
       SoftHSM.let_go!(token)
-      assert {:ok, _digest} = Task.await(patient)
-      assert {:ok, <<_::64>>} = Task.await(next)
+      assert {:ok, _digest} = Task.await(patient, 60_000)
+      assert {:ok, <<_::64>>} = Task.await(next, 60_000)
 
       SoftHSM.hold!(token)
       assert {:error, %Error{reason: :operation_timeout}} = Pools.large(pool)
@@ -135,7 +135,7 @@ defmodule Pkcs11Pool.TimeoutTest do
     for _ <- callers, do: assert_receive(:done, 60_000)
     Pools.drained!(pool)
     for caller <- callers, do: send(caller.pid, :at_rest)
-    {results, messages} = callers |> Task.await_many() |> Enum.unzip()
+    {results, messages} = callers |> Task.await_many(60_000) |> Enum.unzip()
 
     assert Enum.concat(messages) == []
     counts = results |> Enum.concat() |> Enum.frequencies()
@@ -160,8 +160,8 @@ defmodule Pkcs11Pool.TimeoutTest do
       successor = Task.async(fn -> Pkcs11Pool.generate_random(pool, 8) end)
       Poll.until(fn -> Pools.native_status(pool).waiting == 1 end)
       SoftHSM.let_go!(token)
-      assert {:ok, _digest} = Task.await(stuck)
-      assert {:ok, <<_::64>>} = Task.await(successor)
+      assert {:ok, _digest} = Task.await(stuck, 60_000)
+      assert {:ok, <<_::64>>} = Task.await(successor, 60_000)
       Pools.drained!(pool)
     end
 
@@ -171,7 +171,7 @@ defmodule Pkcs11Pool.TimeoutTest do
       [stuck] = Pools.stuck!(pool, token, 1)
       assert {:error, %Error{reason: :overloaded}} = Pkcs11Pool.generate_random(pool, 8)
       SoftHSM.let_go!(token)
-      assert {:ok, _digest} = Task.await(stuck)
+      assert {:ok, _digest} = Task.await(stuck, 60_000)
       Pools.drained!(pool)
     end
   end

@@ -49,15 +49,19 @@ defmodule Pkcs11Pool.TokenTypeTest do
 
     test "stays logged in while it is used", %{chaos: chaos} = context do
       pool = start(context, type: :token, inactivity_timeout: 400)
-      until = System.monotonic_time(:millisecond) + 1_200
+      now = fn -> System.monotonic_time(:millisecond) end
+      # A machine that is busy elsewhere may let it lie for so long: then once more.
+      busy? = fn busy?, used, uses ->
+        assert {:ok, _} = random(pool)
+        Process.sleep(20)
+        if now.() - used < 200, do: uses == 60 or busy?.(busy?, now.(), uses + 1)
+      end
 
-      fn -> random(pool) end
-      |> Stream.repeatedly()
-      |> Stream.each(fn result -> assert {:ok, _} = result end)
-      |> Stream.each(fn _ -> Process.sleep(20) end)
-      |> Enum.find(fn _ -> System.monotonic_time(:millisecond) > until end)
-
-      assert {logins(chaos), logouts(chaos)} == {1, 0}
+      Poll.until(fn ->
+        assert {:ok, _} = random(pool)
+        before = {logins(chaos), logouts(chaos)}
+        if busy?.(busy?, now.(), 0), do: assert({logins(chaos), logouts(chaos)} == before)
+      end)
     end
 
     test "is not logged out within a with_session block", %{chaos: chaos} = context do
@@ -188,7 +192,7 @@ defmodule Pkcs11Pool.TokenTypeTest do
       tasks = [Task.async(fn -> random(pool) end)]
       Poll.until(fn -> Pkcs11Pool.status(pool).login == :in_progress end)
       assert :ok = Pkcs11Pool.login(pool, fn -> context.token.pin end)
-      assert [{:ok, _}] = Task.await_many(tasks)
+      assert [{:ok, _}] = Task.await_many(tasks, 60_000)
       assert logins(chaos) == 1
     end
   end
@@ -196,14 +200,14 @@ defmodule Pkcs11Pool.TokenTypeTest do
   describe "logout/2" do
     test "lets what runs end, and what waits log in again", %{chaos: chaos} = context do
       pool = start(context, pool_size: 2, executor: :threads)
-      :ok = Pkcs11Pool.await_ready(pool, 5_000)
+      :ok = Pkcs11Pool.await_ready(pool, 30_000)
       assert {:ok, _} = generate(pool)
       assert {:ok, _} = sign(pool)
       Chaos.latency(chaos, :C_Sign, 100)
       signers = for _ <- 1..6, do: Task.async(fn -> sign(pool) end)
       Poll.until(fn -> Chaos.inside(chaos)["C_Sign"] == 2 end)
       assert :ok = Pkcs11Pool.logout(pool)
-      for result <- Task.await_many(signers), do: assert({:ok, _} = result)
+      for result <- Task.await_many(signers, 60_000), do: assert({:ok, _} = result)
       assert {logins(chaos), logouts(chaos)} == {2, 1}
       assert Chaos.violations(chaos) == []
     end
@@ -235,10 +239,13 @@ defmodule Pkcs11Pool.TokenTypeTest do
 
       Pkcs11Pool.with_session(pool, fn ->
         task = Task.async(fn -> Pkcs11Pool.logout(pool) end)
-        assert {:error, %Error{reason: :login_shared, details: %{leases: 1}}} = Task.await(task)
+
+        assert {:error, %Error{reason: :login_shared, details: %{leases: 1}}} =
+                 Task.await(task, 60_000)
+
         assert {:ok, _} = random(pool)
         task = Task.async(fn -> Pkcs11Pool.logout(pool, force: true) end)
-        assert :ok = Task.await(task)
+        assert :ok = Task.await(task, 60_000)
         assert {:error, %Error{reason: :user_not_logged_in}} = random(pool)
       end)
 
@@ -247,7 +254,7 @@ defmodule Pkcs11Pool.TokenTypeTest do
 
     test "that gives up leaves the pool as it was", %{chaos: chaos} = context do
       pool = start(context, pool_size: 2, executor: :threads)
-      :ok = Pkcs11Pool.await_ready(pool, 5_000)
+      :ok = Pkcs11Pool.await_ready(pool, 30_000)
       Chaos.hang(chaos, :C_GenerateRandom, count: 1)
       task = Task.async(fn -> random(pool, operation_timeout: 20_000) end)
       Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 1 end)
@@ -257,13 +264,13 @@ defmodule Pkcs11Pool.TokenTypeTest do
 
       assert {:ok, _} = random(pool)
       Chaos.release(chaos)
-      assert {:ok, _} = Task.await(task)
+      assert {:ok, _} = Task.await(task, 60_000)
       assert logouts(chaos) == 0
     end
 
     test "whose caller is killed leaves the pool as it was", %{chaos: chaos} = context do
       pool = start(context, pool_size: 2, executor: :threads, idle_ttl: 200)
-      :ok = Pkcs11Pool.await_ready(pool, 5_000)
+      :ok = Pkcs11Pool.await_ready(pool, 30_000)
       Chaos.hang(chaos, :C_GenerateRandom, count: 1)
       task = Task.async(fn -> random(pool, operation_timeout: 20_000) end)
       Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 1 end)
@@ -272,7 +279,7 @@ defmodule Pkcs11Pool.TokenTypeTest do
       Process.exit(caller, :kill)
       assert {:ok, _} = random(pool)
       Chaos.release(chaos)
-      assert {:ok, _} = Task.await(task)
+      assert {:ok, _} = Task.await(task, 60_000)
       assert logouts(chaos) == 0
     end
   end

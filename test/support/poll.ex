@@ -7,7 +7,7 @@ defmodule Pkcs11Pool.Test.Poll do
   Calls `fun` until it returns a truthy value, and returns that. Fails the test after `timeout` ms.
   """
   @spec until((() -> result), timeout :: non_neg_integer()) :: result when result: term()
-  def until(fun, timeout \\ 5_000) do
+  def until(fun, timeout \\ 30_000) do
     poll(fun, timeout, System.monotonic_time(:millisecond) + timeout)
   end
 

@@ -156,7 +156,9 @@ defmodule Pkcs11Pool.Test.SoftHSM do
         module: token.module,
         module_env: token.module_env,
         slot: {:token_serial, token.serial},
-        pin: fn -> pin end
+        pin: fn -> pin end,
+        # A machine that is busy elsewhere is no failure.
+        queue_timeout: 30_000
       ],
       overrides
     )
