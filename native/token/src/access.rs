@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use session_pool::{Millis, Submitted};
+use session_pool::Millis;
 
 use crate::attachment::Readiness;
 use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
+use crate::express::{Asked, Asker, Credential, Express};
 use crate::gate::{Attempt, Explicit, Mark, SOURCE_INTERVAL, Verdict, Who};
 use crate::host::{Host, Keeper, Notice, Posting};
 use crate::parking::Parked;
 use crate::pool::{LoginMode, TokenPool};
-use crate::request::{Answer, Asker, Header, Login, Logout, Pin, Work};
+use crate::request::{Answer, Header, Pin};
 use crate::token::Token;
 
 static NEXT_POOL: AtomicU64 = AtomicU64::new(1);
@@ -35,7 +36,7 @@ pub(crate) struct Access<H: Host> {
     /// Explicit logins that wait for an attempt to end.
     logins: Mutex<Vec<ExplicitLogin<H>>>,
     /// Logouts that wait for operations to end.
-    pub(crate) logouts: Mutex<Vec<Logout<H>>>,
+    pub(crate) logouts: Mutex<Vec<Express<H>>>,
     pub(crate) has_logouts: AtomicBool,
     /// When an operation last ended.
     pub(crate) used_at: AtomicU64,
@@ -210,7 +211,7 @@ impl<H: Host> TokenPool<H> {
     /// An operation of this pool is to see to a login.
     fn begin_login(&self, attempt: Attempt) {
         if self.options.login == LoginMode::Protected {
-            return self.submit_login(Login { attempt, pin: None, asker: None, force: false, dead: 0 });
+            return self.submit_login(attempt, None, Asked::new(None, false));
         }
         let retained = self.access.standing.lock().retained.clone();
         if let Some(pin) = retained {
@@ -227,20 +228,12 @@ impl<H: Host> TokenPool<H> {
             self.access.standing.lock().retained = None;
             attempt.stay_poisoned(&pin, now());
         } else {
-            self.submit_login(Login { attempt, pin: Some(pin), asker: None, force: false, dead: 0 });
+            self.submit_login(attempt, Some(pin), Asked::new(None, false));
         }
     }
 
-    fn submit_login(&self, login: Login<H>) {
-        self.submit_express(Work::Login(login));
-    }
-
-    pub(crate) fn submit_express(&self, work: Work<H>) {
-        match self.sessions.submit_express(work) {
-            Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),
-            Submitted::Queued(_) => (),
-            Submitted::Refused(work, _) => drop(work),
-        }
+    fn submit_login(&self, attempt: Attempt, pin: Option<Pin>, asked: Asked<H>) {
+        self.submit_express(Express::login(Credential { attempt, pin }, asked));
     }
 
     /// The source is to give the PIN for the keys whose operations are parked.
@@ -356,7 +349,7 @@ impl<H: Host> TokenPool<H> {
                 self.open_gate();
                 asker.answer(Ok(Answer::Done));
             }
-            Explicit::Begin(attempt) => self.submit_login(Login { attempt, pin, asker: Some(asker), force, dead: 0 }),
+            Explicit::Begin(attempt) => self.submit_login(attempt, pin, Asked::new(Some(asker), force)),
             Explicit::Refuse(error) => asker.answer(Err(Failure::not_executed(error))),
             Explicit::Wait => {
                 self.access.logins.lock().push(ExplicitLogin { asker, pin, force });

@@ -20,11 +20,11 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use session_pool::Millis;
 
 use crate::error::{Error, Unavailable};
+use crate::express::Express;
 use crate::host::Host;
 use crate::module::ModuleUse;
 use crate::p11::CallError;
 use crate::pool::TokenPool;
-use crate::request::Work;
 use crate::token::{Claim, Token};
 
 /// For how long operations are held back; then new ones are refused.
@@ -90,7 +90,7 @@ pub(crate) struct Mooring<H: Host> {
     /// It is not `Up`: for a look without the lock. Written under it.
     pub(crate) troubled: AtomicBool,
     /// Logins and logouts that are held back: they would pass the pool's gate.
-    pub(crate) held: Mutex<Vec<Work<H>>>,
+    pub(crate) held: Mutex<Vec<Express<H>>>,
     /// Where the recovery's thread sleeps.
     pub(crate) bed: Mutex<()>,
     pub(crate) woken: Condvar,

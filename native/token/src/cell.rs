@@ -93,8 +93,7 @@ impl<H: Host> Errand<H> {
                 };
                 Self { lease, ..asked(Kind::Call(request.name()), Some(header)) }
             }
-            Work::Login(login) => asked(Kind::Login, login.asker.as_ref().map(|asker| &asker.0)),
-            Work::Logout(logout) => asked(Kind::Logout, logout.asker.as_ref().map(|asker| &asker.0)),
+            Work::Express(express) => asked(express.kind(), express.header()),
         }
     }
 }

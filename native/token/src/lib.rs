@@ -27,6 +27,7 @@ mod data;
 mod error;
 mod execute;
 mod exit;
+mod express;
 mod gate;
 mod guest;
 pub mod host;
@@ -59,6 +60,7 @@ pub use batch::Batch;
 pub use clock::{nanos, now};
 pub use data::Data;
 pub use error::{Error, Executed, Failure, Unavailable};
+pub use express::Express;
 pub use gate::{Attempt, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
 pub use guest::Direct;
 pub use hung::Cost;
@@ -67,9 +69,7 @@ pub use lease::{End, Lease};
 pub use module::{Module, ModuleConfig, ModuleUse};
 pub use pool::{LoginMode, PoolOptions, Status, TokenPool};
 pub use provision::{Provision, provision};
-pub use request::{
-    Answer, Asker, ContextPin, Header, KeyRef, Login, Logout, Object, Operation, Pin, Place, Request, Retry, Timing, Work,
-};
+pub use request::{Answer, ContextPin, Header, KeyRef, Object, Operation, Pin, Place, Request, Retry, Timing, Work};
 pub use serve::{Budget, Served};
 pub use session::Session;
 pub use task::Task;

@@ -5,23 +5,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use cryptoki_sys::{
     CK_FLAGS, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKU_SO,
 };
-use session_pool::{Started, Ticket, Waiting};
 
 use crate::attachment::Readiness;
-use crate::cell::Hand;
+use crate::cell::InUse;
 use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
+use crate::express::{Asked, Credential, Express};
 use crate::gate::Attempt;
-use crate::host::{Host, Keeper, Notice, Posting};
-use crate::opening::{Refusal, Refused};
+use crate::host::Host;
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, PoolOptions, TokenPool};
 use crate::probe::{Finding, examine, is_suspicious};
 use crate::recovery::{Trouble, as_seen_by};
-use crate::request::{Answer, Login, Pin, Place, Work};
+use crate::request::{Answer, Pin, Place};
 use crate::session::Session;
-use crate::stopping::refuse;
-use crate::turns::Remains;
 
 /// How a login ended.
 enum Ended {
@@ -38,39 +35,14 @@ enum Ended {
 }
 
 impl<H: Host> TokenPool<H> {
-    /// A login's turn: on a session, opened if need be, and with the attempt ended or handed on, whatever comes.
-    pub(crate) fn turn_of_login(&self, hand: Hand<'_, H>, work: Login<H>, ticket: Ticket) -> Option<Grant<H>> {
-        if work.asker.as_ref().is_some_and(|asker| asker.0.progress.start(now()) == Started::Gone) {
-            return self.give_back(hand, &Place::Pool);
-        }
-        let started = nanos();
-        let ended = |result| self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
-        let in_use = match self.session(hand, || !self.is_draining()) {
-            Ok(in_use) => in_use,
-            Err(unopened) => {
-                return match self.unopened(*unopened, Waiting { payload: Work::Login(work), ticket }, &mut Posting) {
-                    Refused::For(
-                        Refusal { remains: remains @ (Remains::Return | Remains::Retry(..)), next, .. },
-                        Work::Login(work),
-                    ) if work.dead <= self.size() => {
-                        self.return_login(work, matches!(remains, Remains::Return));
-                        next
-                    }
-                    Refused::For(Refusal { error, next, .. }, Work::Login(work)) => {
-                        ended(error.reason());
-                        fail(work, error);
-                        next
-                    }
-                    Refused::Waits(next) | Refused::For(Refusal { next, .. }, _) => next,
-                };
-            }
-        };
-        if in_use.session().is_stale() || (work.dead <= self.size() && is_dead(in_use.session())) {
-            self.discard(self.returned(in_use.lay_down()), &Place::Pool, Class::DeadSession.name());
-            self.submit_express(Work::Login(Login { dead: work.dead + 1, ..work }));
-            return None;
-        }
-        let Login { attempt, pin, asker, force, dead } = work;
+    /// A login's turn, with the attempt ended or handed on, whatever comes. `started`: when it began, in nanoseconds.
+    pub(crate) fn turn_of_login(
+        &self,
+        in_use: InUse<'_, H>,
+        Credential { attempt, pin }: Credential,
+        asked: Asked<H>,
+        started: u64,
+    ) -> Option<Grant<H>> {
         let user = self.options.user;
         let session = in_use.session();
         let token = session.parts().map(|(token, ..)| token.clone());
@@ -79,7 +51,7 @@ impl<H: Host> TokenPool<H> {
         let before = self.swap_mark(mark);
         let entered = || session.parts().map(|(token, ..)| token.module.enter_while(|| !self.is_draining()));
         let run = AssertUnwindSafe(|| match entered() {
-            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), force),
+            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), asked.force),
             Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
             Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
         });
@@ -95,13 +67,13 @@ impl<H: Host> TokenPool<H> {
             }
             Ended::Return(attempt) => {
                 self.swap_mark(before);
-                self.return_login(Login { attempt, pin, asker, force, dead }, true);
+                self.await_module_for(Express::login(Credential { attempt, pin }, asked));
                 return self.free(held, &Place::Pool);
             }
-            Ended::Dead { attempt, .. } if dead <= self.size() => {
+            Ended::Dead { attempt, .. } if self.may_try_another(&asked) => {
                 self.swap_mark(before);
                 self.discard(held, &Place::Pool, Class::DeadSession.name());
-                self.submit_express(Work::Login(Login { attempt, pin, asker, force, dead: dead + 1 }));
+                self.submit_express(Express::login(Credential { attempt, pin }, asked).after_dead());
                 return None;
             }
             Ended::Dead { attempt, call } => {
@@ -115,16 +87,14 @@ impl<H: Host> TokenPool<H> {
                     self.face(trouble, token, held.session.generation(), call);
                 }
                 self.discard(held, &Place::Pool, self.options.class(&call).name());
-                let work = Login { attempt, pin, asker, force, dead };
+                let may_try_another = self.may_try_another(&asked);
+                let work = Express::login(Credential { attempt, pin }, asked);
                 match self.readiness() {
-                    Readiness::Ready | Readiness::Held if dead <= self.size() => self.return_login(work, false),
+                    Readiness::Ready | Readiness::Held if may_try_another => self.hold_express(work.after_dead()),
+                    Readiness::Ready | Readiness::Held => self.fail_express(work, call.into(), started),
                     Readiness::Refused(error) => {
-                        ended(error.reason());
-                        refuse(Work::Login(work), &as_seen_by(call, error));
-                    }
-                    Readiness::Ready | Readiness::Held => {
-                        ended(call.name());
-                        fail(work, call.into());
+                        self.tell_of_login(error.reason(), started);
+                        work.refuse(as_seen_by(call, error));
                     }
                 }
                 return None;
@@ -135,42 +105,16 @@ impl<H: Host> TokenPool<H> {
                 (error.reason(), Err(Failure::not_executed(error)), reusable)
             }
         };
-        ended(name);
+        self.tell_of_login(name, started);
         let next = if reusable {
             self.free(held, &Place::Pool)
         } else {
             self.discard(held, &Place::Pool, name);
             None
         };
-        if let Some(asker) = asker {
-            asker.answer(outcome);
-        }
+        asked.answer(outcome);
         next
     }
-
-    /// A login that was not tried goes back to its place. `awaits`: the module is being initialized again.
-    fn return_login(&self, work: Login<H>, awaits: bool) {
-        if awaits {
-            self.await_module();
-        }
-        let dead = work.dead + usize::from(!awaits);
-        self.hold_express(Work::Login(Login { dead, ..work }));
-    }
-}
-
-/// A login fails: all who wait for it are told.
-fn fail<H: Host>(Login { attempt, asker, .. }: Login<H>, error: Error) {
-    attempt.fail(error.clone(), false, nanos());
-    if let Some(asker) = asker {
-        asker.answer(Err(Failure::not_executed(error)));
-    }
-}
-
-/// Whether the module has forgotten the session: a login or logout there would fail without having been tried.
-pub(crate) fn is_dead(session: &Session) -> bool {
-    let Some((token, functions, handle)) = session.parts() else { return true };
-    let Ok(_inside) = token.module.enter() else { return false };
-    p11::session::session_info(functions, handle).is_err_and(|error| error.class() == Class::DeadSession)
 }
 
 /// Logs in and tells the gate. `force`: even if a wrong PIN would lock the token. Called inside of the module.

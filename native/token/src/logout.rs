@@ -4,21 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use session_pool::{Ticket, Waiting};
-
-use crate::cell::Hand;
+use crate::cell::InUse;
 use crate::clock::now;
 use crate::error::{Error, Failure};
+use crate::express::{Asked, Asker, Express, HoldsBack};
 use crate::gate::Leave;
 use crate::host::{Host, Keeper, Notice, Outlet};
-use crate::login::is_dead;
-use crate::opening::{Refusal, Refused};
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, TokenPool};
-use crate::request::{Answer, Asker, Header, Logout, Place, Work};
+use crate::request::{Answer, Header, Place};
 use crate::session::Session;
 use crate::token::Token;
-use crate::turns::Remains;
 
 /// Whether a logout was made.
 enum Made {
@@ -32,14 +28,14 @@ enum Made {
 impl<H: Host> TokenPool<H> {
     /// Logs out. `force`: even if others share the login. The answer comes by the header.
     pub fn logout(&self, header: Arc<Header<H>>, force: bool) {
-        self.submit_express(Work::Logout(Logout { asker: Some(Asker(header)), force, dead: 0 }));
+        self.submit_express(Express::logout(None, Asked::new(Some(Asker(header)), force)));
     }
 
     /// Logs out if nothing has run for so long.
     pub(crate) fn log_out_if_inactive(&self) {
         let Ok(token) = self.token() else { return };
         if self.is_inactive() && self.is_admitted(&token).is_some() && self.sessions.stats().running == 0 {
-            self.submit_express(Work::Logout(Logout { asker: None, force: false, dead: 0 }));
+            self.submit_express(Express::logout(None, Asked::new(None, false)));
         }
     }
 
@@ -50,97 +46,78 @@ impl<H: Host> TokenPool<H> {
 
     pub(crate) fn turn_of_logout(
         &self,
-        hand: Hand<'_, H>,
-        work: Logout<H>,
-        ticket: Ticket,
-        outlet: &mut impl Outlet<H>,
+        in_use: InUse<'_, H>,
+        mut holds_back: Option<HoldsBack<H>>,
+        asked: Asked<H>,
     ) -> Option<Grant<H>> {
-        let over = work.asker.as_ref().is_some_and(|asker| asker.0.is_over() || !outlet.is_wanted(&asker.0.reply));
-        if over || self.is_draining() {
-            let next = self.give_back(hand, &Place::Pool);
-            self.open_gate();
-            return next;
-        }
-        let in_use = match self.session(hand, || !self.is_draining()) {
-            Ok(in_use) => in_use,
-            Err(unopened) => {
-                return match self.unopened(*unopened, Waiting { payload: Work::Logout(work), ticket }, outlet) {
-                    Refused::For(
-                        Refusal { remains: remains @ (Remains::Return | Remains::Retry(..)), next, .. },
-                        Work::Logout(work),
-                    ) if work.dead <= self.size() => {
-                        if let Remains::Return = remains {
-                            self.await_module();
-                        }
-                        self.hold_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
-                        next
-                    }
-                    Refused::For(Refusal { error, next, .. }, Work::Logout(work)) => {
-                        answer(work, Err(Failure::not_executed(error)));
-                        next
-                    }
-                    Refused::Waits(next) | Refused::For(Refusal { next, .. }, _) => next,
-                };
-            }
+        let token = in_use.session().parts().map(|(token, ..)| token.clone());
+        let made = match &token {
+            Some(token) => self.log_out(token, in_use.session(), &mut holds_back, &asked),
+            // A closed one has nothing to log out of.
+            None => Made::NotDue,
         };
-        if in_use.session().is_stale() || (work.dead <= self.size() && is_dead(in_use.session())) {
-            self.discard(self.returned(in_use.lay_down()), &Place::Pool, Class::DeadSession.name());
-            self.submit_express(Work::Logout(Logout { dead: work.dead + 1, ..work }));
-            return None;
-        }
-        let Some(token) = in_use.session().parts().map(|(token, ..)| token.clone()) else {
-            return self.free(self.returned(in_use.lay_down()), &Place::Pool);
-        };
-        let made = self.log_out(&token, in_use.session(), &work);
-        let held = self.returned(in_use.lay_down());
-        if matches!(made, Made::Later) {
-            let next = self.free(held, &Place::Pool);
-            {
-                let mut logouts = self.access.logouts.lock();
-                logouts.push(work);
-                self.access.has_logouts.store(true, Ordering::SeqCst);
+        let next = self.free(self.returned(in_use.lay_down()), &Place::Pool);
+        let outcome = match made {
+            // It comes again by itself.
+            Made::Later if asked.by.is_none() => Ok(Answer::Done),
+            Made::Later => {
+                self.wait_for_end(token.as_deref(), Express::logout(holds_back, asked));
+                return next;
             }
-            // What it waited for may have ended before anybody could know that it waits.
-            if self.sessions.stats().running <= self.leased() && !token.gate.listen(self.listener()) {
-                self.resume_logouts();
-            }
-            self.abandon_if_draining();
-            return next;
-        }
-        let next = self.free(held, &Place::Pool);
-        self.open_gate();
-        match made {
             Made::Done(reason) => {
                 self.keeper.post(Notice::LoggedOut { reason });
-                answer(work, Ok(Answer::Done));
+                Ok(Answer::Done)
             }
-            Made::Refused(error) => answer(work, Err(Failure::not_executed(error))),
-            Made::NotDue | Made::Later => answer(work, Ok(Answer::Done)),
-        }
+            Made::NotDue => Ok(Answer::Done),
+            Made::Refused(error) => Err(Failure::not_executed(error)),
+        };
+        drop(holds_back);
+        asked.answer(outcome);
         next
     }
 
-    fn log_out(&self, token: &Arc<Token>, session: &Session, work: &Logout<H>) -> Made {
+    /// A logout waits for what runs to end.
+    fn wait_for_end(&self, token: Option<&Token>, logout: Express<H>) {
+        {
+            let mut logouts = self.access.logouts.lock();
+            logouts.push(logout);
+            self.access.has_logouts.store(true, Ordering::SeqCst);
+        }
+        // What it waited for may have ended before anybody could know that it waits.
+        let has_ended = self.sessions.stats().running <= self.leased();
+        if has_ended && !token.is_some_and(|token| token.gate.listen(self.listener())) {
+            self.resume_logouts();
+        }
+        self.abandon_if_draining();
+    }
+
+    fn log_out(
+        &self,
+        token: &Arc<Token>,
+        session: &Session,
+        holds_back: &mut Option<HoldsBack<H>>,
+        Asked { by, force, .. }: &Asked<H>,
+    ) -> Made {
         let leases = self.leased();
-        let reason = if work.asker.is_some() { "logout" } else { "inactivity" };
-        if work.asker.is_none() && (!self.is_inactive() || leases > 0) {
+        let reason = if by.is_some() { "logout" } else { "inactivity" };
+        if by.is_none() && (!self.is_inactive() || leases > 0) {
             return Made::NotDue;
         }
         let pools = token.other_pools();
-        if !work.force && (pools > 0 || leases > 0) {
+        if !force && (pools > 0 || leases > 0) {
             return Made::Refused(Error::LoginShared { pools, leases });
         }
-        self.sessions.close_gate();
+        self.hold_all_back(holds_back);
         if self.sessions.stats().running > 1 + leases {
             return Made::Later;
         }
-        let attempt = match token.gate.begin_logout(self.who(), work.force) {
+        let attempt = match token.gate.begin_logout(self.who(), *force) {
             Leave::Begin(attempt) => Some(attempt),
             Leave::Nothing => None,
             Leave::Wait => return Made::Later,
             Leave::Refuse(error) => return Made::Refused(error),
         };
-        if let Some(asker) = &work.asker {
+        if let Some(asker) = by {
             // Nobody gives up any more what is under way.
             let _ = asker.0.progress.start(now());
         }
@@ -166,19 +143,14 @@ impl<H: Host> TokenPool<H> {
         if !self.access.has_logouts.load(Ordering::SeqCst) {
             return;
         }
-        let is_over =
-            |work: &Logout<H>| work.asker.as_ref().is_none_or(|asker| asker.0.is_over() || !outlet.is_wanted(&asker.0.reply));
         let over: Vec<_> = {
             let mut logouts = self.access.logouts.lock();
-            let (over, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut *logouts).into_iter().partition(is_over);
-            self.access.has_logouts.store(!waiting.is_empty(), Ordering::SeqCst);
+            let (over, waiting) = std::mem::take(&mut *logouts).into_iter().partition(|logout| logout.is_off(outlet));
             *logouts = waiting;
+            self.access.has_logouts.store(!logouts.is_empty(), Ordering::SeqCst);
             over
         };
-        if !over.is_empty() {
-            drop(over);
-            self.open_gate();
-        }
+        drop(over);
     }
 
     /// Something has ended: logouts that wait for it try again.
@@ -192,7 +164,7 @@ impl<H: Host> TokenPool<H> {
             std::mem::take(&mut *logouts)
         };
         for work in waiting {
-            self.submit_express(Work::Logout(work));
+            self.submit_express(work);
         }
     }
 }
@@ -202,11 +174,5 @@ fn c_logout(session: &Session) -> Result<(), CallError> {
     match token.module.enter() {
         Ok(_inside) => p11::session::logout(functions, handle),
         Err(_halting) => Ok(()),
-    }
-}
-
-fn answer<H: Host>(Logout { asker, .. }: Logout<H>, outcome: crate::host::Outcome) {
-    if let Some(asker) = asker {
-        asker.answer(outcome);
     }
 }

@@ -183,7 +183,7 @@ impl<H: Host> TokenPool<H> {
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
             Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
-            Work::Login(_) | Work::Logout(_) => false,
+            Work::Express(_) => false,
         };
         match self.sessions.submit(work, is_dead, &mut swept) {
             Submitted::Granted(grant) => {

@@ -9,13 +9,14 @@ use session_pool::Ticket;
 use crate::attachment::{Absence, Anchor, Attachment, PATIENCE, Readiness, Remedy};
 use crate::backoff::Backoff;
 use crate::error::{Error, Failure, Unavailable};
+use crate::express::Express;
 use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::ladder::Rung;
 use crate::module::{Module, ModuleUse};
 use crate::p11::session::{close_session, logout, open_session};
 use crate::p11::{CallError, Class};
 use crate::pool::{Grant, TokenPool};
-use crate::request::{Operation, Work};
+use crate::request::Operation;
 use crate::stopping::refuse;
 use crate::token::{Claim, Token, Watcher};
 
@@ -195,10 +196,12 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn refuse_waiting(&self, error: &Error) {
-        let mut waiting = self.sessions.take_waiting();
-        waiting.append(&mut self.mooring.held.lock());
-        for work in waiting {
+        let held = std::mem::take(&mut *self.mooring.held.lock());
+        for work in self.sessions.take_waiting() {
             refuse(work, error);
+        }
+        for work in held {
+            work.refuse(error.clone());
         }
         self.refuse_parked(error);
     }
@@ -213,7 +216,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// The same for a login or logout. A pool that drains does not rise again: other pools would wait for its login until it is gone.
-    pub(crate) fn hold_express(&self, work: Work<H>) {
+    pub(crate) fn hold_express(&self, work: Express<H>) {
         self.mooring.held.lock().push(work);
         if self.is_draining() || !matches!(self.readiness(), Readiness::Held) {
             self.resume_held();

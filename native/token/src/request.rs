@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::clock::nanos;
 use crate::data::Data;
 use crate::error::{Error, Executed, Failure};
-use crate::gate::Attempt;
+use crate::express::Express;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
 use crate::lease::Lease;
 use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template};
@@ -395,51 +395,9 @@ impl<H: Host> Drop for Operation<H> {
 pub enum Work<H: Host> {
     /// A caller's operation.
     Call(Operation<H>),
-    /// A login for everybody.
-    Login(Login<H>),
-    /// A logout of everybody.
-    Logout(Logout<H>),
+    /// A login or logout of everybody.
+    Express(Express<H>),
 }
 
 /// A PIN, wiped after use.
 pub type Pin = Zeroizing<Vec<u8>>;
-
-/// A login for everybody. Dropped without an end, it tells the gate so.
-pub struct Login<H: Host> {
-    /// Which attempt.
-    pub attempt: Attempt,
-    /// The PIN; `None` for a protected authentication path.
-    pub pin: Option<Pin>,
-    /// Who asks for it explicitly.
-    pub asker: Option<Asker<H>>,
-    /// Even if a wrong PIN would lock the token.
-    pub force: bool,
-    /// How many sessions it has found dead.
-    pub dead: usize,
-}
-
-/// A logout of everybody.
-pub struct Logout<H: Host> {
-    /// Who asks for it; nobody when it is for inactivity.
-    pub asker: Option<Asker<H>>,
-    /// Even if others share the login.
-    pub force: bool,
-    /// How many sessions it has found dead.
-    pub dead: usize,
-}
-
-/// Who waits for a login or logout. Dropped unanswered, its pool drains.
-pub struct Asker<H: Host>(pub Arc<Header<H>>);
-
-impl<H: Host> Asker<H> {
-    /// Answers, by the courier.
-    pub fn answer(self, outcome: Outcome) {
-        self.0.post(outcome);
-    }
-}
-
-impl<H: Host> Drop for Asker<H> {
-    fn drop(&mut self) {
-        self.0.post(Err(Failure::not_executed(Error::Draining)));
-    }
-}

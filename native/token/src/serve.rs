@@ -9,7 +9,7 @@ use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started,
 
 use crate::access::{Passage, Wait};
 use crate::attachment::Readiness;
-use crate::cell::{Cell, Errand, Hand, InUse};
+use crate::cell::{Cell, Errand, Hand, InUse, Kind};
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Recover, Step, execute};
@@ -134,12 +134,14 @@ impl<H: Host> TokenPool<H> {
         }
         let hand = cell.take_up(source, Errand::of(&payload));
         match payload {
-            Work::Login(login) => {
-                let next = self.turn_of_login(hand, login, ticket);
-                self.resume_logouts();
+            Work::Express(express) => {
+                let kind = express.kind();
+                let next = self.turn_of_express(hand, express, ticket, outlet);
+                if kind == Kind::Login {
+                    self.resume_logouts();
+                }
                 Turn { next, answer: None }
             }
-            Work::Logout(logout) => Turn { next: self.turn_of_logout(hand, logout, ticket, outlet), answer: None },
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
                 Admission::Run => {
                     let turn = self.turn_of_call(hand, operation, ticket, outlet);
@@ -372,7 +374,7 @@ impl<H: Host> TokenPool<H> {
     }
 }
 
-fn is_wanted<H: Host>(header: &Header<H>, outlet: &impl Outlet<H>) -> bool {
+pub(crate) fn is_wanted<H: Host>(header: &Header<H>, outlet: &impl Outlet<H>) -> bool {
     !header.is_over() && outlet.is_wanted(&header.reply)
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Executed, Failure};
 use crate::host::{Host, Keeper, Notice, Posting, Wake};
 use crate::lease::End;
 use crate::pool::{Grant, TokenPool};
-use crate::request::{Login, Logout, Operation, Place, Work};
+use crate::request::{Operation, Place, Work};
 
 impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
@@ -117,11 +117,6 @@ impl<H: Host> TokenPool<H> {
 pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
     match work {
         Work::Call(operation) => operation.post(error.clone()),
-        // The attempt's drop lets the next pool begin anew.
-        Work::Login(Login { asker, .. }) | Work::Logout(Logout { asker, .. }) => {
-            if let Some(asker) = asker {
-                asker.answer(Err(Failure::not_executed(error.clone())));
-            }
-        }
+        Work::Express(express) => express.refuse(error.clone()),
     }
 }

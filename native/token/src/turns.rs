@@ -19,7 +19,6 @@ use crate::recovery::{Trouble, as_seen_by};
 use crate::request::{Operation, Place, Work};
 use crate::serve::Turn;
 use crate::session::Session;
-use crate::stopping::refuse;
 
 /// What remains to be done when no session could be opened.
 pub(crate) enum Remains {
@@ -54,7 +53,7 @@ impl<H: Host> TokenPool<H> {
                 let granted = self.hold_back(operation, ticket, outlet);
                 self.first_of(granted, self.put_back(source, &Place::Pool), outlet)
             }
-            express => {
+            Work::Express(express) => {
                 let next = self.put_back(source, &Place::Pool);
                 self.hold_express(express);
                 next
@@ -70,9 +69,9 @@ impl<H: Host> TokenPool<H> {
                 let failure = operation.failure(error);
                 Turn { next: self.put_back(source, &operation.place), answer: Some((operation, Err(failure))) }
             }
-            express => {
+            Work::Express(express) => {
                 let next = self.put_back(source, &Place::Pool);
-                refuse(express, &error);
+                express.refuse(error);
                 Turn { next, answer: None }
             }
         }
