@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.Soak.Callers do
 
   alias Pkcs11Pool.Error
 
-  @kinds [steady: 40, hasty: 12, leasing: 6, victim: 6]
+  @kinds [steady: 38, hasty: 12, leasing: 6, victim: 6, comer: 2]
   @timeouts [queue_timeout: 2_000, operation_timeout: 1_000]
 
   # Nothing of this is true at any time: no key, object or PIN is ever changed.
@@ -20,20 +20,21 @@ defmodule Pkcs11Pool.Soak.Callers do
     :overloaded
   ]
 
-  @enforce_keys [:pool, :public_key, :signature, :table, :flags]
+  @enforce_keys [:pool, :pin, :public_key, :signature, :table, :flags]
   defstruct @enforce_keys
 
   @data :crypto.hash(:sha256, "data")
 
   def timeouts, do: @timeouts
 
-  @doc "What callers share: a pool with the key `key`."
-  def new(pool) do
+  @doc "What callers share: a pool with the key `key`, and its PIN."
+  def new(pool, pin) do
     {:ok, public_key} = Pkcs11Pool.public_key(pool, label: "key", class: :public_key)
     {:ok, signature} = Pkcs11Pool.sign(pool, "key", :ecdsa, @data, signature: :der)
 
     %__MODULE__{
       pool: pool,
+      pin: pin,
       public_key: public_key,
       signature: signature,
       table: :ets.new(:callers, [:public, write_concurrency: true]),
@@ -47,6 +48,20 @@ defmodule Pkcs11Pool.Soak.Callers do
         index <- 1..count,
         do: spawn_link(fn -> watch(callers, kind, index) end)
   end
+
+  @doc "So many more call another pool of the same token, until it is gone: their pids and monitors."
+  def visit(callers, pool, count) do
+    for _ <- 1..count, do: spawn_monitor(fn -> visit(%{callers | pool: pool}) end)
+  end
+
+  defp visit(callers) do
+    unless match?({:error, %Error{reason: :pool_not_found}}, call(callers, :visiting, [])),
+      do: visit(callers)
+  end
+
+  @doc "Something has happened that must not."
+  def lie(callers, text),
+    do: :ets.update_counter(callers.table, {:lie, text}, 1, {{:lie, text}, 0})
 
   @doc "From now on a steady caller's failure is a lie."
   def expect_success(callers), do: :atomics.put(callers.flags, 1, 1)
@@ -139,7 +154,10 @@ defmodule Pkcs11Pool.Soak.Callers do
         :done
       end)
 
-    with {:error, error} <- result, do: record(callers, :leasing, :lease, {:error, error})
+    with {:error, error} <- result do
+      record(callers, :leasing, :lease, {:error, error})
+      Process.sleep(:rand.uniform(10))
+    end
   end
 
   defp act(callers, :hasty),
@@ -149,10 +167,23 @@ defmodule Pkcs11Pool.Soak.Callers do
         operation_timeout: :rand.uniform(30)
       )
 
+  # Somebody who logs everybody in and out, until all is to be well.
+  defp act(%{pool: pool, pin: pin} = callers, :comer) do
+    Process.sleep(:rand.uniform(100))
+
+    if :atomics.get(callers.flags, 1) == 0 do
+      case Enum.random([:login, :logout, :force]) do
+        :login -> record(callers, :comer, :login, Pkcs11Pool.login(pool, fn -> pin end))
+        :logout -> record(callers, :comer, :logout, Pkcs11Pool.logout(pool))
+        :force -> record(callers, :comer, :logout, Pkcs11Pool.logout(pool, force: true))
+      end
+    end
+  end
+
   defp act(callers, kind), do: call(callers, kind, [])
 
   defp call(callers, kind, opts) do
-    operation = Enum.random([:sign, :sign, :verify, :digest, :random, :find])
+    operation = Enum.random([:sign, :sign, :verify, :digest, :random, :find, :many])
     started = System.monotonic_time(:millisecond)
     result = run(callers, operation, opts)
     elapsed = System.monotonic_time(:millisecond) - started
@@ -161,6 +192,7 @@ defmodule Pkcs11Pool.Soak.Callers do
     record(callers, kind, operation, result)
     # Somebody whose pool is down does not ask without a pause.
     if match?({:error, %Error{}}, result), do: Process.sleep(:rand.uniform(10))
+    result
   end
 
   defp run(%{pool: pool} = callers, :sign, opts) do
@@ -195,6 +227,28 @@ defmodule Pkcs11Pool.Soak.Callers do
     end
   end
 
+  # A list's first failure counts for it.
+  defp run(%{pool: pool} = callers, :many, opts) do
+    list = List.duplicate(@data, :rand.uniform(80))
+
+    with {:ok, results} <-
+           Pkcs11Pool.sign_many(pool, "key", :ecdsa, list, [signature: :der] ++ opts) do
+      {signatures, failed} = Enum.split_with(results, &match?({:ok, _signature}, &1))
+      right? = &:public_key.verify({:digest, @data}, :sha256, &1, callers.public_key)
+
+      cond do
+        length(results) != length(list) ->
+          {:lie, "results are missing"}
+
+        not Enum.all?(Enum.take(signatures, 3), fn {:ok, signature} -> right?.(signature) end) ->
+          {:lie, "a list's signature is wrong"}
+
+        true ->
+          List.first(failed, :ok)
+      end
+    end
+  end
+
   defp record(callers, kind, operation, result) do
     case result do
       :ok ->
@@ -214,9 +268,6 @@ defmodule Pkcs11Pool.Soak.Callers do
 
   defp count(callers, key),
     do: :ets.update_counter(callers.table, {:count, key}, 1, {{:count, key}, 0})
-
-  defp lie(callers, text),
-    do: :ets.update_counter(callers.table, {:lie, text}, 1, {{:lie, text}, 0})
 
   defp note_late(callers, ms) do
     if ms > outlasted(callers), do: :ets.insert(callers.table, {:outlasted, ms})

@@ -52,13 +52,18 @@ defmodule Pkcs11Pool.Soak.Storm do
     kill_caller: 4,
     kill_keeper: 1,
     resize: 2,
-    forget_keys: 1
+    forget_keys: 1,
+    other_pool: 1
   ]
   @lots for {fault, count} <- @faults, _ <- 1..count, do: fault
+
+  # A pool that is there for a while, and who calls it.
+  @visitors 4
 
   defstruct [
     :chaos,
     :pool,
+    :opts,
     :size,
     :callers,
     :ends,
@@ -70,7 +75,7 @@ defmodule Pkcs11Pool.Soak.Storm do
   ]
 
   @doc "Lets it rage for so many ms, and undoes everything; how often each fault came."
-  def rage(chaos, pool, size, callers, slot, duration, seed) do
+  def rage(chaos, opts, callers, slot, duration, seed) do
     :rand.seed(:exsss, seed)
     Chaos.seed(chaos, seed)
     now = now()
@@ -78,8 +83,9 @@ defmodule Pkcs11Pool.Soak.Storm do
     storm =
       %__MODULE__{
         chaos: chaos,
-        pool: pool,
-        size: size,
+        pool: opts[:name],
+        opts: opts,
+        size: opts[:pool_size],
         callers: callers,
         slot: slot,
         ends: now + duration,
@@ -192,6 +198,45 @@ defmodule Pkcs11Pool.Soak.Storm do
   end
 
   defp strike(:forget_keys, storm), do: tap(storm, &Pkcs11Pool.forget_keys(&1.pool))
+
+  # Another pool of the same token, and so of the same login, comes and goes.
+  defp strike(:other_pool, %{callers: callers, opts: opts} = storm) do
+    overrides = [
+      name: {:other, make_ref()},
+      pool_size: :rand.uniform(3),
+      executor: Enum.random([:dirty_io, :threads]),
+      shutdown_timeout: Enum.random([0, 100, 1_000])
+    ]
+
+    lifetime = Enum.random(100..3_000)
+    spawn(fn -> host(callers, Keyword.merge(opts, overrides), lifetime) end)
+    storm
+  end
+
+  defp host(callers, opts, lifetime) do
+    case Pkcs11Pool.start_link(opts) do
+      {:ok, pool} ->
+        visitors = Callers.visit(callers, opts[:name], @visitors)
+        Process.sleep(lifetime)
+        Supervisor.stop(pool)
+        for visitor <- visitors, do: see_off(callers, visitor)
+
+      {:error, error} ->
+        Callers.lie(callers, "another pool did not start: #{Exception.message(error)}")
+    end
+  end
+
+  defp see_off(callers, {pid, monitor}) do
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, :normal} ->
+        :ok
+
+      {:DOWN, ^monitor, :process, ^pid, reason} ->
+        Callers.lie(callers, "a visitor ended: #{inspect(reason)}")
+    after
+      30_000 -> Callers.lie(callers, "a visitor is stuck")
+    end
+  end
 
   # Whether the real module is called all the same. A session that was opened though an error was returned, or not closed, is one that nobody
   # but the module knows of: it would be counted as lost.

@@ -33,14 +33,14 @@ defmodule Pkcs11Pool.Soak.Trial do
     {:ok, supervisor} =
       Supervisor.start_link([{Pkcs11Pool, opts}], strategy: :one_for_one, max_restarts: 1_000)
 
-    :ok = Pkcs11Pool.await_ready(pool, 5_000)
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
     Pools.key_pair!(pool, "key")
-    callers = Callers.new(pool)
+    callers = Callers.new(pool, token.pin)
     watchers = Callers.start(callers)
     Process.sleep(@warm_up)
     before = Gauges.read()
     sampler = Gauges.start()
-    faults = Storm.rage(chaos, pool, @size, callers, token.slot_id, duration, seed)
+    faults = Storm.rage(chaos, opts, callers, token.slot_id, duration, seed)
     samples = Gauges.stop(sampler)
     Process.sleep(@recovery)
     Callers.expect_success(callers)
