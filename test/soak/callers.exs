@@ -20,22 +20,26 @@ defmodule Pkcs11Pool.Soak.Callers do
     :overloaded
   ]
 
-  @enforce_keys [:pool, :pin, :public_key, :signature, :table, :flags]
+  @enforce_keys [:pool, :pin, :public_key, :card, :signature, :table, :flags]
   defstruct @enforce_keys
 
   @data :crypto.hash(:sha256, "data")
 
   def timeouts, do: @timeouts
 
-  @doc "What callers share: a pool with the key `key`, and its PIN."
+  @doc "What callers share: a pool with the keys `key` and `card`, and its PIN."
   def new(pool, pin) do
-    {:ok, public_key} = Pkcs11Pool.public_key(pool, label: "key", class: :public_key)
+    [public_key, card] =
+      for label <- ["key", "card"],
+          do: Pkcs11Pool.public_key!(pool, label: label, class: :public_key)
+
     {:ok, signature} = Pkcs11Pool.sign(pool, "key", :ecdsa, @data, signature: :der)
 
     %__MODULE__{
       pool: pool,
       pin: pin,
       public_key: public_key,
+      card: card,
       signature: signature,
       table: :ets.new(:callers, [:public, write_concurrency: true]),
       flags: :atomics.new(2, [])
@@ -183,7 +187,7 @@ defmodule Pkcs11Pool.Soak.Callers do
   defp act(callers, kind), do: call(callers, kind, [])
 
   defp call(callers, kind, opts) do
-    operation = Enum.random([:sign, :sign, :verify, :digest, :random, :find, :many])
+    operation = Enum.random([:sign, :sign, :card, :verify, :digest, :random, :find, :many])
     started = System.monotonic_time(:millisecond)
     result = run(callers, operation, opts)
     elapsed = System.monotonic_time(:millisecond) - started
@@ -195,14 +199,9 @@ defmodule Pkcs11Pool.Soak.Callers do
     result
   end
 
-  defp run(%{pool: pool} = callers, :sign, opts) do
-    with {:ok, signature} <-
-           Pkcs11Pool.sign(pool, "key", :ecdsa, @data, [signature: :der] ++ opts) do
-      if :public_key.verify({:digest, @data}, :sha256, signature, callers.public_key),
-        do: :ok,
-        else: {:lie, "a signature is wrong"}
-    end
-  end
+  defp run(callers, :sign, opts), do: sign(callers, "key", callers.public_key, opts)
+  # One that wants a login for each use.
+  defp run(callers, :card, opts), do: sign(callers, "card", callers.card, opts)
 
   defp run(%{pool: pool, signature: signature}, :verify, opts),
     do: Pkcs11Pool.verify(pool, "key", :ecdsa, @data, signature, [signature: :der] ++ opts)
@@ -246,6 +245,15 @@ defmodule Pkcs11Pool.Soak.Callers do
         true ->
           List.first(failed, :ok)
       end
+    end
+  end
+
+  defp sign(%{pool: pool}, key, public_key, opts) do
+    with {:ok, signature} <-
+           Pkcs11Pool.sign(pool, key, :ecdsa, @data, [signature: :der] ++ opts) do
+      if :public_key.verify({:digest, @data}, :sha256, signature, public_key),
+        do: :ok,
+        else: {:lie, "a signature is wrong"}
     end
   end
 

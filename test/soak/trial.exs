@@ -35,6 +35,7 @@ defmodule Pkcs11Pool.Soak.Trial do
 
     :ok = Pkcs11Pool.await_ready(pool, 30_000)
     Pools.key_pair!(pool, "key")
+    Pools.key_pair!(pool, "card", always_authenticate: true)
     callers = Callers.new(pool, token.pin)
     watchers = Callers.start(callers)
     Process.sleep(@warm_up)

@@ -85,24 +85,21 @@ defmodule Pkcs11Pool.Test.Pools do
     do: Pkcs11Pool.digest(pool, :sha256, :binary.copy("x", 300_000), opts)
 
   @doc "A P-256 key pair of this label on the pool's token."
-  @spec key_pair(term, String.t()) ::
+  @spec key_pair(term, String.t(), keyword) ::
           {:ok, {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}} | {:error, Pkcs11Pool.Error.t()}
-  def key_pair(pool, label) do
+  def key_pair(pool, label, extra \\ []) do
     Pkcs11Pool.generate_key_pair(
       pool,
       :ec_key_pair_gen,
       [token: true, label: label, ec_params: :secp256r1, verify: true],
-      token: true,
-      label: label,
-      private: true,
-      sign: true
+      [token: true, label: label, private: true, sign: true] ++ extra
     )
   end
 
   @doc "The same; raises where it cannot be made."
-  @spec key_pair!(term, String.t()) :: {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}
-  def key_pair!(pool, label) do
-    {:ok, pair} = key_pair(pool, label)
+  @spec key_pair!(term, String.t(), keyword) :: {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}
+  def key_pair!(pool, label, extra \\ []) do
+    {:ok, pair} = key_pair(pool, label, extra)
     pair
   end
 end
