@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.RecoveryTest do
   # A pool survives its token: away and back, failed over, forgotten by its module, dead from the start. Nobody restarts anything.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.{Error, Registry}
   alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
@@ -177,6 +177,23 @@ defmodule Pkcs11Pool.RecoveryTest do
       for pool <- [one, other], do: assert({:ok, _signature} = sign(pool))
       assert Chaos.calls(chaos, :C_Login) == 1
       for pool <- [one, other], do: at_rest(pool, chaos)
+    end
+
+    test "is its pool's again, though the keeper is killed in the midst of the look that finds it",
+         %{token: token, chaos: chaos} do
+      Chaos.remove_token(chaos)
+      pool = start!(token, type: :token, lazy: true)
+      assert %{state: :down} = Pkcs11Pool.status(pool)
+      Chaos.hang(chaos, :C_OpenSession, count: 1)
+      Chaos.return_token(chaos)
+      Poll.until(fn -> Chaos.hanging(chaos)["C_OpenSession"] == 1 end)
+      keeper = Pools.keeper(pool)
+      Process.exit(keeper, :kill)
+      Poll.until(fn -> match?({:ok, pid, _} when pid != keeper, Registry.lookup(pool)) end)
+      Chaos.release(chaos)
+      await_up(pool)
+      assert {:ok, _random} = Pkcs11Pool.generate_random(pool, 8)
+      at_rest(pool, chaos)
     end
 
     test "can be stopped while it is looked for, and started", %{token: token, chaos: chaos} do

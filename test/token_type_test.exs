@@ -252,26 +252,6 @@ defmodule Pkcs11Pool.TokenTypeTest do
       assert {:ok, _} = random(pool)
     end
 
-    test "that waits, and then finds no session, holds nobody back", %{chaos: chaos} = context do
-      pool = start(context, pool_size: 2, executor: :threads)
-      :ok = Pkcs11Pool.await_ready(pool, 30_000)
-      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
-      task = Task.async(fn -> random(pool) end)
-      Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 1 end)
-      logout = Task.async(fn -> Pkcs11Pool.logout(pool) end)
-      # It holds everybody back while it waits.
-      held? = &match?({:error, %Error{reason: :queue_timeout}}, &1)
-      Poll.until(fn -> held?.(random(pool, queue_timeout: 50)) end)
-
-      Chaos.kill_sessions(chaos)
-      Chaos.fail(chaos, :C_OpenSession, :function_failed)
-      Chaos.release(chaos)
-      assert {:error, %Error{reason: :function_failed}} = Task.await(logout, 60_000)
-      Chaos.clear(chaos, :C_OpenSession)
-      _any = Task.await(task, 60_000)
-      assert {:ok, _} = random(pool, queue_timeout: 5_000)
-    end
-
     test "that gives up leaves the pool as it was", %{chaos: chaos} = context do
       pool = start(context, pool_size: 2, executor: :threads)
       :ok = Pkcs11Pool.await_ready(pool, 30_000)

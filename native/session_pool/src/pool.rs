@@ -164,6 +164,19 @@ impl<S, W> Pool<S, W> {
         Submitted::Queued(ticket)
     }
 
+    /// Takes out the express ones that nobody waits for any more, to be dropped by the caller. `is_off` is asked under the locks.
+    #[must_use]
+    pub fn sweep_express(&self, is_off: impl Fn(&W) -> bool) -> Vec<W> {
+        if self.express_waiting.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let mut all = self.lock_all();
+        let swept = all.shared.express.sweep(is_off);
+        self.express_waiting.fetch_sub(swept.len(), Ordering::Relaxed);
+        self.waiting.fetch_sub(swept.len(), Ordering::Relaxed);
+        swept
+    }
+
     /// An operation that was granted a session goes back to its place in the queue: it met the login gate, or is to be tried again on
     /// another session. It is granted at once if something is free; a draining pool gives it back.
     pub fn requeue(&self, waiter: Waiting<W>) -> Result<Vec<Grant<S, W>>, W> {

@@ -11,7 +11,7 @@ use crate::attachment::Readiness;
 use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
 use crate::express::{Asked, Asker, Credential, Express};
-use crate::gate::{Attempt, Explicit, Mark, SOURCE_INTERVAL, Verdict, Who};
+use crate::gate::{Attempt, Awaited, Explicit, Mark, SOURCE_INTERVAL, Verdict, Who};
 use crate::host::{Host, Keeper, Notice, Posting};
 use crate::parking::Parked;
 use crate::pool::{LoginMode, TokenPool};
@@ -50,7 +50,7 @@ pub(crate) struct Standing {
     /// That PIN itself, where it is to be retained.
     retained: Option<Pin>,
     /// The login (its word) with which its PIN was in conflict, and when that was found.
-    conflict: Option<(u64, Millis)>,
+    pub(crate) conflict: Option<(u64, Millis)>,
     /// Its source could not say whether there is a conflict, and when (in nanoseconds).
     failed: Option<(Error, u64)>,
     /// It was logged out, and comes in again by an explicit login only.
@@ -72,10 +72,10 @@ enum Ask {
 }
 
 /// A login that somebody asks for.
-struct ExplicitLogin<H: Host> {
-    asker: Asker<H>,
-    pin: Option<Pin>,
-    force: bool,
+pub(crate) struct ExplicitLogin<H: Host> {
+    pub(crate) asker: Asker<H>,
+    pub(crate) pin: Option<Pin>,
+    pub(crate) force: bool,
 }
 
 /// What an operation finds at the gate.
@@ -183,7 +183,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn wait_for(&self, token: &Arc<Token>, wait: Wait, asked_at: u64) -> bool {
         match wait {
             Wait::Login(begin) => {
-                let waits = token.gate.listen(self.listener());
+                let waits = token.gate.listen(Awaited::Attempt, self.listener());
                 if let Some(attempt) = begin {
                     self.begin_login(attempt);
                 }
@@ -330,7 +330,7 @@ impl<H: Host> TokenPool<H> {
         self.begin_explicit(ExplicitLogin { asker: Asker(header), pin, force });
     }
 
-    fn begin_explicit(&self, login: ExplicitLogin<H>) {
+    pub(crate) fn begin_explicit(&self, login: ExplicitLogin<H>) {
         let token = match self.token() {
             Ok(token) => token,
             Err(error) => return login.asker.answer(Err(Failure::not_executed(error))),
@@ -353,7 +353,7 @@ impl<H: Host> TokenPool<H> {
             Explicit::Refuse(error) => asker.answer(Err(Failure::not_executed(error))),
             Explicit::Wait => {
                 self.access.logins.lock().push(ExplicitLogin { asker, pin, force });
-                if !token.gate.listen(self.listener()) {
+                if !token.gate.listen(Awaited::Attempt, self.listener()) {
                     self.resume_logins();
                 }
                 self.abandon_if_draining();

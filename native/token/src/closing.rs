@@ -42,6 +42,7 @@ impl<H: Host> TokenPool<H> {
             if let Some(grant) = granted {
                 pool.dispatch(grant, &mut Posting);
             }
+            pool.resume_logouts();
             pool.settle();
         });
     }

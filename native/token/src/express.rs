@@ -73,9 +73,9 @@ impl<H: Host> Express<H> {
         self.asked.by.as_ref().map(|asker| &asker.0)
     }
 
-    /// Whether it is a logout that nobody waits for.
+    /// Whether somebody asked for it who does not wait any more.
     pub(crate) fn is_off(&self, outlet: &impl Outlet<H>) -> bool {
-        matches!(self.change, Change::Logout(_)) && self.header().is_some_and(|header| !is_wanted(header, outlet))
+        self.header().is_some_and(|header| !is_wanted(header, outlet))
     }
 
     /// It has found a session dead.
@@ -141,6 +141,12 @@ impl<H: Host> TokenPool<H> {
             Submitted::Queued(_) => (),
             Submitted::Refused(work, _) => drop(work),
         }
+    }
+
+    /// Lets go of logins and logouts that wait for a session, and nobody for them: others wait for the login, or are held back.
+    pub(crate) fn sweep_express(&self, outlet: &impl Outlet<H>) {
+        let is_off = |work: &Work<H>| matches!(work, Work::Express(express) if express.is_off(outlet));
+        drop(self.sessions.sweep_express(is_off));
     }
 
     /// Operations are held back from here on, until what comes of it is dropped.

@@ -34,10 +34,19 @@ use crate::error::Error;
 /// How long a poisoned credential's source is left alone.
 pub const SOURCE_INTERVAL: Millis = 30_000;
 
-/// Somebody who waits for an attempt to end: a pool, whose own gate is closed meanwhile.
+/// Somebody who waits for an attempt to end: a pool, whose own gate is closed meanwhile, or for a context-specific login.
 pub trait Listener: Send + Sync {
-    /// The attempt has ended, well or badly: look again.
+    /// It has ended, well or badly: look again.
     fn gate_changed(&self);
+}
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// The login or logout in progress.
+    Attempt,
+    /// The context-specific login that is being made.
+    Proof,
 }
 
 /// What an operation that needs a login finds.
@@ -238,11 +247,14 @@ impl Gate {
         }
     }
 
-    /// Waits for the attempt in progress, or for the context-specific login; `false`: there is none (any more).
+    /// Waits for it to end; `false`: there is none (any more).
     #[must_use]
-    pub fn listen(&self, listener: Weak<dyn Listener>) -> bool {
+    pub fn listen(&self, awaited: Awaited, listener: Weak<dyn Listener>) -> bool {
         let mut inner = self.inner.lock();
-        let waits = inner.proving || matches!(inner.state, State::InProgress { .. });
+        let waits = match awaited {
+            Awaited::Attempt => matches!(inner.state, State::InProgress { .. }),
+            Awaited::Proof => inner.proving,
+        };
         if waits && !inner.listeners.iter().any(|other| Weak::ptr_eq(other, &listener)) {
             inner.listeners.push(listener);
         }

@@ -97,6 +97,8 @@ impl<H: Host> TokenPool<H> {
             if let Some(grant) = grant {
                 self.dispatch(grant, &mut Posting);
             }
+            // It does not run any more.
+            self.resume_logouts();
         }
         if let Some(notice) = notice {
             self.keeper.post(notice(self.stuck_besides(Some(cell))));

@@ -143,10 +143,11 @@ impl<H: Host> Lease<H> {
             State::Waiting => true,
             State::Idle(held, _ticket) => {
                 drop(state);
-                if let Some(pool) = self.pool.upgrade()
-                    && let Some(grant) = finish(&pool, held, end)
-                {
-                    pool.dispatch(grant, outlet);
+                if let Some(pool) = self.pool.upgrade() {
+                    if let Some(grant) = finish(&pool, held, end) {
+                        pool.dispatch(grant, outlet);
+                    }
+                    pool.resume_logouts();
                 }
                 true
             }

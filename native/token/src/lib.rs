@@ -61,7 +61,7 @@ pub use clock::{nanos, now};
 pub use data::Data;
 pub use error::{Error, Executed, Failure, Unavailable};
 pub use express::Express;
-pub use gate::{Attempt, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
+pub use gate::{Attempt, Awaited, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
 pub use guest::Direct;
 pub use hung::Cost;
 pub use keys::KeyCache;

@@ -6,6 +6,7 @@ use cryptoki_sys::{
     CK_FLAGS, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKU_SO,
 };
 
+use crate::access::ExplicitLogin;
 use crate::attachment::Readiness;
 use crate::cell::InUse;
 use crate::clock::{nanos, now};
@@ -46,6 +47,15 @@ impl<H: Host> TokenPool<H> {
         let user = self.options.user;
         let session = in_use.session();
         let token = session.parts().map(|(token, ..)| token.clone());
+        if token.as_ref().is_some_and(|token| !attempt.is_at(&token.gate)) {
+            // The pool has another token than when it began: whoever needs a login begins anew, there.
+            drop(attempt);
+            let next = self.free(self.returned(in_use.lay_down()), &Place::Pool);
+            if let Some(asker) = asked.by {
+                self.begin_explicit(ExplicitLogin { asker, pin, force: asked.force });
+            }
+            return next;
+        }
         let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
         // Whoever waits for the login is to find that it is the pool's.
         let before = self.swap_mark(mark);

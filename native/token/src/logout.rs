@@ -8,7 +8,7 @@ use crate::cell::InUse;
 use crate::clock::now;
 use crate::error::{Error, Failure};
 use crate::express::{Asked, Asker, Express, HoldsBack};
-use crate::gate::Leave;
+use crate::gate::{Awaited, Leave};
 use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, TokenPool};
@@ -61,7 +61,7 @@ impl<H: Host> TokenPool<H> {
             // It comes again by itself.
             Made::Later if asked.by.is_none() => Ok(Answer::Done),
             Made::Later => {
-                self.wait_for_end(token.as_deref(), Express::logout(holds_back, asked));
+                self.wait_for_end(Express::logout(holds_back, asked));
                 return next;
             }
             Made::Done(reason) => {
@@ -76,18 +76,15 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    /// A logout waits for what runs to end.
-    fn wait_for_end(&self, token: Option<&Token>, logout: Express<H>) {
+    /// A logout waits for what runs to end, or for a login.
+    fn wait_for_end(&self, logout: Express<H>) {
         {
             let mut logouts = self.access.logouts.lock();
             logouts.push(logout);
             self.access.has_logouts.store(true, Ordering::SeqCst);
         }
         // What it waited for may have ended before anybody could know that it waits.
-        let has_ended = self.sessions.stats().running <= self.leased();
-        if has_ended && !token.is_some_and(|token| token.gate.listen(self.listener())) {
-            self.resume_logouts();
-        }
+        self.resume_logouts();
         self.abandon_if_draining();
     }
 
@@ -153,9 +150,9 @@ impl<H: Host> TokenPool<H> {
         drop(over);
     }
 
-    /// Something has ended: logouts that wait for it try again.
+    /// Something has ended: logouts that wait try again, if there is nothing left for them to wait for.
     pub(crate) fn resume_logouts(&self) {
-        if !self.access.has_logouts.load(Ordering::SeqCst) {
+        if !self.access.has_logouts.load(Ordering::SeqCst) || !self.may_log_out() {
             return;
         }
         let waiting = {
@@ -166,6 +163,11 @@ impl<H: Host> TokenPool<H> {
         for work in waiting {
             self.submit_express(work);
         }
+    }
+
+    fn may_log_out(&self) -> bool {
+        self.sessions.stats().running <= self.leased()
+            && !self.token().is_ok_and(|token| token.gate.listen(Awaited::Attempt, self.listener()))
     }
 }
 

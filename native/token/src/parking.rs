@@ -5,6 +5,7 @@ use session_pool::{Grant as PoolGrant, Held, Source, Ticket, Waiting};
 
 use crate::clock::now;
 use crate::error::{Error, Failure};
+use crate::gate::Awaited;
 use crate::host::{Host, Posting};
 use crate::pool::{Grant, LoginMode, TokenPool};
 use crate::request::{ContextPin, Operation, Pin, Place, Work};
@@ -62,7 +63,7 @@ impl<H: Host> TokenPool<H> {
             }
             (Lacks::Turn, _) => {
                 self.access.for_turn.lock().push(parked);
-                if !token.gate.listen(self.listener()) {
+                if !token.gate.listen(Awaited::Proof, self.listener()) {
                     self.resume_turns();
                 }
             }

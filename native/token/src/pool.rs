@@ -220,6 +220,7 @@ impl<H: Host> TokenPool<H> {
                 None => {
                     self.sweep_logins();
                     self.sweep_logouts(&Posting);
+                    self.sweep_express(&Posting);
                 }
             }
         }
@@ -328,6 +329,7 @@ impl<H: Host> TokenPool<H> {
         self.log_out_if_inactive();
         self.sweep_logins();
         self.sweep_logouts(outlet);
+        self.sweep_express(outlet);
         self.look_for_hung(outlet);
         let (granted, closing) = self.sessions.tick(now());
         for grant in granted {

@@ -65,7 +65,7 @@ impl<H: Host> TokenPool<H> {
     /// Loads and initializes the module and finds the token. May block for as long as the module does. What a restart cannot mend is final;
     /// else the token is looked for until it is there.
     pub fn attach(&self) -> Result<(), Error> {
-        let found = self.find_first();
+        let found = self.find_first(|_| Ok(()));
         let result = found.as_ref().map(|_| ()).map_err(Clone::clone);
         let attachment = match found {
             Ok(anchor) => Attachment::Up(anchor),
@@ -87,7 +87,7 @@ impl<H: Host> TokenPool<H> {
         result
     }
 
-    fn find_first(&self) -> Result<Anchor, Error> {
+    fn find_first(&self, probe: impl Fn(&Token) -> Result<(), Error>) -> Result<Anchor, Error> {
         let mut module = Module::acquire(&self.options.module, &self.options.module_config)?;
         let seen = module.module().incarnation();
         let token = match Token::find(module.module(), &self.options.selector) {
@@ -98,7 +98,12 @@ impl<H: Host> TokenPool<H> {
             }
             found => found?,
         };
+        // Before it is claimed: the pool may stop meanwhile, and its successor want it.
+        probe(&token)?;
         let claim = self.claim(&token)?;
+        if self.is_draining() {
+            claim.leave();
+        }
         module.set_up(true);
         Ok(Anchor { claim, module })
     }
@@ -289,9 +294,7 @@ impl<H: Host> TokenPool<H> {
 
     fn look(&self, had: Option<Had>, remedy: Remedy) -> Result<Found, Error> {
         let Some(Had { token, _use }) = had else {
-            let anchor = self.find_first()?;
-            anchor.claim.token().probe()?;
-            return Ok(Found::First(anchor));
+            return Ok(Found::First(self.find_first(Token::probe)?));
         };
         let module = &token.module;
         match remedy {
@@ -370,6 +373,9 @@ impl<H: Host> TokenPool<H> {
             let anchor = match (absence.anchor, found) {
                 (Some(mut anchor), Found::Partner(claim)) => {
                     left_over = Some(std::mem::replace(&mut anchor.claim, claim));
+                    // Words are of one gate.
+                    self.access.admitted.store(0, Ordering::Release);
+                    self.access.standing.lock().conflict = None;
                     Some(anchor)
                 }
                 (Some(anchor), _) | (None, Found::First(anchor)) => Some(anchor),

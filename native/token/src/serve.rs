@@ -9,7 +9,7 @@ use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started,
 
 use crate::access::{Passage, Wait};
 use crate::attachment::Readiness;
-use crate::cell::{Cell, Errand, Hand, InUse, Kind};
+use crate::cell::{Cell, Errand, Hand, InUse};
 use crate::clock::{nanos, now};
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Recover, Step, execute};
@@ -118,12 +118,19 @@ impl<H: Host> TokenPool<H> {
     /// After a panic of ours: the session has gone to the reaper, and its capacity goes to the next.
     pub(crate) fn after_panic(&self, cell: &Cell<H>) -> Option<Grant<H>> {
         let next = cell.take_stake().and_then(|stake| self.sessions.forfeit(stake));
+        self.resume_logouts();
         self.settle();
         next
     }
 
     /// One operation, from its grant to the next one.
     pub(crate) fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
+        let turn = self.turn_of(grant, cell, outlet);
+        self.resume_logouts();
+        turn
+    }
+
+    fn turn_of(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
         if !self.is_draining() {
             match self.readiness() {
@@ -134,20 +141,9 @@ impl<H: Host> TokenPool<H> {
         }
         let hand = cell.take_up(source, Errand::of(&payload));
         match payload {
-            Work::Express(express) => {
-                let kind = express.kind();
-                let next = self.turn_of_express(hand, express, ticket, outlet);
-                if kind == Kind::Login {
-                    self.resume_logouts();
-                }
-                Turn { next, answer: None }
-            }
+            Work::Express(express) => Turn { next: self.turn_of_express(hand, express, ticket, outlet), answer: None },
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
-                Admission::Run => {
-                    let turn = self.turn_of_call(hand, operation, ticket, outlet);
-                    self.resume_logouts();
-                    turn
-                }
+                Admission::Run => self.turn_of_call(hand, operation, ticket, outlet),
                 Admission::Refuse(error) => {
                     let next = self.give_back(hand, &operation.place);
                     Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }

@@ -23,6 +23,11 @@ impl Attempt {
         self.number
     }
 
+    /// Whether it is at this gate.
+    pub(crate) fn is_at(&self, gate: &Arc<Gate>) -> bool {
+        Arc::ptr_eq(&self.gate, gate)
+    }
+
     /// Whether this PIN has been refused before.
     pub fn is_known_bad(&self, pin: &[u8]) -> bool {
         let mark = self.gate.mark(pin);

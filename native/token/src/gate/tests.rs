@@ -56,14 +56,14 @@ fn one_attempt_serves_all_who_wait() {
     assert_eq!(gate.check(pool(1), 0, 0), Verdict::Wait);
     assert_eq!(gate.check(pool(2), 0, 0), Verdict::Wait);
     let (count, weak) = listener();
-    assert!(gate.listen(weak.clone()));
-    assert!(gate.listen(weak.clone()));
+    assert!(gate.listen(Awaited::Attempt, weak.clone()));
+    assert!(gate.listen(Awaited::Attempt, weak.clone()));
     let mark = Some(gate.mark(b"1234"));
     let word = attempt.succeed(mark, true, 0);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert_eq!(gate.check(Who { mark, ..pool(1) }, 0, 0), Verdict::Pass(word));
     assert_eq!(gate.word(), word);
-    assert!(!gate.listen(weak));
+    assert!(!gate.listen(Awaited::Attempt, weak));
     assert!(gate.epoch() > before);
 }
 
@@ -220,7 +220,7 @@ fn a_logout_holds_everybody_back_and_voids_the_handles() {
     assert_eq!(gate.check(who, 0, 0), Verdict::Wait);
     assert!(matches!(gate.begin_logout(who, false), Leave::Wait));
     let (count, weak) = listener();
-    assert!(gate.listen(weak));
+    assert!(gate.listen(Awaited::Attempt, weak));
     drop(attempt);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert!(matches!(gate.begin_logout(who, true), Leave::Nothing));
@@ -292,7 +292,8 @@ fn context_specific_logins_take_turns_so_that_a_wrong_pin_is_tried_once() {
     let proof = gate.prove(CKU_USER, mark, 0).unwrap().unwrap();
     assert!(gate.prove(CKU_USER, mark, 0).unwrap().is_none());
     let (count, weak) = listener();
-    assert!(gate.listen(weak));
+    assert!(!gate.listen(Awaited::Attempt, weak.clone()), "nobody logs in: who waits for that would wait for something else");
+    assert!(gate.listen(Awaited::Proof, weak));
     proof.poison(refused(), true, 0);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert_eq!(gate.prove(CKU_USER, mark, 1).err(), Some(refused()));
