@@ -196,6 +196,21 @@ defmodule Pkcs11Pool.RecoveryTest do
       at_rest(pool, chaos)
     end
 
+    test "is found by a login that has no room", %{token: token, chaos: chaos} do
+      pool = start!(token, lazy: true)
+      Chaos.fail(chaos, :C_Login, :session_count)
+      Chaos.fail(chaos, :C_GetSessionInfo, :device_error)
+      # The first look is for the PIN's flags.
+      Chaos.fail(chaos, :C_GetTokenInfo, :device_error, nth: 2, count: 1_000)
+      assert {:error, %Error{reason: :token_unavailable}} = Pkcs11Pool.generate_random(pool, 8)
+
+      for function <- [:C_Login, :C_GetSessionInfo, :C_GetTokenInfo],
+          do: Chaos.clear(chaos, function)
+
+      await_up(pool)
+      at_rest(pool, chaos)
+    end
+
     test "can be stopped while it is looked for, and started", %{token: token, chaos: chaos} do
       {pool, _private} = start_ready!(token, shutdown_timeout: 60_000)
       Chaos.remove_token(chaos)
@@ -560,7 +575,30 @@ defmodule Pkcs11Pool.RecoveryTest do
       at_rest(pool, chaos)
     end
 
-    @first_calls [:C_SignInit, :C_FindObjectsInit, :C_GetSessionInfo]
+    test "from the start, as the first login finds it", %{token: token, chaos: chaos} do
+      pool = start!(token, lazy: true, pool_size: 8)
+      die_until(chaos, :C_Finalize)
+      Poll.until(fn -> match?({:ok, _}, Pkcs11Pool.generate_random(pool, 8)) end)
+      assert Chaos.calls(chaos, :C_Logout) >= 1
+      assert Chaos.calls(chaos, :C_Finalize) >= 1
+      assert Chaos.pin_tries(chaos) == 3
+      at_rest(pool, chaos)
+    end
+
+    test "for a login only is tried once more", %{token: token, chaos: chaos} do
+      pool = start!(token, lazy: true, pool_size: 8)
+      Chaos.fail(chaos, :C_Login, :session_handle_invalid)
+
+      assert {:error, %Error{reason: :session_handle_invalid, function: :C_Login}} =
+               Pkcs11Pool.generate_random(pool, 8)
+
+      assert Chaos.calls(chaos, :C_Login) == 2
+      Chaos.clear(chaos, :C_Login)
+      assert {:ok, _random} = Pkcs11Pool.generate_random(pool, 8)
+      at_rest(pool, chaos)
+    end
+
+    @first_calls [:C_SignInit, :C_FindObjectsInit, :C_GetSessionInfo, :C_Login, :C_GenerateRandom]
 
     # Every session is dead until the application calls this function.
     defp die_until(chaos, cure) do

@@ -26,6 +26,39 @@ defmodule Pkcs11Pool.RetryPolicyTest do
     caller: {:error, 1, 0, 0}
   }
 
+  # The same of a login that fails so: what callers get, how the pool's login stands, and how often the PIN was sent for three of them.
+  @at_login [
+    credential: {:vendor_defined, :poisoned, 1},
+    login_conflict: {:login_conflict, :logged_out, 3},
+    already_logged_in: {:ok, :logged_in, 1},
+    caller: {:vendor_defined, :logged_out, 3}
+  ]
+
+  for {class, expected} <- @at_login do
+    test "#{class}, at a login" do
+      {result, login, tries} = unquote(Macro.escape(expected))
+      %{token: token, chaos: chaos} = ChaosToken.for_test!()
+      pool = :"pool-#{System.unique_integer([:positive])}"
+      opts = [name: pool, lazy: true, retry_policy: %{0x80000123 => unquote(class)}]
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
+      Chaos.fail(chaos, :C_Login, 0x80000123)
+
+      for _ <- 1..3 do
+        seen =
+          case Pkcs11Pool.generate_random(pool, 8) do
+            {:ok, _bytes} -> :ok
+            {:error, %Error{reason: reason, executed: false}} -> reason
+          end
+
+        assert seen == result
+      end
+
+      assert Chaos.calls(chaos, :C_Login) == tries
+      assert Pkcs11Pool.status(pool).login == login
+      Pools.drained!(pool)
+    end
+  end
+
   for {class, expected} <- @once do
     test "#{class}" do
       class = unquote(class)

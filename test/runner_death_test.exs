@@ -73,7 +73,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
     Pools.drained!(pool)
     victims = Pools.runners(pool)
     # Woken, but held back: so they die with what they were woken with in their hands.
-    Enum.each(victims, &:erlang.suspend_process/1)
+    Enum.each(victims, &:sys.suspend/1)
     callers = callers(@size, fn -> Pkcs11Pool.generate_random(pool, 16) end)
 
     Poll.until(fn ->

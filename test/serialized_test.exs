@@ -44,6 +44,27 @@ defmodule Pkcs11Pool.SerializedTest do
     receive do: (:done -> most), after: (1 -> watch(chaos, most))
   end
 
+  test "a handle that becomes void while its operation waits for its turn does not reach the module",
+       %{token: token, chaos: chaos} do
+    Chaos.cant_lock(chaos)
+    pool = start(token, executor: :threads)
+    {_public, private} = Pools.key_pair!(pool, "key")
+    Chaos.reset_counts(chaos)
+    Chaos.hang(chaos, :C_Sign, nth: 1)
+    sign = fn -> Pkcs11Pool.sign(pool, private, :ecdsa, <<0::256>>) end
+    one = Task.async(sign)
+    Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
+    two = Task.async(sign)
+    # Both have their sessions: the other waits for its turn.
+    Poll.until(fn -> Pools.native_status(pool).active == 2 end)
+    Chaos.logout(chaos)
+    Chaos.invalidate_objects(chaos)
+    Chaos.release(chaos, code: :user_not_logged_in)
+    for task <- [one, two], do: assert({:ok, _signature} = Task.await(task, 60_000))
+    assert Chaos.status(chaos).stale_objects == 0
+    Pools.drained!(pool)
+  end
+
   for {executor, other} <- [threads: :dirty_io, dirty_io: :threads] do
     test "a module that cannot lock is found out and has one call at a time, of all its pools, executor #{executor}",
          %{token: token, chaos: chaos} do

@@ -56,7 +56,7 @@ impl Attempt<'_> {
                 proof.succeed();
                 return Ok(());
             };
-            let (error, cause) = match error.class() {
+            let (error, cause) = match self.class(&error) {
                 Class::AlreadyLoggedIn => return Ok(()),
                 Class::Credential => {
                     let cause = Error::Poisoned { code: error.code };

@@ -2,16 +2,18 @@
 
 use std::sync::{Arc, Weak};
 
-use session_pool::{Started, Submitted, Ticket, Waiting};
+use session_pool::{Held, Started, Submitted, Ticket, Waiting};
 
+use crate::attachment::Readiness;
 use crate::cell::{Hand, Kind};
 use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
 use crate::gate::Attempt;
 use crate::host::{Host, Keeper, Notice, Outcome, Outlet, Posting};
 use crate::opening::{Refusal, Refused};
-use crate::p11::{self, Class};
+use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, TokenPool};
+use crate::recovery::{Trouble, as_seen_by, from_the_start};
 use crate::request::{Header, Pin, Place, Work};
 use crate::serve::is_wanted;
 use crate::session::Session;
@@ -45,8 +47,10 @@ pub(crate) struct Asked<H: Host> {
     pub(crate) by: Option<Asker<H>>,
     /// Even if a wrong PIN would lock the token, or others share the login.
     pub(crate) force: bool,
-    /// How many sessions it has found dead.
+    /// How many sessions it has found dead that had lain idle.
     dead: usize,
+    /// How often it has failed for what another session may mend: one that was new, or died of it, or could not be opened.
+    failed: usize,
 }
 
 /// Who waits for a login or logout. Dropped unanswered, its pool drains.
@@ -78,9 +82,10 @@ impl<H: Host> Express<H> {
         self.header().is_some_and(|header| !is_wanted(header, outlet))
     }
 
-    /// It has found a session dead.
-    pub(crate) fn after_dead(mut self) -> Self {
-        self.asked.dead += 1;
+    /// It goes on to another session; `lay_idle`: nothing has failed but a session that lay idle.
+    fn again(mut self, lay_idle: bool) -> Self {
+        let count = if lay_idle { &mut self.asked.dead } else { &mut self.asked.failed };
+        *count += 1;
         self
     }
 
@@ -103,7 +108,7 @@ impl<H: Host> Express<H> {
 
 impl<H: Host> Asked<H> {
     pub(crate) fn new(by: Option<Asker<H>>, force: bool) -> Self {
-        Self { by, force, dead: 0 }
+        Self { by, force, dead: 0, failed: 0 }
     }
 
     pub(crate) fn answer(self, outcome: Outcome) {
@@ -181,9 +186,15 @@ impl<H: Host> TokenPool<H> {
                 };
             }
         };
-        if in_use.session().is_stale() || (self.may_try_another(&work.asked) && is_dead(in_use.session())) {
-            self.discard(self.returned(in_use.lay_down()), &Place::Pool, Class::DeadSession.name());
-            self.submit_express(work.after_dead());
+        let seen = in_use.session().parts().map(|(token, ..)| token.module.incarnation());
+        if in_use.session().is_stale() {
+            self.discard(self.returned(in_use.lay_down()), &Place::Pool, "stale");
+            self.submit_express(work);
+            return None;
+        }
+        if let (Some(seen), Some(call)) = (seen, self.death(in_use.session())) {
+            let trouble = from_the_start(in_use.session(), seen);
+            self.after_trouble(self.returned(in_use.lay_down()), work, call, trouble, trouble.is_none(), started);
             return None;
         }
         let Express { change, asked } = work;
@@ -204,20 +215,43 @@ impl<H: Host> TokenPool<H> {
     /// None could be opened for it.
     fn without_session(&self, work: Express<H>, error: Error, remains: &Remains, started: u64) {
         match remains {
-            Remains::Return if self.may_try_another(&work.asked) => self.await_module_for(work),
-            Remains::Retry(..) if self.may_try_another(&work.asked) => self.hold_express(work.after_dead()),
-            Remains::Answer | Remains::Pause(..) | Remains::Return | Remains::Retry(..) => {
-                self.fail_express(work, error, started)
+            Remains::Return => self.await_module_for(work),
+            Remains::Retry(..) if self.may_try_another(&work, false) => self.hold_express(work.again(false)),
+            Remains::Answer | Remains::Pause(..) | Remains::Retry(..) => self.fail_express(work, error, started),
+        }
+    }
+
+    /// It was not made, for its session is dead, or it is worse: that is seen to, and it goes on to another one. `lay_idle`: the session did,
+    /// and it was not tried there.
+    pub(crate) fn after_trouble(
+        &self,
+        held: Held<Session>,
+        work: Express<H>,
+        call: CallError,
+        trouble: Option<Trouble>,
+        lay_idle: bool,
+        started: u64,
+    ) {
+        if let (Some(trouble), Some((token, ..))) = (trouble, held.session.parts()) {
+            let token = token.clone();
+            self.face(trouble, &token, held.session.generation(), call);
+        }
+        self.discard(held, &Place::Pool, self.options.class(&call).name());
+        match self.readiness() {
+            Readiness::Ready | Readiness::Held if self.may_try_another(&work, lay_idle) => {
+                self.hold_express(work.again(lay_idle));
+            }
+            Readiness::Ready | Readiness::Held => self.fail_express(work, call.into(), started),
+            Readiness::Refused(error) => {
+                self.tell_of(&work, &error, started);
+                work.refuse(as_seen_by(call, error));
             }
         }
     }
 
-    /// It fails, and the outside is told.
-    pub(crate) fn fail_express(&self, work: Express<H>, error: Error, started: u64) {
-        if let Change::Login(_) = work.change {
-            self.tell_of_login(error.reason(), started);
-        }
-        work.fail(error);
+    /// All that lie idle may be dead; what has failed on a live one is tried once more.
+    fn may_try_another(&self, work: &Express<H>, lay_idle: bool) -> bool {
+        if lay_idle { work.asked.dead <= self.size() } else { work.asked.failed == 0 }
     }
 
     /// It goes on when its module has been initialized again.
@@ -226,20 +260,27 @@ impl<H: Host> TokenPool<H> {
         self.hold_express(work);
     }
 
-    /// Whether it may go on to another session: each of the pool's may be dead.
-    pub(crate) fn may_try_another(&self, asked: &Asked<H>) -> bool {
-        asked.dead <= self.size()
+    /// It fails, and the outside is told.
+    fn fail_express(&self, work: Express<H>, error: Error, started: u64) {
+        self.tell_of(&work, &error, started);
+        work.fail(error);
+    }
+
+    fn tell_of(&self, work: &Express<H>, error: &Error, started: u64) {
+        if let Change::Login(_) = work.change {
+            self.tell_of_login(error.reason(), started);
+        }
+    }
+
+    /// What the module says of a session that it has forgotten: a login or logout there would fail without having been tried.
+    fn death(&self, session: &Session) -> Option<CallError> {
+        let (token, functions, handle) = session.parts()?;
+        let _inside = token.module.enter().ok()?;
+        p11::session::session_info(functions, handle).err().filter(|error| self.options.class(error) == Class::DeadSession)
     }
 
     /// Tells the outside how a login ended.
     pub(crate) fn tell_of_login(&self, result: &'static str, started: u64) {
         self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
     }
-}
-
-/// Whether the module has forgotten the session: a login or logout there would fail without having been tried.
-fn is_dead(session: &Session) -> bool {
-    let Some((token, functions, handle)) = session.parts() else { return true };
-    let Ok(_inside) = token.module.enter() else { return false };
-    p11::session::session_info(functions, handle).is_err_and(|error| error.class() == Class::DeadSession)
 }

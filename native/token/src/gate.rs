@@ -261,6 +261,11 @@ impl Gate {
         waits
     }
 
+    /// Why this user's credential is left alone.
+    pub fn poison(&self, user: CK_USER_TYPE) -> Option<Error> {
+        self.inner.lock().memory.poison(user).map(|poison| poison.error.clone())
+    }
+
     /// A number that no attempt has: for what else a source is asked for.
     pub fn number(&self) -> u64 {
         let mut inner = self.inner.lock();

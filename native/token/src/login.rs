@@ -7,7 +7,6 @@ use cryptoki_sys::{
 };
 
 use crate::access::ExplicitLogin;
-use crate::attachment::Readiness;
 use crate::cell::InUse;
 use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
@@ -17,7 +16,7 @@ use crate::host::Host;
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, PoolOptions, TokenPool};
 use crate::probe::{Finding, examine, is_suspicious};
-use crate::recovery::{Trouble, as_seen_by};
+use crate::recovery::{Trouble, from_the_start};
 use crate::request::{Answer, Pin, Place};
 use crate::session::Session;
 
@@ -27,10 +26,8 @@ enum Ended {
     In(u64),
     /// `reusable`: the session may be used again.
     Refused { error: Error, reusable: bool },
-    /// The token or the module is in trouble, and the attempt goes on.
-    Trouble { attempt: Attempt, call: CallError, trouble: Trouble },
-    /// The session is dead, and the attempt goes on: the PIN was not looked at.
-    Dead { attempt: Attempt, call: CallError },
+    /// The session is dead, or it is worse, and the attempt goes on: the PIN was not looked at.
+    Trouble { attempt: Attempt, call: CallError, trouble: Option<Trouble> },
     /// The module is being initialized again, and the attempt goes on.
     Return(Attempt),
 }
@@ -61,7 +58,7 @@ impl<H: Host> TokenPool<H> {
         let before = self.swap_mark(mark);
         let entered = || session.parts().map(|(token, ..)| token.module.enter_while(|| !self.is_draining()));
         let run = AssertUnwindSafe(|| match entered() {
-            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), asked.force),
+            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
             Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
             Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
         });
@@ -80,33 +77,10 @@ impl<H: Host> TokenPool<H> {
                 self.await_module_for(Express::login(Credential { attempt, pin }, asked));
                 return self.free(held, &Place::Pool);
             }
-            Ended::Dead { attempt, .. } if self.may_try_another(&asked) => {
-                self.swap_mark(before);
-                self.discard(held, &Place::Pool, Class::DeadSession.name());
-                self.submit_express(Express::login(Credential { attempt, pin }, asked).after_dead());
-                return None;
-            }
-            Ended::Dead { attempt, call } => {
-                self.swap_mark(before);
-                attempt.fail(call.into(), false, nanos());
-                (call.name(), Err(Failure::not_executed(call)), false)
-            }
             Ended::Trouble { attempt, call, trouble } => {
                 self.swap_mark(before);
-                if let Some(token) = &token {
-                    self.face(trouble, token, held.session.generation(), call);
-                }
-                self.discard(held, &Place::Pool, self.options.class(&call).name());
-                let may_try_another = self.may_try_another(&asked);
                 let work = Express::login(Credential { attempt, pin }, asked);
-                match self.readiness() {
-                    Readiness::Ready | Readiness::Held if may_try_another => self.hold_express(work.after_dead()),
-                    Readiness::Ready | Readiness::Held => self.fail_express(work, call.into(), started),
-                    Readiness::Refused(error) => {
-                        self.tell_of_login(error.reason(), started);
-                        work.refuse(as_seen_by(call, error));
-                    }
-                }
+                self.after_trouble(held, work, call, trouble, false, started);
                 return None;
             }
             Ended::Refused { error, reusable } => {
@@ -127,14 +101,14 @@ impl<H: Host> TokenPool<H> {
     }
 }
 
-/// Logs in and tells the gate. `force`: even if a wrong PIN would lock the token. Called inside of the module.
-fn login(
+/// Logs in and tells the gate. Called inside of the module.
+fn login<H: Host>(
     options: &PoolOptions,
     session: &Session,
     user: CK_USER_TYPE,
     attempt: Attempt,
     pin: Option<&Pin>,
-    force: bool,
+    asked: &Asked<H>,
 ) -> Ended {
     let interrupted = Error::Interrupted { cause: "the session was closed" };
     let Some((token, functions, handle)) = session.parts() else {
@@ -145,19 +119,36 @@ fn login(
         Ended::Refused { error, reusable }
     };
     let broken = |attempt: Attempt, call: CallError| {
-        let class = options.class(&call);
+        let class = match options.class(&call) {
+            // A login needs no room for another session: a token that says so is not what it was.
+            Class::Capacity => Class::TokenGone,
+            class => class,
+        };
         let seen = token.module.incarnation();
         let finding = if is_suspicious(class) { examine(options, token, Some(handle), class) } else { Finding::SessionAnswers };
-        match finding {
-            Finding::ModuleDown => Ended::Trouble { attempt, call, trouble: Trouble::Module { seen } },
-            Finding::Silence => Ended::Trouble { attempt, call, trouble: Trouble::Silence },
-            _ if class == Class::DeadSession => Ended::Dead { attempt, call },
-            Finding::SessionAnswers | Finding::TokenAnswers => failed(attempt, call.into(), class == Class::Caller),
+        let trouble = match finding {
+            Finding::ModuleDown => Some(Trouble::Module { seen }),
+            Finding::Silence => Some(Trouble::Silence),
+            Finding::TokenAnswers if class == Class::DeadSession => from_the_start(session, seen),
+            Finding::SessionAnswers | Finding::TokenAnswers => None,
+        };
+        if trouble.is_some() || class == Class::DeadSession {
+            return Ended::Trouble { attempt, call, trouble };
         }
+        failed(attempt, call.into(), class == Class::Caller)
     };
     let pin = pin.map(|pin| pin.as_slice());
     let mark = pin.map(|pin| token.gate.mark(pin));
-    let refusal = if force { Ok(()) } else { may_try(session, user) };
+    if let Some(pin) = pin
+        && asked.by.is_none()
+        && attempt.is_known_bad(pin)
+    {
+        // Since it was asked for, as by a login for one use of a key.
+        attempt.stay_poisoned(pin, now());
+        let error = token.gate.poison(user).unwrap_or(interrupted);
+        return Ended::Refused { error, reusable: true };
+    }
+    let refusal = if asked.force { Ok(()) } else { may_try(session, user) };
     match refusal {
         Ok(()) => (),
         Err(Error::Call(call)) => return broken(attempt, call),
@@ -170,7 +161,7 @@ fn login(
     let Err(call) = p11::session::login(functions, handle, user, pin) else {
         return Ended::In(attempt.succeed(mark, true, session.generation()));
     };
-    match call.class() {
+    match options.class(&call) {
         // Some modules say so of another user, too.
         Class::AlreadyLoggedIn if is_other(session, user) => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
         Class::AlreadyLoggedIn => Ended::In(attempt.succeed(mark, false, session.generation())),

@@ -123,7 +123,7 @@ impl<H: Host> TokenPool<H> {
         drop(attempt);
         match result {
             Ok(()) => Made::Done(reason),
-            Err(error) if error.class() == Class::LoginLost => Made::Done(reason),
+            Err(error) if self.options.class(&error) == Class::LoginLost => Made::Done(reason),
             Err(error) => Made::Refused(error.into()),
         }
     }

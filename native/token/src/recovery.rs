@@ -17,6 +17,7 @@ use crate::p11::session::{close_session, logout, open_session};
 use crate::p11::{CallError, Class};
 use crate::pool::{Grant, TokenPool};
 use crate::request::Operation;
+use crate::session::Session;
 use crate::stopping::refuse;
 use crate::token::{Claim, Token, Watcher};
 
@@ -59,6 +60,11 @@ impl Had {
     fn of(anchor: &Anchor) -> Self {
         Self { token: anchor.claim.token().clone(), _use: anchor.module.share() }
     }
+}
+
+/// That of a session which is dead though the token answers, if nothing has ever run on it. `seen`: the module's incarnation when it was found.
+pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
+    session.is_new().then_some(Trouble::DeadFromTheStart { seen })
 }
 
 impl<H: Host> TokenPool<H> {

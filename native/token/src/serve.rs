@@ -181,7 +181,7 @@ impl<H: Host> TokenPool<H> {
             Step::Exchange
         } else {
             match self.pass_gate(in_use.session(), &operation) {
-                Passage::Pass(epoch) => self.execute(&in_use, &mut operation, epoch, outlet),
+                Passage::Pass(_) => self.execute(&in_use, &mut operation, outlet),
                 Passage::Refuse(error) => Step::Keep(Err(operation.failure(error))),
                 Passage::Wait(wait) => Step::Wait(wait),
             }
@@ -292,7 +292,7 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, epoch: u64, outlet: &impl Outlet<H>) -> Step {
+    fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, outlet: &impl Outlet<H>) -> Step {
         if in_use.is_hung() {
             // Its opening was: it goes no further.
             return Step::Elsewhere("hung");
@@ -308,6 +308,12 @@ impl<H: Host> TokenPool<H> {
         if session.is_stale() {
             return Step::Exchange;
         }
+        // While it waited for its turn, the login may have been lost, and handles with it.
+        let epoch = match self.pass_gate(session, operation) {
+            Passage::Pass(epoch) => epoch,
+            Passage::Refuse(error) => return Step::Keep(Err(operation.failure(error))),
+            Passage::Wait(wait) => return Step::Wait(wait),
+        };
         catch_unwind(AssertUnwindSafe(|| execute(&self.options, session, operation, epoch))).unwrap_or_else(|_| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")

@@ -65,6 +65,11 @@ impl Session {
         self.open.as_ref().map_or(0, |open| open.index)
     }
 
+    /// Whether nothing has run on it.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.used.load(Ordering::Relaxed)
+    }
+
     /// An operation is about to run on it. `true`: the first one.
     pub(crate) fn begin_use(&self) -> bool {
         !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
