@@ -419,7 +419,7 @@ defmodule Pkcs11Pool do
 
   @doc """
   Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also for one of a wrong
-  length. `signature: :der` as in `sign/5`.
+  length. `signature: :der` as in `sign/5`; on a curve that is neither well known nor spelled out by the key, it is `:curve_not_supported`.
 
   Calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
   """
@@ -439,11 +439,12 @@ defmodule Pkcs11Pool do
   defp reader(pool, key, mechanism, %{signature: :der} = opts) do
     der!(mechanism)
     class = Mechanism.class_for(:verify, mechanism)
+    opts = %{opts | partial: true}
 
-    with {:ok, %{ec_params: params}} <- attributes(pool, key, class, [:ec_params], opts) do
-      case PublicKey.order_size(params) do
+    with {:ok, read} <- attributes(pool, key, class, [:key_type, :ec_params], opts) do
+      case PublicKey.order_size(read) do
         {:ok, size} -> {:ok, &EcdsaSignature.from_der(&1, size)}
-        :error -> {:ok, fn _signature -> :error end}
+        {:error, reason} -> {:error, Error.new(reason, pool: pool, executed: false)}
       end
     end
   end

@@ -70,8 +70,8 @@ defmodule Pkcs11Pool.ErrorTest do
       ~w(queue_timeout operation_timeout overloaded pool_not_found draining key_not_found
       ambiguous_key object_stale object_of_other_token session_object_needs_session
       attribute_sensitive attribute_type_invalid pin_required pin_source_failed pin_final_try
-      login_conflict reauthentication_required signature_invalid decryption_failed mechanism_invalid
-      iv_replaced token_unavailable module_load_failed module_digest_mismatch module_conflict
+      login_conflict reauthentication_required signature_invalid curve_not_supported decryption_failed
+      mechanism_invalid iv_replaced token_unavailable module_load_failed module_digest_mismatch module_conflict
       slot_not_found ambiguous_slot slot_in_use not_owner lease_ended)a
 
     rubbish = %{
@@ -117,6 +117,7 @@ defmodule Pkcs11Pool.ErrorTest do
           {:pin_expired, %{}, "expired"},
           {:login_conflict, %{}, "same :user and :pin"},
           {:reauthentication_required, %{}, "login/3"},
+          {:curve_not_supported, %{}, "signature: :raw"},
           {:mechanism_invalid, %{mechanism: :eddsa}, ":eddsa"},
           {:token_unavailable, %{cause: :token_not_present, retry_after_ms: 250},
            "CKR_TOKEN_NOT_PRESENT (0xE0)"},

@@ -2,6 +2,7 @@ defmodule Pkcs11Pool.PublicKeyTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.{Options, PublicKey}
+  alias Pkcs11Pool.Test.SoftHSM
 
   # What a token says of a key.
   defp read(ec_params, ec_point) do
@@ -31,5 +32,55 @@ defmodule Pkcs11Pool.PublicKeyTest do
       assert read(params, <<4, length::binary, point::binary>>) ==
                {:ok, {{:ECPoint, point}, curve}}
     end
+  end
+
+  describe "the size of a curve's order" do
+    test "is that of its parameters, for each curve that openssl knows" do
+      curves = Regex.scan(~r/^ +([\w-]+) *:/m, SoftHSM.openssl!(~w(ecparam -list_curves)))
+
+      # Those of Oakley have no name but openssl's.
+      for [_line, curve] <- curves, not String.starts_with?(curve, "Oakley") do
+        assert {:ecParameters, parameters} =
+                 :public_key.der_decode(:EcpkParameters, ec_params(curve, "explicit"))
+
+        expected = {:ok, byte_size(:binary.encode_unsigned(elem(parameters, 5)))}
+
+        for encoding <- ["explicit", "named_curve"] do
+          read = %{key_type: :ec, ec_params: ec_params(curve, encoding)}
+          assert {curve, PublicKey.order_size(read)} == {curve, expected}
+        end
+      end
+    end
+
+    test "is not guessed" do
+      unknown = :public_key.der_encode(:EcpkParameters, {:namedCurve, {1, 2, 3, 4}})
+
+      for params <- [unknown, <<5, 0>>, "", "rubbish", :unavailable] do
+        read = %{key_type: :ec, ec_params: params}
+        assert PublicKey.order_size(read) == {:error, :curve_not_supported}
+        # The type of a vendor, or one that is not told, may well be that of an elliptic curve.
+        read = %{key_type: 0x80000001, ec_params: params}
+        assert PublicKey.order_size(read) == {:error, :curve_not_supported}
+        read = %{key_type: :unavailable, ec_params: params}
+        assert PublicKey.order_size(read) == {:error, :curve_not_supported}
+      end
+    end
+
+    test "is not that of a key of another type" do
+      assert PublicKey.order_size(%{key_type: :rsa, ec_params: :unavailable}) ==
+               {:error, :key_type_inconsistent}
+
+      ed25519 = :public_key.der_encode(:EcpkParameters, {:namedCurve, {1, 3, 101, 112}})
+
+      assert PublicKey.order_size(%{key_type: :ec_edwards, ec_params: ed25519}) ==
+               {:error, :key_type_inconsistent}
+    end
+  end
+
+  defp ec_params(curve, encoding) do
+    file = Path.join(SoftHSM.dir(), "#{curve}-#{encoding}.der")
+    args = ~w(ecparam -name #{curve} -param_enc #{encoding} -outform DER -out #{file})
+    SoftHSM.openssl!(args)
+    File.read!(file)
   end
 end

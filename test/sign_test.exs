@@ -67,6 +67,23 @@ defmodule Pkcs11Pool.SignTest do
     assert_invalid(Pkcs11Pool.verify(pool, label, mechanism, @data <> "!", foreign, opts))
   end
 
+  defp generate_on!(pool, label, curve, encoding) do
+    file = Path.join(SoftHSM.dir(), "#{pool}-#{label}.der")
+    args = ~w(ecparam -name #{curve} -param_enc #{encoding} -outform DER -out #{file})
+    SoftHSM.openssl!(args)
+
+    {:ok, _pair} =
+      Pkcs11Pool.generate_key_pair(
+        pool,
+        :ec_key_pair_gen,
+        [token: true, label: label, ec_params: File.read!(file), verify: true],
+        token: true,
+        label: label,
+        private: true,
+        sign: true
+      )
+  end
+
   describe "RSA" do
     test "PKCS #1 v1.5 with a hash", context do
       for {name, hash} <- [{:md5, :md5} | @hashes] do
@@ -195,6 +212,54 @@ defmodule Pkcs11Pool.SignTest do
       for signature <- ["", "rubbish", <<0x30, 6, 2, 1, 1, 2, 1>>, :binary.copy("x", 64)] do
         result = Pkcs11Pool.verify(pool, "p256", :ecdsa, digest, signature, signature: :der)
         assert {:error, %Error{reason: :signature_invalid, executed: false}} = result
+      end
+    end
+
+    # OTP knows neither of the first two, and the last has no name on the token.
+    for {curve, encoding} <- [
+          {"SM2", "named_curve"},
+          {"prime239v1", "named_curve"},
+          {"prime256v1", "explicit"}
+        ] do
+      test "DER on #{curve}, #{encoding}", %{pool: pool} do
+        label = "der-" <> unquote(curve)
+        generate_on!(pool, label, unquote(curve), unquote(encoding))
+        digest = :crypto.hash(:sha224, @data)
+        der = [signature: :der]
+
+        # Some of so many have an r or s that begins with zeros.
+        for _ <- 1..20 do
+          {:ok, signature} = Pkcs11Pool.sign(pool, label, :ecdsa, digest, der)
+          assert Pkcs11Pool.verify(pool, label, :ecdsa, digest, signature, der) == :ok
+        end
+
+        {:ok, signature} = Pkcs11Pool.sign(pool, label, :ecdsa, digest, der)
+        other = :crypto.hash(:sha224, "something else")
+        assert_invalid(Pkcs11Pool.verify(pool, label, :ecdsa, other, signature, der))
+
+        assert {:ok, [{:ok, true}, {:error, %Error{reason: :signature_invalid}}]} =
+                 Pkcs11Pool.verify_many(
+                   pool,
+                   label,
+                   :ecdsa,
+                   [{digest, signature}, {other, signature}],
+                   der
+                 )
+      end
+    end
+
+    test "DER with a key of another type", %{pool: pool} do
+      digest = :crypto.hash(:sha256, @data)
+      {:ok, signature} = Pkcs11Pool.sign(pool, "p256", :ecdsa, digest, signature: :der)
+
+      for label <- ["rsa", "ed25519"] do
+        result = Pkcs11Pool.verify(pool, label, :ecdsa, digest, signature, signature: :der)
+        assert {:error, %Error{reason: :key_type_inconsistent, executed: false} = error} = result
+        assert Exception.message(error) =~ "the key's type does not fit the mechanism"
+
+        list = [{digest, signature}]
+        results = Pkcs11Pool.verify_many(pool, label, :ecdsa, list, signature: :der)
+        assert results == {:ok, [{:error, error}]}
       end
     end
 

@@ -36,6 +36,7 @@ defmodule Pkcs11Pool.Error do
   | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
   | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
   | `:signature_invalid` | the signature is not the data's, or has a wrong length | |
+  | `:curve_not_supported` | a signature in DER, and a curve that is not known: only the raw form can be verified | |
   | `:decryption_failed` | the token could not decrypt | |
   | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
   | `:iv_replaced` | the module took another IV than the given | `:iv` |
@@ -87,6 +88,7 @@ defmodule Pkcs11Pool.Error do
     :object_stale,
     :object_of_other_token,
     :session_object_needs_session,
+    :curve_not_supported,
     :pin_required,
     :pin_final_try,
     :pin_source_failed,

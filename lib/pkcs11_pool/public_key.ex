@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.PublicKey do
   # From the attributes of a key object to a public key of OTP's :public_key.
 
   alias Pkcs11Pool.{Error, Object}
+  alias Pkcs11Pool.Table.Curves
 
   @type t ::
           {:RSAPublicKey, modulus :: pos_integer, public_exponent :: pos_integer}
@@ -83,14 +84,44 @@ defmodule Pkcs11Pool.PublicKey do
 
   defp parameters(oid), do: oid |> :pubkey_cert_records.namedCurves() |> :crypto.ec_curve()
 
-  @doc "Bytes of the order of the curve with these parameters (DER)."
-  @spec order_size(binary) :: {:ok, pos_integer} | :error
-  def order_size(params) do
-    with {:ok, {:namedCurve, oid}} <- curve(params) do
-      {_field, _curve, _base, order, _cofactor} = parameters(oid)
-      {:ok, byte_size(order)}
+  @doc """
+  Bytes of the order of an ECDSA key's curve, from its attributes `:key_type` and `:ec_params`. They are not guessed from the size of its point, which
+  is that of the field: order and field differ in length on curves such as secp160r1, sect233k1 and c2pnb176v1.
+  """
+  @spec order_size(%{key_type: term, ec_params: term}) ::
+          {:ok, pos_integer} | {:error, :curve_not_supported | :key_type_inconsistent}
+  def order_size(%{key_type: type, ec_params: params}) do
+    with {:ok, curve} <- curve(params),
+         {:ok, size} <- curve_order_size(curve) do
+      {:ok, size}
+    else
+      # A number is a vendor's key type.
+      :error when is_atom(type) and type not in [:ec, :unavailable, nil] ->
+        {:error, :key_type_inconsistent}
+
+      :error ->
+        {:error, :curve_not_supported}
     end
+  end
+
+  @order_sizes Curves.order_sizes()
+
+  defp curve_order_size({:namedCurve, oid}) when is_map_key(@order_sizes, oid),
+    do: Map.fetch(@order_sizes, oid)
+
+  defp curve_order_size({:namedCurve, oid}) do
+    {_field, _curve, _base, order, _cofactor} = parameters(oid)
+    {:ok, byte_size(order)}
   rescue
     _unknown_curve -> :error
   end
+
+  defp curve_order_size(
+         {:ecParameters, {:ECParameters, _version, _field, _curve, _base, order, _cofactor}}
+       )
+       when is_integer(order) and order > 0,
+       do: {:ok, order |> :binary.encode_unsigned() |> byte_size()}
+
+  # Parameters that the key inherits from whoever certified it, or that make no sense.
+  defp curve_order_size(_other), do: :error
 end

@@ -188,6 +188,11 @@ defmodule Pkcs11Pool.Error.Text do
   defp explain(:signature_invalid, _details, _error),
     do: {"the signature is not valid for this data, key and mechanism", nil}
 
+  defp explain(:curve_not_supported, _details, _error) do
+    {"how long r and s of a signature are on the key's curve is not known, so that one in DER cannot be verified",
+     "Give the raw form, with signature: :raw"}
+  end
+
   defp explain(:decryption_failed, _details, _error) do
     {"the token could not decrypt: the data was changed, or key or parameters are not those it was " <>
        "encrypted with", nil}
