@@ -65,6 +65,9 @@ defmodule Pkcs11Pool.BenchOptionsTest do
     refute refused(@least ++ ["271828"]) =~ "271828"
     refute refused(@least ++ ["--module-env", "271828"]) =~ "271828"
 
+    refute refused(["--module", @module, "--slot-id", "1", "--pin-env", "HSM_PIN=271828"]) =~
+             "271828"
+
     refute refused(["--module", @module, "--uri", "pkcs11:token=a?pin-value=271828", "--no-pin"]) =~
              "271828"
   end
@@ -86,6 +89,24 @@ defmodule Pkcs11Pool.BenchOptionsTest do
          ["--slot-id wants a whole number"]},
         {"a URI without a token", ["--module", @module, "--uri", "pkcs11:object=a", "--no-pin"],
          ["--uri names no token"]},
+        {"a slot below the first", ["--module", @module, "--slot-id", "-1", "--no-pin"],
+         ["--slot-id wants a whole number from 0", "-1"]},
+        {"a slot beyond the last",
+         ["--module", @module, "--slot-id", "18446744073709551616", "--no-pin"],
+         ["--slot-id wants a whole number from 0 to 18446744073709551615"]},
+        {"an empty label", ["--module", @module, "--token-label", "", "--no-pin"],
+         ["--token-label", "label"]},
+        {"an empty serial number", ["--module", @module, "--token-serial", "", "--no-pin"],
+         ["--token-serial", "serial number"]},
+        {"a URI that names an object, too",
+         ["--module", @module, "--uri", "pkcs11:token=a;object=x", "--no-pin"],
+         ["--uri names an object", "--key"]},
+        {"an empty name of a variable", ["--module", @module, "--slot-id", "1", "--pin-env", ""],
+         ["--pin-env wants the name of a variable"]},
+        {"an empty path of a file", ["--module", @module, "--slot-id", "1", "--pin-file", ""],
+         ["--pin-file", "path"]},
+        {"a digest that is none", @least ++ ~w(--module-sha256 abc),
+         ["--module-sha256 wants 64 hexadecimal digits", "abc"]},
         {"a URI that is none", ["--module", @module, "--uri", "token", "--no-pin"],
          ["--uri", "pkcs11:"]},
         {"an option that is none", @least ++ ~w(--second 3),

@@ -3,6 +3,9 @@ defmodule Pkcs11Pool.Bench.Options do
   # The arguments of `mix pkcs11_pool.bench`, checked before anything is loaded. A message names the option and the remedy; it never shows an
   # argument that could be a PIN.
 
+  import Pkcs11Pool.Bench.Options.Refusal
+
+  alias Pkcs11Pool.Bench.Options.Place
   alias Pkcs11Pool.{Mechanism, URI}
 
   @switches [
@@ -29,14 +32,6 @@ defmodule Pkcs11Pool.Bench.Options do
     svg: :string,
     json: :string
   ]
-
-  @slots [
-    token_label: "--token-label",
-    token_serial: "--token-serial",
-    slot_id: "--slot-id",
-    uri: "--uri"
-  ]
-  @pins [pin_env: "--pin-env", pin_file: "--pin-file", no_pin: "--no-pin"]
 
   @sessions [1, 2, 4, 8, 16, 32]
   @most_bytes 65_536
@@ -93,16 +88,16 @@ defmodule Pkcs11Pool.Bench.Options do
     {given, rest, invalid} = OptionParser.parse(arguments, strict: strict)
     known!(invalid, rest)
     once!(given)
-    module_env = module_env(Keyword.get_values(given, :module_env))
+    module_env = Place.module_env(Keyword.get_values(given, :module_env))
     given = Map.new(given)
-    {slot, slot_option} = slot(given)
-    {pin, pin_option} = pin(given)
+    {slot, slot_option} = Place.slot(given)
+    {pin, pin_option} = Place.pin(given)
 
     options = %__MODULE__{
-      module: module(given),
+      module: Place.module(given),
       module_env: module_env,
       module_args: given[:module_args],
-      module_sha256: given[:module_sha256],
+      module_sha256: Place.module_sha256(given[:module_sha256]),
       slot: slot,
       slot_option: slot_option,
       pin: pin,
@@ -191,96 +186,7 @@ defmodule Pkcs11Pool.Bench.Options do
 
   defp option(name), do: "--" <> (name |> Atom.to_string() |> String.replace("_", "-"))
 
-  ## Module, slot, PIN
-
-  defp module(%{module: path}) do
-    path = Path.expand(path)
-
-    cond do
-      File.regular?(path) ->
-        path
-
-      File.dir?(path) ->
-        refuse("--module: #{path} is a folder: give the path of the PKCS#11 library in it")
-
-      true ->
-        refuse(
-          "--module: there is no file #{path}: give the path of your vendor's PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so"
-        )
-    end
-  end
-
-  defp module(_none),
-    do: refuse("--module PATH is missing: the path of your vendor's PKCS#11 library")
-
-  defp module_env([]), do: nil
-
-  defp module_env(assignments) do
-    Map.new(assignments, fn assignment ->
-      case String.split(assignment, "=", parts: 2) do
-        [name, value] when name != "" -> {name, value}
-        # Without the value, which may be secret.
-        _other -> refuse("--module-env wants NAME=VALUE, once for each variable")
-      end
-    end)
-  end
-
-  defp slot(given) do
-    case for {name, option} <- @slots, is_map_key(given, name), do: {name, option} do
-      [{:uri, option}] ->
-        {uri(given.uri), option}
-
-      [{name, option}] ->
-        {{name, given[name]}, option}
-
-      [] ->
-        refuse("which token? Give one of #{names(@slots)}")
-
-      several ->
-        refuse(
-          "#{Enum.map_join(several, " and ", &elem(&1, 1))} each name a token: give one of them"
-        )
-    end
-  end
-
-  defp uri(uri) do
-    parsed = parse_uri(uri, "--uri")
-
-    if URI.to_slot(parsed) == %{},
-      do: refuse("--uri names no token: give one such as pkcs11:token=payments")
-
-    uri
-  end
-
-  defp parse_uri(uri, option) do
-    URI.parse!(uri)
-  rescue
-    # It says nothing of the URI's values.
-    error in ArgumentError -> refuse("#{option}: #{Exception.message(error)}")
-  end
-
-  defp pin(given) do
-    case for {name, option} <- @pins, Map.get(given, name, false) != false, do: {name, option} do
-      [{:pin_env, option}] ->
-        {{:env, given.pin_env}, option}
-
-      [{:pin_file, option}] ->
-        {{:file, Path.expand(given.pin_file)}, option}
-
-      [{:no_pin, option}] ->
-        {nil, option}
-
-      [] ->
-        refuse("how does it log in? Give one of --pin-env VARIABLE, --pin-file PATH, --no-pin")
-
-      several ->
-        refuse("#{Enum.map_join(several, " and ", &elem(&1, 1))}: give one of them")
-    end
-  end
-
-  defp names(options), do: Enum.map_join(options, ", ", &elem(&1, 1))
-
-  ## The rest
+  ## What is measured, and how
 
   defp check(:key, "pkcs11:" <> _rest = uri) do
     parsed = parse_uri(uri, "--key")
@@ -396,7 +302,4 @@ defmodule Pkcs11Pool.Bench.Options do
       )
 
   defp together(options), do: options
-
-  @spec refuse(String.t()) :: no_return
-  defp refuse(message), do: throw({:refused, message})
 end
