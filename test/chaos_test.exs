@@ -384,12 +384,66 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
     assert {:error, %Error{reason: :iv_not_made}} = encrypt.()
   end
 
+  test "what is on the edge of sense is taken by the module, too", %{chaos: chaos} = context do
+    _pool = start_pool!(context)
+
+    for probability <- [0, 0.0, 1.0e-9, 1, 1.0],
+        do: Chaos.fail(chaos, :C_Sign, 0xFFFFFFFFFFFFFFFF, probability: probability)
+
+    Chaos.hang(chaos, :C_Sign, nth: 1, count: 0xFFFFFFFFFFFFFFFF)
+    Chaos.latency(chaos, :C_Sign, 0..4_294_967)
+    Chaos.session_limit(chaos, 0)
+    Chaos.pin_limit(chaos, 0xFFFFFFFF)
+    Chaos.seed(chaos, 0)
+    Chaos.reset(chaos)
+  end
+
   test "what makes no sense raises", %{chaos: chaos} do
     assert_raise ArgumentError, ~r/a PKCS#11 function/, fn -> Chaos.hang(chaos, :C_Sing) end
     assert_raise ArgumentError, ~r/a return code/, fn -> Chaos.fail(chaos, :C_Sign, :oops) end
     assert_raise ArgumentError, ~r/milliseconds/, fn -> Chaos.latency(chaos, :C_Sign, -1) end
     assert_raise ArgumentError, ~r/integer or :infinity/, fn -> Chaos.session_limit(chaos, -1) end
     assert_raise ArgumentError, ~r/flag of a token/, fn -> Chaos.token_flags(chaos, set: [:a]) end
+
+    for {option, wrong} <- [
+          nth: [0, -1, 1.5, "1", 2 ** 64],
+          count: [0, -1, 1.5, :all, 2 ** 64],
+          probability: [2.0, -0.1, 2, "0.5"]
+        ],
+        value <- wrong do
+      message = ~r/expected #{inspect(option)} to be .*, got: /
+
+      for rule <- [
+            &Chaos.fail(chaos, :C_Sign, :device_error, &1),
+            &Chaos.hang(chaos, :C_Sign, &1),
+            &Chaos.crash(chaos, :C_Sign, &1)
+          ],
+          do: assert_raise(ArgumentError, message, fn -> rule.([{option, value}]) end)
+    end
+
+    for {message, wrong} <- [
+          {~r/a return code/, &Chaos.fail(&1, :C_Sign, 2 ** 64)},
+          {~r/a return code/, &Chaos.release(&1, code: -1)},
+          {~r/:run to be a boolean/, &Chaos.fail(&1, :C_Sign, :device_error, run: :yes)},
+          {~r/milliseconds/, &Chaos.latency(&1, :C_Sign, 20..5)},
+          {~r/milliseconds/, &Chaos.latency(&1, :C_Sign, -5..5)},
+          {~r/milliseconds, at most/, &Chaos.latency(&1, :C_Sign, 5_000_000)},
+          {~r/milliseconds, at most/, &Chaos.latency(&1, :C_Sign, 5..5_000_000)},
+          {~r/milliseconds/, &Chaos.size_query_latency(&1, -1)},
+          {~r/integer or :infinity/, &Chaos.session_limit(&1, 1.5)},
+          {~r/integer or :infinity/, &Chaos.session_limit(&1, 2 ** 64)},
+          {~r/integer from 1 .* or :infinity/, &Chaos.pin_limit(&1, 0)},
+          {~r/integer from 1 .* or :infinity/, &Chaos.pin_limit(&1, 2 ** 32)},
+          {~r/flag of a token/, &Chaos.token_flags(&1, clear: [2 ** 64])},
+          {~r/:seed to be/, &Chaos.seed(&1, -1)},
+          {~r/:slot_id to be/, &Chaos.remove_token(&1, slot_id: -1)},
+          {~r/:slot_id to be/, &Chaos.return_token(&1, slot_id: "1")},
+          {~r/:from to be/, &Chaos.return_token(&1, from: 2 ** 64)}
+        ],
+        do: assert_raise(ArgumentError, message, fn -> wrong.(chaos) end)
+
+    # Nothing of it is done later, either: the module executes when it is loaded what it was told before.
+    refute File.exists?(chaos.init)
 
     assert_raise ArgumentError, ~r/:tmp_dir/, fn ->
       Chaos.start!(chaos.module, tmp_dir: "/" <> String.duplicate("a", 100))

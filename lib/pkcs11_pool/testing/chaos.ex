@@ -50,8 +50,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   whether or not the module is initialized.
 
   *Functions* are atoms (`:C_Sign`), strings, or `:all`. *Codes* are names of
-  `Pkcs11Pool.ReturnCode` (`:device_error`) or numbers. *Times* are milliseconds, and may be
-  fractions.
+  `Pkcs11Pool.ReturnCode` (`:device_error`) or numbers. *Times* are milliseconds, may be
+  fractions, and are 71 minutes at most.
 
   The module counts wrong PINs as real tokens do and SoftHSM does not: the third in a row locks,
   see `pin_limit/2`. It also finds misuse on which real modules crash, answers it with an error,
@@ -253,7 +253,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc "Makes what happens by chance repeatable."
   @spec seed(t, non_neg_integer) :: :ok
-  def seed(%__MODULE__{} = chaos, seed), do: Control.tell!(chaos, ["seed", seed])
+  def seed(%__MODULE__{} = chaos, seed),
+    do: Control.tell!(chaos, ["seed", option!(:seed, seed)])
 
   ## Sessions, objects, login
 
@@ -263,7 +264,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec session_limit(t, non_neg_integer | :infinity) :: :ok
   def session_limit(%__MODULE__{} = chaos, limit) do
-    Control.tell!(chaos, ["session_limit", limit!(limit)])
+    Control.tell!(chaos, ["session_limit", session_limit!(limit)])
   end
 
   @doc """
@@ -305,7 +306,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
     opts = Keyword.validate!(opts, [:slot_id, code: :device_removed])
 
     Control.tell!(chaos, [
-      "remove_token" | options(slot: opts[:slot_id], code: code!(opts[:code]))
+      "remove_token" | options(slot_id: opts[:slot_id], code: code!(opts[:code]))
     ])
   end
 
@@ -319,7 +320,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec return_token(t, [{:slot_id, non_neg_integer} | {:from, non_neg_integer}]) :: :ok
   def return_token(%__MODULE__{} = chaos, opts \\ []) do
     opts = Keyword.validate!(opts, [:slot_id, :from])
-    Control.tell!(chaos, ["return_token" | options(slot: opts[:slot_id], from: opts[:from])])
+    Control.tell!(chaos, ["return_token" | options(slot_id: opts[:slot_id], from: opts[:from])])
   end
 
   @doc """
@@ -343,7 +344,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec pin_limit(t, pos_integer | :infinity) :: :ok
   def pin_limit(%__MODULE__{} = chaos, limit) do
-    Control.tell!(chaos, ["pin_limit", limit!(limit)])
+    Control.tell!(chaos, ["pin_limit", pin_limit!(limit)])
   end
 
   @doc """
