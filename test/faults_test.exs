@@ -40,8 +40,8 @@ for executor <- [:dirty_io, :threads], place <- Faults.places() do
           broken =
             for code <- Faults.codes(@class),
                 mode <- [:once, :always],
-                seen = FaultBench.observe(bench, @place, code, mode),
                 expected = Faults.expected(@class, @place, code, mode),
+                seen = FaultBench.observe(bench, @place, code, mode, expected.retries),
                 not FaultBench.kept?(expected, seen),
                 do: {code, mode, expected: expected, seen: seen}
 

@@ -47,38 +47,73 @@ defmodule Pkcs11Pool.Test.FaultBench do
     end
   end
 
-  @doc "What happens when a code comes in a place once, or always: like a promise, and what is wrong with the pool afterwards."
-  @spec observe(t, Faults.place(), code :: atom | non_neg_integer, :once | :always) :: map
-  def observe(bench, place, code, mode) when place in [:open, :login] do
-    within_pool(bench, fn -> strike(bench, place, code, mode) end)
+  @doc """
+  What happens when a code comes in a place once, or always: like a promise, and what is wrong with the pool afterwards. So many retries are
+  waited for.
+  """
+  @spec observe(
+          t,
+          Faults.place(),
+          code :: atom | non_neg_integer,
+          :once | :always,
+          retries :: non_neg_integer
+        ) :: map
+  def observe(bench, place, code, mode, retries) when place in [:open, :login] do
+    within_pool(bench, fn -> strike(bench, place, code, mode, retries) end)
   end
 
-  def observe(bench, place, code, mode), do: strike(bench, place, code, mode)
+  def observe(bench, place, code, mode, retries), do: strike(bench, place, code, mode, retries)
 
   @doc "Whether what was seen is what is expected, where anything in particular is."
   @spec kept?(map, map) :: boolean
   def kept?(expected, seen),
     do: Enum.all?(expected, fn {key, value} -> value == :any or seen[key] == value end)
 
-  defp strike(%{chaos: chaos, pool: pool} = bench, place, code, mode) do
+  defp strike(%{chaos: chaos, pool: pool} = bench, place, code, mode, retries) do
     function = Faults.function(place)
     if place in [:look_up, :change_look_up], do: :ok = Pkcs11Pool.forget_keys(pool)
     Chaos.reset_counts(chaos)
     Chaos.fail(chaos, function, code, options(place, code, mode))
-    result = call(pool, place)
+    {keeper, result} = watched(pool, fn -> call(pool, place) end)
     calls = Chaos.calls(chaos, function)
     Chaos.clear(chaos, function)
     Pools.drained!(pool)
+    retries = retries(keeper, place, code, retries)
     closed = Chaos.calls(chaos, :C_CloseSession)
     if result == :ok and place in [:change, :change_look_up], do: Pools.key_pair!(pool, "victim")
 
     %{
       result: outcome(result, code),
       calls: calls,
+      retries: retries,
       closed: closed,
       next: next(pool),
       rest: rest(bench)
     }
+  end
+
+  defp watched(pool, fun) do
+    keeper = Pools.keeper(pool)
+    1 = :erlang.trace(keeper, true, [:receive])
+    {keeper, fun.()}
+  end
+
+  # The keeper is told of each retry, by and by, also of those that what was done before may have caused: as many as are expected are waited for.
+  defp retries(keeper, place, code, expected, count \\ 0) do
+    function = Atom.to_string(Faults.function(place))
+
+    receive do
+      {:trace, ^keeper, :receive, {:pkcs11_pool, {:retried, _class, reason, ^function}}}
+      when reason == code or not is_atom(code) ->
+        retries(keeper, place, code, expected, count + 1)
+
+      {:trace, ^keeper, :receive, _other} ->
+        retries(keeper, place, code, expected, count)
+    after
+      if(count < expected, do: 10_000, else: 0) ->
+        :erlang.trace(keeper, false, [:receive])
+        count
+    end
   end
 
   # Who says at a login that somebody is logged in has it so.

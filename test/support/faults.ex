@@ -21,6 +21,7 @@ defmodule Pkcs11Pool.Test.Faults do
     * `:once` - what the caller gets if the code comes once: `:ok`, or the reason (`:itself`: the code's own name) with `executed`
     * `:always` - the same if it comes for as long as it is asked
     * `:calls` - how often the C function is called: `{if it comes once, if it comes always}`; `:any` where recovery calls it, too
+    * `:retries` - how often the operation is tried again, and an event says so: `{once, always}`; a login is seen to within its operation
     * `:session` - what becomes of the session that met it; `:none` where there was none
     * `:closed` - how many sessions so are closed: `{once, always}`
     * `:after` - what is due before the next call succeeds: nothing, or somebody's `login/3`
@@ -29,6 +30,7 @@ defmodule Pkcs11Pool.Test.Faults do
           once: :ok | {reason :: atom, executed :: boolean | :unknown},
           always: :ok | {reason :: atom, executed :: boolean | :unknown},
           calls: {pos_integer, pos_integer} | :any,
+          retries: {non_neg_integer, non_neg_integer},
           session: :kept | :closed | :none,
           closed: {non_neg_integer, non_neg_integer} | :any,
           after: :nothing | :login
@@ -179,7 +181,10 @@ defmodule Pkcs11Pool.Test.Faults do
   @doc "What is promised where a code of a class comes."
   @spec promise(ReturnCode.class(), place, code :: atom | non_neg_integer) :: promise
   def promise(class, place, code),
-    do: exception(code, place) || rule(class, place) |> probed(class, place)
+    do: (exception(code, place) || rule(class, place) |> probed(class, place)) |> at(place)
+
+  defp at(promise, :login), do: %{promise | retries: {0, 0}}
+  defp at(promise, _place), do: promise
 
   # Initializing a module again, or finding a token again, ends with a session, and maybe a login, to see if it works. What a session of before is worth to it is not told either.
   defp probed(promise, :module, :open), do: %{promise | calls: :any, closed: :any}
@@ -188,7 +193,7 @@ defmodule Pkcs11Pool.Test.Faults do
   defp probed(promise, :module, _place), do: %{promise | closed: :any}
   defp probed(promise, _class, _place), do: promise
 
-  @doc "What `Pkcs11Pool.Test.FaultBench.observe/4` sees if the promise is kept."
+  @doc "What `Pkcs11Pool.Test.FaultBench.observe/5` sees if the promise is kept."
   @spec expected(ReturnCode.class(), place, code :: atom | non_neg_integer, :once | :always) ::
           map
   def expected(class, place, code, mode) do
@@ -198,6 +203,7 @@ defmodule Pkcs11Pool.Test.Faults do
     %{
       result: Map.fetch!(promise, mode),
       calls: counted(promise.calls, nth),
+      retries: counted(promise.retries, nth),
       closed: counted(promise.closed, nth),
       next: if(promise.after == :login, do: :ok_after_login, else: :ok),
       rest: []
@@ -309,11 +315,11 @@ defmodule Pkcs11Pool.Test.Faults do
 
   defp constant(code), do: "CKR_#{code |> Atom.to_string() |> String.upcase()}"
 
-  defp cell(%{once: :ok, always: :ok}), do: "ok"
+  defp cell(%{once: :ok, always: :ok} = promise), do: "ok" <> called(promise)
 
   defp cell(%{once: once, always: {reason, executed}, session: session} = promise) do
     [
-      if(once == :ok, do: "once more", else: "error"),
+      if(once == :ok, do: "once more", else: "error") <> called(promise),
       if(reason != :itself, do: "`#{inspect(reason)}`"),
       "`#{executed}`",
       if(session != :none, do: to_string(session)),
@@ -322,6 +328,11 @@ defmodule Pkcs11Pool.Test.Faults do
     |> Enum.reject(&is_nil/1)
     |> Enum.join(", ")
   end
+
+  # How often, if it comes always, and how many of these calls are the operation's other try.
+  defp called(%{calls: :any}), do: ""
+  defp called(%{calls: {_once, always}, retries: {_, 0}}), do: " (#{always})"
+  defp called(%{calls: {_once, always}, retries: {_, retries}}), do: " (#{always}, #{retries})"
 
   defp happening_cell(nil), do: ""
   defp happening_cell(:ok), do: "ok"
@@ -403,8 +414,8 @@ defmodule Pkcs11Pool.Test.Faults do
   defp rule(:unknown, place) when place in [:look_up, :init, :change_look_up],
     do: returned(false, :closed)
 
-  # The session's own end is no word about the PIN: as many sessions are tried as there may be, and another one.
-  defp rule(:dead_session, :login), do: %{retried(false, :closed) | calls: {2, 3}, closed: {1, 3}}
+  # The session's own end is no word about the PIN.
+  defp rule(:dead_session, :login), do: retried(false, :closed)
 
   # Everything else is the caller's to know. A session that could not log in is only kept if the answer says that it is not to blame.
   defp rule(_class, :open), do: returned(false, :none)
@@ -438,14 +449,14 @@ defmodule Pkcs11Pool.Test.Faults do
   ## Promises
 
   defp retried(executed, session) do
-    %{once: :ok, always: {:itself, executed}, calls: {2, 2}, session: session}
+    %{once: :ok, always: {:itself, executed}, calls: {2, 2}, retries: {1, 1}, session: session}
     |> Map.merge(%{closed: closed(session, {1, 2}), after: :nothing})
   end
 
   defp returned(reason \\ :itself, executed, session) do
     result = {reason, executed}
 
-    %{once: result, always: result, calls: {1, 1}, session: session}
+    %{once: result, always: result, calls: {1, 1}, retries: {0, 0}, session: session}
     |> Map.merge(%{closed: closed(session, {1, 1}), after: :nothing})
   end
 
@@ -454,6 +465,7 @@ defmodule Pkcs11Pool.Test.Faults do
       once: :ok,
       always: :ok,
       calls: {calls, calls},
+      retries: {0, 0},
       session: :kept,
       closed: {0, 0},
       after: :nothing
