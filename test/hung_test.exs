@@ -86,6 +86,21 @@ defmodule Pkcs11Pool.HungTest do
       assert Pkcs11Pool.status(pool).hung == 0
     end
 
+    test "one that is given up early is seen to before the pool looks by itself",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: :threads)
+      # It does not look any more.
+      :sys.suspend(Pools.keeper(pool))
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+
+      assert {:error, %Error{reason: :operation_timeout, executed: :unknown}} =
+               random(pool, operation_timeout: 10)
+
+      Poll.until(fn -> match?(%{hung: 1, running: 0}, Pkcs11Pool.status(pool)) end)
+      :sys.resume(Pools.keeper(pool))
+      let_go(pool, chaos)
+    end
+
     test "what waits gets the place of what hangs", %{token: token, chaos: chaos} do
       pool = start(token, executor: :threads, pool_size: 1)
       Chaos.hang(chaos, :C_GenerateRandom, count: 1)

@@ -3,6 +3,8 @@
 //! the session is closed, and the thread ends. A dirty scheduler cannot be left behind: there a hung call is only reported, like a login that hangs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use session_pool::{Millis, Quarantined, RunnerId};
 
@@ -32,8 +34,28 @@ impl<H: Host> TokenPool<H> {
     /// A caller has given up its running operation.
     pub(crate) fn given_up(&self, header: &Header<H>) {
         let is_its = |doing: &Doing<H>| doing.errand.header.as_ref().is_some_and(|other| std::ptr::eq(&**other, header));
+        self.quarantine_after_grace(is_its);
+    }
+
+    /// Sees to those whose time is over. One that is given up early is looked at again: the pool's own look may be a second away.
+    fn quarantine_after_grace(&self, is_over: impl Fn(&Doing<H>) -> bool) {
+        let is_early = AtomicBool::new(false);
         for (id, cell) in self.all_cells() {
-            self.hangs(id, &cell, |doing| is_its(doing) && doing.has_taken(GRACE));
+            self.hangs(id, &cell, |doing| {
+                let (is_over, is_late) = (is_over(doing), doing.has_taken(GRACE));
+                is_early.fetch_or(is_over && !is_late, Ordering::Relaxed);
+                is_over && is_late
+            });
+        }
+        if is_early.into_inner() && !self.looks_again.swap(true, Ordering::SeqCst) {
+            let pool = self.me.clone();
+            let look = move || {
+                if let Some(pool) = pool.upgrade() {
+                    pool.looks_again.store(false, Ordering::SeqCst);
+                    pool.quarantine_after_grace(Doing::is_given_up);
+                }
+            };
+            H::later(Duration::from_millis(GRACE), Box::new(look));
         }
     }
 

@@ -1,7 +1,7 @@
 //! A pool of sessions on a token: what is submitted, cancelled and counted. What runners do is in `serve.rs`, how it ends in `stopping.rs`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
@@ -82,6 +82,8 @@ pub struct TokenPool<H: Host> {
     cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
     /// Those of the sessions that are being closed.
     pub(crate) closes: Mutex<Vec<Arc<Cell<H>>>>,
+    /// Whether those that were given up early are about to be looked at.
+    pub(crate) looks_again: AtomicBool,
     pub(crate) guests: Guests<H>,
     pub(crate) mooring: Mooring<H>,
     pub(crate) access: Access<H>,
@@ -137,6 +139,7 @@ impl<H: Host> TokenPool<H> {
             keeper,
             cells: Mutex::default(),
             closes: Mutex::default(),
+            looks_again: AtomicBool::new(false),
             guests: Guests::default(),
             mooring: Mooring::default(),
             access: Access::new(),
