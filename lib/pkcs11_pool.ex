@@ -573,8 +573,9 @@ defmodule Pkcs11Pool do
       Pkcs11Pool.encrypt_many(MyApp.HSM, "vault", :aes_gcm, for(data <- list, do: {[iv: unique_iv()], data}))
 
   One IV for several messages gives them away, and with AES-GCM the key's authentication, too. Hence a mechanism that takes an IV (or a counter) must
-  have it from the token, or each item its own: `{[iv: iv], data}`. An IV of the mechanism, or the same one for two items, raises `ArgumentError`.
-  That counters do not run into each other, and that no IV is used again in another call, is up to you.
+  have it from the token, or each item its own: `{[iv: iv], data}`. An IV of the mechanism, or the same one for two items, raises `ArgumentError`; so
+  does the same counter block, whatever its `:counter_bits`. That a counter does not run into another item's block, and that no IV is used again in
+  another call, is up to you, as are all IVs of a mechanism that this library knows nothing of but its bytes.
 
   Calls what `encrypt/5` calls, for each item.
   """

@@ -166,19 +166,26 @@ defmodule Pkcs11Pool.BatchTest do
             {:aes_cbc_pad, iv: iv <> "1234"},
             {:aes_cbc_pad, iv <> "1234"},
             {:aes_ctr, counter_block: iv <> "1234"},
-            {:vendor, 0x80000001, {:aes_gcm, iv: iv}}
+            {:vendor, 0x80000001, {:aes_gcm, iv: iv}},
+            {:vendor, 0x1085, iv <> "1234"},
+            {:vendor, 0x1085, nil}
           ] do
         assert_raise ArgumentError, ~r/would be used for every item/, fn ->
           Pkcs11Pool.encrypt_many(pool, "aes", mechanism, ["one"])
         end
       end
 
-      for items <- [
-            [{[iv: iv], "one"}, {[iv: iv], "two"}],
-            [{[iv: iv, aad: "a"], "one"}, {[iv: iv, aad: "b"], "one"}]
+      block = [counter_block: iv <> "1234"]
+
+      for {mechanism, items} <- [
+            {:aes_gcm, [{[iv: iv], "one"}, {[iv: iv], "two"}]},
+            {:aes_gcm, [{[iv: iv, aad: "a"], "one"}, {[iv: iv, aad: "b"], "one"}]},
+            # The same key stream, however far it counts.
+            {:aes_ctr, [{block, "one"}, {[counter_bits: 64] ++ block, "two"}]},
+            {{:vendor, 0x1086, :aes_ctr}, [{block, "one"}, {[counter_bits: 64] ++ block, "two"}]}
           ] do
         assert_raise ArgumentError, ~r/two items have the same IV/, fn ->
-          Pkcs11Pool.encrypt_many(pool, "aes", :aes_gcm, items)
+          Pkcs11Pool.encrypt_many(pool, "aes", mechanism, items)
         end
       end
 

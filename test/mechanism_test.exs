@@ -60,7 +60,7 @@ defmodule Pkcs11Pool.MechanismTest do
   test "an IV that the token makes is for encryption" do
     gcm = {0x1087, {:gcm, :token, "", 128}}
     assert Mechanism.encode_for!(:encrypt, {:aes_gcm, iv: :token}) == gcm
-    assert Mechanism.iv(gcm) == :token
+    assert Mechanism.iv({:aes_gcm, iv: :token}, gcm) == :token
     assert Mechanism.encode_for!(:decrypt, {:aes_cbc, iv: @iv16}) == {0x1082, @iv16}
 
     for operation <- [:decrypt, :sign, :verify] do
@@ -79,14 +79,48 @@ defmodule Pkcs11Pool.MechanismTest do
           :aes_cbc_pad,
           :aes_ctr,
           :des3_cbc,
-          {:vendor, 0x80000001, {:aes_gcm, iv: @iv16}}
+          {:vendor, 0x80000001, {:aes_gcm, iv: @iv16}},
+          {:vendor, 0x80000001, :aes_gcm},
+          # The standard's, by their numbers.
+          {:vendor, 0x1085, @iv16},
+          {:vendor, 0x1085, nil},
+          {:vendor, 0x1085, {:rsa_pkcs_pss, hash: :sha256}}
         ] do
       assert Mechanism.takes_iv?(mechanism)
     end
 
-    for mechanism <- [:aes_ecb, :rsa_pkcs, :aes_key_wrap, {:vendor, 0x80000001, @iv16}, :sha256] do
+    for mechanism <- [
+          :aes_ecb,
+          :rsa_pkcs,
+          :aes_key_wrap,
+          {:vendor, 0x80000001, @iv16},
+          {:vendor, 0x80000001, nil},
+          {:vendor, 0x1081, nil},
+          :sha256
+        ] do
       refute Mechanism.takes_iv?(mechanism)
     end
+  end
+
+  test "of a counter the block is what must not be used twice" do
+    block = :crypto.strong_rand_bytes(16)
+    params = [counter_block: block, counter_bits: 64]
+    struct = <<64::native-size(@word), block::binary>>
+
+    for mechanism <- [
+          {:aes_ctr, params},
+          {:vendor, 0x80000001, {:aes_ctr, params}},
+          {:vendor, 0x1086, {:aes_ctr, params}},
+          {:vendor, 0x1086, struct}
+        ] do
+      encoded = Mechanism.encode!(mechanism)
+      assert elem(encoded, 1) == struct
+      assert Mechanism.iv(mechanism, encoded) == block
+    end
+
+    # What is no C struct of it is the token's to refuse.
+    assert Mechanism.iv({:vendor, 0x1086, "short"}, {0x1086, "short"}) == "short"
+    assert Mechanism.iv({:vendor, 0x80000001, struct}, {0x80000001, struct}) == nil
   end
 
   test "parameters are added, and replace those of the same name" do

@@ -106,7 +106,7 @@ defmodule Pkcs11Pool.Mechanism do
   def encode_for!(operation, mechanism) do
     encoded = encode!(mechanism)
 
-    if iv(encoded) == :token and operation != :encrypt do
+    if match?({_code, {:gcm, :token, _aad, _tag_bits}}, encoded) and operation != :encrypt do
       raise ArgumentError,
             "invalid parameter :iv of mechanism #{inspect(name(mechanism))}: :token is for encryption; " <>
               "give the IV that came with the ciphertext"
@@ -180,28 +180,45 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
-  Whether the mechanism takes an IV, or a counter, which must not be used twice with one key.
+  Whether the mechanism takes an IV, or a counter, which must not be used twice with one key. A
+  number of the standard's is its name.
   """
   @spec takes_iv?(t) :: boolean
-  def takes_iv?(mechanism)
-
-  for {name, _code, kind} <- @table, kind in [:gcm, :ctr] or match?({:iv, _size}, kind) do
-    def takes_iv?(unquote(name)), do: true
-  end
-
-  def takes_iv?({:vendor, _code, params}) when is_atom(params) or is_tuple(params),
-    do: takes_iv?(params)
-
-  def takes_iv?({name, _params}), do: takes_iv?(name)
-  def takes_iv?(_mechanism), do: false
+  def takes_iv?(mechanism), do: iv_kind(mechanism) != nil
 
   @doc """
-  The IV or counter of an encoded mechanism that takes one.
+  The IV or counter of a mechanism that takes one, from what `encode!/1` made of it.
+
+  Of a counter only the block: how many of its bits count changes nothing of where its key stream
+  begins.
   """
-  @spec iv({code :: non_neg_integer, Params.t()}) :: binary | :token | nil
-  def iv({_code, {:gcm, iv, _aad, _tag_bits}}), do: iv
-  def iv({_code, bytes}) when is_binary(bytes), do: bytes
-  def iv(_encoded), do: nil
+  @spec iv(t, {code :: non_neg_integer, Params.t()}) :: binary | :token | nil
+  def iv(mechanism, {_code, params}) do
+    case {iv_kind(mechanism), params} do
+      {nil, _params} -> nil
+      {_kind, {:gcm, iv, _aad, _tag_bits}} -> iv
+      {:ctr, struct} when byte_size(struct) > 16 -> binary_part(struct, byte_size(struct), -16)
+      {_kind, iv} when is_binary(iv) -> iv
+      _none -> nil
+    end
+  end
+
+  @with_iv for {name, code, kind} <- @table,
+               kind in [:gcm, :ctr] or match?({:iv, _size}, kind),
+               do: {name, code, kind}
+
+  for {name, _code, kind} <- @with_iv do
+    defp iv_kind(unquote(name)), do: unquote(kind)
+  end
+
+  for {_name, code, kind} <- Enum.uniq_by(@with_iv, &elem(&1, 1)) do
+    defp iv_kind(unquote(code)), do: unquote(kind)
+  end
+
+  # Its C struct is that of the parameters; bytes are what its number says.
+  defp iv_kind({:vendor, code, params}), do: iv_kind(params) || iv_kind(code)
+  defp iv_kind({name, _params}), do: iv_kind(name)
+  defp iv_kind(_other), do: nil
 
   @doc """
   The flags of `CK_MECHANISM_INFO`, `CKF_` in lower case, by number. Unknown bits are left out.

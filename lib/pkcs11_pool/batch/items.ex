@@ -28,7 +28,7 @@ defmodule Pkcs11Pool.Batch.Items do
     items = for item <- list, do: item!(verb, mechanism, shared, item)
 
     if verb == :encrypt and Mechanism.takes_iv?(mechanism) do
-      if shared && Mechanism.iv(shared) != :token, do: shared_iv!(mechanism)
+      if shared && Mechanism.iv(mechanism, shared) != :token, do: shared_iv!(mechanism)
       different_ivs!(mechanism, items)
     end
 
@@ -64,7 +64,11 @@ defmodule Pkcs11Pool.Batch.Items do
   end
 
   defp different_ivs!(mechanism, items) do
-    ivs = for {encoded, _data} <- items, iv = Mechanism.iv(encoded), iv != :token, do: iv
+    ivs =
+      for {encoded, _data} <- items,
+          iv = Mechanism.iv(mechanism, encoded),
+          iv != :token,
+          do: iv
 
     if length(Enum.uniq(ivs)) < length(ivs) do
       raise ArgumentError,
