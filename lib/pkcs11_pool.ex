@@ -400,16 +400,28 @@ defmodule Pkcs11Pool do
           {:ok, binary} | {:error, Error.t()}
   def sign(pool, key, mechanism, data, opts \\ []) do
     opts = Options.call!(opts, [:signature])
+    format!(opts, mechanism)
     result = use_key(pool, :sign, key, mechanism, binary!(data, "data"), opts)
-    with {:ok, signature} <- result, do: formatted(signature, mechanism, opts)
+    with {:ok, signature} <- result, do: formatted(pool, signature, opts)
   end
 
-  defp formatted(signature, mechanism, %{signature: :der}) do
+  # Before anything is signed: a signature cannot be taken back.
+  defp format!(%{signature: :der}, mechanism) do
+    _checked = Mechanism.encode!(mechanism)
     der!(mechanism)
-    EcdsaSignature.to_der(signature)
   end
 
-  defp formatted(signature, _mechanism, _opts), do: {:ok, signature}
+  defp format!(_opts, _mechanism), do: :ok
+
+  defp formatted(pool, signature, %{signature: :der}) do
+    with :error <- EcdsaSignature.to_der(signature) do
+      cause = "the module gave #{byte_size(signature)} bytes for an ECDSA signature"
+      fields = [pool: pool, function: :C_Sign, executed: true, details: %{cause: cause}]
+      {:error, Error.new(:general_error, fields)}
+    end
+  end
+
+  defp formatted(_pool, signature, _opts), do: {:ok, signature}
 
   defp use_key(pool, verb, key, mechanism, input, opts) do
     encoded = Mechanism.encode_for!(verb, mechanism)
@@ -530,12 +542,13 @@ defmodule Pkcs11Pool do
           results(binary)
   def sign_many(pool, key, mechanism, list, opts \\ []) do
     opts = Options.call!(opts, [:signature])
+    format!(opts, mechanism)
     items = Batch.Items.encode!(:sign, mechanism, list)
 
     with {:ok, results} <- use_key_often(pool, :sign, key, mechanism, items, opts) do
       {:ok,
        for result <- results do
-         with {:ok, signature} <- result, do: formatted(signature, mechanism, opts)
+         with {:ok, signature} <- result, do: formatted(pool, signature, opts)
        end}
     end
   end

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.SignTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.{Error, Registry}
-  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
 
   @hashes [sha1: :sha, sha224: :sha224, sha256: :sha256, sha384: :sha384, sha512: :sha512]
   @data "what is to be signed"
@@ -274,6 +275,66 @@ defmodule Pkcs11Pool.SignTest do
       assert_raise ArgumentError, message, fn ->
         Pkcs11Pool.verify(pool, "rsa", :sha256_rsa_pkcs, @data, "x", signature: :der)
       end
+    end
+
+    test "DER of another mechanism is refused before anything is signed", %{token: token} do
+      chaos_token = ChaosToken.new!()
+      on_exit(fn -> Chaos.stop(chaos_token.chaos) end)
+      pool = {token.label, :der}
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(chaos_token, name: pool)})
+      key = [token: true, label: "mac", value_len: 32, sign: true, verify: true]
+      {:ok, _key} = Pkcs11Pool.generate_key(pool, :generic_secret_key_gen, key)
+      der = [signature: :der]
+
+      for pool <- [pool, :nobody], label <- ["mac", "none"], list <- [[], ["a", "b"]] do
+        signed = for data <- list, do: {data, "signature"}
+
+        for call <- [
+              fn -> Pkcs11Pool.sign(pool, label, :sha256_hmac, "a", der) end,
+              fn -> Pkcs11Pool.sign_many(pool, label, :sha256_hmac, list, der) end,
+              fn -> Pkcs11Pool.verify(pool, label, :sha256_hmac, "a", "s", der) end,
+              fn -> Pkcs11Pool.verify_many(pool, label, :sha256_hmac, signed, der) end
+            ] do
+          assert_raise ArgumentError, ~r/:der is for ECDSA mechanisms/, call
+        end
+      end
+
+      assert Chaos.calls(chaos_token.chaos, :C_SignInit) == 0
+
+      # What is no mechanism at all is called that.
+      for mechanism <- ["ecdsa", :no_such, {:vendor, -1, nil}] do
+        assert_raise ArgumentError, ~r/mechanism/, fn ->
+          Pkcs11Pool.sign(pool, "mac", mechanism, "a", der)
+        end
+      end
+    end
+
+    test "what is no ECDSA signature has no DER: the module's fault", %{pool: pool, token: token} do
+      # An odd number of bytes, by a number that the call says is a vendor's for ECDSA.
+      pem = Path.join(SoftHSM.dir(), "#{token.label}-odd.pem")
+      SoftHSM.openssl!(~w(genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1032 -out) ++ [pem])
+      odd = ChaosToken.new!()
+      on_exit(fn -> Chaos.stop(odd.chaos) end)
+      SoftHSM.import!(odd, pem, "odd", <<5>>)
+      pool = {pool, :odd}
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(odd, name: pool)})
+      mechanism = {:vendor, 0x40, :ecdsa}
+
+      assert {:ok, <<_::129-binary>>} = Pkcs11Pool.sign(pool, "odd", mechanism, @data)
+
+      assert {:error, %Error{} = error} =
+               Pkcs11Pool.sign(pool, "odd", mechanism, @data, signature: :der)
+
+      assert %{reason: :general_error, code: nil, function: :C_Sign, executed: true} = error
+      assert error.pool == pool
+      assert Exception.message(error) =~ "gave 129 bytes for an ECDSA signature"
+
+      assert_raise Error, fn ->
+        Pkcs11Pool.sign!(pool, "odd", mechanism, @data, signature: :der)
+      end
+
+      assert {:ok, [{:error, %Error{reason: :general_error}}]} =
+               Pkcs11Pool.sign_many(pool, "odd", mechanism, [@data], signature: :der)
     end
 
     test "SoftHSM has no ECDSA with a hash", %{pool: pool} do
