@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.SignTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.{Error, Registry}
-  alias Pkcs11Pool.Test.{ChaosToken, Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
   @hashes [sha1: :sha, sha224: :sha224, sha256: :sha256, sha384: :sha384, sha512: :sha512]
@@ -536,7 +536,9 @@ defmodule Pkcs11Pool.SignTest do
        SoftHSM.pool_opts(context.token, name: pool, pool_size: 1, executor: :dirty_io)}
     )
 
-    assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
+    # Afterwards no caller waits for anything but its answer: not for modules that are loaded, either.
+    assert {:ok, _signature} = Pkcs11Pool.sign(pool, "rsa", :sha256_rsa_pkcs, "")
+    assert %{idle: 1} = Pools.drained!(pool)
     [{_, runner, _, _}] = DynamicSupervisor.which_children(Registry.via(:runners, pool))
 
     # Nothing runs for now.
@@ -551,7 +553,14 @@ defmodule Pkcs11Pool.SignTest do
       Enum.any?(binaries, fn {_address, held, _references} -> held >= size end)
     end
 
-    Poll.until(fn -> Process.info(caller.pid, :status) == {:status, :waiting} and holds?.() end)
+    # The operation has been taken, and then its caller waits.
+    Poll.until(fn ->
+      status = Pkcs11Pool.status(pool)
+
+      status.running + status.waiting == 1 and
+        Process.info(caller.pid, :status) == {:status, :waiting}
+    end)
+
     :erlang.garbage_collect(caller.pid)
     refute holds?.()
     :sys.resume(runner)
