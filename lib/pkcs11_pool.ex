@@ -149,6 +149,8 @@ defmodule Pkcs11Pool do
   """
   @spec status(pool) :: %{required(atom) => term}
   def status(pool) do
+    pool = name(pool)
+
     case Registry.lookup(pool) do
       {:ok, _keeper, %{native: native, executor: executor}} ->
         status = Native.status(native)
@@ -176,6 +178,8 @@ defmodule Pkcs11Pool do
   """
   @spec resize(pool, pos_integer) :: :ok | {:error, Error.t()}
   def resize(pool, n) when is_integer(n) and n > 0 do
+    pool = name(pool)
+
     case Registry.lookup(pool) do
       {:ok, _keeper, %{type: :token}} when n != 1 ->
         {:error, Error.new(:pool_size_fixed, pool: pool, executed: false)}
@@ -200,6 +204,8 @@ defmodule Pkcs11Pool do
   @doc """
   Takes the pool out of service: new calls and those that wait are answered with `:draining`, those that run are given `timeout` ms, and all
   sessions close. `{:ok, left}`, the number of sessions that are still in use. Only a restart brings the pool back.
+
+  Within a `with_session/3` block its own session is not waited for, since the block would not end: it is one of those that are left.
   """
   @spec drain(pool, timeout) :: {:ok, left :: non_neg_integer} | {:error, Error.t()}
   def drain(pool, timeout) when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
@@ -211,16 +217,17 @@ defmodule Pkcs11Pool do
           do: :infinity,
           else: System.monotonic_time(:millisecond) + timeout
 
-      {:ok, drained(native, deadline)}
+      {:ok, drained(native, name(pool), deadline)}
     end
   end
 
-  defp drained(native, deadline) do
+  defp drained(native, name, deadline) do
     left = Native.left(native)
+    own = if own_lease(name), do: 1, else: 0
 
-    if left > 0 and (deadline == :infinity or System.monotonic_time(:millisecond) < deadline) do
+    if left > own and (deadline == :infinity or System.monotonic_time(:millisecond) < deadline) do
       Process.sleep(5)
-      drained(native, deadline)
+      drained(native, name, deadline)
     else
       left
     end
@@ -309,17 +316,22 @@ defmodule Pkcs11Pool do
   `:ok` if the token is logged in with this very PIN already; with another PIN, or as another user, that is `:login_conflict`, and
   nobody is logged out. The answer may also be any that the token gives to `C_Login`. A pool of type `:cloud_hsm` never logs in (`:login_unsupported`).
 
+  Within a `with_session/3` block it takes another session than the block's. If the pool has but that one, the answer is `:queue_timeout` at once.
+
   Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
   """
   @spec login(pool, PinSource.t() | nil, [call_option | {:force, boolean}]) ::
           :ok | {:error, Error.t()}
   def login(pool, pin_source, opts \\ []) do
+    pool = name(pool)
     opts = Options.call!(opts, [:force])
     sources = Options.pin_sources!(pin_source)
 
     with {:ok, entry} <- fetch_login(pool) do
       unless sources != [] or entry.protected_authentication_path,
         do: raise(ArgumentError, "expected a PIN source: " <> PinSource.expected())
+
+      opts = but_own(opts, pool, entry)
 
       log_in = fn pins ->
         Call.submit(pool, :login, opts, &Native.login(&1, &2, List.first(pins), opts.force, &3))
@@ -335,16 +347,38 @@ defmodule Pkcs11Pool do
   with `reauthentication: :fail` gets `:reauthentication_required` until `login/3`. A retained PIN (`pin_retention: :until_logout`) is wiped.
 
   A login belongs to the token: where other pools use the token, or a `with_session/3` block of this pool, it would end for them, too. That is
-  `:login_shared`, and nothing happens, unless `force: true`.
+  `:login_shared`, and nothing happens, unless `force: true`. Within a block of its own it takes another session than the block's, as `login/3` does.
 
   Calls `C_Logout` (PKCS#11 2.40, 5.6).
   """
   @spec logout(pool, [call_option | {:force, boolean}]) :: :ok | {:error, Error.t()}
   def logout(pool, opts \\ []) do
+    pool = name(pool)
     opts = Options.call!(opts, [:force])
 
-    with {:ok, _entry} <- fetch_login(pool),
-         do: Call.submit(pool, :logout, opts, &Native.logout(&1, &2, opts.force, &3))
+    with {:ok, entry} <- fetch_login(pool),
+         :ok <- no_own_block(pool, entry, opts) do
+      opts = but_own(opts, pool, entry)
+      Call.submit(pool, :logout, opts, &Native.logout(&1, &2, opts.force, &3))
+    end
+  end
+
+  # A session that the caller has does not come free while it waits here.
+  defp but_own(opts, pool, %{native: native}) do
+    if own_lease(pool) != nil and Native.status(native).ceiling == 1,
+      do: %{opts | queue_timeout: 0},
+      else: opts
+  end
+
+  defp no_own_block(_pool, _entry, %{force: true}), do: :ok
+
+  defp no_own_block(pool, %{native: native}, _opts) do
+    if own_lease(pool) == nil do
+      :ok
+    else
+      details = %{leases: Native.status(native).leased}
+      {:error, Error.new(:login_shared, pool: pool, details: details)}
+    end
   end
 
   defp fetch_login(pool) do
@@ -865,7 +899,19 @@ defmodule Pkcs11Pool do
 
   ## Helpers
 
+  # What concerns the pool rather than a session is asked of it by its name, whoever has a lease.
+  defp name(%Lease{pool: name}), do: name
+  defp name(name), do: name
+
+  # The lease that the caller has there, as long as it has its session.
+  defp own_lease(name) do
+    with %Lease{native: native} = lease <- Lease.current(name),
+         do: if(Native.is_lease_active(native), do: lease)
+  end
+
   defp fetch(pool) do
+    pool = name(pool)
+
     case Registry.lookup(pool) do
       {:ok, _keeper, entry} -> {:ok, entry}
       :error -> {:error, Error.new(:pool_not_found, pool: pool)}

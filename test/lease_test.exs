@@ -185,6 +185,112 @@ defmodule Pkcs11Pool.LeaseTest do
     drained(pool)
   end
 
+  for executor <- [:dirty_io, :threads], size <- [1, 2] do
+    test "stands for the pool where the pool itself is meant, executor #{executor}, #{size} sessions" do
+      pool = pool(pool_size: unquote(size), executor: unquote(executor))
+      pin = fn -> "1234" end
+
+      Pkcs11Pool.with_session(pool, fn lease ->
+        assert %{leased: 1, size: unquote(size)} = Pkcs11Pool.status(lease)
+        assert Pkcs11Pool.await_ready(lease, 30_000) == :ok
+        assert Pkcs11Pool.forget_keys(lease) == :ok
+        assert Pkcs11Pool.login(lease, pin) == :ok
+
+        assert {:error, %Error{reason: :login_shared, pool: ^pool, details: %{leases: 1}}} =
+                 Pkcs11Pool.logout(lease)
+
+        unless unquote(size) == 1 do
+          assert Pkcs11Pool.logout(lease, force: true) == :ok
+          assert %{login: :logged_out} = Pkcs11Pool.status(lease)
+          assert Pkcs11Pool.login(lease, pin, force: true) == :ok
+          assert %{login: :logged_in} = Pkcs11Pool.status(lease)
+        end
+
+        assert Pkcs11Pool.resize(lease, 3) == :ok
+        assert %{size: 3} = Pkcs11Pool.status(pool)
+        assert Pkcs11Pool.resize(lease, 1) == :ok
+        assert {:ok, <<_::32>>} = Pkcs11Pool.generate_random(lease, 4)
+      end)
+
+      drained(pool)
+    end
+  end
+
+  test "does not wait for itself where a login or logout takes a session, and there is but its own" do
+    pool = pool(pool_size: 1, lease_timeout: :infinity)
+    pin = fn -> "1234" end
+    forever = [queue_timeout: :infinity, operation_timeout: :infinity]
+
+    for by <- [:lease, :name] do
+      Pkcs11Pool.with_session(pool, fn lease ->
+        place = if by == :lease, do: lease, else: pool
+
+        assert {:error, %Error{reason: :login_shared} = error} = Pkcs11Pool.logout(place, forever)
+        assert Exception.message(error) =~ "the caller's among them"
+
+        assert {:error, %Error{reason: :queue_timeout, executed: false}} =
+                 Pkcs11Pool.logout(place, [force: true] ++ forever)
+
+        assert Pkcs11Pool.login(place, pin, forever) == :ok
+      end)
+    end
+
+    assert Pkcs11Pool.logout(pool) == :ok
+    drained(pool)
+  end
+
+  test "does not wait for itself when it logs in what is logged out" do
+    pool = pool(pool_size: 2, lease_timeout: :infinity)
+    pin = fn -> "1234" end
+    forever = [queue_timeout: :infinity, operation_timeout: :infinity]
+
+    Pkcs11Pool.with_session(pool, fn lease ->
+      assert Pkcs11Pool.logout(lease, force: true) == :ok
+      assert Pkcs11Pool.resize(lease, 1) == :ok
+      assert {:error, %Error{reason: :queue_timeout}} = Pkcs11Pool.login(lease, pin, forever)
+    end)
+
+    assert Pkcs11Pool.login(pool, pin) == :ok
+    drained(pool)
+  end
+
+  test "names its pool in the errors of what is asked of the pool itself" do
+    pool = pool(type: :token, pool_size: 1)
+    lease = Pkcs11Pool.with_session(pool, & &1)
+    assert {:error, %Error{reason: :pool_size_fixed, pool: ^pool}} = Pkcs11Pool.resize(lease, 2)
+    # The pool is meant, not the session that it had.
+    assert %{state: :up} = Pkcs11Pool.status(lease)
+    :ok = stop_supervised({Pkcs11Pool, pool})
+
+    for error <- [
+          assert_raise(Error, fn -> Pkcs11Pool.status(lease) end),
+          elem(Pkcs11Pool.resize(lease, 1), 1),
+          elem(Pkcs11Pool.drain(lease, 0), 1),
+          elem(Pkcs11Pool.forget_keys(lease), 1),
+          elem(Pkcs11Pool.login(lease, fn -> "1234" end), 1),
+          elem(Pkcs11Pool.logout(lease), 1)
+        ] do
+      assert %Error{reason: :pool_not_found, pool: ^pool} = error
+      assert Exception.message(error) =~ "pool #{inspect(pool)}: no such pool"
+    end
+  end
+
+  for executor <- [:dirty_io, :threads], by <- [:lease, :name] do
+    test "its holder does not wait for it when it drains the pool by its #{by}, executor #{executor}" do
+      pool = pool(pool_size: 2, executor: unquote(executor), lease_timeout: :infinity)
+
+      assert {:ok, 1} =
+               Pkcs11Pool.with_session(pool, fn lease ->
+                 place = if unquote(by) == :lease, do: lease, else: pool
+                 assert {:ok, 1} = Pkcs11Pool.drain(place, :infinity)
+                 assert {:ok, <<_::32>>} = Pkcs11Pool.generate_random(lease, 4)
+                 Pkcs11Pool.drain(place, :infinity)
+               end)
+
+      assert {:ok, 0} = Pkcs11Pool.drain(pool, :infinity)
+    end
+  end
+
   test "an unknown pool is an error, and the function is not called" do
     assert {:error, %Error{reason: :pool_not_found}} =
              Pkcs11Pool.with_session(:nobody, fn -> flunk("called") end)

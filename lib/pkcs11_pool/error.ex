@@ -32,7 +32,7 @@ defmodule Pkcs11Pool.Error do
   | `:pin_incorrect`, `:pin_locked`, `:pin_expired`, ... | the token refused the PIN | `:poisoned`: no further login is tried |
   | `:pin_final_try` | one more wrong PIN would lock the token: no login was tried | |
   | `:login_conflict` | another user or PIN is logged in on the token | |
-  | `:login_shared` | `logout/2` would log out others, too | `:pools`, `:leases`: how many |
+  | `:login_shared` | `logout/2` would log out others, too | `:pools`, `:leases`: how many; `:leases` alone from within a block of the pool |
   | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
   | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
   | `:signature_invalid` | the signature is not the data's, or has a wrong length | |

@@ -338,6 +338,9 @@ defmodule Pkcs11Pool.Error.Text do
   defp sharers(%{pools: pools, leases: leases}) when is_integer(pools) and is_integer(leases),
     do: ": #{pools} other pools on the token, #{leases} with_session/3 blocks of this one"
 
+  defp sharers(%{leases: leases}) when is_integer(leases),
+    do: ": #{leases} with_session/3 blocks of this pool, the caller's among them"
+
   defp sharers(_details), do: ""
 
   defp away(%{away_ms: ms}) when is_number(ms), do: "has been unavailable for #{ms} ms"
