@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.LeaseTest do
   import ExUnit.CaptureLog
 
   alias Pkcs11Pool.{Error, Lease}
-  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
 
   defp pool(overrides \\ []) do
     opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(Keyword.merge([pool_size: 2], overrides))
@@ -273,6 +273,33 @@ defmodule Pkcs11Pool.LeaseTest do
       assert %Error{reason: :pool_not_found, pool: ^pool} = error
       assert Exception.message(error) =~ "pool #{inspect(pool)}: no such pool"
     end
+  end
+
+  test "names its pool, not itself, in whatever error" do
+    pool = pool()
+    {public, _private} = Pools.key_pair!(pool, "ec")
+    {:ok, aes} = Pkcs11Pool.generate_key(pool, :aes_key_gen, token: true, value_len: 32)
+    der = [signature: :der]
+
+    Pkcs11Pool.with_session(pool, fn lease ->
+      for {reason, result} <- [
+            signature_invalid: Pkcs11Pool.verify(lease, public, :ecdsa, "digest", "no DER", der),
+            attribute_type_invalid: Pkcs11Pool.get_attributes(lease, public, [:modulus]),
+            key_type_inconsistent: Pkcs11Pool.public_key(lease, aes),
+            key_not_found: Pkcs11Pool.sign(lease, "none", :ecdsa, "digest")
+          ] do
+        assert {:error, %Error{reason: ^reason, pool: ^pool} = error} = result
+        assert Exception.message(error) =~ "pool #{inspect(pool)}: "
+      end
+
+      assert {:ok, [{:error, %Error{reason: :signature_invalid, pool: ^pool}}]} =
+               Pkcs11Pool.verify_many(lease, public, :ecdsa, [{"digest", "no DER"}], der)
+
+      assert %Error{pool: ^pool} = Error.new(:draining, pool: lease)
+      assert Exception.message(Error.exception(reason: :draining, pool: lease)) =~ inspect(pool)
+    end)
+
+    drained(pool)
   end
 
   for executor <- [:dirty_io, :threads], by <- [:lease, :name] do

@@ -55,6 +55,7 @@ defmodule Pkcs11Pool.Error do
   """
 
   alias Pkcs11Pool.Error.Text
+  alias Pkcs11Pool.Lease
   alias Pkcs11Pool.ReturnCode
 
   @type reason :: atom
@@ -170,6 +171,8 @@ defmodule Pkcs11Pool.Error do
   def new(reason, fields \\ []) when is_atom(reason) do
     executed = if reason in @never_executed, do: false, else: :unknown
     error = struct!(%__MODULE__{reason: reason, executed: executed}, fields)
+    # A call takes a lease in the place of the pool's name.
+    error = with %{pool: %Lease{pool: name}} <- error, do: %{error | pool: name}
     %{error | message: error.message || Text.of(error)}
   end
 
