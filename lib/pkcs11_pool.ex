@@ -41,7 +41,7 @@ defmodule Pkcs11Pool do
   @type template :: Template.t()
 
   @typedoc """
-  What every call takes:
+  What every call with options takes:
 
     * `:queue_timeout` - ms that the operation may wait before it starts, or `:infinity`; by default the pool's. With 0 it runs if a
       session is free (or may be opened) at once, and else never
@@ -888,6 +888,22 @@ defmodule Pkcs11Pool do
       unwrap!(unquote(name)(unquote_splicing(arguments), opts))
     end
   end
+
+  @doc "`await_ready/2`, but raises `Pkcs11Pool.Error`."
+  @spec await_ready!(pool, timeout) :: :ok
+  def await_ready!(pool, timeout), do: unwrap!(await_ready(pool, timeout))
+
+  @doc "`resize/2`, but raises `Pkcs11Pool.Error`."
+  @spec resize!(pool, pos_integer) :: :ok
+  def resize!(pool, n), do: unwrap!(resize(pool, n))
+
+  @doc "`drain/2`, but raises `Pkcs11Pool.Error`: the number of sessions that are still in use."
+  @spec drain!(pool, timeout) :: left :: non_neg_integer
+  def drain!(pool, timeout), do: unwrap!(drain(pool, timeout))
+
+  @doc "`forget_keys/1`, but raises `Pkcs11Pool.Error`."
+  @spec forget_keys!(pool) :: :ok
+  def forget_keys!(pool), do: unwrap!(forget_keys(pool))
 
   @doc "`mechanisms/1`, but raises `Pkcs11Pool.Error`."
   @spec mechanisms!(pool) :: [map]

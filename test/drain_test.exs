@@ -45,6 +45,33 @@ defmodule Pkcs11Pool.DrainTest do
     assert {:ok, 0} = Pkcs11Pool.drain(pool, 60_000)
   end
 
+  test "the twins of what concerns the pool raise" do
+    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(pool_size: 1)
+    pool = opts[:name]
+    start_supervised!({Pkcs11Pool, opts})
+
+    assert Pkcs11Pool.await_ready!(pool, 30_000) == :ok
+    assert Pkcs11Pool.forget_keys!(pool) == :ok
+    assert Pkcs11Pool.drain!(pool, 60_000) == 0
+    assert_raise Error, ~r/stopping/, fn -> Pkcs11Pool.await_ready!(pool, 0) end
+
+    assert_raise Error, ~r/no such pool/, fn -> Pkcs11Pool.await_ready!(:nobody, 0) end
+    assert_raise Error, ~r/no such pool/, fn -> Pkcs11Pool.forget_keys!(:nobody) end
+    assert_raise Error, ~r/no such pool/, fn -> Pkcs11Pool.drain!(:nobody, 0) end
+  end
+
+  test "every call that returns an error has a twin" do
+    functions = Pkcs11Pool.__info__(:functions)
+    # They raise themselves, return what their function does, or are a supervisor's.
+    without = [:status, :with_session, :child_spec, :start_link]
+
+    for {name, arity} <- functions,
+        name not in without,
+        not String.ends_with?(Atom.to_string(name), "!") do
+      assert {:"#{name}!", arity} in functions
+    end
+  end
+
   test "an unknown pool is an error" do
     assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.drain(:nobody, 0)
   end

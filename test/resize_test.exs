@@ -96,4 +96,12 @@ defmodule Pkcs11Pool.ResizeTest do
     assert :ok = Pkcs11Pool.resize(pool, 1)
     assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.resize(:nobody, 2)
   end
+
+  test "the twin raises" do
+    pool = pool(pool_size: 1)
+    assert Pkcs11Pool.resize!(pool, 2) == :ok
+    assert %{size: 2} = Pkcs11Pool.status(pool)
+    assert_raise Error, ~r/no such pool/, fn -> Pkcs11Pool.resize!(:nobody, 2) end
+    assert_raise ArgumentError, fn -> Pkcs11Pool.resize!(pool, 0) end
+  end
 end
