@@ -60,8 +60,11 @@ defmodule Pkcs11Pool do
   """
   @spec child_spec(keyword) :: Supervisor.child_spec()
   def child_spec(options) do
+    unless Keyword.keyword?(options),
+      do: raise(ArgumentError, "expected options to be a keyword list")
+
     %{
-      id: {Pkcs11Pool, Keyword.get(options, :name)},
+      id: {Pkcs11Pool, options[:name]},
       start: {__MODULE__, :start_link, [options]},
       type: :supervisor
     }
@@ -221,6 +224,11 @@ defmodule Pkcs11Pool do
     end
   end
 
+  def drain(_pool, timeout) do
+    raise ArgumentError,
+          "expected a time in ms that is not negative, or :infinity, got: #{inspect(timeout)}"
+  end
+
   defp drained(native, name, deadline) do
     left = Native.left(native)
     own = if own_lease(name), do: 1, else: 0
@@ -271,6 +279,9 @@ defmodule Pkcs11Pool do
       lease -> with_session(lease, fun)
     end
   end
+
+  def with_session(_pool, _other, _opts),
+    do: raise(ArgumentError, "expected a function that takes the lease, or nothing")
 
   defp leased(pool, fun, opts) do
     span = Telemetry.start(:lease, Map.put(opts.telemetry_metadata, :pool, pool))

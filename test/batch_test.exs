@@ -221,6 +221,33 @@ defmodule Pkcs11Pool.BatchTest do
       assert_raise ArgumentError, message, call
     end
 
+    # Also where there is nothing to do, or nobody to do it.
+    for pool <- [pool, :nobody],
+        many <- [
+          &Pkcs11Pool.sign_many/4,
+          &Pkcs11Pool.verify_many/4,
+          &Pkcs11Pool.encrypt_many/4,
+          &Pkcs11Pool.decrypt_many/4
+        ],
+        mechanism <- [
+          "aes_gcm",
+          :cipher_of_mine,
+          {:cipher_of_mine, iv: "iv"},
+          {"aes_gcm", iv: "iv"},
+          {:vendor, -1, nil},
+          {:vendor, 1},
+          {:vendor, 0x80000001, {:cipher_of_mine, iv: "iv"}},
+          {:vendor, 0x80000001, 1.5},
+          {:aes_gcm, [iv: "iv"], "more"},
+          nil,
+          0x1085
+        ] do
+      assert_raise ArgumentError, ~r/mechanism/, fn -> many.(pool, "aes", mechanism, []) end
+    end
+
+    assert Pkcs11Pool.encrypt_many(pool, "aes", :aes_gcm, []) == {:ok, []}
+    assert Pkcs11Pool.decrypt_many(pool, "aes", {:vendor, 0x80000001, :aes_gcm}, []) == {:ok, []}
+
     assert Chaos.calls(context.chaos) == %{}
   end
 

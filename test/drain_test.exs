@@ -72,6 +72,21 @@ defmodule Pkcs11Pool.DrainTest do
     end
   end
 
+  test "what is no time raises, and drains nothing" do
+    opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(pool_size: 1)
+    pool = opts[:name]
+    start_supervised!({Pkcs11Pool, opts})
+
+    for timeout <- [nil, -1, 1.5, :foo, "1"], pool <- [pool, :nobody] do
+      assert_raise ArgumentError, ~r/expected a time in ms/, fn ->
+        Pkcs11Pool.drain(pool, timeout)
+      end
+    end
+
+    assert %{state: state} = Pkcs11Pool.status(pool)
+    assert state != :draining
+  end
+
   test "an unknown pool is an error" do
     assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.drain(:nobody, 0)
   end

@@ -318,6 +318,24 @@ defmodule Pkcs11Pool.LeaseTest do
     end
   end
 
+  test "what is no function of a lease or nothing raises, and takes no session" do
+    pool = pool(pool_size: 1)
+
+    for fun <- [nil, :fun, fn _lease, _more -> :never end] do
+      assert_raise ArgumentError, ~r/expected a function/, fn ->
+        Pkcs11Pool.with_session(pool, fun)
+      end
+
+      Pkcs11Pool.with_session(pool, fn lease ->
+        assert_raise ArgumentError, ~r/expected a function/, fn ->
+          Pkcs11Pool.with_session(lease, fun, [])
+        end
+      end)
+    end
+
+    drained(pool)
+  end
+
   test "an unknown pool is an error, and the function is not called" do
     assert {:error, %Error{reason: :pool_not_found}} =
              Pkcs11Pool.with_session(:nobody, fn -> flunk("called") end)

@@ -11,6 +11,14 @@ defmodule Pkcs11Pool.OptionsTest do
     assert_raise(ArgumentError, fn -> options(more) end) |> Exception.message()
   end
 
+  test "a child's specification wants options, too" do
+    assert %{id: {Pkcs11Pool, :hsm}, type: :supervisor} = Pkcs11Pool.child_spec(@required)
+
+    for bad <- [%{}, %{name: :hsm}, nil, [:name], [{"name", :hsm}]] do
+      assert_raise ArgumentError, ~r/keyword list/, fn -> Pkcs11Pool.child_spec(bad) end
+    end
+  end
+
   test "defaults are the documented ones" do
     assert options([]) == %Options{
              name: :hsm,

@@ -100,6 +100,27 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
+  Raises `ArgumentError` for what is no mechanism, whatever its parameters: they may be given later,
+  see `with_params!/2`.
+  """
+  @spec known!(t) :: :ok
+  def known!({:vendor, code, params}) when is_integer(code) and code >= 0 do
+    if is_nil(params) or is_binary(params), do: :ok, else: known!(params)
+  end
+
+  def known!({name, _params}) when is_atom(name), do: known!(name)
+
+  def known!(name) when is_atom(name) do
+    _known = table(name)
+    :ok
+  end
+
+  def known!(other) do
+    _raises = encode!(other)
+    :ok
+  end
+
+  @doc """
   `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only.
   """
   @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}

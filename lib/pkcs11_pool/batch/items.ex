@@ -23,6 +23,8 @@ defmodule Pkcs11Pool.Batch.Items do
   end
 
   def encode!(verb, mechanism, list) when length(list) >= 0 do
+    # With the items' parameters it is encoded; without any item it should be one all the same.
+    Mechanism.known!(mechanism)
     bare? = Enum.any?(list, &(not is_tuple(&1)))
     shared = if bare?, do: Mechanism.encode_for!(verb, mechanism)
     items = for item <- list, do: item!(verb, mechanism, shared, item)
