@@ -48,6 +48,32 @@ defmodule Pkcs11Pool.KeyTest do
              Key.encode!(%{object | id: "", label: <<255>>}, nil)
   end
 
+  test "an object that no call returned is refused, without its values" do
+    object = Object.from_native({7, 2, "serial", 3, 0, <<1>>, "signing"})
+
+    for {field, values} <- [
+          handle: [nil, -1, Integer.pow(2, 64), 7.0, "7"],
+          epoch: [nil, -1, Integer.pow(2, 70), :two],
+          token: [nil, :serial, 7, {"a", "b"}, <<1::3>>],
+          id: [1, :one, [1], <<1::3>>],
+          label: [:signing, ~c"signing", 1, <<1::3>>],
+          class: ["private_key", -1, Integer.pow(2, 70), :no_such_class]
+        ],
+        value <- values do
+      message =
+        assert_raise(ArgumentError, fn ->
+          Key.encode!(Map.put(object, field, value), :private_key)
+        end)
+        |> Exception.message()
+
+      assert message =~ "#{inspect(field)}"
+      refute message =~ "signing"
+    end
+
+    assert {:object, 7, 2, "serial", []} =
+             Key.encode!(%{object | id: nil, label: nil}, :private_key)
+  end
+
   test "what is no key is refused" do
     for bad <- [nil, :signing, 1, {:label, "a"}, %{label: "a"}] do
       assert_raise ArgumentError, ~r/expected a key/, fn -> Key.encode!(bad, :private_key) end

@@ -167,6 +167,38 @@ defmodule Pkcs11Pool.MechanismTest do
                "got: a binary of 5 bytes"
   end
 
+  test "what no CK_ULONG holds, or is no whole number of bytes, is refused" do
+    large = Bitwise.bsl(1, @word)
+    largest = large - 1
+    assert Mechanism.encode!({:vendor, largest, nil}) == {largest, nil}
+
+    assert Mechanism.encode!({:rsa_pkcs_pss, hash: :sha256, salt_length: largest}) ==
+             {0xD, {:rsa_pss, 0x250, 2, largest}}
+
+    assert Mechanism.encode!({:sha256_hmac_general, length: largest}) ==
+             {0x252, <<largest::native-size(@word)>>}
+
+    for {mechanism, text} <- [
+          {{:vendor, large, nil}, "code"},
+          {{:vendor, large, {:aes_cbc, iv: @iv16}}, "code"},
+          {{:rsa_pkcs_pss, hash: :sha256, salt_length: large}, ":salt_length"},
+          {{:sha256_rsa_pkcs_pss, salt_length: large}, ":salt_length"},
+          {{:sha256_hmac_general, length: large + 16}, ":length"},
+          {{:aes_cbc, iv: <<0::127>>}, ":iv"},
+          {{:aes_cbc, <<0::127>>}, "keyword list"},
+          {{:des3_cbc_pad, iv: <<0::63>>}, ":iv"},
+          {{:vendor, 0x80000001, <<0::127>>}, "binary"},
+          {{:vendor, 0x80000001, {:aes_cbc, iv: <<0::127>>}}, ":iv"},
+          {{:aes_ctr, counter_block: <<0::127>>}, ":counter_block"},
+          {{:aes_gcm, iv: <<0::95>>}, ":iv"},
+          {{:aes_key_wrap, <<0::63>>}, "keyword list"}
+        ] do
+      assert message(fn -> Mechanism.encode!(mechanism) end) =~ text
+    end
+
+    assert message(fn -> Mechanism.known!({:vendor, large, nil}) end) =~ "code"
+  end
+
   test "GCM takes the caller's IV or the token's" do
     assert Mechanism.encode!({:aes_gcm, iv: <<1::96>>}) == {0x1087, {:gcm, <<1::96>>, "", 128}}
 

@@ -112,6 +112,49 @@ defmodule Pkcs11Pool.TelemetryTest do
     assert told == %{pool: pool, operation: :sign_many}
   end
 
+  test "what has no shape starts no span, and leaves no data in its stack trace" do
+    token = SoftHSM.new_token!()
+    pool = String.to_atom(token.label)
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, pool_size: 1)})
+    key = [token: true, label: "aes", value_len: 32, encrypt: true]
+    {:ok, object} = Pkcs11Pool.generate_key(pool, :aes_key_gen, key)
+    _earlier = flush()
+    secret = "the secret data"
+
+    for call <- [
+          &Pkcs11Pool.encrypt(pool, &1, {:aes_cbc_pad, iv: <<0::127>>}, secret),
+          &Pkcs11Pool.encrypt(pool, &1, {:vendor, Integer.pow(2, 70), nil}, secret),
+          &Pkcs11Pool.encrypt_many(pool, &1, {:vendor, Integer.pow(2, 70), nil}, [secret]),
+          &Pkcs11Pool.sign(pool, &1, {:sha256_hmac_general, length: Integer.pow(2, 70)}, secret),
+          &Pkcs11Pool.sign(pool, &1, :aes_cmac, [secret, <<1::9>>]),
+          &Pkcs11Pool.sign_many(pool, &1, :aes_cmac, [[secret | <<1::9>>]]),
+          fn key ->
+            Pkcs11Pool.sign(pool, %{key | handle: Integer.pow(2, 70)}, :aes_cmac, secret)
+          end,
+          fn key -> Pkcs11Pool.sign(pool, %{key | label: :aes}, :aes_cmac, secret) end,
+          fn key -> Pkcs11Pool.destroy_object(pool, %{key | token: :token}) end
+        ] do
+      {error, stacktrace} =
+        try do
+          call.(object)
+        rescue
+          error in ArgumentError -> {error, __STACKTRACE__}
+        end
+
+      refute Exception.message(error) =~ ~r/^(argument error|errors were found)/
+      refute inspect(stacktrace) =~ secret
+      refute Exception.format(:error, error, stacktrace) =~ secret
+    end
+
+    # The pool opens its first session by itself.
+    assert [] =
+             for(
+               {[_, :operation, _], _, %{operation: operation}} = event <- flush(),
+               operation != :ping,
+               do: event
+             )
+  end
+
   defp flush do
     receive do
       event -> [event | flush()]

@@ -11,6 +11,7 @@ defmodule Pkcs11Pool.Data do
   def binary!(data, what) do
     IO.iodata_to_binary(data)
   rescue
-    ArgumentError -> reraise ArgumentError, "expected #{what} to be iodata", __STACKTRACE__
+    # Without the stack trace, too: the data stands in it.
+    ArgumentError -> raise ArgumentError, "expected #{what} to be iodata"
   end
 end

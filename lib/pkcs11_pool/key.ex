@@ -28,6 +28,7 @@ defmodule Pkcs11Pool.Key do
   """
   @spec encode!(t, class :: atom | nil) :: encoded
   def encode!(%Object{} = object, class) do
+    object!(object)
     template = unless_empty(object.id, @id, unless_empty(object.label, @label, []))
     template = if template == [], do: [], else: with_class(template, object.class || class)
     {:object, object.handle, object.epoch, object.token, template}
@@ -63,6 +64,25 @@ defmodule Pkcs11Pool.Key do
     for {name, value} <- selector,
         do: {name |> Atom.to_string() |> String.replace("_", "-"), to_string(value)}
   end
+
+  @largest Bitwise.bsl(1, 64) - 1
+
+  # Whoever made or changed one by hand hears of it here, rather than from the native side, which cannot say what is wrong.
+  defp object!(object) do
+    for {field, expected, valid?} <- [
+          {:handle, "a non-negative integer of 64 bits", number?(object.handle)},
+          {:epoch, "a non-negative integer of 64 bits", number?(object.epoch)},
+          {:token, "a binary", is_binary(object.token)},
+          {:id, "a binary", is_nil(object.id) or is_binary(object.id)},
+          {:label, "a binary", is_nil(object.label) or is_binary(object.label)}
+        ],
+        not valid? do
+      raise ArgumentError,
+            "the #{inspect(field)} of a %Pkcs11Pool.Object{} is not #{expected}: use objects as calls return them"
+    end
+  end
+
+  defp number?(value), do: is_integer(value) and value in 0..@largest
 
   defp unless_empty(empty, _code, template) when empty in ["", nil], do: template
   defp unless_empty(value, code, template), do: [{code, value} | template]

@@ -67,6 +67,9 @@ defmodule Pkcs11Pool.Mechanism do
   @table for {name, code} <- Mechanisms.all(), do: {name, code, Params.kind(name)}
   @names Keyword.keys(Mechanisms.all())
 
+  defguardp is_code(code)
+            when is_integer(code) and code >= 0 and code <= unquote(Params.max_ulong())
+
   @doc """
   The mechanism's number and what its C struct is made from.
 
@@ -86,7 +89,7 @@ defmodule Pkcs11Pool.Mechanism do
     end
   end
 
-  def encode!({:vendor, code, params}) when is_integer(code) and code >= 0,
+  def encode!({:vendor, code, params}) when is_code(code),
     do: {code, encode_vendor!(code, params)}
 
   def encode!({name, params}) when is_atom(name), do: encode_params!(name, params)
@@ -96,7 +99,7 @@ defmodule Pkcs11Pool.Mechanism do
   def encode!(_other) do
     raise ArgumentError,
           "expected a mechanism: an atom such as :sha256_rsa_pkcs, {name, parameters}, or " <>
-            "{:vendor, code, parameters} with a non-negative integer code"
+            "{:vendor, code, parameters} with a non-negative integer code (CK_ULONG)"
   end
 
   @doc """
@@ -104,7 +107,7 @@ defmodule Pkcs11Pool.Mechanism do
   see `with_params!/2`.
   """
   @spec known!(t) :: :ok
-  def known!({:vendor, code, params}) when is_integer(code) and code >= 0 do
+  def known!({:vendor, code, params}) when is_code(code) do
     if is_nil(params) or is_binary(params), do: :ok, else: known!(params)
   end
 

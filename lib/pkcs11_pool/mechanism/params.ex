@@ -75,6 +75,15 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   @gcm_tag_bits [32, 64, 96, 104, 112, 120, 128]
   @ulong_bytes :erlang.system_info(:wordsize)
+  @max_ulong Bitwise.bsl(1, 8 * @ulong_bytes) - 1
+
+  defguardp is_ulong(value) when is_integer(value) and value >= 0 and value <= @max_ulong
+
+  @doc """
+  The largest number that a CK_ULONG holds.
+  """
+  @spec max_ulong() :: pos_integer
+  def max_ulong, do: @max_ulong
 
   @doc """
   The hashes that a parameter may name, each with its name in `:crypto`.
@@ -155,14 +164,14 @@ defmodule Pkcs11Pool.Mechanism.Params do
           "the parameters of mechanism #{inspect(name)} must be a binary with the bytes of its C struct"
   end
 
-  def encode!({:iv, size}, _name, iv) when byte_size(iv) == size, do: iv
+  def encode!({:iv, size}, _name, iv) when is_binary(iv) and byte_size(iv) == size, do: iv
   def encode!(:optional_iv, _name, iv) when is_binary(iv), do: iv
 
   def encode!({:iv, size}, name, params) do
     params = params!(name, params, [:iv])
 
     case fetch!(name, params, :iv) do
-      iv when byte_size(iv) == size -> iv
+      iv when is_binary(iv) and byte_size(iv) == size -> iv
       iv -> bad!(name, :iv, "a binary of #{size} bytes", iv)
     end
   end
@@ -185,8 +194,8 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
     salt_length = Keyword.get(params, :salt_length, size)
 
-    unless is_integer(salt_length) and salt_length >= 0,
-      do: bad!(name, :salt_length, "a non-negative integer (bytes)", salt_length)
+    unless is_ulong(salt_length),
+      do: bad!(name, :salt_length, "a non-negative integer (bytes, CK_ULONG)", salt_length)
 
     {:rsa_pss, hash_code, mgf!(name, Keyword.get(params, :mgf, hash)), salt_length}
   end
@@ -254,8 +263,8 @@ defmodule Pkcs11Pool.Mechanism.Params do
     params = params!(name, params, [:length])
 
     case fetch!(name, params, :length) do
-      length when is_integer(length) and length >= 0 -> ulong(length)
-      length -> bad!(name, :length, "a non-negative integer (bytes)", length)
+      length when is_ulong(length) -> ulong(length)
+      length -> bad!(name, :length, "a non-negative integer (bytes, CK_ULONG)", length)
     end
   end
 
