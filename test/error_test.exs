@@ -131,7 +131,7 @@ defmodule Pkcs11Pool.ErrorTest do
           {:slot_not_found, %{selector: {:token_label, "a"}, available: []},
            "no slot has a token"},
           {:ambiguous_slot, %{selector: {:token_label, "a"}}, ":token_serial"},
-          {:slot_in_use, %{other: :other_pool}, "by pool :other_pool"}
+          {:slot_in_use, %{}, "a pool of type :token has its token for itself"}
         ] do
       assert text(reason, details: details) =~ expected
     end
@@ -140,6 +140,24 @@ defmodule Pkcs11Pool.ErrorTest do
     text = text(:ambiguous_key, details: %{candidates: many})
     assert text =~ "id 05, ..."
     refute text =~ "id 06"
+  end
+
+  test "messages without a pool do not speak of one: they are Pkcs11Pool.Token's" do
+    pins =
+      ~w(pin_incorrect pin_invalid pin_len_range pin_expired pin_locked pin_final_try user_pin_not_initialized
+      pin_source_failed)a
+
+    for reason <- pins, details <- [%{}, %{poisoned: true}] do
+      with_pool = Error.new(reason, pool: :hsm, details: details).message
+      without = Error.new(reason, details: details).message
+      assert with_pool =~ ~r/login/
+      refute without =~ ~r/login|:pin source/
+    end
+
+    assert Error.new(:pin_final_try).message =~ "force: true"
+    assert Error.new(:user_pin_not_initialized).message =~ "init_pin/3"
+    refute Error.new(:slot_in_use).message =~ "type :token"
+    assert Error.new(:slot_in_use).message =~ "Stop the pools"
   end
 
   test "only what never ran and may mend itself is retryable" do

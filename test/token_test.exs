@@ -36,8 +36,10 @@ defmodule Pkcs11Pool.TokenTest do
 
     assert :ok = Token.init_pin(opts, pin("so-pin"), pin("1234"))
 
-    assert {:error, %Error{reason: :pin_incorrect}} =
+    assert {:error, %Error{reason: :pin_incorrect} = error} =
              Token.set_pin(opts, pin("4321"), pin("5678"))
+
+    refute Exception.message(error) =~ "login/3"
 
     assert :ok = Token.set_pin(opts, pin("1234"), pin("5678"))
     assert :ok = Token.set_pin([user: :so] ++ opts, pin("so-pin"), pin("new-so-pin"))
@@ -65,7 +67,8 @@ defmodule Pkcs11Pool.TokenTest do
           Token.init_pin(opts, pin(token.so_pin), pin("1234")),
           Token.set_pin(opts, pin(token.pin), pin("1234"))
         ] do
-      assert {:error, %Error{reason: :slot_in_use}} = result
+      assert {:error, %Error{reason: :slot_in_use, pool: nil} = error} = result
+      assert Exception.message(error) =~ "Stop the pools of the token first"
     end
 
     stop_supervised!({Pkcs11Pool, token.label})

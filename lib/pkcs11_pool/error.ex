@@ -46,7 +46,7 @@ defmodule Pkcs11Pool.Error do
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
   | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
-  | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool | `:other` |
+  | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool; or a pool has it, and `Pkcs11Pool.Token` wants it, or the other way round | |
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
   | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
 

@@ -128,27 +128,38 @@ defmodule Pkcs11Pool.Error.Text do
      "Give the pool a :pin source, or call login/3"}
   end
 
+  defp explain(:pin_source_failed, details, %{pool: nil}) do
+    {"a PIN source gave no PIN: #{PinSource.explain(details[:cause])}",
+     "Nothing was tried, and nothing is blocked"}
+  end
+
   defp explain(:pin_source_failed, details, _error) do
     {"the :pin source gave no PIN: #{PinSource.explain(details[:cause])}",
      "No login was tried, and nothing is blocked"}
   end
 
-  defp explain(:pin_incorrect, details, _error),
-    do: {"the token refused the PIN", pin_remedy(details)}
+  defp explain(:pin_incorrect, details, error),
+    do: {"the token refused the PIN", pin_remedy(details, error)}
 
-  defp explain(:pin_invalid, details, _error),
-    do: {"the PIN has characters that the token does not take", pin_remedy(details)}
+  defp explain(:pin_invalid, details, error),
+    do: {"the PIN has characters that the token does not take", pin_remedy(details, error)}
 
-  defp explain(:pin_len_range, details, _error),
-    do: {"the PIN is too short or too long for the token", pin_remedy(details)}
+  defp explain(:pin_len_range, details, error),
+    do: {"the PIN is too short or too long for the token", pin_remedy(details, error)}
 
-  defp explain(:pin_expired, details, _error) do
-    {"the PIN has expired", "Set a new PIN with the token's own tools. " <> pin_remedy(details)}
+  defp explain(:pin_expired, details, error) do
+    {"the PIN has expired",
+     "Set a new PIN with the token's own tools. " <> pin_remedy(details, error)}
   end
 
-  defp explain(:pin_locked, details, _error) do
+  defp explain(:pin_locked, details, error) do
     {"the PIN is locked after too many wrong tries",
-     "A security officer must unlock it. " <> pin_remedy(details)}
+     "A security officer must unlock it. " <> pin_remedy(details, error)}
+  end
+
+  defp explain(:pin_final_try, _details, %{pool: nil}) do
+    {"one more wrong PIN would lock the token, so that the PIN was not tried",
+     "Make sure that the PIN is right, then give force: true"}
   end
 
   defp explain(:pin_final_try, _details, _error) do
@@ -156,8 +167,12 @@ defmodule Pkcs11Pool.Error.Text do
      "Make sure that the PIN is right, then call login/3 with force: true"}
   end
 
-  defp explain(:user_pin_not_initialized, details, _error) do
-    {"the token has no user PIN yet", "A security officer must set it. " <> pin_remedy(details)}
+  defp explain(:user_pin_not_initialized, _details, %{pool: nil}),
+    do: {"the token has no user PIN yet", "Pkcs11Pool.Token.init_pin/3 sets it"}
+
+  defp explain(:user_pin_not_initialized, details, error) do
+    {"the token has no user PIN yet",
+     "A security officer must set it. " <> pin_remedy(details, error)}
   end
 
   defp explain(:login_conflict, _details, _error) do
@@ -254,14 +269,15 @@ defmodule Pkcs11Pool.Error.Text do
   defp explain(:pool_size_fixed, _details, _error),
     do: {"a pool of type :token has exactly one session, whatever its load", nil}
 
-  defp explain(:slot_in_use, details, _error) do
-    other =
-      if details[:other] != nil,
-        do: " by pool #{inspect(details[:other])}",
-        else: " by another pool"
+  # Of Pkcs11Pool.Token, which has no pool.
+  defp explain(:slot_in_use, _details, %{pool: nil}) do
+    {"the token is used by a pool, or by another call of Pkcs11Pool.Token",
+     "Stop the pools of the token first"}
+  end
 
-    {"the token is used#{other}, and a pool of type :token has its token for itself",
-     "Stop the other pool, or share one pool"}
+  defp explain(:slot_in_use, _details, _error) do
+    {"the token is used by another pool, and a pool of type :token has its token for itself; " <>
+       "or Pkcs11Pool.Token is at work on it", "Stop the other pool, or share one pool"}
   end
 
   # Leases
@@ -324,7 +340,11 @@ defmodule Pkcs11Pool.Error.Text do
   defp within(%{timeout_ms: ms}) when is_number(ms), do: " within #{ms} ms"
   defp within(_details), do: " in time"
 
-  defp pin_remedy(details) do
+  # Of Pkcs11Pool.Token, which logs no pool in.
+  defp pin_remedy(_details, %{pool: nil}),
+    do: "Correct the PIN source first: the token may count each wrong PIN, and lock after a few"
+
+  defp pin_remedy(details, _error) do
     if poisoned?(details) do
       "No further C_Login is made until login/3, or until the :pin source gives another PIN"
     else
