@@ -58,7 +58,7 @@ defmodule Pkcs11Pool.RecoveryEventsTest do
                       pool: ^pool,
                       class: :device_trouble,
                       reason: :device_error,
-                      function: "C_GenerateRandom"
+                      function: :C_GenerateRandom
                     }}
 
     refute_received {[:pkcs11_pool, :operation, :retry], _, _}

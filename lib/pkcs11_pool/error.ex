@@ -221,10 +221,13 @@ defmodule Pkcs11Pool.Error do
   def message(%__MODULE__{message: message}) when is_binary(message), do: message
   def message(%__MODULE__{} = error), do: Text.of(error)
 
+  @doc false
+  # A C function's name as an atom; nil for one that is none. Names from outside make no atoms.
+  @spec function(String.t() | atom) :: atom
   for function <- @functions do
-    defp function(unquote(function)), do: unquote(String.to_atom(function))
+    def function(unquote(function)), do: unquote(String.to_atom(function))
   end
 
-  defp function(function) when is_atom(function), do: function
-  defp function(_unknown), do: nil
+  def function(function) when is_atom(function), do: function
+  def function(_unknown), do: nil
 end

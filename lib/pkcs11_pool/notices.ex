@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.Notices do
 
   require Logger
 
-  alias Pkcs11Pool.{Native, Options, Telemetry}
+  alias Pkcs11Pool.{Error, Native, Options, Telemetry}
 
   @doc """
   Tells the outside.
@@ -72,6 +72,7 @@ defmodule Pkcs11Pool.Notices do
   end
 
   def tell({:retried, class, reason, function}, options, _pool) do
+    function = Error.function(function)
     metadata = %{pool: options.name, class: class, reason: reason, function: function}
     Telemetry.execute([:operation, :retry], %{}, metadata)
   end
