@@ -348,8 +348,7 @@ defmodule Pkcs11Pool do
         Call.submit(pool, :login, opts, &Native.login(&1, &2, List.first(pins), opts.force, &3))
       end
 
-      with {:error, {:pin_source, cause}} <- PinProcess.run(sources, entry.pin_timeout, log_in),
-           do: {:error, Error.new(:pin_source_failed, pool: pool, details: %{cause: cause})}
+      PinProcess.run(pool, sources, entry.pin_timeout, log_in)
     end
   end
 

@@ -124,12 +124,16 @@ defmodule Pkcs11Pool.OptionsTest do
           {:module, "p11.so", "absolute path of a PKCS#11 module, as a string, got: \"p11.so\""},
           {:module, ~c"/usr/lib/p11.so", "as a string"},
           {:module, "/a\0b", "as a string"},
+          {:module, "/caf\xE9.so", "UTF-8 without zero bytes"},
           {:module_sha256, "abc", "64 hexadecimal digits"},
-          {:module_env, %{"A" => 1}, "a map of strings"},
-          {:module_env, %{A: "1"}, "a map of strings"},
-          {:module_env, %{"A=B" => "1"}, "a map of strings"},
-          {:module_env, [{"A", "B"}], "a map of strings"},
-          {:module_args, :x, "expected string, got: :x"},
+          {:module_env, %{"A" => 1}, "a map of strings of UTF-8 without zero bytes"},
+          {:module_env, %{A: "1"}, "a map of strings of UTF-8 without zero bytes"},
+          {:module_env, %{"A=B" => "1"}, "a map of strings of UTF-8 without zero bytes"},
+          {:module_env, [{"A", "B"}], "a map of strings of UTF-8 without zero bytes"},
+          {:module_env, %{"A" => "caf\xE9"}, "a map of strings of UTF-8 without zero bytes"},
+          {:module_env, %{"caf\xE9" => "A"}, "a map of strings of UTF-8 without zero bytes"},
+          {:module_args, :x, "expected a string of UTF-8 without zero bytes"},
+          {:module_args, "caf\xE9", "expected a string of UTF-8 without zero bytes"},
           {:type, :yubikey, "one of [:hsm, :cloud_hsm, :token, :soft_hsm], got: :yubikey"},
           {:pool_size, -1, "positive integer, got: -1"},
           {:pool_size, 1.0, "positive integer, got: 1.0"},
@@ -184,6 +188,7 @@ defmodule Pkcs11Pool.OptionsTest do
           {{:token_label, ""}, "{:token_label, string}"},
           {{:token_label, :a}, "got: {:token_label, :a}"},
           {{:slot_id, -1}, "got: {:slot_id, -1}"},
+          {{:slot_id, 0x1_0000_0000_0000_0000}, "got: {:slot_id, 18446744073709551616}"},
           {{:label, "a"}, "got: {:label, string}"},
           {0, "got: another term"},
           {nil, "got: another term"}
@@ -233,6 +238,8 @@ defmodule Pkcs11Pool.OptionsTest do
     refute message(slot: "pkcs12:token=a?pin-value=hunter2") =~ "hunter2"
     refute message(pin: {MyApp, :pin, []}, pool_sze: "hunter2") =~ "hunter2"
     refute message(module_env: %{"TOKEN" => {:a, "hunter2"}}) =~ "hunter2"
+    refute message(module_env: %{"TOKEN" => "hunter2\xE9"}) =~ "hunter2"
+    refute message(module_args: "hunter2\xE9") =~ "hunter2"
   end
 
   test "a :token pool has one session, is lazy, and needs a PIN" do

@@ -1,6 +1,8 @@
 defmodule Pkcs11Pool.StartTest do
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureLog
+
   alias Pkcs11Pool.Error
   alias Pkcs11Pool.Test.{Poll, SoftHSM}
 
@@ -272,6 +274,26 @@ defmodule Pkcs11Pool.StartTest do
           good |> Keyword.delete(name) |> Pkcs11Pool.start_link()
         end
       end
+    end
+
+    # None of these gets so far, as they are checked before.
+    test "that the native library does not take are an error without the variables' values", %{
+      token: token
+    } do
+      options = Pkcs11Pool.Options.validate!(SoftHSM.pool_opts(token))
+      options = %{options | module_env: %{"SECRET" => "hunter2\xE9"}}
+
+      log =
+        capture_log(fn ->
+          Process.flag(:trap_exit, true)
+          assert {:error, reason} = Pkcs11Pool.Supervisor.start_link(options)
+          assert {:shutdown, {:failed_to_start_child, _keeper, %Error{} = error}} = reason
+          assert %Error{reason: :interrupted, executed: false} = error
+          refute inspect(reason, structs: false, limit: :infinity) =~ "hunter2"
+          assert Exception.message(error) =~ "did not take the pool's options"
+        end)
+
+      refute log =~ "hunter2"
     end
 
     test "a name is taken once", %{token: token, pool: pool} do

@@ -106,6 +106,21 @@ defmodule Pkcs11Pool.TokenTest do
     assert :ok = Token.set_pin([force: true] ++ opts, pin(token.pin), pin("5678"))
   end
 
+  test "no PIN is asked for where the options are none that could reach the module" do
+    asked = fn -> flunk("asked") end
+
+    for opts <- [
+          [module: "/usr/lib/caf\xE9/x.so", slot: {:slot_id, 0}],
+          [module: "/x.so", slot: {:slot_id, 0x1_0000_0000_0000_0000}],
+          [module: "/x.so", slot: {:slot_id, 0}, module_args: "caf\xE9"],
+          [module: "/x.so", slot: {:slot_id, 0}, module_env: %{"A" => "caf\xE9"}]
+        ] do
+      assert_raise ArgumentError, ~r/invalid value for :(module|slot)/, fn ->
+        Token.set_pin(opts, asked, asked)
+      end
+    end
+  end
+
   test "a source that fails changes nothing, and options are checked" do
     opts = opts(%{module: SoftHSM.module_path(), module_env: %{}}, {:slot_id, 0})
 

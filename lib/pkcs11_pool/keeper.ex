@@ -48,10 +48,19 @@ defmodule Pkcs11Pool.Keeper do
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    case Native.pool_start(native(options)) do
+    case pool_start(options) do
       {:ok, pool, executor, down} -> register(options, pool, executor, down)
       {:error, native} -> {:stop, Error.from_native(native, options.name)}
     end
+  end
+
+  # The stack trace of what is raised has the options, and the values of :module_env may be secret.
+  defp pool_start(options) do
+    Native.pool_start(native(options))
+  rescue
+    error ->
+      cause = "the native library did not take the pool's options (#{inspect(error.__struct__)})"
+      {:error, {:interrupted, nil, nil, false, %{cause: cause}}}
   end
 
   defp register(options, pool, executor, down) do
@@ -131,9 +140,15 @@ defmodule Pkcs11Pool.Keeper do
       when is_map_key(asking, monitor) do
     {{attempt, started}, asking} = Map.pop!(asking, monitor)
 
-    unless match?({:shutdown, _result}, reason) do
-      cause = PinProcess.end_of(started, state.options.pin_timeout)
-      Native.provide_pin(state.pool, attempt, {:error, cause})
+    case PinProcess.outcome(reason, started, state.options.pin_timeout) do
+      {:done, _provided} ->
+        :ok
+
+      :failed ->
+        Native.provide_pin(state.pool, attempt, {:error, PinSource.explain(:not_handed_over)})
+
+      {:no_pin, cause} ->
+        Native.provide_pin(state.pool, attempt, {:error, cause})
     end
 
     {:noreply, %{state | asking: asking}}

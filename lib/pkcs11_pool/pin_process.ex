@@ -3,11 +3,13 @@ defmodule Pkcs11Pool.PinProcess do
   # A process that asks PIN sources, and does one thing with the PINs: no other process of the VM ever holds them. It is `:sensitive`: neither
   # a trace nor `Process.info/2` shows what it has. It ends with its task, or is killed when a source has not answered in time.
 
-  alias Pkcs11Pool.PinSource
+  alias Pkcs11Pool.{Error, PinSource}
+
+  @failed "what was to be done with the PIN raised, threw or exited (what it said is withheld, as it may hold the PIN)"
 
   @doc """
   Asks the sources one after the other, each for at most `timeout` ms, and calls `fun` with `{:ok, pins}` or with the reason of the first that
-  gave none. The process ends with what `fun` returns, as `{:shutdown, result}`; one that was killed, with `:killed`.
+  gave none. The process ends with a reason that `outcome/3` reads.
   """
   @spec start(
           [PinSource.normalized()],
@@ -18,46 +20,62 @@ defmodule Pkcs11Pool.PinProcess do
     Process.spawn(
       fn ->
         Process.flag(:sensitive, true)
-        exit({:shutdown, fun.(fetch(sources, timeout, []))})
+        exit({:shutdown, {__MODULE__, task(sources, timeout, fun)}})
       end,
       [:monitor]
     )
   end
 
+  # What is raised here may hold the PIN: a NIF that is refused its arguments names them. It goes neither into the log nor to whoever waits.
+  defp task(sources, timeout, fun) do
+    {:done, fun.(fetch(sources, timeout, []))}
+  catch
+    _kind, _withheld -> :failed
+  end
+
   @doc """
-  The same, and waits for it: what `fun` returned, or `{:error, {:pin_source, sentence}}`.
+  The same, and waits for it: what `fun` returned, or the error of the pool of this name.
   """
-  @spec run([PinSource.normalized()], pos_integer, ([binary] -> result)) ::
-          result | {:error, {:pin_source, String.t()}}
+  @spec run(pool :: term, [PinSource.normalized()], pos_integer, ([binary] -> result)) ::
+          result | {:error, Error.t()}
         when result: term
-  def run(sources, timeout, fun) do
+  def run(pool, sources, timeout, fun) do
     started = now()
 
     {pid, monitor} =
       start(sources, timeout, fn
-        {:ok, pins} -> fun.(pins)
-        {:error, reason} -> {:error, {:pin_source, PinSource.explain(reason)}}
+        {:ok, pins} -> {:done, fun.(pins)}
+        {:error, reason} -> {:no_pin, PinSource.explain(reason)}
       end)
 
     receive do
-      {:DOWN, ^monitor, :process, ^pid, {:shutdown, result}} ->
-        result
-
-      {:DOWN, ^monitor, :process, ^pid, _killed} ->
-        {:error, {:pin_source, end_of(started, timeout)}}
+      {:DOWN, ^monitor, :process, ^pid, reason} ->
+        case outcome(reason, started, timeout) do
+          {:done, {:done, result}} -> result
+          {:done, {:no_pin, cause}} -> no_pin(pool, cause)
+          {:no_pin, cause} -> no_pin(pool, cause)
+          :failed -> {:error, Error.new(:interrupted, pool: pool, details: %{cause: @failed})}
+        end
     end
   end
 
+  defp no_pin(pool, cause),
+    do: {:error, Error.new(:pin_source_failed, pool: pool, details: %{cause: cause})}
+
   @doc """
-  Why a process that was started at this time ended without having done anything.
+  How a process that was started at this time has ended: with what `fun` returned, by what `fun` raised, or before it was called, with a sentence
+  about that.
   """
-  @spec end_of(started :: integer, timeout :: pos_integer) :: String.t()
-  def end_of(started, timeout) do
-    PinSource.explain(if now() - started >= timeout, do: :timeout, else: :killed)
+  @spec outcome(reason :: term, started :: integer, timeout :: pos_integer) ::
+          {:done, term} | :failed | {:no_pin, String.t()}
+  def outcome({:shutdown, {__MODULE__, outcome}}, _started, _timeout), do: outcome
+
+  def outcome(_killed, started, timeout) do
+    {:no_pin, PinSource.explain(if now() - started >= timeout, do: :timeout, else: :killed)}
   end
 
   @doc """
-  The time, for `end_of/2`.
+  The time, for `outcome/3`.
   """
   @spec now() :: integer
   def now, do: System.monotonic_time(:millisecond)

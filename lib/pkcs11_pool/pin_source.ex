@@ -56,7 +56,9 @@ defmodule Pkcs11Pool.PinSource do
   def normalize(fun) when is_function(fun, 0), do: {:ok, {:fun, fun}}
 
   def normalize({:env, variable}) when is_binary(variable) and variable != "" do
-    if String.contains?(variable, ["=", <<0>>]), do: :error, else: {:ok, {:env, variable}}
+    if String.valid?(variable) and not String.contains?(variable, ["=", <<0>>]),
+      do: {:ok, {:env, variable}},
+      else: :error
   end
 
   def normalize({:file, path}) when is_binary(path) and path != "" do
@@ -107,28 +109,35 @@ defmodule Pkcs11Pool.PinSource do
     do: Exception.format_mfa(module, function, length(arguments))
 
   @doc """
-  A reason of `fetch/1`, `:timeout` or `:killed`, as half a sentence.
+  A reason of `fetch/1`, `:timeout`, `:killed` or `:not_handed_over`, as half a sentence.
   """
-  @spec explain(reason | :timeout | :killed | (explained :: String.t()) | term) :: String.t()
+  @spec explain(reason | :timeout | :killed | :not_handed_over | (explained :: String.t()) | term) ::
+          String.t()
   def explain(:raised), do: "it raised, threw or exited (what it said is withheld)"
   def explain(:refused), do: "it returned {:error, reason} (the reason is withheld)"
   def explain(:rubbish), do: "it returned neither a binary, {:ok, binary} nor {:error, reason}"
   def explain(:empty), do: "it gave an empty PIN"
   def explain(:timeout), do: "it gave no answer within :pin_timeout"
   def explain(:killed), do: "the process that asked it was killed"
+  def explain(:not_handed_over), do: "what it gave could not be handed to the login"
   def explain({:undefined_function, mfa}), do: "#{mfa} is undefined or private"
   def explain({:env_not_set, variable}), do: "the environment variable #{variable} is not set"
-  def explain({:file, path, :not_regular}), do: "#{path} is no regular file"
-  def explain({:file, path, :too_large}), do: "#{path} is larger than #{@largest_file} bytes"
+  def explain({:file, path, :not_regular}), do: "#{shown(path)} is no regular file"
+
+  def explain({:file, path, :too_large}),
+    do: "#{shown(path)} is larger than #{@largest_file} bytes"
 
   def explain({:file, path, posix}),
-    do: "#{path} cannot be read: #{posix |> :file.format_error() |> to_string()}"
+    do: "#{shown(path)} cannot be read: #{posix |> :file.format_error() |> to_string()}"
 
   def explain({:file_mode, path}),
-    do: "#{path} may be read by group or others; take that right away (chmod 600)"
+    do: "#{shown(path)} may be read by group or others; take that right away (chmod 600)"
 
   def explain(sentence) when is_binary(sentence), do: sentence
   def explain(_other), do: "it gave no PIN"
+
+  # A path is bytes, a sentence is UTF-8.
+  defp shown(path), do: if(String.valid?(path), do: path, else: inspect(path))
 
   defp call(fun) do
     case fun.() do

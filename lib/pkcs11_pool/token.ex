@@ -88,15 +88,12 @@ defmodule Pkcs11Pool.Token do
 
     sources = Enum.flat_map(sources, &source!/1)
 
-    case PinProcess.run(sources, opts.pin_timeout, &Native.provision(place, what.(opts, &1))) do
-      :ok ->
-        :ok
+    provision = &Native.provision(place, what.(opts, &1))
 
-      {:error, {:pin_source, cause}} ->
-        {:error, Error.new(:pin_source_failed, details: %{cause: cause})}
-
-      {:error, native} ->
-        {:error, Error.from_native(native, nil)}
+    case PinProcess.run(nil, sources, opts.pin_timeout, provision) do
+      :ok -> :ok
+      {:error, %Error{} = error} -> {:error, error}
+      {:error, native} -> {:error, Error.from_native(native, nil)}
     end
   end
 

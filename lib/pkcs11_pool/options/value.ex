@@ -7,6 +7,12 @@ defmodule Pkcs11Pool.Options.Value do
   # Two of them added up are still a timeout that `receive` takes.
   @longest_ms 0x7FFFFFFF
 
+  # What a CK_SLOT_ID holds.
+  @largest_slot_id 0xFFFFFFFFFFFFFFFF
+
+  # What the native side and C can take.
+  @c_string "UTF-8 without zero bytes"
+
   @doc """
   The value of an option of a pool or a call, as `Pkcs11Pool.Options` keeps it.
   """
@@ -15,9 +21,13 @@ defmodule Pkcs11Pool.Options.Value do
   def validate!(:name, name), do: name
 
   def validate!(:module, path) do
-    if is_binary(path) and Path.type(path) == :absolute and c_string?(path),
-      do: path,
-      else: invalid!(:module, "the absolute path of a PKCS#11 module, as a string", path)
+    expected = "the absolute path of a PKCS#11 module, as a string"
+
+    cond do
+      not (is_binary(path) and Path.type(path) == :absolute) -> invalid!(:module, expected, path)
+      not c_string?(path) -> invalid!(:module, expected <> " of " <> @c_string, path)
+      true -> path
+    end
   end
 
   def validate!(name, nil) when name in [:module_sha256, :module_env, :module_args, :pin],
@@ -29,17 +39,21 @@ defmodule Pkcs11Pool.Options.Value do
       else: invalid!(:module_sha256, "64 hexadecimal digits as a string", digest)
   end
 
-  # The values may be secret.
+  # The values may be secret, and so may be the arguments.
   def validate!(:module_env, env) do
     if is_map(env) and not is_struct(env) and Enum.all?(env, &variable?/1),
       do: env,
-      else: invalid!(:module_env, "a map of strings: names of variables, and their values")
+      else:
+        invalid!(
+          :module_env,
+          "a map of strings of #{@c_string}: names of variables (without \"=\"), and their values"
+        )
   end
 
   def validate!(:module_args, args) do
     if is_binary(args) and c_string?(args),
       do: args,
-      else: invalid!(:module_args, "string", args)
+      else: invalid!(:module_args, "a string of #{@c_string}")
   end
 
   def validate!(:slot, {kind, text} = slot)
@@ -49,7 +63,8 @@ defmodule Pkcs11Pool.Options.Value do
       else: invalid_slot!("a tuple with a string that is not UTF-8")
   end
 
-  def validate!(:slot, {:slot_id, id}) when is_integer(id) and id >= 0, do: {:slot_id, id}
+  def validate!(:slot, {:slot_id, id}) when is_integer(id) and id in 0..@largest_slot_id,
+    do: {:slot_id, id}
 
   def validate!(:slot, "pkcs11:" <> _rest = uri), do: {:uri, slot_of_uri!(uri)}
   def validate!(:slot, text) when is_binary(text), do: invalid_slot!("a string without that")
@@ -206,7 +221,7 @@ defmodule Pkcs11Pool.Options.Value do
       is_binary(value) and c_string?(value)
   end
 
-  defp c_string?(string), do: not String.contains?(string, <<0>>)
+  defp c_string?(string), do: String.valid?(string) and not String.contains?(string, <<0>>)
 
   defp one_of!(name, value, valid) do
     if value in valid, do: value, else: invalid!(name, "one of #{inspect(valid)}", value)
@@ -245,7 +260,7 @@ defmodule Pkcs11Pool.Options.Value do
   defp invalid_slot!(got) do
     raise ArgumentError,
           "invalid value for :slot option: expected {:token_label, string}, {:token_serial, string}, " <>
-            "{:slot_id, non_neg_integer} or a PKCS#11 URI, which starts with pkcs11:, got: " <>
+            "{:slot_id, integer} with one from 0 to 2^64 - 1, or a PKCS#11 URI, which starts with pkcs11:, got: " <>
             got
   end
 end
