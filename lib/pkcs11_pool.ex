@@ -18,6 +18,7 @@ defmodule Pkcs11Pool do
     PinProcess,
     PinSource,
     PublicKey,
+    Ready,
     Registry,
     Telemetry,
     Template
@@ -93,45 +94,43 @@ defmodule Pkcs11Pool do
   end
 
   defp strict(supervisor, options) do
-    case await_ready(options.name, start_timeout(options)) do
-      :ok ->
-        {:ok, supervisor}
+    with {:error, error} <- Ready.await(options.name, start_timeout(options), :fail) do
+      stop(supervisor)
+      {:error, error}
+    else
+      :ok -> {:ok, supervisor}
+    end
+  end
 
-      {:error, error} ->
-        Process.unlink(supervisor)
-        Supervisor.stop(supervisor, :shutdown)
-        {:error, error}
+  # It may have ended by itself meanwhile.
+  defp stop(supervisor) do
+    Process.unlink(supervisor)
+    Supervisor.stop(supervisor, :shutdown)
+  catch
+    :exit, _gone -> :ok
+  after
+    receive do
+      {:EXIT, ^supervisor, _reason} -> :ok
+    after
+      0 -> :ok
     end
   end
 
   defp start_timeout(%{pin_timeout: pin_timeout, operation_timeout: :infinity}),
     do: pin_timeout + 60_000
 
-  defp start_timeout(options), do: options.pin_timeout + options.operation_timeout
+  # Two of the longest are longer than a call's options may be.
+  defp start_timeout(options),
+    do: min(options.pin_timeout + options.operation_timeout, 0x7FFFFFFF)
 
   @doc """
-  Waits until the pool has a session, logged in where it logs in; at most `timeout` ms. `:ok`, or why it has none.
+  Waits until the pool has a session, logged in where it logs in; at most `timeout` ms in all. `:ok`, or why it has none.
 
-  A pool that is down says so at once, with the reason.
+  While the pool is down (no slot matches, the token is away), it waits for the token to be there; when the time is over, the error is the last
+  reason. What no waiting mends comes at once: a refused PIN, a PIN source that gives none, `:pool_not_found`, `:draining`.
   """
   @spec await_ready(pool, timeout) :: :ok | {:error, Error.t()}
-  def await_ready(pool, timeout) do
-    opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
-    ready(pool, opts, timeout, System.monotonic_time(:millisecond))
-  end
-
-  # With a :max_waiting of 0 there is no place to wait in for the login.
-  defp ready(pool, opts, timeout, started) do
-    with {:error, %Error{reason: :overloaded}} = refused <-
-           Call.run(pool, :await_ready, nil, :ping, opts) do
-      if timeout == :infinity or System.monotonic_time(:millisecond) - started < timeout do
-        Process.sleep(10)
-        ready(pool, opts, timeout, started)
-      else
-        refused
-      end
-    end
-  end
+  def await_ready(pool, timeout), do: Ready.await(pool, timeout, :wait)
 
   @doc """
   One consistent snapshot:

@@ -273,7 +273,7 @@ defmodule Pkcs11Pool.Call do
   def look(ticket, started, entry) do
     case Native.progress(ticket) do
       :queued ->
-        left = left(entry.queue_timeout, now() - started)
+        left = entry.queue_timeout |> left(now() - started) |> min(overall(entry))
 
         if left > 0 do
           {:wait, min(left, max(entry.operation_timeout, 1))}
@@ -285,7 +285,7 @@ defmodule Pkcs11Pool.Call do
         end
 
       {:running, ms} ->
-        left = left(entry.operation_timeout, ms)
+        left = entry.operation_timeout |> left(ms) |> min(overall(entry))
 
         if left > 0 do
           {:wait, left}
@@ -315,6 +315,10 @@ defmodule Pkcs11Pool.Call do
       {^ref, result} -> result
     end
   end
+
+  # A deadline for both together, which no call has but await_ready. An atom is greater than any number.
+  defp overall(%{deadline: deadline}), do: left(deadline, now())
+  defp overall(_entry), do: :infinity
 
   defp left(:infinity, _passed), do: :infinity
   defp left(timeout, passed), do: timeout - passed

@@ -36,6 +36,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
           Chaos.remove_token(chaos)
           assert {:error, :try_later} = MyApp.Payments.pay(100)
           Chaos.return_token(chaos, slot_id: 77)
+          # The pool looks for it now and then.
+          assert :ok = Pkcs11Pool.await_ready(MyApp.HSM, 30_000)
           assert {:ok, _receipt} = MyApp.Payments.pay(100)
         end
       end

@@ -1,0 +1,72 @@
+defmodule Pkcs11Pool.Ready do
+  @moduledoc false
+  # Waits until a pool has a session, logged in where it logs in. It looks again while the pool is down, and where there was no place to wait in.
+
+  alias Pkcs11Pool.{Call, Error, Native, Options, Telemetry}
+
+  # ms between two looks.
+  @pause 20
+
+  @doc """
+  Waits for at most `timeout` ms in all; with `:fail` only as long as the pool is not down.
+  """
+  @spec await(pool :: term, timeout, when_down :: :wait | :fail) :: :ok | {:error, Error.t()}
+  def await(pool, timeout, when_down) do
+    opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
+    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
+    span = Call.span(pool, :await_ready, nil, opts)
+    {result, ticket} = look(pool, opts, deadline, when_down)
+    result = of_all(result, timeout)
+    {measurements, metadata} = Call.timing(ticket)
+    Telemetry.stop(span, result, measurements, metadata)
+    result
+  end
+
+  defp look(pool, opts, deadline, when_down) do
+    left = left(deadline)
+
+    with {:ok, {_name, %{native: native}, _lease} = place} <- Call.place(pool, opts) do
+      # It may come up, or go down, between the attempt and the question.
+      was_down? = down?(native)
+      {result, _ticket} = attempted = Call.attempt(within(place, deadline, left), :ping)
+
+      if passes?(result, was_down? or down?(native), when_down) and left > 0 do
+        Process.sleep(min(left, @pause))
+        look(pool, opts, deadline, when_down)
+      else
+        attempted
+      end
+    else
+      {:error, error} -> {{:error, error}, nil}
+    end
+  end
+
+  defp within({name, entry, lease}, deadline, left) do
+    entry = %{entry | queue_timeout: left, operation_timeout: left}
+    {name, Map.put(entry, :deadline, deadline), lease}
+  end
+
+  # What waiting mends by itself.
+  defp passes?({:error, %Error{reason: :draining}}, _down?, _when_down), do: false
+  # With a :max_waiting of 0 there is no place to wait in for the login.
+  defp passes?({:error, %Error{reason: :overloaded}}, _down?, _when_down), do: true
+  defp passes?({:error, _error}, _down?, :fail), do: false
+  defp passes?({:error, %Error{reason: :token_unavailable}}, _down?, :wait), do: true
+  defp passes?({:error, _error}, down?, :wait), do: down?
+  defp passes?(_ready, _down?, _when_down), do: false
+
+  defp down?(native), do: Native.status(native).down != nil
+
+  # The last attempt had only what was left of the time.
+  defp of_all({:error, %Error{details: %{timeout_ms: _left} = details} = error}, timeout) do
+    error = %{error | message: nil, details: %{details | timeout_ms: timeout}}
+    {:error, %{error | message: Exception.message(error)}}
+  end
+
+  defp of_all(result, _timeout), do: result
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(deadline - now(), 0)
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
