@@ -176,10 +176,11 @@ defmodule Pkcs11Pool do
   @doc """
   Grows or shrinks the pool to `n` sessions. No call fails of it: surplus sessions close as they come free.
 
-  `n < 1` raises `ArgumentError`; a `:token` pool has exactly one session (`:pool_size_fixed`).
+  An `n` that is not from 1 to 1,024 raises `ArgumentError`; a `:token` pool has exactly one session (`:pool_size_fixed`).
   """
-  @spec resize(pool, pos_integer) :: :ok | {:error, Error.t()}
-  def resize(pool, n) when is_integer(n) and n > 0 do
+  @spec resize(pool, 1..1_024) :: :ok | {:error, Error.t()}
+  def resize(pool, n) do
+    n = Options.size!(n)
     pool = name(pool)
 
     case Registry.lookup(pool) do
@@ -193,9 +194,6 @@ defmodule Pkcs11Pool do
         {:error, Error.new(:pool_not_found, pool: pool)}
     end
   end
-
-  def resize(_pool, n),
-    do: raise(ArgumentError, "expected a positive number of sessions, got: #{inspect(n)}")
 
   defp call_keeper(pool, keeper, request) do
     GenServer.call(keeper, request)

@@ -117,7 +117,7 @@ defmodule Pkcs11Pool.OptionsTest do
 
   test "a bad value names the option, what is expected and what came" do
     assert message(pool_size: 0) ==
-             "invalid value for :pool_size option: expected positive integer, got: 0"
+             "invalid value for :pool_size option: expected positive integer of at most 1024, got: 0"
 
     for {name, value, text} <- [
           {:name, nil, "not nil, got: nil"},
@@ -135,9 +135,11 @@ defmodule Pkcs11Pool.OptionsTest do
           {:module_args, :x, "expected a string of UTF-8 without zero bytes"},
           {:module_args, "caf\xE9", "expected a string of UTF-8 without zero bytes"},
           {:type, :yubikey, "one of [:hsm, :cloud_hsm, :token, :soft_hsm], got: :yubikey"},
-          {:pool_size, -1, "positive integer, got: -1"},
-          {:pool_size, 1.0, "positive integer, got: 1.0"},
-          {:stripes, 0, "positive integer, got: 0"},
+          {:pool_size, -1, "positive integer of at most 1024, got: -1"},
+          {:pool_size, 1.0, "positive integer of at most 1024, got: 1.0"},
+          {:pool_size, 1_025, "positive integer of at most 1024, got: 1025"},
+          {:stripes, 0, "positive integer of at most 1024, got: 0"},
+          {:stripes, 0x1_0000_0000_0000_0000, "positive integer of at most 1024, got: 1844"},
           {:stripes, 5, "an integer from 1 to :pool_size, which is 4, got: 5"},
           {:pin_timeout, :infinity, "positive integer (milliseconds), got: :infinity"},
           {:pin_retention, :forever, "one of [:per_login, :until_logout]"},
@@ -148,7 +150,8 @@ defmodule Pkcs11Pool.OptionsTest do
           {:operation_timeout, 0x80000000, "or :infinity"},
           {:lease_timeout, 0, "positive integer (milliseconds) or :infinity, got: 0"},
           {:shutdown_timeout, 1.5, "got: 1.5"},
-          {:max_waiting, -1, "non negative integer, got: -1"},
+          {:max_waiting, -1, "non negative integer of at most 1000000, got: -1"},
+          {:max_waiting, 1_000_001, "non negative integer of at most 1000000, got: 1000001"},
           {:idle_ttl, 0, "positive integer"},
           {:max_lifetime, 0, "positive integer"},
           {:key_cache_ttl, -1, "non negative integer"},

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.ResizeTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.Error
-  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
 
   defp pool(overrides) do
     opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(overrides)
@@ -85,11 +85,17 @@ defmodule Pkcs11Pool.ResizeTest do
     Poll.until(fn -> match?(%{running: 0, waiting: 0, closing: 0}, Pkcs11Pool.status(pool)) end)
   end
 
-  test "a size below 1, a :token pool and an unknown pool are errors" do
+  test "what is no size, a :token pool and an unknown pool are errors" do
     pool = pool(type: :token, pool_size: 1)
+    keeper = Pools.keeper(pool)
 
-    for size <- [0, -1, 1.5, :all],
-        do: assert_raise(ArgumentError, fn -> Pkcs11Pool.resize(pool, size) end)
+    for size <- [0, -1, 1.5, :all, 1_025, 0x1_0000_0000_0000_0000] do
+      assert_raise ArgumentError, ~r/a number of sessions from 1 to 1024, got: /, fn ->
+        Pkcs11Pool.resize(pool, size)
+      end
+    end
+
+    assert Pools.keeper(pool) == keeper
 
     assert {:error, %Error{reason: :pool_size_fixed} = error} = Pkcs11Pool.resize(pool, 2)
     assert Exception.message(error) =~ ":token"

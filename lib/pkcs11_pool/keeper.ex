@@ -235,9 +235,12 @@ defmodule Pkcs11Pool.Keeper do
            do: send(self(), {:pkcs11_pool, :runners_wanted})
     end
 
-    for _vacancy <- 1..threads//1 do
-      unless Native.start_thread(pool),
-        do: Logger.error("pool #{inspect(options.name)}: the system refuses another thread")
+    refused = Enum.count(1..threads//1, fn _vacancy -> not Native.start_thread(pool) end)
+
+    if refused > 0 do
+      Logger.error(
+        "pool #{inspect(options.name)}: the system refuses #{refused} of #{threads} threads"
+      )
     end
 
     :ok

@@ -61,8 +61,8 @@ defmodule Pkcs11Pool.Options do
           module_args: String.t() | nil,
           slot: slot,
           type: :hsm | :cloud_hsm | :token,
-          pool_size: pos_integer,
-          stripes: pos_integer,
+          pool_size: 1..1_024,
+          stripes: 1..1_024,
           pin: PinSource.normalized() | nil,
           pin_timeout: pos_integer,
           pin_retention: :per_login | :until_logout,
@@ -73,7 +73,7 @@ defmodule Pkcs11Pool.Options do
           operation_timeout: timeout,
           lease_timeout: timeout,
           shutdown_timeout: timeout,
-          max_waiting: non_neg_integer,
+          max_waiting: 0..1_000_000,
           idle_ttl: timeout,
           max_lifetime: timeout,
           key_cache_ttl: timeout,
@@ -176,6 +176,12 @@ defmodule Pkcs11Pool.Options do
         else: {name, defaults[name]}
     end
   end
+
+  @doc """
+  A pool's size that is given to a call. Raises `ArgumentError` for what is none.
+  """
+  @spec size!(term) :: 1..1_024
+  defdelegate size!(n), to: Value
 
   @doc """
   A slot as the native side takes it.

@@ -7,6 +7,12 @@ defmodule Pkcs11Pool.Options.Value do
   # Two of them added up are still a timeout that `receive` takes.
   @longest_ms 0x7FFFFFFF
 
+  # Each may be a thread, and those of a token are far fewer.
+  @most_sessions 1_024
+
+  # Each is a process of the caller's.
+  @most_waiting 1_000_000
+
   # What a CK_SLOT_ID holds.
   @largest_slot_id 0xFFFFFFFFFFFFFFFF
 
@@ -127,13 +133,15 @@ defmodule Pkcs11Pool.Options.Value do
   end
 
   def validate!(name, value) when name in [:pool_size, :stripes] do
-    if is_integer(value) and value > 0, do: value, else: invalid!(name, "positive integer", value)
+    if sessions?(value),
+      do: value,
+      else: invalid!(name, "positive integer of at most #{@most_sessions}", value)
   end
 
   def validate!(:max_waiting, value) do
-    if is_integer(value) and value >= 0,
+    if is_integer(value) and value in 0..@most_waiting,
       do: value,
-      else: invalid!(:max_waiting, "non negative integer", value)
+      else: invalid!(:max_waiting, "non negative integer of at most #{@most_waiting}", value)
   end
 
   # A source that may take for ever could hold up every caller for ever.
@@ -171,6 +179,21 @@ defmodule Pkcs11Pool.Options.Value do
 
   def validate!(:retry_policy, policy),
     do: invalid!(:retry_policy, "map of return codes to classes", policy)
+
+  defp sessions?(value), do: is_integer(value) and value in 1..@most_sessions
+
+  @doc """
+  A pool's size that is given to a call. Raises `ArgumentError` for what is none.
+  """
+  @spec size!(term) :: pos_integer
+  def size!(n) do
+    unless sessions?(n) do
+      raise ArgumentError,
+            "expected a number of sessions from 1 to #{@most_sessions}, got: #{inspect(n)}"
+    end
+
+    n
+  end
 
   defp return_code!(written) do
     code = if is_atom(written), do: ReturnCode.code(written), else: written
