@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.TelemetryTest do
   use ExUnit.Case, async: false
 
   alias Pkcs11Pool.{Error, Telemetry}
-  alias Pkcs11Pool.Test.{SoftHSM, TelemetryStandIn}
+  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM, TelemetryStandIn}
 
   setup context do
     unless context[:without_library], do: TelemetryStandIn.load!()
@@ -60,6 +60,80 @@ defmodule Pkcs11Pool.TelemetryTest do
 
     assert_receive {[:pkcs11_pool, :session, :closed], _measured,
                     %{pool: :hanging, session: ^session, reason: :hung}}
+  end
+
+  describe "each session that was opened is closed in the events, too, when its pool" do
+    setup do
+      # What stops has all the time that it needs.
+      opts = SoftHSM.pool_opts(SoftHSM.new_token!(), pool_size: 4, shutdown_timeout: 60_000)
+      start_supervised!({Pkcs11Pool, opts})
+      pool = opts[:name]
+
+      # As many as it may have: a lease within a lease, each of another process.
+      lease = fn
+        _lease, 0 ->
+          :ok
+
+        lease, left ->
+          inner = fn -> lease.(lease, left - 1) end
+          Task.await(Task.async(fn -> Pkcs11Pool.with_session(pool, inner) end), 60_000)
+      end
+
+      assert lease.(lease, 4) == :ok
+      opened = for _ <- 1..4, do: session(pool, :opened)
+      %{pool: pool, opened: Enum.sort(opened)}
+    end
+
+    defp session(pool, event) do
+      assert_receive {[:pkcs11_pool, :session, ^event], _, %{pool: ^pool} = metadata}
+      if event == :closed, do: assert(metadata.reason in [:drain, :surplus])
+      metadata.session
+    end
+
+    defp assert_closed(%{pool: pool, opened: opened}) do
+      assert Enum.sort(for(_ <- opened, do: session(pool, :closed))) == opened
+      refute_received {[:pkcs11_pool, :session, :closed], _, %{pool: ^pool}}
+    end
+
+    test "stops", context do
+      stop_supervised!({Pkcs11Pool, context.pool})
+      assert_closed(context)
+    end
+
+    test "drains, and stops after that", context do
+      assert {:ok, 0} = Pkcs11Pool.drain(context.pool, 60_000)
+      stop_supervised!({Pkcs11Pool, context.pool})
+      assert_closed(context)
+    end
+
+    test "is started again", context do
+      GenServer.stop(Pools.keeper(context.pool), :shutdown, 60_000)
+      assert_closed(context)
+    end
+
+    test "stops while one of them is leased", %{pool: pool} = context do
+      test = self()
+
+      holder =
+        Task.async(fn ->
+          Pkcs11Pool.with_session(pool, fn ->
+            send(test, :held)
+            receive do: (:let_go -> :ok)
+          end)
+        end)
+
+      assert_receive :held
+
+      releaser =
+        Task.async(fn ->
+          Poll.until(fn -> Pkcs11Pool.status(pool).state == :draining end)
+          send(holder.pid, :let_go)
+        end)
+
+      stop_supervised!({Pkcs11Pool, pool})
+      assert [:ok, :let_go] = Task.await_many([holder, releaser], 60_000)
+      assert_closed(context)
+    end
   end
 
   test "a span is a start and a stop with result and reason" do

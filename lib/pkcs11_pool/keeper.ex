@@ -24,8 +24,12 @@ defmodule Pkcs11Pool.Keeper do
   @tick 50..1_000
 
   # `asking`: from the monitor of a process that asks the PIN source to what it asks for, and since when.
-  # `ceiling`: as it was at the last tick; `warned`: the lowest that was logged.
-  defstruct [:options, :pool, :ceiling, :warned, asking: %{}]
+  # `ceiling`: as it was at the last tick; `warned`: the lowest that was logged. `drained`: it has closed its last session.
+  defstruct [:options, :pool, :ceiling, :warned, asking: %{}, drained: false]
+
+  # How long a pool that has used up its :shutdown_timeout hears out what its sessions come to, and how often it looks at them, in ms.
+  @last_words 100
+  @look 50
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -161,8 +165,9 @@ defmodule Pkcs11Pool.Keeper do
   @impl GenServer
   def terminate(_reason, state) do
     Native.drain(state.pool)
-    await_drained(state, state.options.shutdown_timeout)
+    state = await_drained(state, deadline(state.options.shutdown_timeout))
     Native.give_up(state.pool)
+    await_drained(state, deadline(@last_words))
   end
 
   ## What the native side tells
@@ -187,6 +192,8 @@ defmodule Pkcs11Pool.Keeper do
     warm_up(options)
     state
   end
+
+  defp told(:drained, state), do: %{state | drained: true}
 
   defp told(notice, state) do
     Notices.tell(notice, state.options, state.pool)
@@ -301,25 +308,31 @@ defmodule Pkcs11Pool.Keeper do
     Process.send_after(self(), :tick, interval |> max(@tick.first) |> min(@tick.last))
   end
 
-  defp await_drained(state, timeout) do
-    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
+  # Nothing is told behind the word that it has drained.
+  defp await_drained(%{drained: true} = state, _deadline), do: state
 
-    Stream.repeatedly(fn ->
-      left = Native.pending(state.pool)
-      wait = if deadline == :infinity, do: 1_000, else: deadline - now()
+  defp await_drained(%{pool: pool} = state, deadline) do
+    # Sessions that are in no call that hangs; with none left at all, the word is on its way.
+    worth_it? = Native.pending(pool) > 0 or Native.left(pool) == 0
+    wait = if worth_it?, do: deadline |> left() |> min(@look), else: 0
 
-      if left > 0 and wait > 0 do
-        receive do
-          {:pkcs11_pool, :drained} -> :done
-        after
-          min(wait, 50) -> :waiting
-        end
-      else
-        :done
-      end
-    end)
-    |> Enum.find(&(&1 == :done))
+    receive do
+      {:pkcs11_pool, notice} -> notice |> told_at_last(state) |> await_drained(deadline)
+    after
+      wait -> if wait > 0, do: await_drained(state, deadline), else: state
+    end
   end
+
+  # What would be the pool's to do about it comes too late; the outside hears of it all the same.
+  defp told_at_last(:runners_wanted, state), do: state
+  defp told_at_last({what, _}, state) when what in [:pin_wanted, :down, :up], do: state
+  defp told_at_last(notice, state), do: told(notice, state)
+
+  defp deadline(:infinity), do: :infinity
+  defp deadline(ms), do: now() + ms
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(deadline - now(), 0)
 
   defp now, do: System.monotonic_time(:millisecond)
 

@@ -83,8 +83,6 @@ defmodule Pkcs11Pool.Notices do
     )
   end
 
-  def tell(:drained, _options, _pool), do: :ok
-
   defp call(operation, 0), do: "the opening of a session (for #{operation})"
   defp call(operation, session), do: "#{operation} on session #{session}"
 
