@@ -325,6 +325,7 @@ defmodule Pkcs11Pool do
   nobody is logged out. The answer may also be any that the token gives to `C_Login`. A pool of type `:cloud_hsm` never logs in (`:login_unsupported`).
 
   Within a `with_session/3` block it takes another session than the block's. If the pool has but that one, the answer is `:queue_timeout` at once.
+  The time that the source takes is bounded by the pool's `:pin_timeout`; `:queue_timeout` and `:operation_timeout` begin when it has given the PIN.
 
   Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
   """
@@ -342,10 +343,13 @@ defmodule Pkcs11Pool do
       opts = but_own(opts, pool, entry)
 
       log_in = fn pins ->
-        Call.submit(pool, :login, opts, &Native.login(&1, &2, List.first(pins), opts.force, &3))
+        Call.submit(pool, opts, &Native.login(&1, &2, List.first(pins), opts.force, &3))
       end
 
-      PinProcess.run(pool, sources, entry.pin_timeout, log_in)
+      # Around the process that has the PIN: nobody's handlers run there.
+      Call.within_span(pool, :login, opts, fn ->
+        PinProcess.run(pool, sources, entry.pin_timeout, log_in)
+      end)
     end
   end
 
@@ -366,7 +370,10 @@ defmodule Pkcs11Pool do
     with {:ok, entry} <- fetch_login(pool),
          :ok <- no_own_block(pool, entry, opts) do
       opts = but_own(opts, pool, entry)
-      Call.submit(pool, :logout, opts, &Native.logout(&1, &2, opts.force, &3))
+
+      Call.within_span(pool, :logout, opts, fn ->
+        Call.submit(pool, opts, &Native.logout(&1, &2, opts.force, &3))
+      end)
     end
   end
 

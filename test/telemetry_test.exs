@@ -157,6 +157,34 @@ defmodule Pkcs11Pool.TelemetryTest do
                      %{result: :error, reason: :pin_incorrect}}
   end
 
+  test "a login is a span of its caller's, around the PIN source, whose failure ends it" do
+    token = SoftHSM.new_token!()
+    pool = String.to_atom(token.label)
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, lazy: true)})
+    test = self()
+
+    TelemetryStandIn.each(fn
+      [_, :operation, step], _, metadata -> send(test, {step, self(), metadata})
+      _other, _, _ -> :ok
+    end)
+
+    _earlier = flush()
+    source = fn -> send(test, {:asked, self()}) && token.pin end
+    opts = [telemetry_metadata: %{mine: 1}]
+    assert :ok = Pkcs11Pool.login(pool, source, opts)
+    assert {:messages, messages} = Process.info(self(), :messages)
+    own = %{pool: pool, operation: :login, mechanism: nil, mine: 1}
+    stopped = Map.put(own, :result, :ok)
+    assert [{:start, ^test, ^own}, {:asked, asked}, {:stop, ^test, ^stopped}] = messages
+    assert asked != test
+
+    assert {:error, %Error{reason: :pin_source_failed}} =
+             Pkcs11Pool.login(pool, fn -> nil end, opts)
+
+    failed = Map.merge(own, %{result: :error, reason: :pin_source_failed})
+    assert_received {:stop, ^test, ^failed}
+  end
+
   test "a list is one span, with how many items it has and how many of them failed" do
     token = SoftHSM.new_token!()
     pool = String.to_atom(token.label)

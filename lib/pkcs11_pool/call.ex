@@ -113,26 +113,31 @@ defmodule Pkcs11Pool.Call do
   """
   @spec submit(
           name :: term,
-          operation :: atom,
           Options.call(),
           (Native.pool(), reference, non_neg_integer | nil -> Native.ticket())
         ) :: :ok | {:error, Error.t()}
-  def submit(name, operation, opts, submit) do
+  def submit(name, opts, submit) do
+    case Registry.lookup(name) do
+      {:ok, _keeper, entry} ->
+        entry = timeouts(entry, opts)
+
+        with {:error, error} <- await_submitted(entry, submit),
+             do: {:error, error(error, name, entry)}
+
+      :error ->
+        {:error, Error.new(:pool_not_found, pool: name)}
+    end
+  end
+
+  @doc """
+  Runs a function within the span of a call, in the calling process, which is that of the events.
+  """
+  @spec within_span(name :: term, operation :: atom, Options.call(), (() -> result)) :: result
+        when result: :ok | {:error, Error.t()}
+  def within_span(name, operation, opts, fun) do
     span = span(name, operation, nil, opts)
-
-    result =
-      case Registry.lookup(name) do
-        {:ok, _keeper, entry} ->
-          entry = timeouts(entry, opts)
-
-          with {:error, error} <- await_submitted(entry, submit),
-               do: {:error, error(error, name, entry)}
-
-        :error ->
-          {:error, Error.new(:pool_not_found, pool: name)}
-      end
-
-    if span, do: Telemetry.stop(span, result)
+    result = fun.()
+    Telemetry.stop(span, result)
     result
   end
 

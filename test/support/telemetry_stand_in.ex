@@ -7,13 +7,14 @@ defmodule Pkcs11Pool.Test.TelemetryStandIn do
   @spec load!() :: :ok
   def load! do
     unless Code.ensure_loaded?(@name) do
-      :persistent_term.put(__MODULE__, self())
+      test = self()
+      each(&send(test, {&1, &2, &3}))
 
       Module.create(
         @name,
         quote do
           def execute(event, measurements, metadata) do
-            send(:persistent_term.get(unquote(__MODULE__)), {event, measurements, metadata})
+            :persistent_term.get(unquote(__MODULE__)).(event, measurements, metadata)
             :ok
           end
         end,
@@ -30,4 +31,8 @@ defmodule Pkcs11Pool.Test.TelemetryStandIn do
 
     :ok
   end
+
+  @doc "Calls this with each event, in the process that emits it."
+  @spec each((event :: [atom], measurements :: map, metadata :: map -> term)) :: :ok
+  def each(fun), do: :persistent_term.put(__MODULE__, fun)
 end
