@@ -1,6 +1,8 @@
 defmodule Pkcs11Pool.ResizeTest do
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureLog
+
   alias Pkcs11Pool.Error
   alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
 
@@ -109,5 +111,44 @@ defmodule Pkcs11Pool.ResizeTest do
     assert %{size: 2} = Pkcs11Pool.status(pool)
     assert_raise Error, ~r/no such pool/, fn -> Pkcs11Pool.resize!(:nobody, 2) end
     assert_raise ArgumentError, fn -> Pkcs11Pool.resize!(pool, 0) end
+  end
+
+  describe "a pool with executor: :dirty_io that can occupy every dirty-IO scheduler" do
+    defp starved(pool, fun) do
+      log = capture_log(fun)
+
+      for [_line, own, others] <-
+            Regex.scan(
+              ~r/pool #{inspect(pool)}: .* sessions \((\d+) of this pool, (\d+) of others\) can occupy all/,
+              log
+            ),
+          do: {String.to_integer(own), String.to_integer(others)}
+    end
+
+    # Other tests have pools, too: those of others are at least so many.
+    test "says so once, alone or with the others, at its start and when it is resized" do
+      most = :erlang.system_info(:dirty_io_schedulers)
+      opts = [executor: :dirty_io, lazy: true]
+      [one, two, three] = for _ <- 1..3, do: SoftHSM.new_token!()
+
+      start = fn token, opts ->
+        start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
+      end
+
+      pool = String.to_atom(one.label)
+      assert [{^most, _others}] = starved(pool, fn -> start.(one, [pool_size: most] ++ opts) end)
+      assert [{^most, _}] = starved(pool, fn -> :ok = Pkcs11Pool.resize(pool, most + 3) end)
+      assert %{executor: :mixed} = Pkcs11Pool.status(pool)
+      :ok = Pkcs11Pool.resize(pool, most - 1)
+
+      pool = String.to_atom(two.label)
+      assert [{1, others}] = starved(pool, fn -> start.(two, [pool_size: 1] ++ opts) end)
+      assert others >= most - 1
+      assert [{1, _others}] = starved(pool, fn -> :ok = Pkcs11Pool.resize(pool, 2) end)
+
+      # Which executor it has was not the user's choice.
+      pool = String.to_atom(three.label)
+      assert [] = starved(pool, fn -> start.(three, lazy: true) end)
+    end
   end
 end
