@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.SlotsTest do
   import ExUnit.CaptureLog
 
   alias Pkcs11Pool.Slots
-  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
 
   defp slot, do: {__MODULE__, System.unique_integer()}
 
@@ -81,6 +81,12 @@ defmodule Pkcs11Pool.SlotsTest do
     log = capture_log(fn -> assert :ok = Pkcs11Pool.resize(name, 5) end)
     assert Slots.pool_size(name) == 5
     refute log =~ "slot #{inspect(name)}"
+
+    # It is watched once, however often it was resized.
+    for size <- 1..9, do: :ok = Pkcs11Pool.resize(name, size)
+    {:monitors, monitors} = Slots |> Process.whereis() |> Process.info(:monitors)
+    keeper = Pools.keeper(name)
+    assert [_one] = for({:process, ^keeper} <- monitors, do: keeper)
 
     stop_supervised!({Pkcs11Pool, name})
     Poll.until(fn -> Slots.pool_size(name) == 1 end)

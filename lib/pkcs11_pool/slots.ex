@@ -90,7 +90,8 @@ defmodule Pkcs11Pool.Slots do
       [{_slot_ref, ^size, _counter, ^owner}] ->
         :ok
 
-      [{_slot_ref, ^size, counter, _other}] ->
+      [{_slot_ref, ^size, counter, other}] ->
+        watch(owner, other)
         insert(slot_ref, size, counter, owner)
 
       [{_slot_ref, before, _counter, other}] ->
@@ -98,9 +99,11 @@ defmodule Pkcs11Pool.Slots do
           Logger.warning("slot #{inspect(slot_ref)} had #{before} sessions, and now has #{size}")
         end
 
+        watch(owner, other)
         insert(slot_ref, size, Native.new_index(), owner)
 
       [] ->
+        watch(owner, nil)
         insert(slot_ref, size, Native.new_index(), owner)
     end
 
@@ -115,8 +118,8 @@ defmodule Pkcs11Pool.Slots do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  defp insert(slot_ref, size, counter, owner) do
-    if owner, do: Process.monitor(owner)
-    :ets.insert(__MODULE__, {slot_ref, size, counter, owner})
-  end
+  defp watch(owner, before), do: if(owner not in [nil, before], do: Process.monitor(owner))
+
+  defp insert(slot_ref, size, counter, owner),
+    do: :ets.insert(__MODULE__, {slot_ref, size, counter, owner})
 end
