@@ -196,7 +196,8 @@ defmodule Pkcs11Pool do
   end
 
   defp call_keeper(pool, keeper, request) do
-    GenServer.call(keeper, request)
+    # It does it in any case, so that to give up the wait would tell nothing.
+    GenServer.call(keeper, request, :infinity)
   catch
     :exit, _gone -> {:error, Error.new(:pool_not_found, pool: pool)}
   end

@@ -113,6 +113,26 @@ defmodule Pkcs11Pool.ResizeTest do
     assert_raise ArgumentError, fn -> Pkcs11Pool.resize!(pool, 0) end
   end
 
+  # For longer than a GenServer is waited for by default.
+  test "a keeper that is long about it is waited for" do
+    pool = pool(pool_size: 1)
+    :sys.suspend(Pools.keeper(pool))
+    task = Task.async(fn -> Pkcs11Pool.resize(pool, 2) end)
+    assert Task.yield(task, 5_500) == nil
+    :sys.resume(Pools.keeper(pool))
+    assert Task.await(task, 60_000) == :ok
+    assert %{size: 2} = Pkcs11Pool.status(pool)
+  end
+
+  test "a keeper that ends meanwhile is no pool" do
+    pool = pool(pool_size: 1)
+    :sys.suspend(Pools.keeper(pool))
+    task = Task.async(fn -> Pkcs11Pool.resize(pool, 2) end)
+    assert Task.yield(task, 100) == nil
+    stop_supervised!({Pkcs11Pool, pool})
+    assert {:error, %Error{reason: :pool_not_found}} = Task.await(task, 60_000)
+  end
+
   describe "a pool with executor: :dirty_io that can occupy every dirty-IO scheduler" do
     defp starved(pool, fun) do
       log = capture_log(fun)
