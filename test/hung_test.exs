@@ -481,6 +481,74 @@ defmodule Pkcs11Pool.HungLeftoversTest do
     assert Enum.all?(rest, &(&1 == :threads))
     assert Chaos.calls(chaos, :C_Finalize) == 0
 
+    assert_recovers(token, chaos)
+  end
+
+  test "those of killed callers who ran their calls themselves are orphans, too",
+       %{token: token, chaos: chaos} do
+    fit = div(:erlang.system_info(:dirty_io_schedulers) - 2, 4)
+
+    for round <- 1..10 do
+      pool = start(token, pool_size: 4)
+      # Else the last schedulers would be taken, and nobody could end this.
+      expected = if round <= fit, do: :dirty_io, else: :threads
+      assert {round, Pkcs11Pool.status(pool).executor} == {round, expected}
+      open(pool, chaos, 4)
+      callers = hang_callers(pool, chaos, 4, operation_timeout: :infinity)
+      for caller <- callers, do: Process.exit(caller, :kill)
+      read = Task.async(fn -> File.read(__ENV__.file) end)
+      assert {:ok, _text} = Task.await(read, 60_000)
+      :ok = stop_supervised(pool)
+    end
+
+    assert_recovers(token, chaos)
+  end
+
+  test "a pool that has shrunk counts with the calls that are still in its module",
+       %{token: token, chaos: chaos} do
+    size = :erlang.system_info(:dirty_io_schedulers) - 4
+    pool = start(token, pool_size: size, executor: :dirty_io)
+    open(pool, chaos, size)
+    hang_callers(pool, chaos, 2, operation_timeout: :infinity)
+    hang_callers(pool, chaos, size - 2, operation_timeout: 60_000)
+    :ok = Pkcs11Pool.resize(pool, 1)
+    other = start(token, name: :other, pool_size: 4)
+    assert Pkcs11Pool.status(other).executor == :threads
+    stop_supervised!(other)
+
+    Chaos.release(chaos)
+    Pools.drained!(pool)
+    other = start(token, name: :other, pool_size: 4)
+    assert Pkcs11Pool.status(other).executor == :dirty_io
+    assert Chaos.violations(chaos) == []
+  end
+
+  # So many sessions are open, and idle.
+  defp open(pool, chaos, count) do
+    before = hanging(chaos, :C_DigestInit)
+    Chaos.hang(chaos, :C_DigestInit, count: count)
+    digest = fn -> Pkcs11Pool.digest(pool, :sha256, "x", operation_timeout: 60_000) end
+    tasks = for _ <- 1..count, do: Task.async(digest)
+    Poll.until(fn -> hanging(chaos, :C_DigestInit) == before + count end)
+    Chaos.release(chaos, function: :C_DigestInit)
+    for result <- Task.await_many(tasks, 60_000), do: assert({:ok, <<_::256>>} = result)
+    Poll.until(fn -> Pkcs11Pool.status(pool).idle == count end)
+  end
+
+  # So many callers are in calls that hang.
+  defp hang_callers(pool, chaos, count, opts) do
+    before = hanging(chaos, :C_GenerateRandom)
+    Chaos.hang(chaos, :C_GenerateRandom, count: count)
+
+    callers = for _ <- 1..count, do: spawn(fn -> Pkcs11Pool.generate_random(pool, 8, opts) end)
+
+    Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == before + count end)
+    callers
+  end
+
+  defp hanging(chaos, function), do: Map.get(Chaos.hanging(chaos), to_string(function), 0)
+
+  defp assert_recovers(token, chaos) do
     Chaos.release(chaos)
     pool = start(token, pool_size: 4)
     assert {:ok, <<_::64>>} = random(pool)

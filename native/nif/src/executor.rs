@@ -25,13 +25,24 @@ fn pools() -> MutexGuard<'static, Vec<Entry>> {
     pools
 }
 
-/// Dirty-IO schedulers that the pools other than `except` may occupy. Of a draining pool, only the runners that are still there count.
+/// Dirty-IO schedulers that the pools other than `except` may occupy.
 fn taken(pools: &[Entry], except: &Arc<TokenPool>) -> usize {
     let places = |(pool, processes): &Entry| {
         let pool = pool.upgrade().filter(|pool| !Arc::ptr_eq(pool, except))?;
-        Some(if pool.is_draining() { processes_of(&pool) } else { processes.load(Ordering::Relaxed) })
+        Some(may_occupy(&pool, processes.load(Ordering::Relaxed)))
     };
     pools.iter().filter_map(places).sum()
+}
+
+/// Those of one pool: by its runners that are processes, and by callers that run their calls themselves.
+fn may_occupy(pool: &TokenPool, wanted: usize) -> usize {
+    let (processes, guests) = (processes_of(pool), pool.guests());
+    if pool.is_draining() {
+        // Only what is still there.
+        return processes + guests;
+    }
+    // Each of them has a session.
+    (wanted.max(processes) + guests).min(pool.places())
 }
 
 fn processes_of(pool: &TokenPool) -> usize {

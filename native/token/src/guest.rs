@@ -51,6 +51,12 @@ impl<H: Host> Guests<H> {
         self.0.lock().free.push(cell);
     }
 
+    /// How many are taken.
+    fn taken(&self) -> usize {
+        let seats = self.0.lock();
+        seats.all.len() - seats.free.len()
+    }
+
     /// Every cell.
     pub(crate) fn cells(&self) -> Vec<Arc<Cell<H>>> {
         self.0.lock().all.clone()
@@ -61,6 +67,11 @@ impl<H: Host> TokenPool<H> {
     /// Whether [`run_here`](Self::run_here) would find a session at once: a hint.
     pub fn has_idle(&self) -> bool {
         self.sessions.has_idle()
+    }
+
+    /// How many callers are at it.
+    pub fn guests(&self) -> usize {
+        self.guests.taken()
     }
 
     /// Runs a call on the caller's own thread, if a session lies idle and nothing waits; else takes it as `submit` does. The thread must be

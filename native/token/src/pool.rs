@@ -289,6 +289,12 @@ impl<H: Host> TokenPool<H> {
         self.size.load(Ordering::Relaxed)
     }
 
+    /// How many sessions may be in use at a time: its size, or, after a shrink, as many as still are.
+    pub fn places(&self) -> usize {
+        let stats = self.sessions.stats();
+        self.size().max(stats.running + stats.opening)
+    }
+
     /// How many runners are missing.
     pub fn vacancies(&self) -> usize {
         if self.is_draining() { 0 } else { self.size().saturating_sub(self.roster.len()) }
