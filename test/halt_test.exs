@@ -81,6 +81,46 @@ defmodule Pkcs11Pool.HaltTest do
   Process.sleep(:infinity)
   """
 
+  # Pools of an application, which the end of the VM stops one after the other.
+  @stopping ~S"""
+  defmodule Top do
+    use Application
+    def start(_type, pools),
+      do: Supervisor.start_link(Enum.map(pools, &{Pkcs11Pool, &1}), strategy: :one_for_one)
+  end
+
+  alias Pkcs11Pool.Testing.Chaos
+
+  [pools, chaos, calls] = System.argv()
+  {pools, []} = Code.eval_string(pools)
+  {chaos, []} = Code.eval_string(chaos)
+  spec = [mod: {Top, pools}, applications: [:pkcs11_pool], modules: [], registered: []]
+  :ok = :application.load({:application, :top, spec})
+  {:ok, _started} = Application.ensure_all_started(:top)
+  for pool <- pools, do: :ok = Pkcs11Pool.await_ready(pool[:name], 30_000)
+  if calls == "hung", do: Chaos.hang(chaos, :C_GenerateRandom), else: Chaos.latency(chaos, :C_GenerateRandom, 4_000)
+
+  for pool <- pools do
+    spawn(fn ->
+      result = Pkcs11Pool.generate_random(pool[:name], 8, operation_timeout: 600_000)
+      IO.puts("it ended in #{if(match?({:ok, _}, result), do: :ok, else: elem(result, 1).reason)}")
+    end)
+  end
+
+  inside = fn wait ->
+    if Chaos.inside(chaos)["C_GenerateRandom"] != length(pools) do
+      Process.sleep(1)
+      wait.(wait)
+    end
+  end
+
+  inside.(inside)
+  IO.puts("under load")
+  IO.puts("stopped at #{System.os_time(:millisecond)}")
+  System.stop(0)
+  Process.sleep(:infinity)
+  """
+
   setup_all do
     script = script!("halt", @script)
     %{script: script}
@@ -146,9 +186,39 @@ defmodule Pkcs11Pool.HaltTest do
     assert time < 60_000_000
   end
 
+  for executor <- [:dirty_io, :threads] do
+    test "System.stop gives the calls of all its pools time together, executor #{executor}" do
+      %{token: token, chaos: chaos} = ChaosToken.for_test!()
+      opts = [executor: unquote(executor), pool_size: 1]
+      pools = for number <- 1..8, do: pool(token, [name: :"halt-#{number}"] ++ opts)
+      {output, time} = stops_well(pools, chaos, "hung")
+      assert length(String.split(output, "it ended in draining")) == 9
+      # One after the other they would take 5 s each.
+      assert time < 30_000
+    end
+  end
+
+  test "System.stop gives a call as long as :shutdown_timeout says" do
+    %{token: token, chaos: chaos} = ChaosToken.for_test!()
+    pool = pool(token, executor: :threads, pool_size: 1, shutdown_timeout: 120_000)
+    {output, _time} = stops_well([pool], chaos, "slow")
+    assert output =~ "it ended in ok"
+  end
+
   test "System.halt under load on two modules ends well, ten times", %{script: script} do
     pools = for _ <- 1..2, do: pool(token_with_key(), pool_size: 3)
     for _ <- 1..10, do: assert_ends_well(script, pools, "halt", "quick")
+  end
+
+  # What it has printed, and how long System.stop took, in ms.
+  defp stops_well(pools, chaos, calls) do
+    chaos = inspect(chaos, structs: false, limit: :infinity)
+    output = ends_well(script!("stopping", @stopping), [literal(pools), chaos, calls])
+    ended = System.os_time(:millisecond)
+    [_, stopped] = Regex.run(~r/stopped at (\d+)/, output)
+    time = ended - String.to_integer(stopped)
+    IO.puts("System.stop over #{length(pools)} pools with #{calls} calls took #{time} ms")
+    {output, time}
   end
 
   defp assert_ends_well(script, pools, ending, calls) do
@@ -166,6 +236,7 @@ defmodule Pkcs11Pool.HaltTest do
     assert output =~ "under load"
     refute output =~ "Segmentation"
     refute output =~ "core dumped"
+    output
   end
 
   defp pool(token, overrides) do

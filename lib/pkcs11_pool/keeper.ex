@@ -169,7 +169,7 @@ defmodule Pkcs11Pool.Keeper do
   @impl GenServer
   def terminate(_reason, state) do
     Native.drain(state.pool)
-    state = await_drained(state, deadline(state.options.shutdown_timeout))
+    state = await_drained(state, deadline(time_to_drain(state.options.shutdown_timeout)))
     Native.give_up(state.pool)
     await_drained(state, deadline(@last_words))
   end
@@ -319,6 +319,28 @@ defmodule Pkcs11Pool.Keeper do
 
     interval = if shortest == :infinity, do: @tick.last, else: div(shortest, 4)
     Process.send_after(self(), :tick, interval |> max(@tick.first) |> min(@tick.last))
+  end
+
+  # When the VM stops, its pools are stopped one after the other: what runs in all of them is given this time together, from when the first is.
+  # The end of the native side may take two seconds more, and is part of what was asked for, where that is long enough.
+  defp time_to_drain(:infinity), do: :infinity
+
+  defp time_to_drain(timeout) do
+    case :init.get_status() do
+      {:stopping, _provided} ->
+        left = vm_stopping_since() + max(timeout - 2_000, min(timeout, 3_000)) - now()
+        # Those whose turn comes later have a moment each, which add up to half a second at most.
+        left |> max(div(left + 500, 8)) |> min(timeout)
+
+      _running ->
+        timeout
+    end
+  end
+
+  defp vm_stopping_since do
+    since = :persistent_term.get(__MODULE__, nil) || now()
+    :persistent_term.put(__MODULE__, since)
+    since
   end
 
   # Nothing is told behind the word that it has drained.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::module;
 
 /// How long the end of the VM waits for calls in flight that are not known to hang: a look for a token may.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Registers the handler. Call it after each module's `C_Initialize`: handlers run in reverse order, ours before those of this module.
 /// Where none can be registered, the VM's end is as it would be without.

@@ -2,11 +2,12 @@
 
 use std::sync::Weak;
 
-use session_pool::{Drained, Source};
+use session_pool::{Drained, Millis, Source};
 
 use crate::attachment::Attachment;
-use crate::cell::Cell;
+use crate::cell::{Cell, Reported};
 use crate::error::{Error, Executed, Failure};
+use crate::exit;
 use crate::host::{Host, Keeper, Notice, Posting, Wake};
 use crate::lease::End;
 use crate::pool::{Grant, TokenPool};
@@ -51,9 +52,19 @@ impl<H: Host> TokenPool<H> {
         self.left().saturating_sub(hung)
     }
 
-    /// Answers the callers of what still runs in a pool that has drained for long enough.
+    /// Answers the callers of what still runs in a pool that has drained for long enough. For what has been at it for as long as the VM's end
+    /// would wait for it, that waits no more.
     pub fn give_up(&self) {
-        let header = |cell: &Cell<H>| cell.look().as_ref()?.errand.header.clone();
+        let token = self.anchored();
+        let module = token.as_ref().map(|token| &token.module);
+        let header = |cell: &Cell<H>| {
+            let mut doing = cell.look();
+            let doing = doing.as_mut()?;
+            if doing.has_taken(exit::TIMEOUT.as_millis() as Millis) {
+                doing.reported.get_or_insert_with(|| Reported::to(module));
+            }
+            doing.errand.header.clone()
+        };
         let running: Vec<_> = self.all_cells().iter().filter_map(|(_, cell)| header(cell)).collect();
         for header in running {
             header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
