@@ -4,7 +4,9 @@ defmodule Pkcs11Pool.Registry do
 
   alias Pkcs11Pool.Native
 
+  # `:deadline`: of one call that has another than its timeouts.
   @type entry :: %{
+          optional(:deadline) => integer | :infinity,
           native: Native.pool(),
           executor: Native.executor(),
           processes: non_neg_integer,

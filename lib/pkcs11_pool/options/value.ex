@@ -185,7 +185,7 @@ defmodule Pkcs11Pool.Options.Value do
   @doc """
   A pool's size that is given to a call. Raises `ArgumentError` for what is none.
   """
-  @spec size!(term) :: pos_integer
+  @spec size!(term) :: 1..1_024
   def size!(n) do
     unless sessions?(n) do
       raise ArgumentError,
