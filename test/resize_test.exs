@@ -4,7 +4,8 @@ defmodule Pkcs11Pool.ResizeTest do
   import ExUnit.CaptureLog
 
   alias Pkcs11Pool.Error
-  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
 
   defp pool(overrides) do
     opts = SoftHSM.new_token!() |> SoftHSM.pool_opts(overrides)
@@ -17,6 +18,31 @@ defmodule Pkcs11Pool.ResizeTest do
     1..calls
     |> Task.async_stream(fn _ -> Pkcs11Pool.generate_random(pool, 10_000) end, max_concurrency: 64)
     |> Enum.map(fn {:ok, result} -> result end)
+  end
+
+  # A process that has a session for itself, and makes a call on it when it is told to.
+  defp holder(pool) do
+    test = self()
+
+    holder =
+      spawn_link(fn ->
+        Pkcs11Pool.with_session(pool, fn lease ->
+          send(test, {self(), :in})
+          receive do: (:go -> send(test, {self(), Pkcs11Pool.generate_random(lease, 8)}))
+          receive do: (:leave -> :ok)
+        end)
+      end)
+
+    assert_receive {^holder, :in}, 30_000
+    holder
+  end
+
+  defp await_runners(pool, count) do
+    Poll.until(fn ->
+      # Processes, or threads.
+      match?(%{runners: ^count, vacancies: 0}, Pools.native_status(pool)) and
+        length(Pools.runners(pool)) in [0, count]
+    end)
   end
 
   test "a pool grows and shrinks under load without failing a call" do
@@ -75,6 +101,49 @@ defmodule Pkcs11Pool.ResizeTest do
     assert %{leased: ^size} = Pkcs11Pool.status(pool)
     for holder <- holders, do: send(holder, :leave)
     Poll.until(fn -> match?(%{leased: 0, running: 0}, Pkcs11Pool.status(pool)) end)
+  end
+
+  for executor <- [:dirty_io, :threads] do
+    test "a pool that has shrunk runs the calls of its leases side by side, executor #{executor}" do
+      %{token: token, chaos: chaos} = ChaosToken.for_test!()
+      opts = [pool_size: 4, executor: unquote(executor), operation_timeout: 60_000]
+      opts = SoftHSM.pool_opts(token, opts)
+      pool = opts[:name]
+      start_supervised!({Pkcs11Pool, opts})
+      on_exit(fn -> Chaos.release(chaos) end)
+      :ok = Pkcs11Pool.await_ready(pool, 30_000)
+      Pools.full_strength!(pool)
+      [one, two] = for _ <- 1..2, do: holder(pool)
+      :ok = Pkcs11Pool.resize(pool, 1)
+      await_runners(pool, 2)
+
+      # One that dies is replaced by one of its kind.
+      killed = Pools.runners(pool)
+      for runner <- killed, do: Process.exit(runner, :kill)
+
+      Poll.until(fn ->
+        runners = Pools.runners(pool)
+        length(runners) == length(killed) and Enum.all?(runners, &(&1 not in killed))
+      end)
+
+      await_runners(pool, 2)
+      assert length(killed) == if(unquote(executor) == :dirty_io, do: 2, else: 0)
+
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+      send(one, :go)
+      Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 1 end)
+      send(two, :go)
+      assert_receive {^two, {:ok, <<_::64>>}}, 30_000
+
+      # Its session closes, and who ran on it goes with it.
+      send(two, :leave)
+      await_runners(pool, 1)
+      Chaos.release(chaos)
+      assert_receive {^one, {:ok, <<_::64>>}}, 30_000
+      send(one, :leave)
+      assert {:ok, <<_::64>>} = Pkcs11Pool.generate_random(pool, 8)
+      Pools.full_strength!(pool)
+    end
   end
 
   test "stripes stay when a pool shrinks below their number" do

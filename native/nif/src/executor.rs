@@ -84,6 +84,8 @@ pub(crate) fn name(processes: usize, size: usize) -> Atom {
 /// Missing runners: processes, and threads.
 pub(crate) fn vacancies(pool: &TokenPool, wanted: usize) -> (usize, usize) {
     let missing = pool.vacancies();
+    // After a shrink there may be more of them for a while, of the same kind.
+    let wanted = if wanted >= pool.size() { pool.places() } else { wanted };
     let processes = wanted.saturating_sub(processes_of(pool)).min(missing);
     (processes, missing - processes)
 }

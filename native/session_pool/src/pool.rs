@@ -302,6 +302,11 @@ impl<S, W> Pool<S, W> {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Whether a shrink may have left more sessions than there should be, without a lock. If it has, who knows of the shrink sees so.
+    pub fn is_shrinking(&self) -> bool {
+        self.shrinking.load(Ordering::Relaxed)
+    }
+
     /// How many operations wait: a hint, without a lock.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -1002,6 +1002,8 @@ impl World {
         assert_eq!(stats, expected);
         assert_eq!(self.pool.waiting(), expected.waiting);
         assert!(model.total() <= model.size.max(total_before), "more sessions than there may be, and it was no left-over");
+        let in_use = stats.running + stats.opening;
+        assert!(in_use <= model.size || self.pool.is_shrinking(), "it is not known that a shrink has left sessions");
         if !model.waiting(true).is_empty() || (!model.gated && !model.waiting(false).is_empty()) {
             assert!(!model.something_is_free(), "an operation waits beside a free session");
         }

@@ -286,18 +286,23 @@ impl<H: Host> TokenPool<H> {
 
     /// The most sessions.
     pub fn size(&self) -> usize {
-        self.size.load(Ordering::Relaxed)
+        self.size.load(Ordering::Acquire)
     }
 
-    /// How many sessions may be in use at a time: its size, or, after a shrink, as many as still are.
+    /// How many sessions may be in use at a time, each of which wants a runner: its size, or, after a shrink, as many as still are.
     pub fn places(&self) -> usize {
+        // Read first: what has shrunk the pool says so before.
+        let size = self.size();
+        if !self.sessions.is_shrinking() {
+            return size;
+        }
         let stats = self.sessions.stats();
-        self.size().max(stats.running + stats.opening)
+        size.max(stats.running + stats.opening)
     }
 
     /// How many runners are missing.
     pub fn vacancies(&self) -> usize {
-        if self.is_draining() { 0 } else { self.size().saturating_sub(self.roster.len()) }
+        if self.is_draining() { 0 } else { self.places().saturating_sub(self.roster.len()) }
     }
 
     /// The addresses of its runners, of the dead whose calls have not returned too.
@@ -307,16 +312,20 @@ impl<H: Host> TokenPool<H> {
 
     /// Grows or shrinks. No call fails of it: sessions close as they come free, runners leave as they have nothing to do.
     pub fn resize(&self, size: usize, outlet: &mut impl Outlet<H>) {
-        self.size.store(size, Ordering::Relaxed);
         let (granted, closing) = self.sessions.resize(size);
+        self.size.store(size, Ordering::Release);
         for grant in granted {
             self.dispatch(grant, outlet);
         }
         for (closing, session) in closing {
             self.close(closing, session, "resize");
         }
-        if self.roster.len() > size {
-            // Those that are parked come in, and see that they are too many.
+        self.dismiss_surplus();
+    }
+
+    /// If there are too many runners, those that are parked come in, and see it.
+    fn dismiss_surplus(&self) {
+        if self.roster.len() > self.places() {
             self.runners().iter().for_each(Wake::post);
         }
     }
@@ -347,6 +356,8 @@ impl<H: Host> TokenPool<H> {
         for (closing, session) in closing {
             self.close(closing, session, "ttl");
         }
+        // Sessions of before a shrink may have closed.
+        self.dismiss_surplus();
         ceiling
     }
 

@@ -99,7 +99,7 @@ impl<H: Host> TokenPool<H> {
 
     /// A parked runner stays, unless the pool has shrunk and it is one too many.
     fn parked(&self, id: RunnerId) -> Served {
-        if self.roster.retire(id, self.size()) {
+        if self.roster.retire(id, self.places()) {
             self.forget_cell(id);
             return Served::Gone;
         }
