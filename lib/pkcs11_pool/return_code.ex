@@ -26,6 +26,9 @@ defmodule Pkcs11Pool.ReturnCode do
   | `:buffer` | calls again with a larger buffer |
   | `:caller` | returns the error |
   | `:unknown` | drops the session, never tries again |
+
+  A module's own code for a wrong PIN is best given `:credential`. `:locking` and `:buffer` are known by their own codes only: another code that is
+  given one of them is returned, as with `:caller`.
   """
 
   alias Pkcs11Pool.Table.ReturnCodes
