@@ -132,6 +132,50 @@ defmodule Pkcs11Pool.SerializedTest do
     end
   end
 
+  for executor <- [:threads, :dirty_io] do
+    test "a pool is started while a call hangs in its module, executor #{executor}",
+         %{token: token, chaos: chaos} do
+      opts = [executor: unquote(executor), serialize: true]
+      pool = start(token, [operation_timeout: 300] ++ opts)
+      Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+      assert {:error, %Error{reason: :operation_timeout}} = random(pool)
+
+      # Else the test would never end.
+      watchdog =
+        Task.async(fn ->
+          receive do: (:started -> :in_time), after: (30_000 -> Chaos.release(chaos))
+        end)
+
+      opts = SoftHSM.pool_opts(token, [name: :"#{pool}-other"] ++ opts)
+      start_supervised!({Pkcs11Pool, opts})
+      send(watchdog.pid, :started)
+      assert Task.await(watchdog, 60_000) == :in_time
+      assert %{state: :down} = Pkcs11Pool.status(opts[:name])
+      assert {:error, %Error{reason: :module_busy} = error} = random(opts[:name])
+      assert %{executed: false, details: %{path: _path}} = error
+      assert Exception.message(error) =~ "a call in it does not return"
+      assert Error.retryable?(error)
+
+      # It looks again until the call has returned.
+      Chaos.release(chaos)
+      Poll.until(fn -> Pkcs11Pool.await_ready(opts[:name], 30_000) == :ok end)
+      assert {:ok, <<_::64>>} = random(opts[:name])
+      assert Chaos.violations(chaos) == []
+    end
+  end
+
+  test "a pool is started behind calls that are only slow", %{token: token, chaos: chaos} do
+    opts = [executor: :threads, serialize: true]
+    pool = start(token, opts)
+    Chaos.latency(chaos, :C_GenerateRandom, 1_500)
+    callers = for _ <- 1..2, do: Task.async(fn -> random(pool) end)
+    Poll.until(fn -> Chaos.inside(chaos)["C_GenerateRandom"] == 1 end)
+    # One that is down for a moment fails.
+    opts = [name: :"#{pool}-other", start: :strict] ++ opts
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
+    for result <- Task.await_many(callers, 60_000), do: assert({:ok, <<_::64>>} = result)
+  end
+
   test "a pool is stopped while a call hangs in its module", %{token: token, chaos: chaos} do
     Chaos.cant_lock(chaos)
     pool = start(token, executor: :threads, operation_timeout: 200, queue_timeout: 400)

@@ -45,6 +45,7 @@ defmodule Pkcs11Pool.Error do
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
+  | `:module_busy` | the module does not come out of `C_Initialize`, `C_Finalize`, or, serialized, another call | `:path` |
   | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
   | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool; or a pool has it, and `Pkcs11Pool.Token` wants it, or the other way round | |
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
@@ -101,6 +102,7 @@ defmodule Pkcs11Pool.Error do
     :module_load_failed,
     :module_digest_mismatch,
     :module_conflict,
+    :module_busy,
     :slot_not_found,
     :ambiguous_slot,
     :slot_in_use,
@@ -115,6 +117,7 @@ defmodule Pkcs11Pool.Error do
     :overloaded,
     :draining,
     :token_unavailable,
+    :module_busy,
     :pin_source_failed,
     :session_handle_invalid,
     :session_closed,

@@ -256,6 +256,11 @@ defmodule Pkcs11Pool.Error.Text do
      "Give all pools of one module the same #{option}; it is read once per VM"}
   end
 
+  defp explain(:module_busy, details, _error) do
+    {"nobody gets into the PKCS#11 module#{path(details)}: it is in C_Initialize or C_Finalize, or a call in it does not return, beside which there may be no other",
+     "Find out what it waits for; the pool looks for its token until it returns"}
+  end
+
   defp explain(:slot_not_found, details, _error) do
     {"no slot with a token matches :slot#{selector(details)}#{available(details)}",
      "Compare :slot with the token's label and serial number"}

@@ -130,8 +130,8 @@ pub enum Error {
         /// The option.
         option: &'static str,
     },
-    /// The module did not come out of `C_Initialize` or `C_Finalize` in time.
-    #[error("{path} is busy in C_Initialize or C_Finalize")]
+    /// The module did not come out of `C_Initialize` or `C_Finalize` in time, or, serialized, out of another call.
+    #[error("{path} is busy in C_Initialize or C_Finalize, or a call in it does not return, beside which there may be no other")]
     ModuleBusy {
         /// The module's path.
         path: String,

@@ -44,7 +44,7 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
     let module = Module::acquire(path, config)?;
     let token = Token::find(module.module(), selector)?;
     let _claim = token.claim(true, None)?;
-    let _inside = module.module().enter_patiently()?;
+    let _inside = module.module().enter_unless_stuck()?;
     let functions = module.module().functions();
     // Whose PIN the token is to compare, if it compares one.
     let user = match what {

@@ -422,7 +422,7 @@ impl<H: Host> TokenPool<H> {
 
 /// `C_Logout` on a new session; what comes of it is seen by the login that follows.
 fn log_out(token: &Arc<Token>) {
-    let Ok(_inside) = token.module.enter_patiently() else { return };
+    let Ok(_inside) = token.module.enter_unless_stuck() else { return };
     let functions = token.module.functions();
     if let Ok(session) = open_session(functions, token.slot(), false) {
         let _ = logout(functions, session);

@@ -155,7 +155,7 @@ impl Claim {
 impl Token {
     /// Finds the token that the selector names.
     pub fn find(module: &Arc<Module>, selector: &Selector) -> Result<Arc<Self>, Error> {
-        let _inside = module.enter_patiently()?;
+        let _inside = module.enter_unless_stuck()?;
         let functions = module.functions();
         let library = library_info(functions).ok();
         let mut matching = Vec::new();
@@ -281,7 +281,7 @@ impl Token {
 
     /// Whether it answers, by what no caller's input decides: its own description, a session, the session's.
     pub(crate) fn probe(&self) -> Result<(), Error> {
-        let _inside = self.module.enter_patiently()?;
+        let _inside = self.module.enter_unless_stuck()?;
         self.is_in_its_slot()?;
         let functions = self.module.functions();
         let session = match open_session(functions, self.slot(), false) {

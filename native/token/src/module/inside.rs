@@ -8,6 +8,9 @@ use super::{LIFECYCLE_TIMEOUT, MODULES, Module, Phase};
 use crate::error::Error;
 use crate::turnstile::Turn as Pass;
 
+/// How long one that can come again waits for its turn behind a call that hangs.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A thread is inside the module.
 pub struct Inside<'a> {
     module: &'a Module,
@@ -66,9 +69,24 @@ impl Module {
 
     /// The same for those who have nothing else to do than to wait until the module is initialized.
     pub(crate) fn enter_patiently(&self) -> Result<Inside<'_>, Error> {
+        self.enter_initialized(|| true)
+    }
+
+    /// The same for those who can come again: behind a call that is known to hang they wait for their turn for a moment only.
+    pub(crate) fn enter_unless_stuck(&self) -> Result<Inside<'_>, Error> {
+        let since = Instant::now();
+        let is_stuck = || self.stuck.load(Ordering::SeqCst) > 0 && since.elapsed() >= STUCK_TIMEOUT;
+        let entered = self.enter_initialized(|| !is_stuck() && since.elapsed() < LIFECYCLE_TIMEOUT);
+        entered.map_err(|error| match error {
+            Error::Interrupted { .. } => Error::ModuleBusy { path: self.display() },
+            other => other,
+        })
+    }
+
+    fn enter_initialized(&self, is_wanted: impl Fn() -> bool) -> Result<Inside<'_>, Error> {
         let until = Instant::now() + LIFECYCLE_TIMEOUT;
         loop {
-            match self.enter() {
+            match self.enter_while(&is_wanted) {
                 Err(Error::Reinitializing) => (),
                 entered => return entered,
             }
