@@ -42,7 +42,7 @@ defmodule Pkcs11Pool.Soak.Callers do
       card: card,
       signature: signature,
       table: :ets.new(:callers, [:public, write_concurrency: true]),
-      flags: :atomics.new(2, [])
+      flags: :atomics.new(3, [])
     }
   end
 
@@ -66,6 +66,9 @@ defmodule Pkcs11Pool.Soak.Callers do
   @doc "Something has happened that must not."
   def lie(callers, text),
     do: :ets.update_counter(callers.table, {:lie, text}, 1, {{:lie, text}, 0})
+
+  @doc "Nobody logs in or out any more, as soon as what is under way has ended."
+  def calm(callers), do: :atomics.put(callers.flags, 3, 1)
 
   @doc "From now on a steady caller's failure is a lie."
   def expect_success(callers), do: :atomics.put(callers.flags, 1, 1)
@@ -171,11 +174,11 @@ defmodule Pkcs11Pool.Soak.Callers do
         operation_timeout: :rand.uniform(30)
       )
 
-  # Somebody who logs everybody in and out, until all is to be well.
+  # Somebody who logs everybody in and out, for as long as the storm lasts.
   defp act(%{pool: pool, pin: pin} = callers, :comer) do
     Process.sleep(:rand.uniform(100))
 
-    if :atomics.get(callers.flags, 1) == 0 do
+    if :atomics.get(callers.flags, 3) == 0 do
       case Enum.random([:login, :logout, :force]) do
         :login -> record(callers, :comer, :login, Pkcs11Pool.login(pool, fn -> pin end))
         :logout -> record(callers, :comer, :logout, Pkcs11Pool.logout(pool))

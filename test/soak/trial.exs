@@ -42,6 +42,7 @@ defmodule Pkcs11Pool.Soak.Trial do
     before = Gauges.read()
     sampler = Gauges.start()
     faults = Storm.rage(chaos, opts, callers, token.slot_id, duration, seed)
+    Callers.calm(callers)
     samples = Gauges.stop(sampler)
     Process.sleep(@recovery)
     Callers.expect_success(callers)

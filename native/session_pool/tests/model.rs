@@ -45,6 +45,7 @@ enum Event {
     OpenGate,
     Flush,
     TakeWaiting,
+    SweepExpress,
     Drain,
     Join,
     Enter(usize),
@@ -60,7 +61,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 32] = [
+const KINDS: [(u16, Make); 33] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -93,6 +94,7 @@ const KINDS: [(u16, Make); 32] = [
     (3, |_| Event::OpenGate),
     (1, |_| Event::Flush),
     (1, |_| Event::TakeWaiting),
+    (2, |_| Event::SweepExpress),
     // Rare, since nothing comes after it.
     (1, |choice| if choice < 6 { Event::Drain } else { Event::Submit }),
 ];
@@ -907,6 +909,15 @@ impl World {
                     self.model.go(op.0, Place::Drained);
                 }
                 assert_eq!(self.model.waiting_count(), 0, "one was left waiting");
+            }
+            Event::SweepExpress => {
+                let mut due = self.model.waiting(true);
+                due.retain(|op| self.model.ops[*op].op.1.get());
+                let swept: Vec<_> = self.pool.sweep_express(|op| op.1.get()).iter().map(|op| op.0).collect();
+                assert_eq!(swept, due, "those nobody waits for, in their order");
+                for op in swept {
+                    self.model.go(op, Place::Cancelled);
+                }
             }
             Event::Drain => self.drain(),
             Event::Join => {
