@@ -348,6 +348,7 @@ impl<H: Host> TokenPool<H> {
         self.sweep_logins();
         self.sweep_logouts(outlet);
         self.sweep_express(outlet);
+        self.resume_logouts();
         self.look_for_hung(outlet);
         let (granted, closing) = self.sessions.tick(now());
         for grant in granted {
