@@ -84,16 +84,21 @@ defmodule Pkcs11Pool.LogoutTest do
 
   test "that waits for another is answered when that has ended", %{token: token, chaos: chaos} do
     pool = start(token, pool_size: 2, executor: :threads)
+    Pools.drained!(pool)
+    Chaos.reset_counts(chaos)
     Chaos.hang(chaos, :C_Logout, count: 1)
     one = logout(pool)
     Poll.until(fn -> Chaos.hanging(chaos)["C_Logout"] == 1 end)
     two = logout(pool)
-    # It has looked, and waits.
-    Poll.until(fn -> Pkcs11Pool.status(pool).running == 2 or Pkcs11Pool.status(pool).idle == 1 end)
+    # It has asked after its session, as the first one did, and waits.
+    Poll.until(fn ->
+      Chaos.calls(chaos, :C_GetSessionInfo) == 2 and Pkcs11Pool.status(pool).running == 1
+    end)
 
     Chaos.release(chaos)
     assert :ok = Task.await(one, 60_000)
-    goes_on(pool, two)
+    assert :ok = Task.await(two, 60_000)
+    goes_on(pool, logout(pool))
   end
 
   test "that waits, and then finds no session, holds nobody back",
