@@ -262,11 +262,7 @@ defmodule Pkcs11Pool do
   def with_session(%Lease{} = lease, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
     _checked = Options.call!(opts)
 
-    cond do
-      lease.holder != self() -> {:error, Error.new(:not_owner, pool: lease.pool, executed: false)}
-      Native.is_lease_active(lease.native) -> apply_lease(fun, lease)
-      true -> {:error, Error.new(:lease_ended, pool: lease.pool, executed: false)}
-    end
+    with :ok <- Lease.check(lease), do: apply_lease(fun, lease)
   end
 
   def with_session(pool, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
@@ -697,7 +693,8 @@ defmodule Pkcs11Pool do
 
   def generate_random(_pool, n, _opts) do
     raise ArgumentError,
-          "expected a number of bytes from 0 to #{@longest_random}, got: #{inspect(n)}"
+          "expected a number of bytes from 0 to #{@longest_random}, got: " <>
+            if(is_number(n), do: inspect(n), else: "another term")
   end
 
   ## Keys and objects
@@ -936,8 +933,7 @@ defmodule Pkcs11Pool do
 
   # The lease that the caller has there, as long as it has its session.
   defp own_lease(name) do
-    with %Lease{native: native} = lease <- Lease.current(name),
-         do: if(Native.is_lease_active(native), do: lease)
+    with %Lease{} = lease <- Lease.current(name), do: if(Lease.check(lease) == :ok, do: lease)
   end
 
   defp fetch(pool) do

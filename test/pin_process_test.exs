@@ -34,8 +34,6 @@ defmodule Pkcs11Pool.PinProcessTest do
         {"raises", quote(do: fn pin -> raise("it is #{pin}") end)},
         {"throws", quote(do: fn pin -> throw({:pin, pin}) end)},
         {"exits", quote(do: fn pin -> exit({:pin, pin}) end)},
-        {"is refused its arguments by a NIF",
-         quote(do: fn pin -> Native.provision(%{}, {:set_pin, 1, pin, pin}) end)},
         {"calls what does not exist",
          quote(do: fn pin -> apply(Native, :no_such_function, [pin]) end)}
       ] do

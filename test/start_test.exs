@@ -289,7 +289,7 @@ defmodule Pkcs11Pool.StartTest do
           assert {:shutdown, {:failed_to_start_child, _keeper, %Error{} = error}} = reason
           assert %Error{reason: :interrupted, executed: false} = error
           refute inspect(reason, structs: false, limit: :infinity) =~ "hunter2"
-          assert Exception.message(error) =~ "did not take the pool's options"
+          assert Exception.message(error) =~ "did not take an argument"
         end)
 
       refute log =~ "hunter2"

@@ -61,9 +61,15 @@ defmodule Pkcs11Pool.Call do
   def attempt({name, entry, nil}, request), do: entry |> await(request) |> explained(name, entry)
 
   def attempt({name, entry, lease}, request) do
-    # What runs on it is the holder's alone: nothing else can be in the way.
-    entry = %{entry | queue_timeout: :infinity}
-    entry |> await_within(lease, request) |> explained(name, entry)
+    case Lease.check(lease) do
+      :ok ->
+        # What runs on it is the holder's alone: nothing else can be in the way.
+        entry = %{entry | queue_timeout: :infinity}
+        entry |> await_within(lease, request) |> explained(name, entry)
+
+      {:error, error} ->
+        {{:error, error}, nil}
+    end
   end
 
   defp explained({{:error, error}, ticket}, name, entry),
@@ -114,7 +120,8 @@ defmodule Pkcs11Pool.Call do
   @spec submit(
           name :: term,
           Options.call(),
-          (Native.pool(), reference, non_neg_integer | nil -> Native.ticket())
+          (Native.pool(), reference, non_neg_integer | nil ->
+             Native.ticket() | {:error, Native.error()})
         ) :: :ok | {:error, Error.t()}
   def submit(name, opts, submit) do
     case Registry.lookup(name) do
@@ -250,8 +257,11 @@ defmodule Pkcs11Pool.Call do
   defp await_submitted(entry, submit) do
     started = now()
     ref = make_ref()
-    ticket = submit.(entry.native, ref, finite(entry.queue_timeout))
-    receive_answer(ref, ticket, started, entry)
+
+    case submit.(entry.native, ref, finite(entry.queue_timeout)) do
+      {:error, _error} = refused -> refused
+      ticket -> receive_answer(ref, ticket, started, entry)
+    end
   end
 
   defp late(ticket, ref, started, entry) do

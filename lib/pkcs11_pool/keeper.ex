@@ -58,12 +58,12 @@ defmodule Pkcs11Pool.Keeper do
     end
   end
 
-  # The stack trace of what is raised has the options, and the values of :module_env may be secret.
+  # Where the native library could not be loaded the VM raises, with the options in the stack trace, and the values of :module_env may be secret.
   defp pool_start(options) do
     Native.pool_start(native(options))
   rescue
-    error ->
-      cause = "the native library did not take the pool's options (#{inspect(error.__struct__)})"
+    UndefinedFunctionError ->
+      cause = "the native library of pkcs11_pool is not loaded"
       {:error, {:interrupted, nil, nil, false, %{cause: cause}}}
   end
 
@@ -149,14 +149,14 @@ defmodule Pkcs11Pool.Keeper do
     {{attempt, started}, asking} = Map.pop!(asking, monitor)
 
     case PinProcess.outcome(reason, started, state.options.pin_timeout) do
-      {:done, _provided} ->
+      {:done, :ok} ->
         :ok
-
-      :failed ->
-        Native.provide_pin(state.pool, attempt, {:error, PinSource.explain(:not_handed_over)})
 
       {:no_pin, cause} ->
         Native.provide_pin(state.pool, attempt, {:error, cause})
+
+      _not_handed_over ->
+        Native.provide_pin(state.pool, attempt, {:error, PinSource.explain(:not_handed_over)})
     end
 
     {:noreply, %{state | asking: asking}}

@@ -6,7 +6,7 @@ defmodule Pkcs11Pool.Lease do
   pool's `:lease_timeout` passes, or its session breaks (`:lease_ended`).
   """
 
-  alias Pkcs11Pool.{Native, Registry}
+  alias Pkcs11Pool.{Error, Native, Registry}
 
   @enforce_keys [:pool, :holder, :native, :entry]
   defstruct [:pool, :holder, :native, :entry]
@@ -17,6 +17,19 @@ defmodule Pkcs11Pool.Lease do
           native: Native.lease(),
           entry: Registry.entry()
         }
+
+  @doc false
+  # Whether the calling process may use it now. Whatever is no live lease of this node (it came from another one, or was made by hand) never was its
+  # caller's.
+  @spec check(t) :: :ok | {:error, Error.t()}
+  def check(%__MODULE__{holder: holder} = lease) when holder != self(),
+    do: {:error, Error.new(:not_owner, pool: lease.pool, executed: false)}
+
+  def check(lease) do
+    if Native.is_lease_active(lease.native) == true,
+      do: :ok,
+      else: {:error, Error.new(:lease_ended, pool: lease.pool, executed: false)}
+  end
 
   @doc false
   # The lease that the calling process has on the pool of this name. An entry of the process dictionary, since it is the process that holds

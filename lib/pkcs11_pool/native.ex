@@ -1,6 +1,7 @@
 defmodule Pkcs11Pool.Native do
   @moduledoc false
-  # Stubs and specs of native/nif, nothing else.
+  # Stubs and specs of native/nif, nothing else. None of them raises once the library is loaded, as the stack trace would have the arguments: an
+  # argument that is not taken, or a panic, is the answer `{:error, {:interrupted, ...}}`, whatever else a function returns.
   @on_load :load
 
   @type pool :: reference
@@ -102,7 +103,8 @@ defmodule Pkcs11Pool.Native do
   def abandon(_ticket, _running), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "The PIN for an attempt at a login, or a sentence about why there is none."
-  @spec provide_pin(pool, attempt :: non_neg_integer, {:ok, binary} | {:error, String.t()}) :: :ok
+  @spec provide_pin(pool, attempt :: non_neg_integer, {:ok, binary} | {:error, String.t()}) ::
+          :ok | {:error, error}
   def provide_pin(_pool, _attempt, _pin), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Logs in with this PIN; its answer comes as `{tag, result}`."
@@ -112,12 +114,12 @@ defmodule Pkcs11Pool.Native do
           pin :: binary | nil,
           force :: boolean,
           queue_timeout :: non_neg_integer | nil
-        ) :: ticket
+        ) :: ticket | {:error, error}
   def login(_pool, _tag, _pin, _force, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Logs out; its answer comes as `{tag, result}`."
   @spec logout(pool, tag :: reference, force :: boolean, queue_timeout :: non_neg_integer | nil) ::
-          ticket
+          ticket | {:error, error}
   def logout(_pool, _tag, _force, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Makes a token, or sets a PIN. Dirty IO."

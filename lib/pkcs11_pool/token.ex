@@ -45,7 +45,8 @@ defmodule Pkcs11Pool.Token do
   @spec init([option], String.t(), PinSource.t()) :: :ok | {:error, Error.t()}
   def init(opts, label, so_pin_source) do
     unless is_binary(label) and String.valid?(label) and byte_size(label) <= 32 do
-      raise ArgumentError, "expected a label of at most 32 bytes of UTF-8, got: #{inspect(label)}"
+      # Without the value: it may be a PIN in the wrong place.
+      raise ArgumentError, "expected a label of at most 32 bytes of UTF-8"
     end
 
     run(opts, [so_pin_source], fn _opts, [so_pin] -> {:init_token, label, so_pin} end)

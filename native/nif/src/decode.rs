@@ -1,4 +1,5 @@
-//! Terms in: requests, keys, mechanisms, templates, options. The Elixir side has checked them: what does not fit here is a `badarg`.
+//! Terms in: requests, keys, mechanisms, templates, options. The Elixir side has checked them: what does not fit here is refused as a whole,
+//! see `args`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
@@ -333,7 +334,10 @@ fn uri(term: Term<'_>) -> NifResult<Selector> {
 
 /// A PIN, or nil for a NULL one.
 pub(crate) fn optional_pin(term: Term<'_>) -> NifResult<Option<token::Pin>> {
-    if term.is_binary() { Ok(Some(token::Pin::new(bytes(term)?))) } else { Ok(None) }
+    if term.is_atom() && term.decode::<Atom>()? == atoms::nil() {
+        return Ok(None);
+    }
+    Ok(Some(token::Pin::new(bytes(term)?)))
 }
 
 /// `{:ok, pin}` or `{:error, cause}`.

@@ -5,6 +5,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod args;
 mod atoms;
 mod beam;
 mod courier;
@@ -20,10 +21,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use rustler::{Encoder, Env, LocalPid, NifResult, OwnedEnv, ResourceArc, Term};
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use session_pool::{Abandoned, State};
 use token::{Budget, Direct, End, Error, Served, now};
 
+use crate::args::{Arg, Timeout, answer};
 use crate::beam::{Bell, Caller, Header, KeeperPid, Runner, Scheduler, Serving, Thread, TokenPool};
 use crate::courier::{Due, Expiry, Job};
 use crate::resources::{IndexResource, LeaseResource, PoolResource, RunnerResource, TicketResource, stop};
@@ -42,54 +44,66 @@ fn load(_env: Env, _info: Term) -> bool {
 /// Makes a pool for the calling keeper, and attaches it to its token. `{:ok, pool, executor, nil | error}`: what the token refuses is no reason not to
 /// start. `{:error, error}`: what no restart can mend.
 #[rustler::nif(schedule = "DirtyIo")]
-fn pool_start<'a>(env: Env<'a>, options: decode::Options<'a>) -> NifResult<Term<'a>> {
-    let keeper = env.pid();
-    let pool = TokenPool::new(options.pool()?, KeeperPid(keeper)).map_err(|_| rustler::Error::BadArg)?;
-    let attached = pool.attach();
-    if let Err(error) = &attached
-        && error.is_fatal()
-    {
-        return Ok((atoms::error(), encode::error(env, error)).encode(env));
-    }
-    let processes = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
-    let executor = executor::name(processes.load(Ordering::Relaxed), pool.size());
-    let shutdown_timeout = options.shutdown_timeout.map(Duration::from_millis);
-    let resource = ResourceArc::new(PoolResource { pool, shutdown_timeout, processes });
-    if resource.monitor(Some(env), &keeper).is_none() {
-        // Killed meanwhile.
-        stop(&resource);
-    }
-    let down = attached.err().map(|error| encode::error(env, &error));
-    Ok((atoms::ok(), resource, executor, down).encode(env))
+fn pool_start<'a>(env: Env<'a>, options: Arg<'a, decode::Options<'a>>) -> Term<'a> {
+    answer(env, || {
+        let options = options.get()?;
+        let keeper = env.pid();
+        let pool = TokenPool::new(options.pool()?, KeeperPid(keeper)).map_err(|_| rustler::Error::BadArg)?;
+        let attached = pool.attach();
+        if let Err(error) = &attached
+            && error.is_fatal()
+        {
+            return Ok((atoms::error(), encode::error(env, error)).encode(env));
+        }
+        let processes = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
+        let executor = executor::name(processes.load(Ordering::Relaxed), pool.size());
+        let shutdown_timeout = options.shutdown_timeout.map(Duration::from_millis);
+        let resource = ResourceArc::new(PoolResource { pool, shutdown_timeout, processes });
+        if resource.monitor(Some(env), &keeper).is_none() {
+            // Killed meanwhile.
+            stop(&resource);
+        }
+        let down = attached.err().map(|error| encode::error(env, &error));
+        Ok((atoms::ok(), resource, executor, down).encode(env))
+    })
 }
 
 /// The calling process becomes a runner. `{runner, true}`: it must serve at once.
 #[rustler::nif]
-fn runner_join(env: Env, pool: ResourceArc<PoolResource>) -> (ResourceArc<RunnerResource>, bool) {
-    let pid = env.pid();
-    let bell = Bell::default();
-    let (id, woken) = pool.pool.join(Runner::Process(pid, bell.clone()));
-    let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id, bell });
-    if runner.monitor(Some(env), &pid).is_none() {
-        pool.pool.runner_down(id, &mut Scheduler(env));
-    }
-    (runner, woken)
+fn runner_join<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        let pool = pool.get()?;
+        let pid = env.pid();
+        let bell = Bell::default();
+        let (id, woken) = pool.pool.join(Runner::Process(pid, bell.clone()));
+        let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id, bell });
+        if runner.monitor(Some(env), &pid).is_none() {
+            pool.pool.runner_down(id, &mut Scheduler(env));
+        }
+        Ok((runner, woken))
+    })
 }
 
 /// Serves until nothing waits (`:parked`) or the budget is used up (`:again`).
 #[rustler::nif(schedule = "DirtyIo")]
-fn serve<'a>(env: Env<'a>, runner: ResourceArc<RunnerResource>) -> rustler::Atom {
-    match runner.pool.serve(runner.id, &mut Serving(Scheduler(env), runner.bell.clone()), BUDGET) {
-        Served::Parked => atoms::parked(),
-        Served::Again => atoms::again(),
-        Served::Gone => atoms::gone(),
-    }
+fn serve<'a>(env: Env<'a>, runner: Arg<'a, ResourceArc<RunnerResource>>) -> Term<'a> {
+    answer(env, || {
+        let runner = runner.get()?;
+        Ok(match runner.pool.serve(runner.id, &mut Serving(Scheduler(env), runner.bell.clone()), BUDGET) {
+            Served::Parked => atoms::parked(),
+            Served::Again => atoms::again(),
+            Served::Gone => atoms::gone(),
+        })
+    })
 }
 
 /// Starts a runner on a native thread of its own. `false`: the system refuses one.
 #[rustler::nif]
-fn start_thread(pool: ResourceArc<PoolResource>) -> bool {
-    let pool = pool.pool.clone();
+fn start_thread<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(start_runner(&pool.get()?.pool)))
+}
+
+fn start_runner(pool: &Arc<TokenPool>) -> bool {
     let (sender, wakes) = bounded(1);
     // Before there is a thread: its place is counted as taken at once, so that nobody starts another for it.
     let (id, woken) = pool.join(Runner::Thread(sender));
@@ -123,17 +137,13 @@ fn start_thread(pool: ResourceArc<PoolResource>) -> bool {
 
 /// Takes a call; the answer comes as `{tag, result}`. A ticket, or `{:error, error}`.
 #[rustler::nif]
-fn submit<'a>(
-    env: Env<'a>,
-    pool: ResourceArc<PoolResource>,
-    tag: Term<'a>,
-    request: Term<'a>,
-    queue_timeout: Option<u64>,
-) -> NifResult<Term<'a>> {
-    let request = decode::request(request)?;
-    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
-    let submitted = pool.pool.submit(header.clone(), request, &mut Scheduler(env));
-    Ok(encode_submitted(env, &pool, header, submitted))
+fn submit<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, request: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
+    answer(env, || {
+        let (pool, request, queue_timeout) = (pool.get()?, decode::request(request)?, queue_timeout.get()?);
+        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        let submitted = pool.pool.submit(header.clone(), request, &mut Scheduler(env));
+        Ok(encode_submitted(env, &pool, header, submitted))
+    })
 }
 
 /// A ticket, or `{:error, error}`.
@@ -151,101 +161,107 @@ fn encode_submitted<'a>(
 
 /// Whether `run_here` would find a session at once: a hint.
 #[rustler::nif]
-fn has_idle(pool: ResourceArc<PoolResource>) -> bool {
-    pool.pool.has_idle()
+fn has_idle<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(pool.get()?.pool.has_idle()))
 }
 
 /// Runs a call on the calling process's own dirty scheduler, if a session lies idle and nothing waits: `{:done, result, timing}`. Else it is
 /// submitted: a ticket, or `{:error, error}`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn run_here<'a>(
-    env: Env<'a>,
-    pool: ResourceArc<PoolResource>,
-    tag: Term<'a>,
-    request: Term<'a>,
-    queue_timeout: Option<u64>,
-) -> NifResult<Term<'a>> {
-    let request = decode::request(request)?;
-    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
-    Ok(match pool.pool.run_here(header.clone(), request, &mut Scheduler(env)) {
-        Ok(Direct::Done(outcome)) => (atoms::done(), encode::outcome(env, &outcome), timing_of(&header)).encode(env),
-        Ok(Direct::Later(ticket)) => encode_submitted(env, &pool, header, Ok(ticket)),
-        Err(error) => encode_submitted(env, &pool, header, Err(error)),
+fn run_here<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, request: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
+    answer(env, || {
+        let (pool, request, queue_timeout) = (pool.get()?, decode::request(request)?, queue_timeout.get()?);
+        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        Ok(match pool.pool.run_here(header.clone(), request, &mut Scheduler(env)) {
+            Ok(Direct::Done(outcome)) => (atoms::done(), encode::outcome(env, &outcome), timing_of(&header)).encode(env),
+            Ok(Direct::Later(ticket)) => encode_submitted(env, &pool, header, Ok(ticket)),
+            Err(error) => encode_submitted(env, &pool, header, Err(error)),
+        })
     })
 }
 
 /// Takes a call for a session of the caller's own: `{ticket, lease}`, or `{:error, error}`. `:ok` comes when the lease has one.
 #[rustler::nif]
-fn submit_lease<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, tag: Term<'a>, queue_timeout: Option<u64>) -> Term<'a> {
-    let holder = env.pid();
-    let header = Header::new(Caller::new(holder, tag), now(), queue_timeout);
-    match pool.pool.submit_lease(header.clone(), &mut Scheduler(env)) {
-        Ok((ticket, lease)) => {
-            let lease = ResourceArc::new(LeaseResource { lease, holder });
-            if lease.monitor(Some(env), &holder).is_none() {
-                lease.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+fn submit_lease<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
+    answer(env, || {
+        let (pool, queue_timeout) = (pool.get()?, queue_timeout.get()?);
+        let holder = env.pid();
+        let header = Header::new(Caller::new(holder, tag), now(), queue_timeout);
+        Ok(match pool.pool.submit_lease(header.clone(), &mut Scheduler(env)) {
+            Ok((ticket, lease)) => {
+                let lease = ResourceArc::new(LeaseResource { lease, holder });
+                if lease.monitor(Some(env), &holder).is_none() {
+                    lease.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+                }
+                (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }), lease).encode(env)
             }
-            (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }), lease).encode(env)
-        }
-        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
-    }
+            Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+        })
+    })
 }
 
 /// Takes a call on a lease's session: a ticket, or `{:error, error}`.
 #[rustler::nif]
-fn submit_within<'a>(
-    env: Env<'a>,
-    pool: ResourceArc<PoolResource>,
-    lease: ResourceArc<LeaseResource>,
-    tag: Term<'a>,
-    request: Term<'a>,
-) -> NifResult<Term<'a>> {
-    let request = decode::request(request)?;
-    let caller = env.pid();
-    let header = Header::new(Caller::new(caller, tag), now(), None);
-    let submitted = if lease.holder == caller {
-        TokenPool::submit_within(&lease.lease, header.clone(), request, &mut Scheduler(env))
-    } else {
-        Err(Error::NotOwner)
-    };
-    Ok(encode_submitted(env, &pool, header, submitted))
+fn submit_within<'a>(env: Env<'a>, pool: args::Pool<'a>, lease: args::Lease<'a>, tag: Term<'a>, request: Term<'a>) -> Term<'a> {
+    answer(env, || {
+        let (pool, lease, request) = (pool.get()?, lease.get()?, decode::request(request)?);
+        let caller = env.pid();
+        let header = Header::new(Caller::new(caller, tag), now(), None);
+        let submitted = if lease.holder == caller {
+            TokenPool::submit_within(&lease.lease, header.clone(), request, &mut Scheduler(env))
+        } else {
+            Err(Error::NotOwner)
+        };
+        Ok(encode_submitted(env, &pool, header, submitted))
+    })
 }
 
 /// The lease ends after `ms`, and the keeper is told who held it, and where it was taken.
 #[rustler::nif]
-fn expire_lease(env: Env, lease: ResourceArc<LeaseResource>, keeper: LocalPid, place: String, ms: u64) -> rustler::Atom {
-    let _ = env;
-    let expiry = Expiry { lease: Arc::downgrade(&lease.lease), holder: lease.holder, keeper, place };
-    courier::post(Job::At(Instant::now() + Duration::from_millis(ms), Due::Expire(expiry)));
-    atoms::ok()
+fn expire_lease<'a>(
+    env: Env<'a>,
+    lease: args::Lease<'a>,
+    keeper: Arg<'a, LocalPid>,
+    place: Arg<'a, String>,
+    ms: Arg<'a, u64>,
+) -> Term<'a> {
+    answer(env, || {
+        let (lease, after) = (lease.get()?, Duration::from_millis(ms.get()?));
+        let expiry =
+            Expiry { lease: Arc::downgrade(&lease.lease), holder: lease.holder, keeper: keeper.get()?, place: place.get()? };
+        courier::post(Job::At(Instant::now() + after, Due::Expire(expiry)));
+        Ok(atoms::ok())
+    })
 }
 
 /// The lease ends: its session goes back to the pool, or is closed if the caller left an operation running on it.
 #[rustler::nif]
-fn end_lease(env: Env, lease: ResourceArc<LeaseResource>) -> bool {
-    lease.lease.end(End::Return, &mut Scheduler(env))
+fn end_lease<'a>(env: Env<'a>, lease: args::Lease<'a>) -> Term<'a> {
+    answer(env, || Ok(lease.get()?.lease.end(End::Return, &mut Scheduler(env))))
 }
 
 /// Whether the lease still has its session.
 #[rustler::nif]
-fn is_lease_active(lease: ResourceArc<LeaseResource>) -> bool {
-    lease.lease.is_active()
+fn is_lease_active<'a>(env: Env<'a>, lease: args::Lease<'a>) -> Term<'a> {
+    answer(env, || Ok(lease.get()?.lease.is_active()))
 }
 
 /// Where an operation is: `:queued`, `{:running, ms}`, or `:over` (its answer comes, or it was given up).
 #[rustler::nif]
-fn progress<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>) -> Term<'a> {
-    match ticket.header.progress.state() {
-        State::Queued => atoms::queued().encode(env),
-        State::Running { since } => (atoms::running(), now().saturating_sub(since)).encode(env),
-        State::Answered | State::Abandoned => atoms::over().encode(env),
-    }
+fn progress<'a>(env: Env<'a>, ticket: args::Ticket<'a>) -> Term<'a> {
+    answer(env, || {
+        Ok(match ticket.get()?.header.progress.state() {
+            State::Queued => atoms::queued().encode(env),
+            State::Running { since } => (atoms::running(), now().saturating_sub(since)).encode(env),
+            State::Answered | State::Abandoned => atoms::over().encode(env),
+        })
+    })
 }
 
 /// `{queue_time, session}`, nanoseconds and the number of its session, once an operation has started; else `nil`.
 #[rustler::nif]
-fn timing(ticket: ResourceArc<TicketResource>) -> Option<(u64, u64)> {
-    timing_of(&ticket.header)
+fn timing<'a>(env: Env<'a>, ticket: args::Ticket<'a>) -> Term<'a> {
+    answer(env, || Ok(timing_of(&ticket.get()?.header)))
 }
 
 fn timing_of(header: &Header) -> Option<(u64, u64)> {
@@ -255,136 +271,158 @@ fn timing_of(header: &Header) -> Option<(u64, u64)> {
 /// Gives an operation up, while it waits or (`running`) in any case: `:before_start`, `{:while_running, since}`, `{:still_running, since}`
 /// (nothing changed), or `:answered` (the answer comes). Times are milliseconds ago.
 #[rustler::nif]
-fn abandon<'a>(env: Env<'a>, ticket: ResourceArc<TicketResource>, running: bool) -> Term<'a> {
-    let ago = |since: u64| now().saturating_sub(since);
-    match ticket.pool.abandon(&ticket.header, ticket.ticket, running) {
-        Abandoned::BeforeStart => atoms::before_start().encode(env),
-        Abandoned::WhileRunning { since } => (atoms::while_running(), ago(since)).encode(env),
-        Abandoned::StillRunning { since } => (atoms::still_running(), ago(since)).encode(env),
-        Abandoned::Answered => atoms::answered().encode(env),
-    }
+fn abandon<'a>(env: Env<'a>, ticket: args::Ticket<'a>, running: Arg<'a, bool>) -> Term<'a> {
+    answer(env, || {
+        let (ticket, running) = (ticket.get()?, running.get()?);
+        let ago = |since: u64| now().saturating_sub(since);
+        Ok(match ticket.pool.abandon(&ticket.header, ticket.ticket, running) {
+            Abandoned::BeforeStart => atoms::before_start().encode(env),
+            Abandoned::WhileRunning { since } => (atoms::while_running(), ago(since)).encode(env),
+            Abandoned::StillRunning { since } => (atoms::still_running(), ago(since)).encode(env),
+            Abandoned::Answered => atoms::answered().encode(env),
+        })
+    })
 }
 
 /// The PIN for an attempt at a login, `{:ok, pin}`, or a word for why there is none, `{:error, cause}`.
 #[rustler::nif]
-fn provide_pin(pool: ResourceArc<PoolResource>, attempt: u64, pin: Term) -> NifResult<rustler::Atom> {
-    pool.pool.provide_pin(attempt, decode::pin(pin)?);
-    Ok(atoms::ok())
+fn provide_pin<'a>(env: Env<'a>, pool: args::Pool<'a>, attempt: Arg<'a, u64>, pin: Term<'a>) -> Term<'a> {
+    answer(env, || {
+        pool.get()?.pool.provide_pin(attempt.get()?, decode::pin(pin)?);
+        Ok(atoms::ok())
+    })
 }
 
 /// Logs in with this PIN (nil: a NULL one). A ticket; the answer comes as `{tag, result}`.
 #[rustler::nif]
 fn login<'a>(
     env: Env<'a>,
-    pool: ResourceArc<PoolResource>,
+    pool: args::Pool<'a>,
     tag: Term<'a>,
     pin: Term<'a>,
-    force: bool,
-    queue_timeout: Option<u64>,
-) -> NifResult<ResourceArc<TicketResource>> {
-    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
-    pool.pool.login(header.clone(), decode::optional_pin(pin)?, force);
-    Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
+    force: Arg<'a, bool>,
+    queue_timeout: Timeout<'a>,
+) -> Term<'a> {
+    answer(env, || {
+        let (pool, force, queue_timeout) = (pool.get()?, force.get()?, queue_timeout.get()?);
+        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        pool.pool.login(header.clone(), decode::optional_pin(pin)?, force);
+        Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
+    })
 }
 
 /// Logs out. A ticket; the answer comes as `{tag, result}`.
 #[rustler::nif]
-fn logout<'a>(
-    env: Env<'a>,
-    pool: ResourceArc<PoolResource>,
-    tag: Term<'a>,
-    force: bool,
-    queue_timeout: Option<u64>,
-) -> ResourceArc<TicketResource> {
-    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
-    pool.pool.logout(header.clone(), force);
-    ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None })
+fn logout<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, force: Arg<'a, bool>, queue_timeout: Timeout<'a>) -> Term<'a> {
+    answer(env, || {
+        let (pool, force, queue_timeout) = (pool.get()?, force.get()?, queue_timeout.get()?);
+        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        pool.pool.logout(header.clone(), force);
+        Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
+    })
 }
 
 /// Makes a token, or sets a PIN: `:ok` or `{:error, error}`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn provision<'a>(env: Env<'a>, place: decode::Place<'a>, what: Term<'a>) -> NifResult<Term<'a>> {
-    let what = decode::provision(what)?;
-    Ok(match token::provision(&place.module, &place.config(), &place.selector()?, &what, place.force) {
-        Ok(()) => atoms::ok().encode(env),
-        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+fn provision<'a>(env: Env<'a>, place: Arg<'a, decode::Place<'a>>, what: Term<'a>) -> Term<'a> {
+    answer(env, || {
+        let (place, what) = (place.get()?, decode::provision(what)?);
+        Ok(match token::provision(&place.module, &place.config(), &place.selector()?, &what, place.force) {
+            Ok(()) => atoms::ok().encode(env),
+            Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+        })
     })
 }
 
 /// Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling, as it was before.
 #[rustler::nif]
-fn tick(env: Env, pool: ResourceArc<PoolResource>) -> usize {
-    pool.pool.tick(&Scheduler(env))
+fn tick<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(pool.get()?.pool.tick(&Scheduler(env))))
 }
 
 /// How many runners are missing: processes, and native threads.
 #[rustler::nif]
-fn vacancies(pool: ResourceArc<PoolResource>) -> (usize, usize) {
-    executor::vacancies(&pool.pool, pool.processes.load(Ordering::Relaxed))
+fn vacancies<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        let pool = pool.get()?;
+        Ok(executor::vacancies(&pool.pool, pool.processes.load(Ordering::Relaxed)))
+    })
 }
 
 /// Grows or shrinks. The executor: `:mixed` where some runners are processes and some threads.
 #[rustler::nif]
-fn resize(env: Env, pool: ResourceArc<PoolResource>, size: usize, dirty_io_schedulers: usize) -> rustler::Atom {
-    let processes = executor::resize(&pool, size, dirty_io_schedulers);
-    pool.pool.resize(size, &mut Scheduler(env));
-    executor::name(processes, size)
+fn resize<'a>(env: Env<'a>, pool: args::Pool<'a>, size: Arg<'a, usize>, dirty_io_schedulers: Arg<'a, usize>) -> Term<'a> {
+    answer(env, || {
+        let (pool, size, dirty_io_schedulers) = (pool.get()?, size.get()?, dirty_io_schedulers.get()?);
+        let processes = executor::resize(&pool, size, dirty_io_schedulers);
+        pool.pool.resize(size, &mut Scheduler(env));
+        Ok(executor::name(processes, size))
+    })
 }
 
 /// A slot's round robin.
 #[rustler::nif]
-fn new_index() -> ResourceArc<IndexResource> {
-    ResourceArc::new(IndexResource(AtomicUsize::new(0)))
+fn new_index<'a>(env: Env<'a>) -> Term<'a> {
+    answer(env, || Ok(ResourceArc::new(IndexResource(AtomicUsize::new(0)))))
 }
 
 /// The next of `0..size`. It never leaves that range, so that nothing can overflow or skip.
 #[rustler::nif]
-fn next_index(index: ResourceArc<IndexResource>, size: usize) -> NifResult<usize> {
-    if size == 0 {
-        return Err(rustler::Error::BadArg);
-    }
-    let step = |index| Some((index + 1) % size);
-    let (Ok(taken) | Err(taken)) = index.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
-    Ok(taken % size)
+fn next_index<'a>(env: Env<'a>, index: Arg<'a, ResourceArc<IndexResource>>, size: Arg<'a, usize>) -> Term<'a> {
+    answer(env, || {
+        let (index, size) = (index.get()?, size.get()?);
+        if size == 0 {
+            return Err(rustler::Error::BadArg);
+        }
+        let step = |index| Some((index + 1) % size);
+        let (Ok(taken) | Err(taken)) = index.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
+        Ok(taken % size)
+    })
 }
 
 /// The pool takes nothing any more.
 #[rustler::nif]
-fn drain(pool: ResourceArc<PoolResource>) -> rustler::Atom {
-    pool.pool.drain();
-    atoms::ok()
+fn drain<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        pool.get()?.pool.drain();
+        Ok(atoms::ok())
+    })
 }
 
 /// Sessions that a draining pool has yet to close.
 #[rustler::nif]
-fn left(pool: ResourceArc<PoolResource>) -> usize {
-    pool.pool.left()
+fn left<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(pool.get()?.pool.left()))
 }
 
 /// Those of them for which it is worth waiting: they are in no call that hangs.
 #[rustler::nif]
-fn pending(pool: ResourceArc<PoolResource>) -> usize {
-    pool.pool.pending()
+fn pending<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(pool.get()?.pool.pending()))
 }
 
 /// Answers what still runs in a drained pool.
 #[rustler::nif]
-fn give_up(pool: ResourceArc<PoolResource>) -> rustler::Atom {
-    pool.pool.give_up();
-    atoms::ok()
+fn give_up<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        pool.get()?.pool.give_up();
+        Ok(atoms::ok())
+    })
 }
 
 /// Forgets every key's handle.
 #[rustler::nif]
-fn forget_keys(pool: ResourceArc<PoolResource>) -> rustler::Atom {
-    pool.pool.forget_keys();
-    atoms::ok()
+fn forget_keys<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        pool.get()?.pool.forget_keys();
+        Ok(atoms::ok())
+    })
 }
 
 /// One snapshot.
 #[rustler::nif]
-fn status<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>) -> Term<'a> {
-    encode::status(env, &pool.pool.status())
+fn status<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(encode::status(env, &pool.get()?.pool.status())))
 }
 
 /// Counts SIGINT, SIGTERM and SIGHUP instead of handing them to the VM.
