@@ -35,6 +35,10 @@ defmodule Pkcs11Pool.PinSourceTest do
           {fn -> :erlang.error({:hunter2, "hunter2"}) end, :raised},
           {{Secrets, :boom, ["hunter2"]}, :raised},
           {fn -> {:error, "hunter2"} end, :refused},
+          {fn -> {:error, {:cancelled, "hunter2"}} end, :refused},
+          {fn -> {:error, ~c"hunter2"} end, :refused},
+          {fn -> {:error, nil} end, :refused},
+          {fn -> {:error, false} end, :refused},
           {fn -> nil end, :rubbish},
           {fn -> ~c"hunter2" end, :rubbish},
           {fn -> {:ok, ~c"hunter2"} end, :rubbish},
@@ -48,6 +52,16 @@ defmodule Pkcs11Pool.PinSourceTest do
       assert fetch(source) == {:error, reason}
       refute PinSource.explain(reason) =~ "hunter2"
     end
+  end
+
+  test "an atom that says why there is no PIN is told" do
+    assert fetch(fn -> {:error, :cancelled} end) == {:error, {:refused, :cancelled}}
+
+    assert PinSource.details({:refused, :cancelled}) ==
+             %{cause: "it returned {:error, :cancelled}", source_reason: :cancelled}
+
+    assert PinSource.details(:refused) ==
+             %{cause: "it returned {:error, reason} (the reason is withheld)"}
   end
 
   test "the environment gives what is set now" do

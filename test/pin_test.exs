@@ -25,6 +25,40 @@ defmodule Pkcs11Pool.PinTest do
     end)
   end
 
+  describe "a source that says in an atom why it has no PIN" do
+    test "is quoted to whoever waits for the login, and to login/3", %{token: token, pool: pool} do
+      pin = token.pin
+      {:ok, answer} = Agent.start_link(fn -> {:error, :"abgelehnt für heute"} end)
+      start!(token, pin: fn -> Agent.get(answer, & &1) end, lazy: true)
+
+      callers = for _ <- 1..3, do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 8) end)
+
+      for caller <- callers do
+        assert {:error, %Error{reason: :pin_source_failed} = error} = Task.await(caller, 60_000)
+        assert error.details.source_reason == :"abgelehnt für heute"
+        assert Exception.message(error) =~ ~s(it returned {:error, :"abgelehnt für heute"})
+      end
+
+      assert {:error, %Error{reason: :pin_source_failed, details: %{source_reason: :cancelled}}} =
+               Pkcs11Pool.login(pool, fn -> {:error, :cancelled} end)
+
+      assert {:error, %Error{reason: :pin_source_failed} = error} =
+               Pkcs11Pool.login(pool, fn -> {:error, {:cancelled, pin}} end)
+
+      refute Map.has_key?(error.details, :source_reason)
+      refute inspect(error, structs: false) =~ pin
+      Agent.update(answer, fn _refused -> {:error, pin} end)
+
+      assert Poll.until(fn ->
+               {:error, error} = Pkcs11Pool.generate_random(pool, 8)
+               refute inspect(error, structs: false) =~ pin
+               error.reason == :pin_source_failed and error.details[:source_reason] == nil
+             end)
+
+      assert_drained(pool)
+    end
+  end
+
   describe "a PIN comes from" do
     test "a function, or a module's function", %{token: token, pool: pool} do
       pin = token.pin

@@ -28,7 +28,7 @@ defmodule Pkcs11Pool.Error do
   | `:attribute_sensitive` | attributes that the token does not reveal | `:attributes`, their names |
   | `:attribute_type_invalid` | attributes that the object does not have | `:attributes` |
   | `:pin_required` | the token wants a login, and the pool has no `:pin` | |
-  | `:pin_source_failed` | the `:pin` source gave no PIN | `:cause` |
+  | `:pin_source_failed` | the `:pin` source gave no PIN | `:cause`; `:source_reason`: the atom, where it returned `{:error, atom}` |
   | `:pin_incorrect`, `:pin_locked`, `:pin_expired`, ... | the token refused the PIN | `:poisoned`: no further login is tried |
   | `:pin_final_try` | one more wrong PIN would lock the token: no login was tried | |
   | `:login_conflict` | another user or PIN is logged in on the token | |
@@ -198,9 +198,15 @@ defmodule Pkcs11Pool.Error do
       function: function(function),
       pool: pool,
       executed: executed,
-      details: details
+      details: source_reason(details)
     )
   end
+
+  # It was an atom before it went through native code.
+  defp source_reason(%{source_reason: text} = details) when is_binary(text),
+    do: %{details | source_reason: String.to_existing_atom(text)}
+
+  defp source_reason(details), do: details
 
   @doc """
   Whether the same call may succeed if it is made again a moment later, and does no harm if it is:

@@ -152,11 +152,12 @@ defmodule Pkcs11Pool.Keeper do
       {:done, :ok} ->
         :ok
 
-      {:no_pin, cause} ->
-        Native.provide_pin(state.pool, attempt, {:error, cause})
+      {:no_pin, details} ->
+        Native.provide_pin(state.pool, attempt, no_pin(details))
 
       _not_handed_over ->
-        Native.provide_pin(state.pool, attempt, {:error, PinSource.explain(:not_handed_over)})
+        details = PinSource.details(:not_handed_over)
+        Native.provide_pin(state.pool, attempt, no_pin(details))
     end
 
     {:noreply, %{state | asking: asking}}
@@ -272,10 +273,15 @@ defmodule Pkcs11Pool.Keeper do
     {_pid, monitor} =
       PinProcess.start([options.pin], options.pin_timeout, fn
         {:ok, [pin]} -> Native.provide_pin(pool, attempt, {:ok, pin})
-        {:error, reason} -> Native.provide_pin(pool, attempt, {:error, PinSource.explain(reason)})
+        {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(PinSource.details(reason)))
       end)
 
     put_in(state.asking[monitor], {attempt, PinProcess.now()})
+  end
+
+  defp no_pin(details) do
+    source_reason = details[:source_reason]
+    {:error, details.cause, source_reason && Atom.to_string(source_reason)}
   end
 
   ## The token, there or away

@@ -102,8 +102,12 @@ defmodule Pkcs11Pool.Native do
           | :answered
   def abandon(_ticket, _running), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "The PIN for an attempt at a login, or a sentence about why there is none."
-  @spec provide_pin(pool, attempt :: non_neg_integer, {:ok, binary} | {:error, String.t()}) ::
+  @doc "The PIN for an attempt at a login, or a sentence about why there is none, with the source's own word for it."
+  @spec provide_pin(
+          pool,
+          attempt :: non_neg_integer,
+          {:ok, binary} | {:error, String.t(), String.t() | nil}
+        ) ::
           :ok | {:error, error}
   def provide_pin(_pool, _attempt, _pin), do: :erlang.nif_error(:nif_not_loaded)
 

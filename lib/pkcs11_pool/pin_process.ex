@@ -45,33 +45,33 @@ defmodule Pkcs11Pool.PinProcess do
     {pid, monitor} =
       start(sources, timeout, fn
         {:ok, pins} -> {:done, fun.(pins)}
-        {:error, reason} -> {:no_pin, PinSource.explain(reason)}
+        {:error, reason} -> {:no_pin, PinSource.details(reason)}
       end)
 
     receive do
       {:DOWN, ^monitor, :process, ^pid, reason} ->
         case outcome(reason, started, timeout) do
           {:done, {:done, result}} -> result
-          {:done, {:no_pin, cause}} -> no_pin(pool, cause)
-          {:no_pin, cause} -> no_pin(pool, cause)
+          {:done, {:no_pin, details}} -> no_pin(pool, details)
+          {:no_pin, details} -> no_pin(pool, details)
           :failed -> {:error, Error.new(:interrupted, pool: pool, details: %{cause: @failed})}
         end
     end
   end
 
-  defp no_pin(pool, cause),
-    do: {:error, Error.new(:pin_source_failed, pool: pool, details: %{cause: cause})}
+  defp no_pin(pool, details),
+    do: {:error, Error.new(:pin_source_failed, pool: pool, details: details)}
 
   @doc """
-  How a process that was started at this time has ended: with what `fun` returned, by what `fun` raised, or before it was called, with a sentence
-  about that.
+  How a process that was started at this time has ended: with what `fun` returned, by what `fun` raised, or before it was called, with what
+  an error says about that.
   """
   @spec outcome(reason :: term, started :: integer, timeout :: pos_integer) ::
-          {:done, term} | :failed | {:no_pin, String.t()}
+          {:done, term} | :failed | {:no_pin, PinSource.details()}
   def outcome({:shutdown, {__MODULE__, outcome}}, _started, _timeout), do: outcome
 
   def outcome(_killed, started, timeout) do
-    {:no_pin, PinSource.explain(if now() - started >= timeout, do: :timeout, else: :killed)}
+    {:no_pin, PinSource.details(if now() - started >= timeout, do: :timeout, else: :killed)}
   end
 
   @doc """

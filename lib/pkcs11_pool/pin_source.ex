@@ -8,7 +8,7 @@ defmodule Pkcs11Pool.PinSource do
   @type t ::
           {module, atom, [term]} | (() -> result) | {:env, String.t()} | {:file, Path.t()}
 
-  @typedoc "What a source's function returns."
+  @typedoc "What a source's function returns. An atom that says why there is no PIN is quoted, any other term is withheld."
   @type result :: binary | {:ok, binary} | {:error, term}
 
   @type normalized ::
@@ -17,14 +17,18 @@ defmodule Pkcs11Pool.PinSource do
           | {:env, String.t()}
           | {:file, Path.t()}
 
+  @typedoc "What an error says of a source that gave no PIN."
+  @type details :: %{required(:cause) => String.t(), optional(:source_reason) => atom}
+
   @typedoc """
-  Why there is no PIN: the function raised, threw or exited (`:raised`), returned `{:error, term}`
-  (`:refused`) or what is no PIN (`:rubbish`); the PIN is empty; the variable is not set;
+  Why there is no PIN: the function raised, threw or exited (`:raised`), returned `{:error, atom}`
+  (`{:refused, atom}`), `{:error, term}` (`:refused`) or what is no PIN (`:rubbish`); the PIN is empty; the variable is not set;
   the file cannot be read (a POSIX reason), is readable for others, or is no regular file.
   """
   @type reason ::
           :raised
           | :refused
+          | {:refused, atom}
           | :rubbish
           | :empty
           | {:undefined_function, String.t()}
@@ -109,12 +113,20 @@ defmodule Pkcs11Pool.PinSource do
     do: Exception.format_mfa(module, function, length(arguments))
 
   @doc """
+  The details of an error for this reason: `:cause`, half a sentence, and `:source_reason`, the source's own atom where it gave one.
+  """
+  @spec details(reason | :timeout | :killed) :: details
+  def details({:refused, atom} = reason), do: %{cause: explain(reason), source_reason: atom}
+  def details(reason), do: %{cause: explain(reason)}
+
+  @doc """
   A reason of `fetch/1`, `:timeout`, `:killed` or `:not_handed_over`, as half a sentence.
   """
   @spec explain(reason | :timeout | :killed | :not_handed_over | (explained :: String.t()) | term) ::
           String.t()
   def explain(:raised), do: "it raised, threw or exited (what it said is withheld)"
   def explain(:refused), do: "it returned {:error, reason} (the reason is withheld)"
+  def explain({:refused, atom}), do: "it returned {:error, #{inspect(atom)}}"
   def explain(:rubbish), do: "it returned neither a binary, {:ok, binary} nor {:error, reason}"
   def explain(:empty), do: "it gave an empty PIN"
   def explain(:timeout), do: "it gave no answer within :pin_timeout"
@@ -141,10 +153,21 @@ defmodule Pkcs11Pool.PinSource do
 
   defp call(fun) do
     case fun.() do
-      {:ok, pin} when is_binary(pin) -> pin(pin)
-      pin when is_binary(pin) -> pin(pin)
-      {:error, _withheld} -> {:error, :refused}
-      _rubbish -> {:error, :rubbish}
+      {:ok, pin} when is_binary(pin) ->
+        pin(pin)
+
+      pin when is_binary(pin) ->
+        pin(pin)
+
+      # Not what stands for nothing.
+      {:error, why} when is_atom(why) and why not in [nil, true, false] ->
+        {:error, {:refused, why}}
+
+      {:error, _withheld} ->
+        {:error, :refused}
+
+      _rubbish ->
+        {:error, :rubbish}
     end
   catch
     _kind, _withheld -> {:error, :raised}

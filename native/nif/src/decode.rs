@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use rustler::{Atom, Binary, Decoder, Error, NifMap, NifResult, OwnedEnv, Term};
+use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
 use token::{Batch, Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute};
@@ -340,11 +340,13 @@ pub(crate) fn optional_pin(term: Term<'_>) -> NifResult<Option<token::Pin>> {
     Ok(Some(token::Pin::new(bytes(term)?)))
 }
 
-/// `{:ok, pin}` or `{:error, cause}`.
-pub(crate) fn pin(term: Term<'_>) -> NifResult<Result<token::Pin, String>> {
-    let (tag, inner): (Atom, Term) = term.decode()?;
-    if tag == atoms::ok() {
-        return Ok(Ok(token::Pin::new(bytes(inner)?)));
+/// `{:ok, pin}` or `{:error, cause, word}`.
+pub(crate) fn pin(term: Term<'_>) -> NifResult<Result<token::Pin, token::Error>> {
+    if let Ok((tag, pin)) = term.decode::<(Atom, Term)>()
+        && tag == atoms::ok()
+    {
+        return Ok(Ok(token::Pin::new(bytes(pin)?)));
     }
-    Ok(Err(String::decode(inner)?))
+    let (_error, cause, word): (Atom, String, Option<String>) = term.decode()?;
+    Ok(Err(token::Error::PinSourceFailed { cause, word }))
 }

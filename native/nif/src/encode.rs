@@ -73,7 +73,10 @@ pub(crate) fn error<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
 fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
     let pairs: Vec<(Atom, Term<'a>)> = match error {
         Error::Poisoned { .. } | Error::Locked => vec![(atoms::poisoned(), true.encode(env))],
-        Error::PinSourceFailed { cause } => vec![(atoms::cause(), cause.encode(env))],
+        Error::PinSourceFailed { cause, word } => {
+            let word = word.as_ref().map(|word| (atoms::source_reason(), word.encode(env)));
+            std::iter::once((atoms::cause(), cause.encode(env))).chain(word).collect()
+        }
         Error::LoginShared { pools, leases } => {
             vec![(atoms::pools(), pools.encode(env)), (atoms::leases(), leases.encode(env))]
         }

@@ -259,9 +259,8 @@ impl<H: Host> TokenPool<H> {
         self.access.standing.lock().retained = None;
     }
 
-    /// The keeper has the PIN that was wanted, or a word for why not.
-    pub fn provide_pin(&self, number: u64, pin: Result<Pin, String>) {
-        let pin = pin.map_err(|cause| Error::PinSourceFailed { cause });
+    /// The keeper has the PIN that was wanted, or the error that says why not.
+    pub fn provide_pin(&self, number: u64, pin: Result<Pin, Error>) {
         let compare = self.access.asks.lock().iter().find_map(|ask| match ask {
             Ask::Compare { number: other, word } if *other == number => Some(*word),
             _ => None,

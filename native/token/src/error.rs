@@ -27,8 +27,10 @@ pub enum Error {
     /// The PIN source gave no PIN.
     #[error("the PIN source failed: {cause}")]
     PinSourceFailed {
-        /// One word of ours: never the source's text.
+        /// A sentence of ours: never the source's text.
         cause: String,
+        /// The source's own word, which is no secret.
+        word: Option<String>,
     },
     /// The token wants a login, and the pool has no PIN.
     #[error("{call}, and the pool has no PIN")]

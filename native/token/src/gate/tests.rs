@@ -79,7 +79,7 @@ fn a_failed_attempt_answers_those_who_waited_and_lets_the_next_try() {
 #[test]
 fn a_source_that_fails_is_its_own_pools_affair() {
     let gate = Arc::new(Gate::default());
-    begin(&gate, pool(1), 5).fail(Error::PinSourceFailed { cause: "timeout".into() }, true, 9);
+    begin(&gate, pool(1), 5).fail(Error::PinSourceFailed { cause: "timeout".into(), word: None }, true, 9);
     assert!(matches!(gate.check(pool(1), 5, 10), Verdict::Refuse(Error::PinSourceFailed { .. })));
     assert!(matches!(gate.check(pool(2), 5, 10), Verdict::Begin(_)));
 }
