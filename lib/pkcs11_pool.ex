@@ -9,6 +9,7 @@ defmodule Pkcs11Pool do
     Call,
     EcdsaSignature,
     Error,
+    Information,
     Key,
     Lease,
     Mechanism,
@@ -21,7 +22,8 @@ defmodule Pkcs11Pool do
     Ready,
     Registry,
     Telemetry,
-    Template
+    Template,
+    Token
   }
 
   @typedoc "The name of a pool, its `:name` option; or the lease of a `with_session/3` block."
@@ -429,6 +431,21 @@ defmodule Pkcs11Pool do
          %{mechanism: Mechanism.decode(code), min: min, max: max, flags: Mechanism.flags(flags)}
        end}
     end
+  end
+
+  @doc """
+  What the pool's token says of itself: `{:ok, map}`, see `t:Pkcs11Pool.Token.info/0`. `Pkcs11Pool.Token.list/1` says the same of all tokens of a
+  module, without a pool.
+
+      {:ok, %{firmware_version: {7, _}, flags: flags}} = Pkcs11Pool.token_info(MyApp.HSM)
+      refute :user_pin_count_low in flags
+
+  Calls `C_GetTokenInfo` (PKCS#11 2.40, 5.5). If another token is in the pool's slot, that is `:token_unavailable`.
+  """
+  @spec token_info(pool, [call_option]) :: {:ok, Token.info()} | {:error, Error.t()}
+  def token_info(pool, opts \\ []) do
+    with {:ok, info} <- Call.run(pool, :token_info, nil, :token_info, Options.call!(opts)),
+         do: {:ok, Information.token(info)}
   end
 
   ## Signatures
@@ -885,6 +902,7 @@ defmodule Pkcs11Pool do
         find_objects: [:pool, :template],
         get_attributes: [:pool, :object, :names],
         public_key: [:pool, :key],
+        token_info: [:pool],
         verify: [:pool, :key, :mechanism, :data, :signature],
         destroy_object: [:pool, :object],
         login: [:pool, :pin_source],

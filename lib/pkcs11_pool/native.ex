@@ -130,6 +130,10 @@ defmodule Pkcs11Pool.Native do
   @spec provision(map, tuple) :: :ok | {:error, error}
   def provision(_place, _what), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "What a module says of itself, its slots and tokens. Dirty IO, for no longer than the place's `:timeout`."
+  @spec read_module(map) :: {:ok, map} | {:error, error} | :timeout
+  def read_module(_place), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling."
   @spec tick(pool) :: ceiling :: pos_integer
   def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)

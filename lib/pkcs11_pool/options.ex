@@ -161,16 +161,44 @@ defmodule Pkcs11Pool.Options do
   ]
 
   @doc """
-  The options of `Pkcs11Pool.Token`. Raises `ArgumentError` that names the option.
+  The options of `Pkcs11Pool.Token.list/1`. Raises `ArgumentError` that names the option.
+  """
+  @spec module!(keyword) :: %{required(atom) => term}
+  def module!(options) do
+    options =
+      checked!(
+        options,
+        [:module],
+        [:module, :module_sha256, :module_env, :module_args, :operation_timeout],
+        @defaults
+      )
+
+    # A module that hangs would hold its caller for ever.
+    unless options.operation_timeout in 1..0x7FFFFFFF do
+      Value.invalid!(
+        :operation_timeout,
+        "positive integer (milliseconds)",
+        options.operation_timeout
+      )
+    end
+
+    options
+  end
+
+  @doc """
+  The options of `Pkcs11Pool.Token`, but for `list/1`. Raises `ArgumentError` that names the option.
   """
   @spec token!(keyword) :: %{required(atom) => term}
   def token!(options) do
-    keyword!(options)
-    known!(options, @token_names)
-    required!(options, [:module, :slot])
-    defaults = @defaults |> Keyword.put(:force, false) |> Keyword.take(@token_names)
+    checked!(options, [:module, :slot], @token_names, [{:force, false} | @defaults])
+  end
 
-    for name <- @token_names, into: %{} do
+  defp checked!(options, required, names, defaults) do
+    keyword!(options)
+    known!(options, names)
+    required!(options, required)
+
+    for name <- names, into: %{} do
       if Keyword.has_key?(options, name),
         do: {name, Value.validate!(name, options[name])},
         else: {name, defaults[name]}

@@ -1,6 +1,11 @@
 defmodule Pkcs11Pool.Token do
   @moduledoc """
-  Makes a token and sets its PINs, for scripts and tests: `C_InitToken`, `C_InitPIN`, `C_SetPIN`.
+  What needs no pool: lists a module's slots and tokens, and makes tokens and sets their PINs, for scripts and tests.
+
+      {:ok, %{slots: slots}} = Pkcs11Pool.Token.list(module: "/usr/lib/softhsm/libsofthsm2.so")
+      for %{slot_id: id, token: %{label: label}} <- slots, do: {id, label}
+
+  ## Making tokens and setting PINs
 
       opts = [module: "/usr/lib/softhsm/libsofthsm2.so", slot: {:slot_id, 0}]
 
@@ -10,21 +15,99 @@ defmodule Pkcs11Pool.Token do
       :ok = Pkcs11Pool.Token.init_pin(opts, {:env, "SO_PIN"}, {:env, "HSM_PIN"})
       :ok = Pkcs11Pool.Token.set_pin(opts, {:env, "HSM_PIN"}, {:file, "/run/secrets/new_pin"})
 
-  The options:
+  These call `C_InitToken`, `C_InitPIN` and `C_SetPIN`. Their options:
 
     * `:module`, `:slot` - required, and as for a pool. A token without a label is named by its `:slot_id`
     * `:module_sha256`, `:module_env`, `:module_args`, `:pin_timeout` - as for a pool
     * `:user` - of `set_pin/3`: whose PIN it is, `:user` (the default) or `:so`
     * `:force` - try the present PIN even when the token says that one more wrong one locks it, or that it is locked
 
-  PINs come from sources, as a pool's `:pin` does. While a pool uses the token, everything here is `:slot_in_use`; while something here uses
+  PINs come from sources, as a pool's `:pin` does. While a pool uses the token, each of these is `:slot_in_use`; while one of these uses
   it, so is the start of a pool.
 
   A present PIN that the token refuses is remembered as a pool's would be: no pool tries it again. Once a PIN has been set, nothing is held
   against it.
   """
 
-  alias Pkcs11Pool.{Error, Native, Options, PinProcess, PinSource}
+  alias Pkcs11Pool.{Error, Information, Native, Options, PinProcess, PinSource}
+
+  @typedoc "Major and minor."
+  @type version :: {0..255, 0..255}
+
+  @typedoc "A number that a token may keep to itself (`CK_UNAVAILABLE_INFORMATION`)."
+  @type count :: non_neg_integer | :unavailable
+
+  @typedoc "A number that there may be no limit to (`CK_EFFECTIVELY_INFINITE`)."
+  @type limit :: count | :infinity
+
+  @typedoc """
+  What a token says of itself (`CK_TOKEN_INFO`):
+
+    * `:label`, `:manufacturer`, `:model`, `:serial` - texts without their padding; bytes that are no UTF-8 are replaced by U+FFFD
+    * `:flags` - the known ones that are set, in PKCS#11's words in lower case without `CKF_`: `:login_required`, `:token_initialized`,
+      `:user_pin_locked`, `:write_protected`, ...
+    * `:hardware_version`, `:firmware_version`
+    * `:session_count`, `:rw_session_count` - sessions that this VM has open on the token, all and the read-write ones; `:max_session_count`,
+      `:max_rw_session_count` - how many it may have
+    * `:min_pin_length`, `:max_pin_length` - bytes of a PIN
+    * `:total_public_memory`, `:free_public_memory`, `:total_private_memory`, `:free_private_memory` - bytes for public and for private objects
+    * `:utc_time` - by the token's clock; `:unavailable` if it has none, or says what is no time
+  """
+  @type info :: %{
+          label: String.t(),
+          manufacturer: String.t(),
+          model: String.t(),
+          serial: String.t(),
+          flags: [atom],
+          hardware_version: version,
+          firmware_version: version,
+          session_count: count,
+          max_session_count: limit,
+          rw_session_count: count,
+          max_rw_session_count: limit,
+          min_pin_length: count,
+          max_pin_length: count,
+          total_public_memory: count,
+          free_public_memory: count,
+          total_private_memory: count,
+          free_private_memory: count,
+          utc_time: DateTime.t() | :unavailable
+        }
+
+  @typedoc """
+  What a module says of a slot (`CK_SLOT_INFO`), and of the token in it:
+
+    * `:slot_id` - its number, for `slot: {:slot_id, n}`. A number may change when tokens come and go
+    * `:flags` - of `:token_present`, `:removable_device`, `:hw_slot` those that are set
+    * `:token` - nil for an empty slot
+    * `:error` - nil, or why something could not be read. What could not is `:unavailable`
+  """
+  @type slot :: %{
+          slot_id: non_neg_integer,
+          description: String.t() | :unavailable,
+          manufacturer: String.t() | :unavailable,
+          flags: [atom] | :unavailable,
+          hardware_version: version | :unavailable,
+          firmware_version: version | :unavailable,
+          token: info | nil | :unavailable,
+          error: Error.t() | nil
+        }
+
+  @typedoc """
+  What a module says of itself (`CK_INFO`; `:unavailable` if it says nothing) and of all its slots. `:cryptoki_version` is the version of PKCS#11
+  that it follows, `:version` its own.
+  """
+  @type listing :: %{
+          module:
+            %{
+              manufacturer: String.t(),
+              description: String.t(),
+              version: version,
+              cryptoki_version: version
+            }
+            | :unavailable,
+          slots: [slot]
+        }
 
   @type option ::
           {:module, Path.t()}
@@ -35,6 +118,63 @@ defmodule Pkcs11Pool.Token do
           | {:pin_timeout, pos_integer}
           | {:user, :user | :so}
           | {:force, boolean}
+
+  @doc """
+  What a module says of itself, its slots and the tokens in them: `{:ok, %{module: map, slots: [slot]}}`. It needs no pool and no PIN.
+
+      iex> {:ok, %{slots: slots}} = Pkcs11Pool.Token.list(module: "/usr/lib/softhsm/libsofthsm2.so")
+      iex> for %{token: %{label: label, serial: serial}} <- slots, do: {label, serial}
+      [{"payments", "3e5d1b2c8f0a6d47"}]
+
+  Empty slots are listed, too, with `token: nil`. A slot that fails to answer has an `:error`, and spoils no other; a malformed field does not
+  make anything fail. The error of the whole is that of `C_Initialize` or `C_GetSlotList`, or one that a start of a pool may end with, such as
+  `:module_load_failed` or `:module_conflict`.
+
+  Options:
+
+    * `:module` - required, the absolute path
+    * `:module_sha256`, `:module_env`, `:module_args` - as for a pool. A module that pools use takes no others than theirs; leave them out to take it as
+      it is
+    * `:operation_timeout` - ms that it may take, 30,000 by default; then `:operation_timeout`
+
+  Pools that use the module are not disturbed. If nobody uses it, it is loaded and initialized, and finalized again. It is asked on a
+  thread of its own. If it hangs, that thread is left behind, and the module is not finalized before the call returns.
+
+  Calls `C_GetInfo`, `C_GetSlotList`, and for each slot `C_GetSlotInfo` and `C_GetTokenInfo` (PKCS#11 2.40, 5.4 and 5.5); where it has to,
+  `C_Initialize` and `C_Finalize`.
+  """
+  @spec list([
+          {:module, Path.t()}
+          | {:module_sha256, String.t()}
+          | {:module_env, map}
+          | {:module_args, String.t()}
+          | {:operation_timeout, pos_integer}
+        ]) :: {:ok, listing} | {:error, Error.t()}
+  def list(opts) do
+    opts = Options.module!(opts)
+    timeout = opts.operation_timeout
+
+    case Native.read_module(opts |> module() |> Map.put(:timeout, timeout)) do
+      {:ok, listing} ->
+        {:ok, Information.module(listing)}
+
+      {:error, native} ->
+        {:error, Error.from_native(native, nil)}
+
+      :timeout ->
+        details = %{path: opts.module, timeout_ms: timeout}
+        {:error, Error.new(:operation_timeout, executed: :unknown, details: details)}
+    end
+  end
+
+  @doc "`list/1`, but raises `Pkcs11Pool.Error`."
+  @spec list!(keyword) :: listing
+  def list!(opts) do
+    case list(opts) do
+      {:ok, listing} -> listing
+      {:error, error} -> raise error
+    end
+  end
 
   @doc """
   Makes a token with this label (at most 32 bytes) and security officer's PIN. *Everything on the token is gone*, also its user's PIN. If there is a token
@@ -78,14 +218,10 @@ defmodule Pkcs11Pool.Token do
   defp run(opts, sources, what) do
     opts = Options.token!(opts)
 
-    place = %{
-      module: opts.module,
-      module_sha256: opts.module_sha256,
-      module_env: opts.module_env || %{},
-      module_args: opts.module_args,
-      slot: Options.native_slot(opts.slot),
-      force: opts.force
-    }
+    place =
+      opts
+      |> module()
+      |> Map.merge(%{slot: Options.native_slot(opts.slot), force: opts.force})
 
     sources = Enum.flat_map(sources, &source!/1)
 
@@ -96,6 +232,12 @@ defmodule Pkcs11Pool.Token do
       {:error, %Error{} = error} -> {:error, error}
       {:error, native} -> {:error, Error.from_native(native, nil)}
     end
+  end
+
+  defp module(opts) do
+    opts
+    |> Map.take([:module, :module_sha256, :module_args])
+    |> Map.put(:module_env, opts.module_env || %{})
   end
 
   defp source!(nil),

@@ -45,6 +45,8 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp stats(_details), do: nil
 
+  defp unknown(%{executed: :unknown, details: %{path: _module}}), do: ""
+
   defp unknown(%{executed: :unknown, reason: reason})
        when reason in [
               :operation_timeout,
@@ -62,6 +64,12 @@ defmodule Pkcs11Pool.Error.Text do
   defp explain(:queue_timeout, details, _error) do
     {"no session came free#{within(details)}, the operation never started",
      "Raise :pool_size or :queue_timeout, or ask less of the pool at once"}
+  end
+
+  # What was asked of a module, without a pool.
+  defp explain(:operation_timeout, %{path: path} = details, _error) do
+    {"#{path}: the module did not answer#{within(details)}, its caller was freed",
+     "Raise :operation_timeout if the module is only slow; until it answers it is not finalized"}
   end
 
   defp explain(:operation_timeout, details, error) do

@@ -186,9 +186,45 @@ defmodule Pkcs11Pool.Table.Constants do
   @spec mgfs() :: [{atom, non_neg_integer}]
   def mgfs, do: @mgfs
 
+  # CKF_ of CK_SLOT_INFO
+  @slot_flags [
+    token_present: 0x1,
+    removable_device: 0x2,
+    hw_slot: 0x4
+  ]
+
+  # CKF_ of CK_TOKEN_INFO
+  @token_flags [
+    rng: 0x1,
+    write_protected: 0x2,
+    login_required: 0x4,
+    user_pin_initialized: 0x8,
+    restore_key_not_needed: 0x20,
+    clock_on_token: 0x40,
+    protected_authentication_path: 0x100,
+    dual_crypto_operations: 0x200,
+    token_initialized: 0x400,
+    secondary_authentication: 0x800,
+    user_pin_count_low: 0x10000,
+    user_pin_final_try: 0x20000,
+    user_pin_locked: 0x40000,
+    user_pin_to_be_changed: 0x80000,
+    so_pin_count_low: 0x100000,
+    so_pin_final_try: 0x200000,
+    so_pin_locked: 0x400000,
+    so_pin_to_be_changed: 0x800000,
+    error_state: 0x1000000
+  ]
+
   @spec kdfs() :: [{atom, non_neg_integer}]
   def kdfs, do: @kdfs
 
   @spec mechanism_flags() :: [{atom, non_neg_integer}]
   def mechanism_flags, do: @mechanism_flags
+
+  @spec slot_flags() :: [{atom, non_neg_integer}]
+  def slot_flags, do: @slot_flags
+
+  @spec token_flags() :: [{atom, non_neg_integer}]
+  def token_flags, do: @token_flags
 end

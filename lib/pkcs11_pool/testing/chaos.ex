@@ -326,6 +326,25 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  What is in two slots changes places, without a word to the application: as when cards are put
+  back into the wrong readers. Sessions stay with their tokens.
+  """
+  @spec swap_slots(t, non_neg_integer, non_neg_integer) :: :ok
+  def swap_slots(%__MODULE__{} = chaos, one, other) do
+    ids = for slot_id <- [one, other], do: option!(:slot_id, slot_id)
+    Control.tell!(chaos, ["swap_slots" | ids])
+  end
+
+  @doc """
+  Whether slots and tokens describe themselves as careless modules do: texts that end with a zero
+  byte and junk or are no UTF-8, a time that is none, counts and sizes that are not told.
+  """
+  @spec malformed_info(t, boolean) :: :ok
+  def malformed_info(%__MODULE__{} = chaos, malformed? \\ true) when is_boolean(malformed?) do
+    Control.tell!(chaos, ["malformed_info", if(malformed?, do: "on", else: "off")])
+  end
+
+  @doc """
   Flags that `C_GetTokenInfo` shows or hides: `set: [:write_protected]`, `clear:
   [:login_required]`; names as in PKCS#11 in lower case without `CKF_`, or numbers. Replaces what
   an earlier call said. A token that is `:write_protected` opens only read-only sessions.

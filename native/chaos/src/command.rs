@@ -19,6 +19,8 @@
 //! | `pin_limit N\|off`, `pin_tries user\|so` | the counter of wrong PINs |
 //! | `cant_lock on\|off` | `CKR_CANT_LOCK` at `C_Initialize` |
 //! | `make_iv on\|off` | writes an IV of its own over that of AES-GCM |
+//! | `malformed_info on\|off` | slots and tokens describe themselves carelessly |
+//! | `swap_slots A B` | what is in two slots changes places |
 //! | `seed N` | makes chance repeatable |
 //! | `calls`, `size_queries`, `inside`, `hanging` | counts by function |
 //! | `violations`, `status`, `functions` | |
@@ -197,6 +199,8 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
         "pin_limit" => CHAOS.pins.set_limit(number_or_off(words.word(0)?)?.map(|limit| limit as u32)),
         "cant_lock" => CHAOS.cant_lock.store(words.word(0)? == "on", Ordering::SeqCst),
         "make_iv" => CHAOS.makes_iv.store(words.word(0)? == "on", Ordering::SeqCst),
+        "malformed_info" => CHAOS.malformed_info.store(words.word(0)? == "on", Ordering::SeqCst),
+        "swap_slots" => CHAOS.slots.swap(number(words.word(0)?)? as CK_SLOT_ID, number(words.word(1)?)? as CK_SLOT_ID)?,
         "seed" => rule::seed(number(words.word(0)?)?),
         "reset_counts" => CHAOS.reset_counts(),
         "reset" => CHAOS.reset(),

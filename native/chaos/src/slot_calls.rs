@@ -66,6 +66,12 @@ pub unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO
             // SAFETY: the real function wrote there.
             unsafe { (*info).flags &= !CKF_TOKEN_PRESENT };
         }
+        if code == CKR_OK && is_malformed() {
+            // SAFETY: as above.
+            let info = unsafe { &mut *info };
+            end_by_nul(&mut info.slotDescription);
+            info.manufacturerID[0] = NOT_UTF8;
+        }
         Ok(code)
     })
 }
@@ -92,6 +98,39 @@ fn show_token(slot: CK_SLOT_ID, info: &mut CK_TOKEN_INFO) {
     if limit != usize::MAX {
         info.ulMaxSessionCount = limit as CK_ULONG;
         info.ulMaxRwSessionCount = limit as CK_ULONG;
+    }
+    if is_malformed() {
+        malform(info);
+    }
+}
+
+/// No text in UTF-8 has it.
+const NOT_UTF8: CK_BYTE = 0xff;
+
+fn is_malformed() -> bool {
+    CHAOS.malformed_info.load(std::sync::atomic::Ordering::SeqCst)
+}
+
+/// What careless modules make of a token's description.
+fn malform(info: &mut CK_TOKEN_INFO) {
+    [&mut info.label[..], &mut info.serialNumber, &mut info.model].into_iter().for_each(end_by_nul);
+    info.manufacturerID[0] = NOT_UTF8;
+    info.utcTime = *b"2023-13-32 25:61";
+    info.flags |= CKF_CLOCK_ON_TOKEN;
+    (info.ulSessionCount, info.ulMaxSessionCount) = (CK_UNAVAILABLE_INFORMATION, CK_EFFECTIVELY_INFINITE);
+    // As by those that have 32 bits for it.
+    (info.ulRwSessionCount, info.ulMaxRwSessionCount) = (CK_ULONG::from(u32::MAX), CK_UNAVAILABLE_INFORMATION);
+    (info.ulMinPinLen, info.ulMaxPinLen) = (CK_UNAVAILABLE_INFORMATION, CK_UNAVAILABLE_INFORMATION);
+    (info.ulTotalPublicMemory, info.ulFreePublicMemory) = (CK_UNAVAILABLE_INFORMATION, CK_ULONG::from(u32::MAX));
+    (info.ulTotalPrivateMemory, info.ulFreePrivateMemory) = (CK_UNAVAILABLE_INFORMATION, CK_UNAVAILABLE_INFORMATION);
+}
+
+/// A text that ends as in C, with something behind it, where it should be padded with blanks.
+fn end_by_nul(field: &mut [CK_BYTE]) {
+    let end = field.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    if let Some((nul, rest)) = field[end..].split_first_mut() {
+        *nul = 0;
+        rest.fill(b'#');
     }
 }
 

@@ -140,6 +140,17 @@ impl Slots {
         Ok(())
     }
 
+    /// What is in one of the application's slots comes into the other.
+    pub fn swap(&self, one: CK_SLOT_ID, other: CK_SLOT_ID) -> Result<(), String> {
+        let real = |slot| self.real(slot).map_err(|_| format!("there is no slot {slot}"));
+        let (first, second) = (real(one)?, real(other)?);
+        let mut state = self.state.lock();
+        state.aliases.extend([(one, second), (other, first)]);
+        state.aliases.retain(|shown, real| shown != real);
+        self.changed.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Whether a token is away.
     pub fn is_away(&self) -> bool {
         !self.pristine() && self.state.lock().away.is_some()
@@ -169,6 +180,15 @@ mod tests {
         assert_eq!(slots.remove(Some(77), CKR_DEVICE_REMOVED), Ok(Some(3)));
         assert_eq!(slots.restore(Some(3), None), Ok(()));
         assert_eq!((slots.real(3), slots.shown(3), slots.real(77)), (Ok(3), 3, Ok(77)));
+    }
+
+    #[test]
+    fn two_tokens_change_places_and_back() {
+        let slots = Slots::new();
+        assert_eq!(slots.swap(3, 4), Ok(()));
+        assert_eq!((slots.real(3), slots.real(4), slots.shown(3)), (Ok(4), Ok(3), 4));
+        assert_eq!(slots.swap(3, 4), Ok(()));
+        assert_eq!((slots.real(3), slots.real(4), slots.real(5)), (Ok(3), Ok(4), Ok(5)));
     }
 
     #[test]

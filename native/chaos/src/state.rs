@@ -54,6 +54,8 @@ pub struct Chaos {
     pub cant_lock: AtomicBool,
     /// The token makes IVs by itself.
     pub makes_iv: AtomicBool,
+    /// What slots and tokens say of themselves is malformed.
+    pub malformed_info: AtomicBool,
     /// The application promised to call from one thread at a time.
     pub single_threaded: AtomicBool,
     violations: AtomicU64,
@@ -78,6 +80,7 @@ pub static CHAOS: Chaos = Chaos {
     flags_cleared: AtomicU64::new(0),
     cant_lock: AtomicBool::new(false),
     makes_iv: AtomicBool::new(false),
+    malformed_info: AtomicBool::new(false),
     single_threaded: AtomicBool::new(false),
     violations: AtomicU64::new(0),
     violation_texts: Mutex::new(Vec::new()),
@@ -177,6 +180,7 @@ impl Chaos {
         self.flags_cleared.store(0, Ordering::SeqCst);
         self.cant_lock.store(false, Ordering::SeqCst);
         self.makes_iv.store(false, Ordering::SeqCst);
+        self.malformed_info.store(false, Ordering::SeqCst);
         self.slots.reset();
         self.pins.reset();
         self.change_mode(Mode::Lost, Mode::Up);

@@ -5,12 +5,16 @@ rustler::atoms! {
     // provisioning
     init_token, init_pin, set_pin,
     // requests
-    ping, apply, batch, sign, verify, encrypt, decrypt, digest, generate_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms,
+    ping, apply, batch, sign, verify, encrypt, decrypt, digest, generate_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, mechanisms, token_info,
     find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, gcm, token, ecdh1,
     // answers
     key_pair, sensitive, unavailable,
-    // abandon
-    before_start, while_running, still_running, answered,
+    // modules, slots, tokens
+    module, slots, description, manufacturer, model, flags, version, cryptoki_version, hardware_version, firmware_version, infinity, utc_time,
+    session_count, max_session_count, rw_session_count, max_rw_session_count, min_pin_length, max_pin_length,
+    total_public_memory, free_public_memory, total_private_memory, free_private_memory,
+    // time is over
+    before_start, while_running, still_running, answered, timeout,
     // serve
     parked, again, gone,
     // run_here

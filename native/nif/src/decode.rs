@@ -54,6 +54,7 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         return match term.decode::<Atom>()? {
             atom if atom == atoms::ping() => Ok(Request::Ping),
             atom if atom == atoms::mechanisms() => Ok(Request::Mechanisms),
+            atom if atom == atoms::token_info() => Ok(Request::TokenInfo),
             _ => Err(Error::BadArg),
         };
     }
@@ -270,6 +271,22 @@ fn module_config(sha256: &Option<String>, env: &HashMap<String, String>, args: &
         env: env.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
         args: args.clone(),
         serialize: false,
+    }
+}
+
+/// A module, without a pool.
+#[derive(NifMap)]
+pub(crate) struct ModulePlace {
+    pub(crate) module: String,
+    module_sha256: Option<String>,
+    module_env: HashMap<String, String>,
+    module_args: Option<String>,
+    pub(crate) timeout: u64,
+}
+
+impl ModulePlace {
+    pub(crate) fn config(&self) -> ModuleConfig {
+        module_config(&self.module_sha256, &self.module_env, &self.module_args)
     }
 }
 

@@ -6,7 +6,7 @@ use token::host::{Notice, Outcome};
 use token::p11::{AttributeRead, MechanismInfo};
 use token::{Answer, Cost, Error, Executed, Failure, Object, Retry, Status, Unavailable};
 
-use crate::atoms;
+use crate::{atoms, information};
 
 /// `{:ok, answer}`, `:ok`, or `{:error, error}`.
 pub(crate) fn outcome<'a>(env: Env<'a>, outcome: &Outcome) -> Term<'a> {
@@ -29,6 +29,7 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
         Answer::Attributes(attributes) => {
             attributes.iter().map(|(code, read)| (*code, attribute(env, read))).collect::<Vec<_>>().encode(env)
         }
+        Answer::TokenInfo(info) => information::token(env, info),
         Answer::Mechanisms(list) => {
             list.iter().map(|MechanismInfo { code, min, max, flags }| (*code, *min, *max, *flags)).collect::<Vec<_>>().encode(env)
         }
@@ -182,7 +183,7 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
     )
 }
 
-fn map<'a>(env: Env<'a>, pairs: Vec<(Atom, Term<'a>)>) -> Term<'a> {
+pub(crate) fn map<'a>(env: Env<'a>, pairs: Vec<(Atom, Term<'a>)>) -> Term<'a> {
     // Only a map's own `put` can fail, on what is no map.
     pairs.into_iter().fold(map_new(env), |map, (key, value)| map.map_put(key, value).unwrap_or(map))
 }

@@ -1,7 +1,7 @@
 //! The NIF library of pkcs11_pool: terms in, terms out, resources and answers. No logic: that is in `token` and `session_pool`.
 //!
-//! Only `pool_start`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers; everything else is a few
-//! microseconds on a normal one.
+//! Only `pool_start`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers, as does `read_module`, which
+//! waits for a thread that calls it; everything else is a few microseconds on a normal one.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -12,6 +12,7 @@ mod courier;
 mod decode;
 mod encode;
 mod executor;
+mod information;
 mod interrupt;
 mod resources;
 mod tag;
@@ -332,6 +333,16 @@ fn provision<'a>(env: Env<'a>, place: Arg<'a, decode::Place<'a>>, what: Term<'a>
             Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
         })
     })
+}
+
+/// What a module says of itself, its slots and tokens: `{:ok, map}`, `{:error, error}`, or `:timeout`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn read_module<'a>(env: Env<'a>, place: decode::ModulePlace) -> Term<'a> {
+    match token::report(place.module.clone(), place.config(), Duration::from_millis(place.timeout)) {
+        Some(Ok(report)) => (atoms::ok(), information::module(env, &report)).encode(env),
+        Some(Err(error)) => (atoms::error(), encode::error(env, &error)).encode(env),
+        None => atoms::timeout().encode(env),
+    }
 }
 
 /// Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling, as it was before.

@@ -206,6 +206,7 @@ impl Attempt<'_> {
                 Answer::Done
             }
             Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),
+            Request::TokenInfo => Answer::TokenInfo(Box::new(token.info()?)),
         })
     }
 

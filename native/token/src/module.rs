@@ -83,7 +83,13 @@ pub struct ModuleUse {
 impl Module {
     /// The module at `path`, loaded and initialized.
     pub fn acquire(path: &str, config: &ModuleConfig) -> Result<ModuleUse, Error> {
+        Self::acquire_and_tell(path, config, |_| ())
+    }
+
+    /// The same; tells which module it is before it is initialized, which may take for ever.
+    pub(crate) fn acquire_and_tell(path: &str, config: &ModuleConfig, tell: impl FnOnce(&Arc<Self>)) -> Result<ModuleUse, Error> {
         let module = Self::load(path, config)?;
+        tell(&module);
         module.start(config)?;
         Ok(ModuleUse { module, up: false })
     }
@@ -227,7 +233,8 @@ impl Module {
         Ok(ours)
     }
 
-    /// Finalizes a module of ours that nobody uses and nobody is inside of. Called by the reaper, behind the last session's close.
+    /// Finalizes a module of ours that nobody uses and nobody is inside of. Called by the reaper, behind the last session's close, and by who
+    /// has had no session there.
     pub(crate) fn finalize_if_unused(&self) {
         {
             let mut lifecycle = self.lifecycle.lock();

@@ -14,7 +14,7 @@ use crate::error::{Error, Executed, Failure};
 use crate::express::Express;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
 use crate::lease::Lease;
-use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template};
+use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template, TokenInfo};
 use crate::task::Task;
 use crate::token::Selector;
 
@@ -99,6 +99,8 @@ pub enum Request {
     },
     /// `C_GetMechanismList`, `C_GetMechanismInfo`.
     Mechanisms,
+    /// `C_GetTokenInfo`.
+    TokenInfo,
 }
 
 impl Request {
@@ -116,6 +118,7 @@ impl Request {
             Self::GetAttributes { .. } => "get_attributes",
             Self::DestroyObject { .. } => "destroy_object",
             Self::Mechanisms => "mechanisms",
+            Self::TokenInfo => "token_info",
         }
     }
 
@@ -138,7 +141,8 @@ impl Request {
             | Self::GenerateRandom { .. }
             | Self::FindObjects { .. }
             | Self::GetAttributes { .. }
-            | Self::Mechanisms => true,
+            | Self::Mechanisms
+            | Self::TokenInfo => true,
             Self::GenerateKey { .. } | Self::GenerateKeyPair { .. } | Self::DestroyObject { .. } => false,
         }
     }
@@ -189,6 +193,8 @@ pub enum Answer {
     Attributes(Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>),
     /// The token's mechanisms.
     Mechanisms(Vec<MechanismInfo>),
+    /// The token itself.
+    TokenInfo(Box<TokenInfo>),
 }
 
 impl Answer {
@@ -204,6 +210,7 @@ impl Answer {
             Self::Objects(objects) => 512 * objects.len(),
             Self::Attributes(list) => list.iter().map(|(_, read)| 64 + read.bytes().map_or(0, <[u8]>::len)).sum(),
             Self::Mechanisms(list) => 64 * list.len(),
+            Self::TokenInfo(_) => 1024,
         }
     }
 }

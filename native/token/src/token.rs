@@ -297,9 +297,14 @@ impl Token {
 
     /// Whether the slot answers, and has this token. Called inside of the module.
     pub(crate) fn is_in_its_slot(&self) -> Result<(), CallError> {
+        self.info().map(drop)
+    }
+
+    /// What it says of itself, unless another token is in its slot. Called inside of the module.
+    pub(crate) fn info(&self) -> Result<TokenInfo, CallError> {
         let info = token_info(self.module.functions(), self.slot())?;
         if identity(&info) == self.identity {
-            return Ok(());
+            return Ok(info);
         }
         Err(CallError::new("C_GetTokenInfo", CKR_TOKEN_NOT_PRESENT, Phase::Single))
     }

@@ -6,28 +6,9 @@ defmodule Pkcs11Pool.Testing.Chaos.Words do
   import Bitwise
 
   alias Pkcs11Pool.ReturnCode
+  alias Pkcs11Pool.Table.Constants
 
-  @flags [
-    rng: 0x1,
-    write_protected: 0x2,
-    login_required: 0x4,
-    user_pin_initialized: 0x8,
-    restore_key_not_needed: 0x20,
-    clock_on_token: 0x40,
-    protected_authentication_path: 0x100,
-    dual_crypto_operations: 0x200,
-    token_initialized: 0x400,
-    secondary_authentication: 0x800,
-    user_pin_count_low: 0x10000,
-    user_pin_final_try: 0x20000,
-    user_pin_locked: 0x40000,
-    user_pin_to_be_changed: 0x80000,
-    so_pin_count_low: 0x100000,
-    so_pin_final_try: 0x200000,
-    so_pin_locked: 0x400000,
-    so_pin_to_be_changed: 0x800000,
-    error_state: 0x1000000
-  ]
+  @flags Constants.token_flags()
 
   # A CK_ULONG: codes, flags, slots and counts. Times are microseconds in 32 bits, as is the limit of wrong PINs.
   @ulong 0xFFFFFFFFFFFFFFFF

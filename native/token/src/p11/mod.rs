@@ -28,5 +28,5 @@ pub use functions::{Functions, LoadError};
 pub use mechanism::{Iv, Mechanism, Params};
 pub use objects::ObjectInfo;
 pub use session::SessionInfo;
-pub use slots::{LibraryInfo, MechanismInfo, SlotInfo, TokenInfo};
+pub use slots::{Count, LibraryInfo, MechanismInfo, SlotInfo, TokenInfo};
 pub use template::{Attribute, Template, Value};

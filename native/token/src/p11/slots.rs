@@ -43,7 +43,18 @@ pub struct SlotInfo {
     pub firmware_version: Version,
 }
 
-/// `CK_TOKEN_INFO`: a token. Counts are `None` where the token does not tell, and limits also where it has none.
+/// A count or a size that a token may keep to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// So many.
+    Known(CK_ULONG),
+    /// `CK_UNAVAILABLE_INFORMATION`: it does not tell.
+    Unavailable,
+    /// `CK_EFFECTIVELY_INFINITE`: a limit that is none.
+    Infinite,
+}
+
+/// `CK_TOKEN_INFO`: a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenInfo {
     /// Given when the token was initialized.
@@ -57,17 +68,21 @@ pub struct TokenInfo {
     /// `CKF_LOGIN_REQUIRED`, `CKF_USER_PIN_LOCKED` and the like.
     pub flags: CK_FLAGS,
     /// Most sessions that an application may have open.
-    pub max_session_count: Option<CK_ULONG>,
+    pub max_session_count: Count,
     /// Sessions that this application has open.
-    pub session_count: Option<CK_ULONG>,
+    pub session_count: Count,
     /// Most read-write sessions that an application may have open.
-    pub max_rw_session_count: Option<CK_ULONG>,
+    pub max_rw_session_count: Count,
     /// Read-write sessions that this application has open.
-    pub rw_session_count: Option<CK_ULONG>,
+    pub rw_session_count: Count,
     /// Most bytes of a PIN.
-    pub max_pin_length: CK_ULONG,
+    pub max_pin_length: Count,
     /// Fewest bytes of a PIN.
-    pub min_pin_length: CK_ULONG,
+    pub min_pin_length: Count,
+    /// Bytes for public objects, all and free.
+    pub public_memory: (Count, Count),
+    /// Bytes for private objects, all and free.
+    pub private_memory: (Count, Count),
     /// Of the token.
     pub hardware_version: Version,
     /// Of the token.
@@ -143,8 +158,10 @@ pub fn token_info(functions: &Functions, slot: CK_SLOT_ID) -> Result<TokenInfo, 
         session_count: known(info.ulSessionCount),
         max_rw_session_count: limit(info.ulMaxRwSessionCount),
         rw_session_count: known(info.ulRwSessionCount),
-        max_pin_length: info.ulMaxPinLen,
-        min_pin_length: info.ulMinPinLen,
+        max_pin_length: known(info.ulMaxPinLen),
+        min_pin_length: known(info.ulMinPinLen),
+        public_memory: (known(info.ulTotalPublicMemory), known(info.ulFreePublicMemory)),
+        private_memory: (known(info.ulTotalPrivateMemory), known(info.ulFreePrivateMemory)),
         hardware_version: version(info.hardwareVersion),
         firmware_version: version(info.firmwareVersion),
         utc_time: text(&{ info.utcTime }),
@@ -210,13 +227,13 @@ fn version(version: CK_VERSION) -> Version {
 }
 
 /// A count that may be `CK_UNAVAILABLE_INFORMATION`. Some modules write it as 32 bits.
-fn known(count: CK_ULONG) -> Option<CK_ULONG> {
-    (count != CK_ULONG::MAX && count != u32::MAX as CK_ULONG).then_some(count)
+fn known(count: CK_ULONG) -> Count {
+    if count == CK_ULONG::MAX || count == u32::MAX as CK_ULONG { Count::Unavailable } else { Count::Known(count) }
 }
 
 /// A limit that may also be `CK_EFFECTIVELY_INFINITE`.
-fn limit(count: CK_ULONG) -> Option<CK_ULONG> {
-    known(count).filter(|count| *count != CK_EFFECTIVELY_INFINITE)
+fn limit(count: CK_ULONG) -> Count {
+    if count == CK_EFFECTIVELY_INFINITE { Count::Infinite } else { known(count) }
 }
 
 #[cfg(test)]
@@ -236,10 +253,11 @@ mod tests {
 
     #[test]
     fn counts_that_say_nothing() {
-        assert_eq!(known(0), Some(0));
-        assert_eq!(known(CK_ULONG::MAX), None);
-        assert_eq!(limit(CK_EFFECTIVELY_INFINITE), None);
-        assert_eq!(limit(10), Some(10));
+        assert_eq!(known(0), Count::Known(0));
+        assert_eq!(known(CK_ULONG::MAX), Count::Unavailable);
+        assert_eq!(limit(u32::MAX as CK_ULONG), Count::Unavailable);
+        assert_eq!(limit(CK_EFFECTIVELY_INFINITE), Count::Infinite);
+        assert_eq!(limit(10), Count::Known(10));
     }
 
     #[test]

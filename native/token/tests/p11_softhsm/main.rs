@@ -74,7 +74,7 @@ fn library_slots_token_and_mechanisms() {
     assert_eq!((token.label.as_str(), token.model.as_str()), ("p11-main", "SoftHSM v2"));
     assert_eq!(token.serial.len(), 16);
     assert_ne!(token.flags & CKF_LOGIN_REQUIRED, 0);
-    assert_eq!(token.max_session_count, None);
+    assert_eq!(token.max_session_count, slots::Count::Infinite);
     let mechanisms = slots::mechanisms(&fixture.functions, fixture.slot).unwrap();
     let rsa = mechanisms.iter().find(|info| info.code == CKM_RSA_PKCS).unwrap();
     assert_ne!(rsa.flags & CKF_SIGN, 0);
