@@ -408,6 +408,47 @@ defmodule Pkcs11Pool do
     with {:ok, %{native: native}} <- fetch(pool), do: Native.forget_keys(native)
   end
 
+  # Shorter than a call may wait by default, so that none fails of a reload that comes to nothing.
+  @reload_wait 3_000
+
+  @doc """
+  Finalizes the PKCS#11 module and initializes it again, for all its pools: `:ok` when it is done and this pool has found its token again.
+
+  For modules that read their keys when they are initialized, so that a key which somebody else has made shows only then (Google Cloud KMS's
+  kmsp11, nShield). Every handle and session of before is void, and the first call afterwards logs in, once for all: a PIN source is asked once.
+
+  No call is lost. The module's door is closed: calls that are inside have time to end, calls that wait or come meanwhile wait in their places, each
+  as long as its own `:queue_timeout` allows, and run afterwards. A `with_session/3` block is not waited for, but only its call that is inside:
+  its session is gone then, and its next call is `:lease_ended`.
+
+  Options are those of every call, with this meaning:
+
+    * `:queue_timeout` - ms that the calls inside have to end, #{@reload_wait} by default. If one has not returned by then, the error is
+      `:module_stuck`, and the module stays as it was
+    * `:operation_timeout` - ms that the caller waits from then on, by default the pool's. The error is `:operation_timeout`; the reload goes on
+    * `:telemetry_metadata`
+
+  Other errors: `:module_adopted`, when another library of the VM has initialized the module and it is not ours to finalize; the return code
+  of `C_Finalize` (the module stays as it was) or of `C_Initialize` (the pools look for their tokens, and try it again, until it works);
+  `:slot_not_found` and its like when the token is not there afterwards. Of several who want it at the same time, one makes it for all.
+
+  Calls `C_Finalize` and `C_Initialize` (PKCS#11 2.40, 5.4).
+  """
+  @spec reload(pool, [call_option]) :: :ok | {:error, Error.t()}
+  def reload(pool, opts \\ []) do
+    pool = name(pool)
+    opts = Options.call!(opts)
+    wait = opts.queue_timeout || @reload_wait
+    ms = if wait != :infinity, do: wait
+
+    # What the native side says when the time is over says more than a time-out: it is waited for.
+    opts = %{opts | queue_timeout: if(ms, do: ms + 5_000, else: :infinity)}
+
+    Call.within_span(pool, :reload, opts, fn ->
+      Call.submit(pool, opts, fn native, tag, _queue_timeout -> Native.reload(native, tag, ms) end)
+    end)
+  end
+
   @doc """
   The token's mechanisms, with the sizes of their keys (bits or bytes, as the mechanism has it) and what they are for.
 
@@ -906,7 +947,8 @@ defmodule Pkcs11Pool do
         verify: [:pool, :key, :mechanism, :data, :signature],
         destroy_object: [:pool, :object],
         login: [:pool, :pin_source],
-        logout: [:pool]
+        logout: [:pool],
+        reload: [:pool]
       ] do
     arguments = Enum.map(arguments, &Macro.var(&1, nil))
     arity = length(arguments) + 1

@@ -46,6 +46,8 @@ defmodule Pkcs11Pool.Error do
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
   | `:module_busy` | the module does not come out of `C_Initialize`, `C_Finalize`, or, serialized, another call | `:path` |
+  | `:module_stuck` | calls did not return from the module in time, so that it was not finalized: it is as it was | `:path`, `:inside` (how many) |
+  | `:module_adopted` | another library of this VM has initialized the module, so that `reload/2` must not finalize it | `:path` |
   | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
   | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool; or a pool has it, and `Pkcs11Pool.Token` wants it, or the other way round | |
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
@@ -103,6 +105,8 @@ defmodule Pkcs11Pool.Error do
     :module_digest_mismatch,
     :module_conflict,
     :module_busy,
+    :module_stuck,
+    :module_adopted,
     :slot_not_found,
     :ambiguous_slot,
     :slot_in_use,
@@ -118,6 +122,7 @@ defmodule Pkcs11Pool.Error do
     :draining,
     :token_unavailable,
     :module_busy,
+    :module_stuck,
     :pin_source_failed,
     :session_handle_invalid,
     :session_closed,

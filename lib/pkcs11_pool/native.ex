@@ -126,6 +126,10 @@ defmodule Pkcs11Pool.Native do
           ticket | {:error, error}
   def logout(_pool, _tag, _force, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Finalizes and initializes the pool's module again, on a thread of its own; its answer comes as `{tag, result}`."
+  @spec reload(pool, tag :: reference, queue_timeout :: non_neg_integer | nil) :: ticket
+  def reload(_pool, _tag, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Makes a token, or sets a PIN. Dirty IO."
   @spec provision(map, tuple) :: :ok | {:error, error}
   def provision(_place, _what), do: :erlang.nif_error(:nif_not_loaded)

@@ -77,11 +77,19 @@ defmodule Pkcs11Pool.Notices do
     Telemetry.execute([:operation, :retry], %{}, metadata)
   end
 
-  def tell(:reinitialized, options, _pool) do
-    Logger.warning(
-      "pool #{inspect(options.name)}: the PKCS#11 module had lost its initialization, and has been initialized again"
+  def tell({:reinitialized, cause}, options, _pool) do
+    Telemetry.execute([:module, :reinitialized], %{}, %{pool: options.name, reason: cause})
+
+    {level, why} = reinitialized(cause)
+
+    Logger.log(
+      level,
+      "pool #{inspect(options.name)}: the PKCS#11 module #{why} initialized again, for all its pools"
     )
   end
+
+  defp reinitialized(:lost), do: {:warning, "had lost its initialization, and has been"}
+  defp reinitialized(:reload), do: {:info, "was finalized by reload/2 and has been"}
 
   defp call(operation, 0), do: "the opening of a session (for #{operation})"
   defp call(operation, session), do: "#{operation} on session #{session}"

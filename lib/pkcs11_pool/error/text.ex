@@ -269,6 +269,23 @@ defmodule Pkcs11Pool.Error.Text do
      "Find out what it waits for; the pool looks for its token until it returns"}
   end
 
+  defp explain(:module_stuck, details, _error) do
+    calls =
+      case details[:inside] do
+        1 -> "1 call has"
+        n when is_integer(n) -> "#{n} calls have"
+        _unknown -> "calls have"
+      end
+
+    {"#{calls} not returned from the PKCS#11 module#{path(details)} in time, and the module was left as it is",
+     "Try again when status/1 counts no call as :hung, or give the calls more time with :queue_timeout"}
+  end
+
+  defp explain(:module_adopted, details, _error) do
+    {"another library of this VM has initialized the PKCS#11 module#{path(details)}, and only that one may finalize it",
+     "Have that library initialize it again, or let the pool be the first to load it"}
+  end
+
   defp explain(:slot_not_found, details, _error) do
     {"no slot with a token matches :slot#{selector(details)}#{available(details)}",
      "Compare :slot with the token's label and serial number"}

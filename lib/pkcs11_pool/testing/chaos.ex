@@ -285,6 +285,14 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def invalidate_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["invalidate_objects"])
 
   @doc """
+  As a module that reads its keys when it is initialized, or whose token lost them for a while:
+  nothing is found, and all handles are invalid, until the application has called `C_Finalize` and
+  `C_Initialize`.
+  """
+  @spec hide_objects(t) :: :ok
+  def hide_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["hide_objects"])
+
+  @doc """
   A real `C_Logout` behind the application's back. Raises when no session is open, so that nobody
   is logged in.
   """

@@ -13,6 +13,7 @@
 //! | `session_limit N\|off` | `CKR_SESSION_COUNT` beyond |
 //! | `remove_token [slot=] [code=]`, `return_token [slot=] [from=]` | see `Pkcs11Pool.Testing.Chaos` |
 //! | `kill_sessions`, `invalidate_objects` | handles die |
+//! | `hide_objects` | nothing is found until the next `C_Initialize` |
 //! | `logout` | a real `C_Logout` |
 //! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
 //! | `token_flags SET CLEARED` | what tokens show |
@@ -186,6 +187,10 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             CHAOS.sessions.kill(None);
         }
         "invalidate_objects" => CHAOS.objects.invalidate(),
+        "hide_objects" => {
+            CHAOS.hides_objects.store(true, Ordering::SeqCst);
+            CHAOS.objects.invalidate();
+        }
         "uninitialize" => {
             if CHAOS.change_mode(Mode::Up, Mode::Lost) {
                 CHAOS.objects.invalidate();

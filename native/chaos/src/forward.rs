@@ -1,5 +1,7 @@
 //! Our function list, and the functions that need nothing but to be handed on.
 
+use std::sync::atomic::Ordering;
+
 use cryptoki_sys::*;
 
 use crate::C_GetFunctionList;
@@ -109,7 +111,10 @@ unsafe extern "C" fn C_FindObjects(
     on_session(Function::C_FindObjects, session, false, |list, claim| {
         // SAFETY: the application promises the real function what it needs; the session is the real one.
         let code = unsafe { real!(list, C_FindObjects(claim.real(), objects, max, count)) };
-        if code == CKR_OK {
+        if code == CKR_OK && CHAOS.hides_objects.load(Ordering::SeqCst) {
+            // SAFETY: the real function wrote there.
+            unsafe { *count = 0 };
+        } else if code == CKR_OK {
             // SAFETY: so many handles the real function wrote.
             unsafe { CHAOS.objects.show(objects, *count as usize) };
         }

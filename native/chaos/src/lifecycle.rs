@@ -49,6 +49,7 @@ pub unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
         let code = unsafe { real!(call.real, C_Initialize((&raw mut ours).cast())) };
         if matches!(code, CKR_OK | CKR_CRYPTOKI_ALREADY_INITIALIZED) && CHAOS.mode() != Mode::Up {
             CHAOS.single_threaded.store(!has_threads(arguments), Ordering::SeqCst);
+            CHAOS.hides_objects.store(false, Ordering::SeqCst);
             CHAOS.set_mode(Mode::Up);
         }
         call.answer(code)

@@ -56,6 +56,8 @@ pub struct Chaos {
     pub makes_iv: AtomicBool,
     /// What slots and tokens say of themselves is malformed.
     pub malformed_info: AtomicBool,
+    /// Nothing is found until the next `C_Initialize`.
+    pub hides_objects: AtomicBool,
     /// The application promised to call from one thread at a time.
     pub single_threaded: AtomicBool,
     violations: AtomicU64,
@@ -81,6 +83,7 @@ pub static CHAOS: Chaos = Chaos {
     cant_lock: AtomicBool::new(false),
     makes_iv: AtomicBool::new(false),
     malformed_info: AtomicBool::new(false),
+    hides_objects: AtomicBool::new(false),
     single_threaded: AtomicBool::new(false),
     violations: AtomicU64::new(0),
     violation_texts: Mutex::new(Vec::new()),
@@ -181,6 +184,7 @@ impl Chaos {
         self.cant_lock.store(false, Ordering::SeqCst);
         self.makes_iv.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);
+        self.hides_objects.store(false, Ordering::SeqCst);
         self.slots.reset();
         self.pins.reset();
         self.change_mode(Mode::Lost, Mode::Up);

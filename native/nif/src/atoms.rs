@@ -24,7 +24,7 @@ rustler::atoms! {
     // executors
     auto, dirty_io, threads, mixed,
     // errors
-    pools, leases,
+    pools, leases, inside,
     unknown, iv, cause, source_reason, away_ms, retry_after_ms, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
     runners_wanted, pin_wanted, session_opened, session_refused, session_closed, session_hung, hung_returned, login_ended, logged_out,

@@ -100,7 +100,8 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }
         Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
-        Error::ModuleBusy { path } => vec![(atoms::path(), path.encode(env))],
+        Error::ModuleBusy { path } | Error::ModuleAdopted { path } => vec![(atoms::path(), path.encode(env))],
+        Error::ModuleStuck { path, inside } => vec![(atoms::path(), path.encode(env)), (atoms::inside(), inside.encode(env))],
         Error::TokenUnavailable(Unavailable { cause, away, retry_after, .. }) => {
             let cause = cause.as_ref().map(|cause| (atoms::cause(), cause.encode(env)));
             let times = [(atoms::away_ms(), away.encode(env)), (atoms::retry_after_ms(), retry_after.encode(env))];
@@ -139,7 +140,7 @@ pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
         }
         Notice::Down { error } => (atoms::down(), self::error(env, &error)).encode(env),
         Notice::Up { was_there } => (atoms::up(), was_there).encode(env),
-        Notice::Reinitialized => atoms::reinitialized().encode(env),
+        Notice::Reinitialized { cause } => (atoms::reinitialized(), name(env, cause)).encode(env),
         Notice::Drained => atoms::drained().encode(env),
     }
 }

@@ -30,6 +30,9 @@ use crate::token::{Claim, Token};
 /// For how long operations are held back; then new ones are refused.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often who waits for the attachment asks whether it still should.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What a pool that has found its token holds on to. The claim goes before the module's use: the last one out finalizes it.
 pub(crate) struct Anchor {
     pub(crate) claim: Claim,
@@ -91,7 +94,7 @@ pub(crate) struct Mooring<H: Host> {
     pub(crate) troubled: AtomicBool,
     /// Logins and logouts that are held back: they would pass the pool's gate.
     pub(crate) held: Mutex<Vec<Express<H>>>,
-    /// Where the recovery's thread sleeps.
+    /// Where the recovery's thread sleeps, and who waits for the attachment to change.
     pub(crate) bed: Mutex<()>,
     pub(crate) woken: Condvar,
 }
@@ -141,6 +144,12 @@ impl Absence {
         let since = Instant::now();
         let (call, remedy, retry_at) = (None, Remedy::Look, since + delay);
         Self { anchor: None, since, call, cause: Some(cause), remedy, retry_at, attended: true }
+    }
+
+    /// Whether it has lasted for longer than who waits is held back for.
+    pub(crate) fn is_late(&self) -> bool {
+        let holds_back = || self.anchor.as_ref().is_some_and(|anchor| anchor.module.module().holds_back());
+        self.since.elapsed() >= PATIENCE && !holds_back()
     }
 
     /// What callers are told.
@@ -199,7 +208,7 @@ impl<H: Host> TokenPool<H> {
             return None;
         }
         match &*self.mooring.attachment.read() {
-            Attachment::Recovering(absence) if absence.since.elapsed() >= PATIENCE => Some(absence.error()),
+            Attachment::Recovering(absence) if absence.is_late() => Some(absence.error()),
             // A pool that has stopped says so by itself.
             Attachment::Stopped => None,
             other => match other.readiness() {
@@ -215,10 +224,43 @@ impl<H: Host> TokenPool<H> {
 
     /// One step of the attachment, and what comes of it.
     pub(crate) fn change<T>(&self, step: impl FnOnce(Attachment) -> (Attachment, T)) -> T {
-        let mut attachment = self.mooring.attachment.write();
-        let (next, result) = step(std::mem::replace(&mut *attachment, Attachment::Stopped));
-        self.mooring.troubled.store(!matches!(next, Attachment::Up(_)), Ordering::Release);
-        *attachment = next;
+        let result = {
+            let mut attachment = self.mooring.attachment.write();
+            let (next, result) = step(std::mem::replace(&mut *attachment, Attachment::Stopped));
+            self.mooring.troubled.store(!matches!(next, Attachment::Up(_)), Ordering::Release);
+            *attachment = next;
+            result
+        };
+        let _bed = self.mooring.bed.lock();
+        self.mooring.woken.notify_all();
         result
+    }
+
+    /// Waits for the attachment to change, for a moment.
+    pub(crate) fn await_change(&self) {
+        let mut bed = self.mooring.bed.lock();
+        self.mooring.woken.wait_for(&mut bed, LOOK);
+    }
+
+    /// A pool that is down looks for its token at once.
+    pub(crate) fn look_now(&self) {
+        if let Attachment::Down(absence) = &mut *self.mooring.attachment.write() {
+            absence.retry_at = Instant::now();
+        }
+        let _bed = self.mooring.bed.lock();
+        self.mooring.woken.notify_all();
+    }
+
+    /// Waits for the pool to be ready, or refused, for as long as `is_wanted`.
+    pub(crate) fn await_attachment(&self, is_wanted: impl Fn() -> bool) -> Readiness {
+        let mut bed = self.mooring.bed.lock();
+        loop {
+            let readiness = self.readiness();
+            if !matches!(readiness, Readiness::Held) || !is_wanted() {
+                return readiness;
+            }
+            // Nobody tells that it is not wanted any more.
+            self.mooring.woken.wait_for(&mut bed, LOOK);
+        }
     }
 }

@@ -152,6 +152,12 @@ pub enum Error {
         /// The module's path.
         path: String,
     },
+    /// Another library has initialized the module: only that one may do so again.
+    #[error("another library has initialized {path}")]
+    ModuleAdopted {
+        /// The module's path.
+        path: String,
+    },
     /// The module is being initialized anew: who meets this goes back and waits.
     #[error("the module is being initialized again")]
     Reinitializing,
@@ -229,6 +235,7 @@ impl Error {
             Self::TokenUnavailable(_) | Self::Reinitializing => "token_unavailable",
             Self::ModuleStuck { .. } => "module_stuck",
             Self::ModuleOthers { .. } => "module_in_use",
+            Self::ModuleAdopted { .. } => "module_adopted",
             Self::LeaseEnded => "lease_ended",
             Self::NotOwner => "not_owner",
             Self::Interrupted { .. } => "interrupted",

@@ -122,8 +122,11 @@ pub enum Notice {
         /// It had been there before.
         was_there: bool,
     },
-    /// The module had lost its initialization, and has got it again.
-    Reinitialized,
+    /// The module was initialized again.
+    Reinitialized {
+        /// `"lost"` (it had lost its initialization) or `"reload"`.
+        cause: &'static str,
+    },
     /// A draining pool has closed its last session.
     Drained,
 }

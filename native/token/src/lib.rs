@@ -48,6 +48,7 @@ mod probe;
 mod provision;
 mod reaper;
 mod recovery;
+mod reload;
 mod request;
 mod serve;
 mod session;

@@ -22,6 +22,8 @@ enum Made {
     NotDue,
     /// Something runs, or a login is in progress.
     Later,
+    /// The module is being initialized again.
+    Return,
     Refused(Error),
 }
 
@@ -68,6 +70,10 @@ impl<H: Host> TokenPool<H> {
                 self.keeper.post(Notice::LoggedOut { reason });
                 Ok(Answer::Done)
             }
+            Made::Return => {
+                self.await_module_for(Express::logout(holds_back, asked));
+                return next;
+            }
             Made::NotDue => Ok(Answer::Done),
             Made::Refused(error) => Err(Failure::not_executed(error)),
         };
@@ -108,6 +114,13 @@ impl<H: Host> TokenPool<H> {
         if self.sessions.stats().running > 1 + leases {
             return Made::Later;
         }
+        // First: what is said to be logged out is.
+        let _inside = match token.module.enter() {
+            Ok(inside) => inside,
+            Err(Error::Reinitializing) => return Made::Return,
+            // The VM stops.
+            Err(_) => return Made::NotDue,
+        };
         let attempt = match token.gate.begin_logout(self.who(), *force) {
             Leave::Begin(attempt) => Some(attempt),
             Leave::Nothing => None,
@@ -171,10 +184,7 @@ impl<H: Host> TokenPool<H> {
     }
 }
 
+/// Called inside of the module.
 fn c_logout(session: &Session) -> Result<(), CallError> {
-    let Some((token, functions, handle)) = session.parts() else { return Ok(()) };
-    match token.module.enter() {
-        Ok(_inside) => p11::session::logout(functions, handle),
-        Err(_halting) => Ok(()),
-    }
+    session.parts().map_or(Ok(()), |(_, functions, handle)| p11::session::logout(functions, handle))
 }

@@ -65,6 +65,10 @@ pub struct Module {
     closed: AtomicBool,
     /// How often it was initialized.
     incarnation: AtomicU64,
+    /// How often it began to be initialized again.
+    restarts: AtomicU64,
+    /// Until then, since it is being reloaded, its pools hold calls back rather than refuse them.
+    held_until: Mutex<Option<Instant>>,
     /// If it says that it is initialized already, that may have been us: our last `C_Initialize` failed, or we have asked it to forget ours.
     perhaps_ours: AtomicBool,
     tokens: Mutex<Vec<Arc<Token>>>,
@@ -129,6 +133,8 @@ impl Module {
             turnstile: Turnstile::default(),
             closed: AtomicBool::new(false),
             incarnation: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            held_until: Mutex::default(),
             perhaps_ours: AtomicBool::new(false),
             tokens: Mutex::default(),
             handles: Mutex::default(),

@@ -145,7 +145,7 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// The module is being initialized again on another's behalf: this pool looks for its token when that is done.
+    /// The module is being initialized again: this pool looks for its token when that is done.
     pub(crate) fn await_module(&self) {
         self.recover_by(Remedy::Look, None);
     }
@@ -181,7 +181,7 @@ impl<H: Host> TokenPool<H> {
             return;
         }
         let is_late = self.change(|attachment| match attachment {
-            Attachment::Recovering(absence) if absence.since.elapsed() >= PATIENCE => (Attachment::Down(absence), true),
+            Attachment::Recovering(absence) if absence.is_late() => (Attachment::Down(absence), true),
             other => (other, false),
         });
         if is_late {
@@ -332,7 +332,7 @@ impl<H: Host> TokenPool<H> {
     fn reinitialize(&self, module: &Module, seen: u64, is_due: bool) -> Result<(), Error> {
         let patience = if is_due { PATIENCE } else { Duration::ZERO };
         match module.reinitialize(seen, patience, !is_due) {
-            Ok(true) if is_due => self.keeper.post(Notice::Reinitialized),
+            Ok(true) if is_due => self.keeper.post(Notice::Reinitialized { cause: "lost" }),
             Ok(_) => (),
             // Whoever has initialized it may have done so again: the look will tell.
             Err(Error::ModuleOthers { .. }) if is_due => module.lose_if_adopted(),
@@ -341,7 +341,7 @@ impl<H: Host> TokenPool<H> {
         Ok(())
     }
 
-    fn find(&self, module: &Arc<Module>) -> Result<Arc<Token>, Error> {
+    pub(crate) fn find(&self, module: &Arc<Module>) -> Result<Arc<Token>, Error> {
         let token = Token::find(module, &self.options.selector)?;
         token.probe()?;
         Ok(token)
@@ -437,6 +437,10 @@ impl<H: Host> Watcher for TokenPool<H> {
 
     fn token_renewed(&self) {
         self.flush();
+    }
+
+    fn module_restarts(&self) {
+        self.await_module();
     }
 }
 

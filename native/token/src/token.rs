@@ -81,6 +81,8 @@ pub(crate) trait Watcher: Send + Sync {
     fn token_lost(&self, call: Option<CallError>);
     /// It is there, but what was open on it is gone.
     fn token_renewed(&self);
+    /// Its module is being initialized again: it may be in another slot then.
+    fn module_restarts(&self);
 }
 
 /// What a URI may ask of a token.
@@ -241,6 +243,11 @@ impl Token {
             self.each_watcher(|watcher| watcher.token_renewed());
         }
         first
+    }
+
+    /// Its module is being initialized again.
+    pub(crate) fn look_again(&self) {
+        self.each_watcher(|watcher| watcher.module_restarts());
     }
 
     fn reset(&self, generation: u64) -> bool {
