@@ -1,7 +1,12 @@
 defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @moduledoc """
-  Builds the Rust libraries with cargo and puts them into `priv/native`: the NIF, and the PKCS#11
+  Builds the Rust libraries with cargo: the NIF, into `priv/native`, and for tests the PKCS#11
   module of `Pkcs11Pool.Testing.Chaos`.
+
+  The chaos module is built only when the project that is compiled (the user's, when this one is its
+  dependency) is in `:dev` or `:test`, or when `PKCS11_POOL_CHAOS` asks for it. It is put into the
+  folder `chaos` of the application in `_build`, which no release copies; into `priv/native`, which
+  releases copy, only when asked for.
 
   Cargo alone decides what is stale, so it is asked every time. Its target folder lies in
   `_build`, that of the consuming project when this one is a dependency. Errors and warnings
@@ -13,6 +18,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
   ## Environment
 
+    * `PKCS11_POOL_CHAOS` - `1`: build the chaos module in any environment, and let it be part of a
+      release; `0`: never build it
     * `CARGO` - the cargo to run, by default the one in `PATH`
     * `PKCS11_POOL_CARGO_PROFILE` - cargo's profile, by default `release`
     * `PKCS11_POOL_CARGO_TARGET_DIR` - the target folder, by default in `_build`. `mix clean`
@@ -24,14 +31,15 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   alias Pkcs11Pool.Build.CargoMessages
 
   @recursive true
-  # Cargo's packages, and the libraries that they make.
-  @libraries %{"nif" => "pkcs11_pool_nif", "chaos" => "pkcs11_pool_chaos"}
+  @chaos "pkcs11_pool_chaos.so"
+  @chaos_environments ["dev", "test"]
 
   @impl Mix.Task.Compiler
   def run(args) do
     {opts, _rest, _invalid} = OptionParser.parse(args, switches: [warnings_as_errors: :boolean])
 
-    {status, messages} = cargo_build()
+    libraries = libraries()
+    {status, messages} = cargo_build(Map.keys(libraries))
 
     diagnostics =
       messages |> Enum.map(&CargoMessages.diagnostic(&1, root())) |> Enum.reject(&is_nil/1)
@@ -45,7 +53,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
         {:error, diagnostics}
 
       true ->
-        installed = for library <- Map.values(@libraries), do: install(library, messages)
+        installed = for library <- Map.values(libraries), do: install(library, messages)
+        remove_unwanted(Map.values(libraries))
         link_priv()
         {if(:ok in installed, do: :ok, else: :noop), diagnostics}
     end
@@ -54,13 +63,14 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @impl Mix.Task.Compiler
   def clean do
     File.rm_rf!(priv_native())
+    File.rm_rf!(chaos_dir())
     File.rm_rf!(default_target_dir())
     :ok
   end
 
   ## Cargo
 
-  defp cargo_build do
+  defp cargo_build(packages) do
     # Without colours on a terminal rustc's messages are hard to read, and cargo does not see ours
     # behind the pipe.
     rendered = if IO.ANSI.enabled?(), do: "json-diagnostic-rendered-ansi", else: "json"
@@ -68,7 +78,7 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
     args =
       ["build", "--quiet", "--profile", profile()] ++
-        Enum.flat_map(Map.keys(@libraries), &["--package", &1]) ++
+        Enum.flat_map(packages, &["--package", &1]) ++
         ["--target-dir", target_dir(), "--message-format", rendered] ++ locked
 
     # The flag makes rustler export `nif_init`. The workspace's .cargo/config.toml sets it as
@@ -191,15 +201,15 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
   # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half
   # a file.
-  defp install(name, messages) do
-    installed = installed_library(name)
+  defp install(installed, messages) do
+    name = Path.basename(installed, ".so")
     content = name |> built_library(messages) |> File.read!()
 
     if File.read(installed) == {:ok, content} do
       :noop
     else
       temporary = "#{installed}.#{System.pid()}.tmp"
-      File.mkdir_p!(priv_native())
+      File.mkdir_p!(Path.dirname(installed))
       File.write!(temporary, content)
       File.chmod!(temporary, 0o755)
       File.rename!(temporary, installed)
@@ -207,13 +217,46 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     end
   end
 
+  # What was built when it was asked for must not get into a release when it is not.
+  defp remove_unwanted(libraries) do
+    for dir <- [priv_native(), chaos_dir()],
+        file = Path.join(dir, @chaos),
+        file not in libraries,
+        do: File.rm(file)
+  end
+
   # Mix links priv into _build before the compilers run, and only if it exists by then.
   defp link_priv, do: Mix.Project.build_structure()
 
-  # Erlang looks for `.so` on macOS, too.
-  defp installed_library(name), do: Path.join(priv_native(), name <> ".so")
+  # Cargo's packages, and where the libraries go that they make. Erlang looks for `.so` on macOS, too.
+  defp libraries do
+    nif = %{"nif" => Path.join(priv_native(), "pkcs11_pool_nif.so")}
+
+    case System.get_env("PKCS11_POOL_CHAOS") do
+      "1" ->
+        Map.put(nif, "chaos", Path.join(priv_native(), @chaos))
+
+      other ->
+        if other != "0" and environment() in @chaos_environments,
+          do: Map.put(nif, "chaos", Path.join(chaos_dir(), @chaos)),
+          else: nif
+    end
+  end
+
+  # That of the project which is compiled. Mix.env/0 does not say it: for a dependency it is :prod,
+  # whatever the project's is, but it is compiled into the project's own folder.
+  defp environment do
+    if System.get_env("MIX_BUILD_PATH") do
+      System.get_env("MIX_ENV", Atom.to_string(Mix.env()))
+    else
+      folder = Path.basename(Mix.Project.build_path())
+      String.replace_prefix(folder, "#{Mix.target()}_", "")
+    end
+  end
 
   ## Places
+
+  defp chaos_dir, do: Path.join(Mix.Project.app_path(), "chaos")
 
   defp priv_native, do: Path.join([root(), "priv", "native"])
 

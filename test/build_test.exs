@@ -49,13 +49,16 @@ defmodule Pkcs11Pool.BuildTest do
       app: app,
       dir: dir,
       source: Path.join(dir, "native/nif/src/lib.rs"),
-      library: Path.join(dir, "priv/native/pkcs11_pool_nif.so")
+      library: Path.join(dir, "priv/native/pkcs11_pool_nif.so"),
+      # Beside ebin, where no release looks.
+      chaos: Path.join(dir, "_build/test/lib/#{app}/chaos/pkcs11_pool_chaos.so")
     }
 
     rust(project, "pub extern \"C\" fn one() -> i32 { 1 }")
 
     put_env("PKCS11_POOL_CARGO_TARGET_DIR", nil)
     put_env("PKCS11_POOL_CARGO_PROFILE", nil)
+    put_env("PKCS11_POOL_CHAOS", nil)
 
     shell = Mix.shell()
     Mix.shell(Mix.Shell.Process)
@@ -69,8 +72,8 @@ defmodule Pkcs11Pool.BuildTest do
     assert_received {:mix_shell, :info, ["Compiling the native library" <> _]}
     first = stat(project.library)
 
-    assert project.library |> Path.dirname() |> File.ls!() |> Enum.sort() ==
-             ["pkcs11_pool_chaos.so", "pkcs11_pool_nif.so"]
+    assert priv(project) == ["pkcs11_pool_nif.so"]
+    assert File.regular?(project.chaos)
 
     # Mix looks for priv before the compilers run, when this one did not exist yet.
     app_path = in_project(project, &Mix.Project.app_path/0)
@@ -89,13 +92,53 @@ defmodule Pkcs11Pool.BuildTest do
 
   test "puts a library back that is gone", %{project: project} do
     compile(project)
-    chaos = Path.join(Path.dirname(project.library), "pkcs11_pool_chaos.so")
 
-    for library <- [project.library, chaos] do
+    for library <- [project.library, project.chaos] do
       File.rm!(library)
       assert {{:ok, []}, ""} = compile(project)
       assert File.regular?(library)
     end
+  end
+
+  test "builds the chaos module in :dev, and for production only when asked", %{project: project} do
+    # Its crate does not compile: nobody tries.
+    write(project.dir, "native/chaos/src/lib.rs", "fn broken(")
+    assert {{:ok, []}, ""} = compile_in(project, :prod)
+    assert priv(project) == ["pkcs11_pool_nif.so"]
+    refute File.exists?(in_build(project, :prod))
+
+    write(project.dir, "native/chaos/src/lib.rs", "")
+    assert {{:ok, []}, ""} = compile_in(project, :dev)
+    assert priv(project) == ["pkcs11_pool_nif.so"]
+    assert File.regular?(in_build(project, :dev))
+
+    put_env("PKCS11_POOL_CHAOS", "1")
+    assert {{:ok, []}, ""} = compile_in(project, :prod)
+    assert priv(project) == ["pkcs11_pool_chaos.so", "pkcs11_pool_nif.so"]
+
+    # It does not stay in the next release.
+    put_env("PKCS11_POOL_CHAOS", nil)
+    compile_in(project, :prod)
+    assert priv(project) == ["pkcs11_pool_nif.so"]
+
+    put_env("PKCS11_POOL_CHAOS", "0")
+    compile_in(project, :dev)
+    refute File.exists?(in_build(project, :dev))
+  end
+
+  test "a folder of the user's for the build says nothing about the environment, MIX_ENV does", %{
+    project: project
+  } do
+    folder = Path.join(project.dir, "elsewhere")
+    chaos = Path.join(folder, "lib/#{project.app}/chaos/pkcs11_pool_chaos.so")
+    put_env("MIX_BUILD_PATH", folder)
+    put_env("MIX_ENV", "prod")
+    compile(project)
+    refute File.exists?(chaos)
+
+    put_env("MIX_ENV", "test")
+    compile(project)
+    assert File.regular?(chaos)
   end
 
   test "returns warnings, again while they last", %{project: project} do
@@ -158,6 +201,7 @@ defmodule Pkcs11Pool.BuildTest do
     in_project(project, &Pkcs11PoolNif.clean/0)
     refute File.exists?(target_dir)
     refute File.exists?(Path.dirname(project.library))
+    refute File.exists?(project.chaos)
   end
 
   # The compiler reads the library, which may change the time of the last access.
@@ -166,6 +210,20 @@ defmodule Pkcs11Pool.BuildTest do
   defp compile(project, args \\ []) do
     with_io(:stderr, fn -> in_project(project, fn -> Pkcs11PoolNif.run(args) end) end)
   end
+
+  # As `MIX_ENV=... mix compile` would.
+  defp compile_in(project, env) do
+    Mix.env(env)
+    compile(project)
+  after
+    Mix.env(:test)
+  end
+
+  defp in_build(project, env) do
+    Path.join(project.dir, "_build/#{env}/lib/#{project.app}/chaos/pkcs11_pool_chaos.so")
+  end
+
+  defp priv(project), do: project.library |> Path.dirname() |> File.ls!() |> Enum.sort()
 
   defp in_project(project, fun) do
     Mix.Project.in_project(project.app, project.dir, fn _module -> fun.() end)

@@ -102,11 +102,35 @@ defmodule Pkcs11Pool.ConsumerTest do
     bench(dir, env)
 
     run!(dir, env, "mix", ["release", "--quiet", "--overwrite"])
-    refute File.exists?(Path.join(dir, "_build/prod/rel/consumer/lib/pkcs11_pool-0.1.0/native"))
+    released = Path.join(dir, "_build/prod/rel/consumer/lib/pkcs11_pool-0.1.0")
+    refute File.exists?(Path.join(released, "native"))
+    # Nothing in production misbehaves on command.
+    assert Path.wildcard(Path.join(released, "**/*.so")) |> Enum.map(&Path.basename/1) ==
+             ["pkcs11_pool_nif.so"]
 
     code = "{:ok, _} = Application.ensure_all_started(:consumer); Consumer.sign_and_verify()"
     output = run!(dir, env, "_build/prod/rel/consumer/bin/consumer", ["eval", code])
     assert output =~ "signed and verified"
+  end
+
+  test "a project's tests have the chaos module, and its production is told how to get it", %{
+    tmp_dir: dir,
+    env: env
+  } do
+    code = ~S"""
+    chaos = Pkcs11Pool.Testing.Chaos.start!(System.fetch_env!("TOKEN_MODULE"))
+    IO.puts(Path.basename(chaos.module))
+    """
+
+    start = ["run", "--no-start", "-e", code]
+    # MIX_ENV=dev is what Mix takes by default.
+    dev = %{env | "MIX_ENV" => nil}
+    assert run!(dir, dev, "mix", start) =~ "pkcs11_pool_chaos.so"
+
+    assert {output, 1} = System.cmd("mix", start, cd: dir, env: env, stderr_to_stdout: true)
+
+    assert output =~
+             "run `PKCS11_POOL_CHAOS=1 mix deps.compile pkcs11_pool --force`"
   end
 
   # The project's application is not started for it: that would fail without its token.

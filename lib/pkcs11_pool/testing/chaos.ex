@@ -59,8 +59,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   see `pin_limit/2`. It also finds misuse on which real modules crash, answers it with an error,
   and keeps it out of the real module, see `violations/1`.
 
-  A chaos module is for tests: whoever may use its folder may steer it. Its library stands in the
-  application's `priv`; nothing else loads it.
+  A chaos module is for tests: whoever may use its folder may steer it. Its library is built when your
+  project is compiled in `:dev` or `:test`, and is no part of a release. To have it elsewhere, in a
+  release too, set `PKCS11_POOL_CHAOS=1` when this application is compiled; `PKCS11_POOL_CHAOS=0`: never.
   """
 
   import Pkcs11Pool.Testing.Chaos.Words
@@ -118,6 +119,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def start!(real_module, opts \\ []) do
     opts = Keyword.validate!(opts, module_env: %{}, copy: false, tmp_dir: System.tmp_dir!())
     unless File.regular?(real_module), do: raise(ArgumentError, "there is no #{real_module}")
+    library = library!()
     dir = make_dir!(Path.expand(opts[:tmp_dir]))
 
     chaos = %__MODULE__{
@@ -128,7 +130,6 @@ defmodule Pkcs11Pool.Testing.Chaos do
       init: Path.join(dir, "init")
     }
 
-    library = Application.app_dir(:pkcs11_pool, "priv/native/pkcs11_pool_chaos.so")
     File.cp!(library, chaos.module)
     real = if opts[:copy], do: copy!(real_module, dir), else: Path.expand(real_module)
 
@@ -140,6 +141,17 @@ defmodule Pkcs11Pool.Testing.Chaos do
     """)
 
     chaos
+  end
+
+  # Only one that was asked for by PKCS11_POOL_CHAOS=1 is in priv.
+  defp library! do
+    places =
+      for dir <- ["chaos", "priv/native"],
+          do: Application.app_dir(:pkcs11_pool, Path.join(dir, "pkcs11_pool_chaos.so"))
+
+    Enum.find(places, &File.regular?/1) ||
+      raise "the library of Pkcs11Pool.Testing.Chaos was not built, since that is done without being asked only in " <>
+              "the environments :dev and :test: run `PKCS11_POOL_CHAOS=1 mix deps.compile pkcs11_pool --force`"
   end
 
   defp make_dir!(parent) do
