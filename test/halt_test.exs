@@ -81,6 +81,30 @@ defmodule Pkcs11Pool.HaltTest do
   Process.sleep(:infinity)
   """
 
+  # A module hangs that somebody has asked what it has, and does not wait for any more.
+  @listing ~S"""
+  alias Pkcs11Pool.Testing.Chaos
+
+  [chaos, ending] = System.argv()
+  {chaos, []} = Code.eval_string(chaos)
+  {:ok, _started} = Application.ensure_all_started(:pkcs11_pool)
+  Chaos.hang(chaos, :C_GetTokenInfo)
+  opts = [module: chaos.module, module_env: chaos.module_env]
+  {:error, %{reason: :operation_timeout}} = Pkcs11Pool.Token.list([operation_timeout: 500] ++ opts)
+
+  hangs = fn wait ->
+    if Chaos.hanging(chaos)["C_GetTokenInfo"] in [nil, 0] do
+      Process.sleep(1)
+      wait.(wait)
+    end
+  end
+
+  hangs.(hangs)
+  IO.puts("under load")
+  if ending == "halt", do: System.halt(0), else: System.stop(0)
+  Process.sleep(:infinity)
+  """
+
   # Pools of an application, which the end of the VM stops one after the other.
   @stopping ~S"""
   defmodule Top do
@@ -184,6 +208,14 @@ defmodule Pkcs11Pool.HaltTest do
 
     # With the start of a VM.
     assert time < 60_000_000
+  end
+
+  for ending <- ["halt", "stop"] do
+    test "System.#{ending} with a module that hangs while it tells what it has ends well" do
+      %{chaos: chaos} = ChaosToken.for_test!()
+      chaos = inspect(chaos, structs: false, limit: :infinity)
+      ends_well(script!("listing", @listing), [chaos, unquote(ending)])
+    end
   end
 
   for executor <- [:dirty_io, :threads] do

@@ -321,7 +321,13 @@ defmodule Pkcs11Pool.InformationTest do
 
       # The two change places, without a word to the application.
       Chaos.swap_slots(token.chaos, token.slot_id, other)
-      assert {:error, %Error{reason: :token_unavailable}} = Pkcs11Pool.token_info(pool)
+
+      # It is looked for, and may be found in time.
+      case Pkcs11Pool.token_info(pool) do
+        {:error, error} -> assert error.reason == :token_unavailable
+        {:ok, info} -> assert info.serial == token.serial
+      end
+
       assert :ok = Pkcs11Pool.await_ready(pool, 30_000)
       assert {:ok, %{serial: serial}} = Pkcs11Pool.token_info(pool)
       assert serial == token.serial

@@ -350,12 +350,15 @@ fn provision<'a>(env: Env<'a>, place: Arg<'a, decode::Place<'a>>, what: Term<'a>
 
 /// What a module says of itself, its slots and tokens: `{:ok, map}`, `{:error, error}`, or `:timeout`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn read_module<'a>(env: Env<'a>, place: decode::ModulePlace) -> Term<'a> {
-    match token::report(place.module.clone(), place.config(), Duration::from_millis(place.timeout)) {
-        Some(Ok(report)) => (atoms::ok(), information::module(env, &report)).encode(env),
-        Some(Err(error)) => (atoms::error(), encode::error(env, &error)).encode(env),
-        None => atoms::timeout().encode(env),
-    }
+fn read_module<'a>(env: Env<'a>, place: Arg<'a, decode::ModulePlace>) -> Term<'a> {
+    answer(env, || {
+        let place = place.get()?;
+        Ok(match token::report(place.module.clone(), place.config(), Duration::from_millis(place.timeout)) {
+            Some(Ok(report)) => (atoms::ok(), information::module(env, &report)).encode(env),
+            Some(Err(error)) => (atoms::error(), encode::error(env, &error)).encode(env),
+            None => atoms::timeout().encode(env),
+        })
+    })
 }
 
 /// Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling, as it was before.
