@@ -67,8 +67,8 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
       assert Chaos.violations(chaos) == []
     end
 
-    test "each copy is a module of its own", %{token: token, chaos: chaos} = context do
-      other = Chaos.start!(token.module, copy: true, module_env: token.module_env)
+    test "each one is a module of its own", %{token: token, chaos: chaos} = context do
+      other = Chaos.start!(token.module, module_env: token.module_env)
       on_exit(fn -> Chaos.stop(other) end)
       pool = start_pool!(context)
       start_pool!(%{context | chaos: other}, name: :"#{pool}-other")

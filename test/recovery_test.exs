@@ -396,6 +396,7 @@ defmodule Pkcs11Pool.RecoveryTest do
       # Two chaos modules around one real one: to the second, the first is the other library.
       other =
         Chaos.start!(token.module |> real_of(),
+          copy: false,
           module_env: token.module_env,
           tmp_dir: SoftHSM.dir()
         )

@@ -292,7 +292,8 @@ defmodule Pkcs11Pool.ReloadTest do
 
   test "is refused for a module that another library has initialized", %{token: token} do
     [_, real] = Regex.run(~r/^module=(.*)$/m, File.read!(token.module <> ".conf"))
-    other = Chaos.start!(real, module_env: token.module_env, tmp_dir: SoftHSM.dir())
+    opts = [copy: false, module_env: token.module_env, tmp_dir: SoftHSM.dir()]
+    other = Chaos.start!(real, opts)
     on_exit(fn -> Chaos.stop(other) end)
     first = start!(token, pool_size: 1)
     assert {:ok, _bytes} = Pkcs11Pool.generate_random(first, 8)

@@ -1,5 +1,5 @@
 defmodule Pkcs11Pool.Testing.Chaos do
-  @moduledoc """
+  @moduledoc ~S"""
   A PKCS#11 module for tests, which wraps a real one and misbehaves on command.
 
   With it `mix test` shows how an application gets along when its HSM is slow, full, hung,
@@ -9,43 +9,65 @@ defmodule Pkcs11Pool.Testing.Chaos do
         use ExUnit.Case, async: true
 
         alias Pkcs11Pool.Testing.Chaos
+        alias Pkcs11Pool.Token
 
-        setup do
-          chaos = Chaos.start!("/usr/lib/softhsm/libsofthsm2.so")
+        @moduletag :tmp_dir
+
+        # A token for each test, in the test's own folder, and a pool on it with a name of its own.
+        setup %{module: module, test: test, tmp_dir: dir} do
+          hsm = {module, test}
+          conf = Path.join(dir, "softhsm2.conf")
+          File.write!(conf, "directories.tokendir = #{dir}\n")
+
+          chaos =
+            Chaos.start!("/usr/lib/softhsm/libsofthsm2.so",
+              module_env: %{"SOFTHSM2_CONF" => conf}
+            )
+
           on_exit(fn -> Chaos.stop(chaos) end)
+          opts = [module: chaos.module, module_env: chaos.module_env]
 
-          start_supervised!(
-            {Pkcs11Pool,
-             name: MyApp.HSM,
-             module: chaos.module,
-             module_env: chaos.module_env,
-             slot: {:token_label, "test"},
-             pin: {:env, "TEST_PIN"}}
-          )
+          # The token's label and PINs; a new SoftHSM has one slot, number 0.
+          [so_pin, pin] = for pin <- ["87654321", "12345678"], do: fn -> pin end
+          :ok = Token.init([slot: {:slot_id, 0}] ++ opts, "payments", so_pin)
+          opts = [slot: {:token_label, "payments"}] ++ opts
+          :ok = Token.init_pin(opts, so_pin, pin)
 
-          %{chaos: chaos}
+          start_supervised!({Pkcs11Pool, [name: hsm, pin: pin] ++ opts})
+
+          {:ok, _key_pair} =
+            Pkcs11Pool.generate_key_pair(
+              hsm,
+              :ec_key_pair_gen,
+              [token: true, label: "signing", ec_params: :secp256r1, verify: true],
+              token: true, label: "signing", private: true, sign: true
+            )
+
+          %{hsm: hsm, chaos: chaos}
         end
 
-        test "a slow HSM delays a payment, and does not lose it", %{chaos: chaos} do
-          Chaos.latency(chaos, :C_Sign, 500..2_000)
-          assert {:ok, _receipt} = MyApp.Payments.pay(100)
+        test "a slow HSM delays a signature, and does not lose it", %{hsm: hsm, chaos: chaos} do
+          Chaos.latency(chaos, :C_Sign, 100..200)
+          digest = :crypto.hash(:sha256, "payment")
+          assert {:ok, signature} = Pkcs11Pool.sign(hsm, "signing", :ecdsa, digest)
+          assert :ok = Pkcs11Pool.verify(hsm, "signing", :ecdsa, digest, signature)
           assert Chaos.calls(chaos, :C_Sign) == 1
         end
 
-        test "a payment is refused while the HSM is away, and works later", %{chaos: chaos} do
+        test "a signature fails while the HSM is away, and works later", %{hsm: hsm, chaos: chaos} do
+          digest = :crypto.hash(:sha256, "payment")
           Chaos.remove_token(chaos)
-          assert {:error, :try_later} = MyApp.Payments.pay(100)
+          assert {:error, %Pkcs11Pool.Error{}} = Pkcs11Pool.sign(hsm, "signing", :ecdsa, digest)
           Chaos.return_token(chaos, slot_id: 77)
           # The pool looks for it now and then.
-          assert :ok = Pkcs11Pool.await_ready(MyApp.HSM, 30_000)
-          assert {:ok, _receipt} = MyApp.Payments.pay(100)
+          assert :ok = Pkcs11Pool.await_ready(hsm, 30_000)
+          assert {:ok, _signature} = Pkcs11Pool.sign(hsm, "signing", :ecdsa, digest)
+          assert Chaos.violations(chaos) == []
         end
       end
 
-  Each `start!/2` makes a module of its own, with its own `C_Initialize`, sessions, counts and
-  rules, so that tests can run at the same time. The module behind it is the real one's, though:
-  two chaos modules around the same file share its sessions and login, unless each wraps a copy
-  (`copy: true`).
+  Each `start!/2` makes a module of its own around a copy of the real one, with its own
+  `C_Initialize`, sessions, login, counts and rules, so that tests can run at the same time.
 
   Commands work from `start!/2` on: what comes before the pool has loaded the module is done when
   it does, so that a pool can be started on a token that is away. They work while calls hang, and
@@ -109,15 +131,17 @@ defmodule Pkcs11Pool.Testing.Chaos do
   Options:
 
     * `:module_env` - variables that the real module needs, such as `SOFTHSM2_CONF`
-    * `:copy` - wrap a copy of the real module, which so gets its own sessions and login; not
-      every vendor's module works from another folder. Default `false`
+    * `:copy` - wrap a copy of the real module, which so has its own `C_Initialize`, sessions and
+      login. Default `true`. `false`, for a vendor's module that does not work from another folder:
+      nothing else in the VM may then use that file, be it a pool or a second chaos module. They
+      would share it, and the first `C_Finalize` would crash the VM under the other one's calls
     * `:tmp_dir` - where its folder is made, by default `System.tmp_dir!/0`
   """
   @spec start!(Path.t(), [
           {:module_env, map} | {:copy, boolean} | {:tmp_dir, Path.t()}
         ]) :: t
   def start!(real_module, opts \\ []) do
-    opts = Keyword.validate!(opts, module_env: %{}, copy: false, tmp_dir: System.tmp_dir!())
+    opts = Keyword.validate!(opts, module_env: %{}, copy: true, tmp_dir: System.tmp_dir!())
     unless File.regular?(real_module), do: raise(ArgumentError, "there is no #{real_module}")
     library = library!()
     dir = make_dir!(Path.expand(opts[:tmp_dir]))
