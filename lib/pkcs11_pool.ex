@@ -59,15 +59,18 @@ defmodule Pkcs11Pool do
   @doc """
   The specification of a pool for a supervisor: `{Pkcs11Pool, name: MyApp.HSM, module: ...}`.
 
-  The options are those of `start_link/1`. A pool belongs before whatever calls it.
+  The options are those of `start_link/1`, and are checked here: unknown or bad ones raise `ArgumentError`. A pool belongs before whatever calls it.
+
+  Supervisors log the start call of a child, with its arguments. Those of this specification are the checked options, which show no value of
+  `:module_env` and `:module_args`, and no argument of the `:pin` function. A specification that you write by hand, with `start_link/1` and a keyword list,
+  shows them all.
   """
   @spec child_spec(keyword) :: Supervisor.child_spec()
   def child_spec(options) do
-    unless Keyword.keyword?(options),
-      do: raise(ArgumentError, "expected options to be a keyword list")
+    options = Options.validate!(options)
 
     %{
-      id: {Pkcs11Pool, options[:name]},
+      id: {Pkcs11Pool, options.name},
       start: {__MODULE__, :start_link, [options]},
       type: :supervisor
     }
@@ -83,10 +86,9 @@ defmodule Pkcs11Pool do
 
   Calls `C_Initialize`, `C_GetSlotList`, `C_GetTokenInfo`, and then, unless `:lazy`, `C_OpenSession` and `C_Login`, in the background.
   """
-  @spec start_link(keyword) :: {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}
-  def start_link(options) do
-    options = Options.validate!(options)
-
+  @spec start_link(keyword | Options.t()) ::
+          {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}
+  def start_link(%Options{} = options) do
     case Pkcs11Pool.Supervisor.start_link(options) do
       {:ok, supervisor} when options.start == :strict -> strict(supervisor, options)
       {:ok, supervisor} -> {:ok, supervisor}
@@ -94,6 +96,8 @@ defmodule Pkcs11Pool do
       {:error, reason} -> {:error, reason}
     end
   end
+
+  def start_link(options), do: options |> Options.validate!() |> start_link()
 
   defp strict(supervisor, options) do
     with {:error, error} <- Ready.await(options.name, start_timeout(options), :fail) do

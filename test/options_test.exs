@@ -17,6 +17,10 @@ defmodule Pkcs11Pool.OptionsTest do
     for bad <- [%{}, %{name: :hsm}, nil, [:name], [{"name", :hsm}]] do
       assert_raise ArgumentError, ~r/keyword list/, fn -> Pkcs11Pool.child_spec(bad) end
     end
+
+    assert_raise ArgumentError, ~r/did you mean :pool_size/, fn ->
+      Pkcs11Pool.child_spec([poolsize: 1] ++ @required)
+    end
   end
 
   test "defaults are the documented ones" do
@@ -95,7 +99,15 @@ defmodule Pkcs11Pool.OptionsTest do
         retry_policy: %{0x5 => :device_trouble, 0x80000123 => :dead_session}
       )
 
-    for {name, value} <- kept, do: assert({name, Map.fetch!(options, name)} == {name, value})
+    sealed = [:pin, :module_env, :module_args]
+
+    for {name, value} <- Keyword.drop(kept, sealed),
+        do: assert({name, Map.fetch!(options, name)} == {name, value})
+
+    for name <- sealed do
+      assert is_function(Map.fetch!(options, name), 0)
+      assert Options.reveal(Map.fetch!(options, name)) == kept[name]
+    end
   end
 
   test "unknown and missing options are named as NimbleOptions does" do
@@ -212,7 +224,7 @@ defmodule Pkcs11Pool.OptionsTest do
           {{:file, "/run/secrets/pin"}, {:file, "/run/secrets/pin"}},
           {nil, nil}
         ] do
-      assert options(pin: given).pin == kept
+      assert Options.reveal(options(pin: given).pin) == kept
     end
 
     assert message(pin: "hunter2") =~
@@ -272,15 +284,18 @@ defmodule Pkcs11Pool.OptionsTest do
     assert message(user: :so, read_only: true) =~ ":read_only"
   end
 
-  test "inspect shows neither the source's arguments nor the variables' values" do
+  test "inspect shows neither the source's arguments, the variables' values nor the module's arguments" do
     options =
       options(
         pin: {MyApp.Secrets, :pin, ["hunter2"]},
-        module_env: %{"KMS_TOKEN" => "hunter2"}
+        module_env: %{"KMS_TOKEN" => "hunter2"},
+        module_args: "hunter2"
       )
 
     shown = inspect(options, limit: :infinity)
     refute shown =~ "hunter2"
+    refute inspect(options, structs: false, limit: :infinity) =~ "hunter2"
+    refute to_string(:io_lib.format("~p", [options])) =~ "hunter2"
     assert shown =~ "MyApp.Secrets.pin/1"
     assert shown =~ "KMS_TOKEN"
     assert shown =~ "pool_size: 4"

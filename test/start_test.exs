@@ -280,7 +280,7 @@ defmodule Pkcs11Pool.StartTest do
       token: token
     } do
       options = Pkcs11Pool.Options.validate!(SoftHSM.pool_opts(token))
-      options = %{options | module_env: %{"SECRET" => "hunter2\xE9"}}
+      options = %{options | module_env: fn -> %{"SECRET" => "hunter2\xE9"} end}
 
       log =
         capture_log(fn ->

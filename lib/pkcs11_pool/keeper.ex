@@ -271,7 +271,7 @@ defmodule Pkcs11Pool.Keeper do
 
   defp ask_pin(%{options: options, pool: pool} = state, attempt) do
     {_pid, monitor} =
-      PinProcess.start([options.pin], options.pin_timeout, fn
+      PinProcess.start([Options.reveal(options.pin)], options.pin_timeout, fn
         {:ok, [pin]} -> Native.provide_pin(pool, attempt, {:ok, pin})
         {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(PinSource.details(reason)))
       end)
@@ -384,8 +384,8 @@ defmodule Pkcs11Pool.Keeper do
       label: inspect(options.name),
       module: options.module,
       module_sha256: options.module_sha256,
-      module_env: options.module_env || %{},
-      module_args: options.module_args,
+      module_env: Options.reveal(options.module_env) || %{},
+      module_args: Options.reveal(options.module_args),
       slot: Options.native_slot(options.slot),
       exclusive: options.type == :token,
       login: login(options),

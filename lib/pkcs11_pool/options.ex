@@ -52,18 +52,25 @@ defmodule Pkcs11Pool.Options do
           | {:slot_id, non_neg_integer}
           | {:uri, Pkcs11Pool.URI.slot()}
 
+  # What may be secret is kept in a function that returns it. The options stand in child specifications and states, which supervisors and crash
+  # reports show, some of them with `~p`, that knows nothing of `Inspect`: of a function it shows no more than its name.
+  @sealed [:pin, :module_env, :module_args]
+
+  @typedoc "A value that may be secret, behind a function."
+  @opaque sealed(value) :: (() -> value)
+
   @typedoc "Checked options. Times are milliseconds; `:module_sha256` is in lower case."
   @type t :: %__MODULE__{
           name: term,
           module: Path.t(),
           module_sha256: String.t() | nil,
-          module_env: %{optional(String.t()) => String.t()} | nil,
-          module_args: String.t() | nil,
+          module_env: sealed(%{optional(String.t()) => String.t()}) | nil,
+          module_args: sealed(String.t()) | nil,
           slot: slot,
           type: :hsm | :cloud_hsm | :token,
           pool_size: 1..1_024,
           stripes: 1..1_024,
-          pin: PinSource.normalized() | nil,
+          pin: sealed(PinSource.normalized()) | nil,
           pin_timeout: pos_integer,
           pin_retention: :per_login | :until_logout,
           user: :user | :so,
@@ -127,7 +134,21 @@ defmodule Pkcs11Pool.Options do
     |> default_of_type()
     |> check_stripes!()
     |> check_login!()
+    |> seal()
   end
+
+  defp seal(options),
+    do: Enum.reduce(@sealed, options, &Map.update!(&2, &1, fn v -> seal_value(v) end))
+
+  defp seal_value(nil), do: nil
+  defp seal_value(value), do: fn -> value end
+
+  @doc """
+  The value of `:pin`, `:module_env` or `:module_args`.
+  """
+  @spec reveal(sealed(value) | nil) :: value | nil when value: term
+  def reveal(nil), do: nil
+  def reveal(sealed), do: sealed.()
 
   @doc """
   The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of
@@ -331,13 +352,19 @@ defmodule Pkcs11Pool.Options do
   defimpl Inspect do
     import Inspect.Algebra
 
-    # The arguments of a PIN source and the values of variables may be secret.
+    alias Pkcs11Pool.Options
+
+    # The arguments of a PIN source, the values of variables and the module's arguments may be secret.
     def inspect(options, opts) do
       fields =
         options
         |> Map.from_struct()
-        |> Map.update!(:pin, &if(&1, do: Pkcs11Pool.PinSource.describe(&1)))
-        |> Map.update!(:module_env, &if(&1, do: Map.keys(&1)))
+        |> Map.update!(
+          :pin,
+          &if(&1, do: &1 |> Options.reveal() |> Pkcs11Pool.PinSource.describe())
+        )
+        |> Map.update!(:module_env, &if(&1, do: &1 |> Options.reveal() |> Map.keys()))
+        |> Map.update!(:module_args, &if(&1, do: :withheld))
         |> Enum.sort()
 
       container_doc("#Pkcs11Pool.Options<", fields, ">", opts, fn {name, value}, opts ->
