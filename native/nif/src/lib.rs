@@ -325,15 +325,13 @@ fn logout<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, force: Arg<'a, 
 
 /// Finalizes and initializes the pool's module again. A ticket; the answer comes as `{tag, result}`.
 #[rustler::nif]
-fn reload<'a>(
-    env: Env<'a>,
-    pool: ResourceArc<PoolResource>,
-    tag: Term<'a>,
-    queue_timeout: Option<u64>,
-) -> ResourceArc<TicketResource> {
-    let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
-    pool.pool.reload(header.clone());
-    ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None })
+fn reload<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
+    answer(env, || {
+        let (pool, queue_timeout) = (pool.get()?, queue_timeout.get()?);
+        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        pool.pool.reload(header.clone());
+        Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
+    })
 }
 
 /// Makes a token, or sets a PIN: `:ok` or `{:error, error}`.
