@@ -142,6 +142,10 @@ defmodule Pkcs11Pool do
   One consistent snapshot:
 
     * `:state` - `:up`, `:down` (no token: `:down` is the error) or `:draining`
+    * `:health` - whether calls succeed, as far as the pool knows: `:ready`, `:degraded` (they do, but something is wrong) or `:down` (they
+      fail, or wait in vain), see `Pkcs11Pool.Health`
+    * `:health_reason` - the `Pkcs11Pool.Error` that says what is wrong, nil if the pool is ready
+    * `:health_since` - since when, in milliseconds since 1970 (`DateTime.from_unix!(since, :millisecond)`), nil if the pool is ready
     * `:executor` - `:dirty_io`, `:threads`, or `:mixed` after a resize beyond the dirty-IO schedulers
     * `:size` - the most sessions; `:ceiling` - the most that the token allows now
     * `:idle`, `:running`, `:leased`, `:opening`, `:closing` - sessions
@@ -166,6 +170,7 @@ defmodule Pkcs11Pool do
         status
         |> Map.drop([:draining, :down, :runners, :active])
         |> Map.merge(%{state: state(status), executor: executor})
+        |> Map.update!(:health_reason, &(&1 && Error.from_native(&1, pool)))
         |> Map.merge(
           if(status.down, do: %{down: Error.from_native(status.down, pool)}, else: %{})
         )

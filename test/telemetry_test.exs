@@ -33,6 +33,20 @@ defmodule Pkcs11Pool.TelemetryTest do
     assert map_size(measured) == 1
   end
 
+  test "a health check's call is nobody's operation" do
+    token = SoftHSM.new_token!()
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: :checked)})
+    :ok = Pkcs11Pool.await_ready(:checked, 30_000)
+    assert Pkcs11Pool.Health.check(:checked, call: true, timeout: 30_000) == :ok
+    assert {:ok, _} = Pkcs11Pool.generate_random(:checked, 8)
+
+    assert_received {[:pkcs11_pool, :operation, :stop], _,
+                     %{pool: :checked, operation: :generate_random}}
+
+    refute_received {[:pkcs11_pool, :operation, :stop], _, %{pool: :checked, operation: :probe}}
+    Pools.drained!(:checked)
+  end
+
   test "a call that hangs is an event, and so is the end of its session" do
     alias Pkcs11Pool.Test.{ChaosToken, SoftHSM}
     alias Pkcs11Pool.Testing.Chaos

@@ -51,6 +51,8 @@ defmodule Pkcs11Pool.Error do
   | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
   | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool; or a pool has it, and `Pkcs11Pool.Token` wants it, or the other way round | |
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
+  | `:sessions_hung` | why a pool is not well (`Pkcs11Pool.Health`): the module does not return from calls | `:hung` calls, `:size` |
+  | `:starting` | why a pool is not well: it has not opened its first session yet | |
   | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
 
   With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,
@@ -111,7 +113,9 @@ defmodule Pkcs11Pool.Error do
     :ambiguous_slot,
     :slot_in_use,
     :not_owner,
-    :lease_ended
+    :lease_ended,
+    :sessions_hung,
+    :starting
   ]
 
   # What may be otherwise a moment later, without anybody's doing.
@@ -124,6 +128,8 @@ defmodule Pkcs11Pool.Error do
     :module_busy,
     :module_stuck,
     :pin_source_failed,
+    :sessions_hung,
+    :starting,
     :session_handle_invalid,
     :session_closed,
     :session_count,

@@ -75,6 +75,7 @@ defmodule Pkcs11Pool.Keeper do
         :lease_timeout,
         :max_waiting,
         :type,
+        :lazy,
         :pin_timeout,
         :protected_authentication_path
       ])
@@ -393,6 +394,7 @@ defmodule Pkcs11Pool.Keeper do
       retain_pin: options.pin_retention == :until_logout,
       inactivity_timeout: inactivity(options),
       explicit_login: options.type == :token and options.reauthentication == :fail,
+      lazy: options.lazy,
       read_only: options.read_only,
       serialize: options.serialize,
       operation_timeout: finite(options.operation_timeout),

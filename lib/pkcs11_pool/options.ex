@@ -170,6 +170,23 @@ defmodule Pkcs11Pool.Options do
     end)
   end
 
+  @health_defaults %{call: false, timeout: 1_000}
+
+  @doc """
+  The options of `Pkcs11Pool.Health.check/2`. Raises `ArgumentError` that names the option.
+  """
+  @spec health!(keyword) :: %{call: boolean, timeout: pos_integer}
+  def health!(options) do
+    keyword!(options)
+    known!(options, Map.keys(@health_defaults))
+
+    options
+    |> Enum.reverse()
+    |> Enum.reduce(@health_defaults, fn {name, value}, health ->
+      Map.replace!(health, name, Value.validate!(name, value))
+    end)
+  end
+
   @token_names [
     :module,
     :slot,

@@ -15,6 +15,7 @@ defmodule Pkcs11Pool.Registry do
           lease_timeout: timeout,
           max_waiting: non_neg_integer,
           type: :hsm | :cloud_hsm | :token,
+          lazy: boolean,
           pin_timeout: pos_integer,
           protected_authentication_path: boolean
         }

@@ -93,6 +93,18 @@ defmodule Pkcs11Pool.Error.Text do
     {"the pool is stopping and takes no new operations", "Only a restart of the pool resumes it"}
   end
 
+  # Health
+
+  defp explain(:starting, _details, _error) do
+    {"the pool has not opened its first session yet",
+     "await_ready/2 waits for it; with lazy: true a pool opens none before the first call"}
+  end
+
+  defp explain(:sessions_hung, details, _error) do
+    {"the module does not return from #{hung(details)}",
+     "Find out what it waits for; on native threads (executor: :threads) sessions that hang are replaced"}
+  end
+
   # Keys and objects
 
   defp explain(:key_not_found, _details, _error) do
@@ -366,6 +378,11 @@ defmodule Pkcs11Pool.Error.Text do
   end
 
   # Details
+
+  defp hung(%{hung: hung, size: size}) when is_integer(hung) and is_integer(size),
+    do: "#{hung} calls (of a pool of #{size} sessions)"
+
+  defp hung(_details), do: "calls"
 
   defp within(%{timeout_ms: ms}) when is_number(ms), do: " within #{ms} ms"
   defp within(_details), do: " in time"

@@ -127,7 +127,8 @@ defmodule Pkcs11Pool.Options.Value do
              :read_only,
              :serialize,
              :partial,
-             :force
+             :force,
+             :call
            ] do
     if is_boolean(value), do: value, else: invalid!(name, "boolean", value)
   end
@@ -145,10 +146,10 @@ defmodule Pkcs11Pool.Options.Value do
   end
 
   # A source that may take for ever could hold up every caller for ever.
-  def validate!(:pin_timeout, value) do
+  def validate!(name, value) when name in [:pin_timeout, :timeout] do
     if is_integer(value) and value in 1..@longest_ms,
       do: value,
-      else: invalid!(:pin_timeout, "positive integer (milliseconds)", value)
+      else: invalid!(name, "positive integer (milliseconds)", value)
   end
 
   def validate!(name, value)

@@ -53,6 +53,7 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
     if term.is_atom() {
         return match term.decode::<Atom>()? {
             atom if atom == atoms::ping() => Ok(Request::Ping),
+            atom if atom == atoms::probe() => Ok(Request::Probe),
             atom if atom == atoms::mechanisms() => Ok(Request::Mechanisms),
             atom if atom == atoms::token_info() => Ok(Request::TokenInfo),
             _ => Err(Error::BadArg),
@@ -209,6 +210,7 @@ pub(crate) struct Options<'a> {
     exclusive: bool,
     login: Atom,
     user: u64,
+    lazy: bool,
     read_only: bool,
     serialize: bool,
     operation_timeout: Option<u64>,
@@ -249,6 +251,7 @@ impl Options<'_> {
             retain_pin: self.retain_pin,
             inactivity_timeout: self.inactivity_timeout,
             explicit_login: self.explicit_login,
+            lazy: self.lazy,
             read_only: self.read_only,
             operation_timeout: self.operation_timeout,
             key_cache_ttl: self.key_cache_ttl,

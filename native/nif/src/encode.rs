@@ -4,7 +4,7 @@ use rustler::types::map::map_new;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
 use token::host::{Notice, Outcome};
 use token::p11::{AttributeRead, MechanismInfo};
-use token::{Answer, Cost, Error, Executed, Failure, Object, Retry, Status, Unavailable};
+use token::{Ailment, Answer, Cost, Error, Executed, Failure, Health, Object, Retry, Status, Unavailable};
 
 use crate::{atoms, information};
 
@@ -99,6 +99,7 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         Error::ModuleConflict { path, option } => {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }
+        Error::SessionsHung { hung, size } => vec![(atoms::hung(), hung.encode(env)), (atoms::size(), size.encode(env))],
         Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
         Error::ModuleBusy { path } | Error::ModuleAdopted { path } => vec![(atoms::path(), path.encode(env))],
         Error::ModuleStuck { path, inside } => vec![(atoms::path(), path.encode(env)), (atoms::inside(), inside.encode(env))],
@@ -154,12 +155,26 @@ fn cost(cost: Cost) -> Atom {
     }
 }
 
+fn health(health: Health) -> Atom {
+    match health {
+        Health::Ready => atoms::ready(),
+        Health::Degraded => atoms::degraded(),
+        Health::Down => atoms::down(),
+    }
+}
+
 /// One snapshot.
 pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
     let stats = &status.sessions;
     let down = match &status.down {
         Some(error) => self::error(env, error),
         None => atoms::nil().encode(env),
+    };
+    let (health, reason, since) = match &status.ailment {
+        Some(Ailment { health, error, since }) => {
+            (self::health(*health), self::error(env, error), token::unix(*since).encode(env))
+        }
+        None => (atoms::ready(), atoms::nil().encode(env), atoms::nil().encode(env)),
     };
     map(
         env,
@@ -180,6 +195,9 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
             (atoms::epoch(), status.epoch.encode(env)),
             (atoms::login(), name(env, status.login)),
             (atoms::down(), down),
+            (atoms::health(), health.encode(env)),
+            (atoms::health_reason(), reason),
+            (atoms::health_since(), since),
         ],
     )
 }

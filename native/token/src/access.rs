@@ -12,6 +12,7 @@ use crate::clock::{nanos, now};
 use crate::error::{Error, Failure};
 use crate::express::{Asked, Asker, Credential, Express};
 use crate::gate::{Attempt, Awaited, Explicit, Mark, SOURCE_INTERVAL, Verdict, Who};
+use crate::health::Failing;
 use crate::host::{Host, Keeper, Notice, Posting};
 use crate::parking::Parked;
 use crate::pool::{LoginMode, TokenPool};
@@ -50,11 +51,23 @@ pub(crate) struct Standing {
     /// That PIN itself, where it is to be retained.
     retained: Option<Pin>,
     /// The login (its word) with which its PIN was in conflict, and when that was found.
-    pub(crate) conflict: Option<(u64, Millis)>,
+    pub(crate) conflict: Option<Conflict>,
     /// Its source could not say whether there is a conflict, and when (in nanoseconds).
     failed: Option<(Error, u64)>,
-    /// It was logged out, and comes in again by an explicit login only.
-    pub(crate) must_log_in: bool,
+    /// What its source has come to, while it gives no PIN.
+    source: Failing,
+    /// When it was logged out, if it comes in again by an explicit login only.
+    pub(crate) must_log_in: Option<Millis>,
+}
+
+/// That a pool's PIN is not the one that is logged in.
+pub(crate) struct Conflict {
+    /// The login's word.
+    word: u64,
+    /// When the source was last asked.
+    at: Millis,
+    /// When that was first found.
+    since: Millis,
 }
 
 /// What the source is being asked for.
@@ -138,7 +151,7 @@ impl<H: Host> TokenPool<H> {
 
     /// The same for those that were not.
     pub(crate) fn pass(&self, token: &Token, asked_at: u64) -> Passage {
-        if self.access.standing.lock().must_log_in {
+        if self.access.standing.lock().must_log_in.is_some() {
             return Passage::Refuse(Error::ReauthenticationRequired);
         }
         match token.gate.check(self.who(), asked_at, now()) {
@@ -156,6 +169,8 @@ impl<H: Host> TokenPool<H> {
     /// The pool is admitted in this word: the epoch.
     pub(crate) fn admit(&self, word: u64) -> u64 {
         self.access.admitted.store(word, Ordering::Release);
+        self.access.standing.lock().source.clear();
+        self.record.serves();
         self.touch();
         word >> 1
     }
@@ -171,7 +186,7 @@ impl<H: Host> TokenPool<H> {
     fn compared(&self, word: u64, asked_at: u64) -> Option<Error> {
         let standing = self.access.standing.lock();
         match (&standing.conflict, &standing.failed) {
-            (Some((in_word, at)), _) if *in_word == word && now().saturating_sub(*at) < SOURCE_INTERVAL => {
+            (Some(conflict), _) if conflict.word == word && now().saturating_sub(conflict.at) < SOURCE_INTERVAL => {
                 Some(Error::LoginConflict { call: None })
             }
             (_, Some((error, at))) if asked_at <= *at => Some(error.clone()),
@@ -261,6 +276,7 @@ impl<H: Host> TokenPool<H> {
 
     /// The keeper has the PIN that was wanted, or the error that says why not.
     pub fn provide_pin(&self, number: u64, pin: Result<Pin, Error>) {
+        self.note_source(number, &pin);
         let compare = self.access.asks.lock().iter().find_map(|ask| match ask {
             Ask::Compare { number: other, word } if *other == number => Some(*word),
             _ => None,
@@ -297,7 +313,11 @@ impl<H: Host> TokenPool<H> {
                 self.now_with(mark, Some(pin));
                 self.admit(word);
             }
-            None => self.access.standing.lock().conflict = Some((word, now())),
+            None => {
+                let (mut standing, at) = (self.access.standing.lock(), now());
+                let before = standing.conflict.take().filter(|conflict| conflict.word == word);
+                standing.conflict = Some(Conflict { word, at, since: before.map_or(at, |conflict| conflict.since) });
+            }
         }
     }
 
@@ -306,7 +326,7 @@ impl<H: Host> TokenPool<H> {
         let mut standing = self.access.standing.lock();
         standing.mark = mark;
         standing.retained = pin.filter(|_| self.options.retain_pin).cloned();
-        standing.must_log_in = false;
+        standing.must_log_in = None;
     }
 
     /// The pool's mark while a login is made, so that whoever waits for it finds it; returns the one before.
@@ -386,7 +406,38 @@ impl<H: Host> TokenPool<H> {
     /// Whether this pool's credential is in conflict with the login that there is, or locked out.
     pub(crate) fn is_in_conflict(&self, token: &Token) -> bool {
         let word = token.gate.word();
-        word & 1 == 1 && matches!(self.access.standing.lock().conflict, Some((in_word, _)) if in_word == word)
+        word & 1 == 1 && self.access.standing.lock().conflict.as_ref().is_some_and(|conflict| conflict.word == word)
+    }
+
+    /// Why operations of this pool do not pass the gate, whatever others may.
+    pub(crate) fn own_trouble(&self, token: &Token) -> Option<(Error, Millis)> {
+        if self.is_admitted(token).is_some() {
+            return None;
+        }
+        let word = token.gate.word();
+        let standing = self.access.standing.lock();
+        if let Some(since) = standing.must_log_in {
+            return Some((Error::ReauthenticationRequired, since));
+        }
+        match &standing.conflict {
+            Some(conflict) if word & 1 == 1 && conflict.word == word => {
+                Some((Error::LoginConflict { call: None }, conflict.since))
+            }
+            _ => standing.source.get(),
+        }
+    }
+
+    /// What the source has given. For the login of one use of a key, it says nothing of the others.
+    fn note_source(&self, number: u64, pin: &Result<Pin, Error>) {
+        let is_for_key = |ask: &Ask| matches!(ask, Ask::Key { .. }) && ask.number() == number;
+        if self.access.asks.lock().iter().any(is_for_key) {
+            return;
+        }
+        let mut standing = self.access.standing.lock();
+        match pin {
+            Ok(_) => standing.source.clear(),
+            Err(error) => standing.source.note(error.clone(), now()),
+        }
     }
 
     pub(crate) fn abandon_if_draining(&self) {

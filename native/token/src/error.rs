@@ -94,6 +94,17 @@ pub enum Error {
     /// The pool takes nothing any more.
     #[error("the pool is draining")]
     Draining,
+    /// The pool has not opened its first session.
+    #[error("the pool has not opened its first session")]
+    Starting,
+    /// Calls do not return.
+    #[error("{hung} calls hang in a pool of {size} sessions")]
+    SessionsHung {
+        /// How many.
+        hung: usize,
+        /// Of how many sessions.
+        size: usize,
+    },
     /// The lease has ended.
     #[error("the lease has ended")]
     LeaseEnded,
@@ -236,6 +247,8 @@ impl Error {
             Self::ModuleStuck { .. } => "module_stuck",
             Self::ModuleOthers { .. } => "module_in_use",
             Self::ModuleAdopted { .. } => "module_adopted",
+            Self::Starting => "starting",
+            Self::SessionsHung { .. } => "sessions_hung",
             Self::LeaseEnded => "lease_ended",
             Self::NotOwner => "not_owner",
             Self::Interrupted { .. } => "interrupted",

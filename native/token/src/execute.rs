@@ -25,6 +25,9 @@ use crate::recovery::Trouble;
 use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
 
+/// The bytes of a probe: there is nothing smaller that goes to the device for sure, whatever the library knows by itself.
+pub(crate) const PROBE: usize = 8;
+
 /// What becomes of the session, and of the operation.
 pub(crate) enum Step {
     /// Answer; the session may serve the next.
@@ -167,6 +170,7 @@ impl Attempt<'_> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
             Request::Ping => Answer::Done,
+            Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE)?),
             Request::Apply { key, mechanism, task } => {
                 let key = self.resolver.resolve(key)?.handle;
                 self.apply(key, mechanism, task, context)?
@@ -268,7 +272,10 @@ impl Attempt<'_> {
                 operation.again(class, call, executed);
                 Step::Elsewhere("context_login")
             }
-            Class::LoginLost => return Some(self.log_in(call, may_retry, operation)),
+            Class::LoginLost => {
+                let may_retry = may_retry && !matches!(operation.request, Request::Probe);
+                return Some(self.log_in(call, may_retry, operation));
+            }
             class if is_suspicious(class) => self.investigate(class, call, failure, may_retry, operation),
             _ if call.active => Step::Discard(Err(failure), "active"),
             _ => Step::Keep(Err(failure)),

@@ -266,6 +266,11 @@ impl Gate {
         self.inner.lock().memory.poison(user).map(|poison| poison.error.clone())
     }
 
+    /// What has gone wrong with this user's logins, and since when; while somebody is logged in, with those for one use of a key.
+    pub(crate) fn trouble(&self, user: CK_USER_TYPE) -> Option<(Error, Millis)> {
+        self.inner.lock().memory.trouble(user)
+    }
+
     /// A number that no attempt has: for what else a source is asked for.
     pub fn number(&self) -> u64 {
         let mut inner = self.inner.lock();

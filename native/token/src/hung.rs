@@ -151,8 +151,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn stuck_besides(&self, besides: Option<&Arc<Cell<H>>>) -> usize {
-        let hangs = |doing: &Doing<H>| doing.reported.is_some() || (doing.since.is_some() && doing.is_given_up());
-        let is_stuck = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| hangs(doing) && !doing.stake.is_hung());
+        let is_stuck = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| doing.hangs() && !doing.stake.is_hung());
         let is_other = |cell: &Arc<Cell<H>>| besides.is_none_or(|besides| !Arc::ptr_eq(cell, besides));
         self.all_cells().iter().filter(|(_, cell)| is_other(cell) && is_stuck(cell)).count()
     }

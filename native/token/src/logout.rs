@@ -145,7 +145,7 @@ impl<H: Host> TokenPool<H> {
     fn is_logged_out(&self) {
         self.access.admitted.store(0, Ordering::Release);
         self.forget_retained();
-        self.access.standing.lock().must_log_in = self.options.explicit_login;
+        self.access.standing.lock().must_log_in = self.options.explicit_login.then(now);
     }
 
     /// Lets go of logouts that nobody waits for; the pool's gate was closed for them.

@@ -55,6 +55,7 @@ impl<H: Host> TokenPool<H> {
         match self.open(hand.cell(), is_wanted) {
             Ok(session) => {
                 self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
+                self.record.may_open();
                 let in_use = hand.opened(&self.sessions, session);
                 if self.sessions.is_capped() {
                     for grant in self.sessions.widen(now()) {
@@ -83,14 +84,23 @@ impl<H: Host> TokenPool<H> {
             Source::Session(held) => return refused(error, waiter.payload, self.release(held)),
         };
         if opening.is_hung() || !self.is_full(&error) {
+            self.note_refusal(&error);
             return refused(error, waiter.payload, self.never_opened(opening));
         }
         match self.sessions.refused(opening, waiter, now()) {
             Ok(grants) => Refused::Waits(self.first_of_all(grants, outlet)),
             Err((opening, waiter)) => {
                 let error = self.none_to_be_had(error);
+                self.note_refusal(&error);
                 refused(error, waiter.payload, self.never_opened(opening))
             }
+        }
+    }
+
+    /// Whatever is to be opened next may fail in the same way. Of a token that is away, or comes back, it says nothing.
+    fn note_refusal(&self, error: &Error) {
+        if matches!(self.readiness(), Readiness::Ready) && matches!(error, Error::Call(_)) {
+            self.record.could_not_open(error);
         }
     }
 

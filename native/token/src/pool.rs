@@ -18,6 +18,7 @@ use crate::clock::now;
 use crate::error::Error;
 use crate::gate::Listener;
 use crate::guest::Guests;
+use crate::health::{Ailment, Record};
 use crate::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::lease::Lease;
 use crate::module::ModuleConfig;
@@ -61,6 +62,8 @@ pub struct PoolOptions {
     pub inactivity_timeout: Option<Millis>,
     /// After a logout it logs in only when it is told to.
     pub explicit_login: bool,
+    /// Whether it opens its first session when it is first used.
+    pub lazy: bool,
     /// Whether its sessions are read-only.
     pub read_only: bool,
     /// How long an operation may run; then its call is held for hung, though its caller is dead and cannot give it up.
@@ -90,6 +93,7 @@ pub struct TokenPool<H: Host> {
     pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
+    pub(crate) record: Record,
     pub(crate) me: Weak<Self>,
 }
 
@@ -114,6 +118,8 @@ pub struct Status {
     pub serialized: bool,
     /// Why the pool is down.
     pub down: Option<Error>,
+    /// What is wrong with it.
+    pub ailment: Option<Ailment>,
 }
 
 impl PoolOptions {
@@ -145,6 +151,7 @@ impl<H: Host> TokenPool<H> {
             access: Access::new(),
             leases: Mutex::default(),
             size: AtomicUsize::new(size),
+            record: Record::new(),
             me: me.clone(),
         }))
     }
@@ -396,11 +403,13 @@ impl<H: Host> TokenPool<H> {
         let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
         let leased = self.leased();
         let mut sessions = self.sessions.stats();
-        let hung = sessions.hung + self.stuck();
+        let stuck = self.stuck();
+        let hung = sessions.hung + stuck;
+        let ailment = self.ailment(&sessions, stuck);
         // The pool does not tell a lease's session from a running one.
         let leased = leased.min(sessions.running);
         sessions.running -= leased;
-        Status { sessions, leased, active, hung, runners, epoch, login, serialized, down }
+        Status { sessions, leased, active, hung, runners, epoch, login, serialized, down, ailment }
     }
 }
 

@@ -401,6 +401,8 @@ impl<H: Host> TokenPool<H> {
             other => (other, None),
         });
         drop(left_over);
+        // What could not be opened on the token of before may be now.
+        self.record.may_open();
         if let Some(notice) = risen {
             self.resume_held();
             self.open_gate();

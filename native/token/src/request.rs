@@ -41,6 +41,8 @@ pub enum KeyRef {
 pub enum Request {
     /// Nothing but an open, logged-in session.
     Ping,
+    /// `C_GenerateRandom` of a few bytes, whether anybody is logged in or not: a round trip to the device, for who wants to know if it answers.
+    Probe,
     /// What a key does with data.
     Apply {
         /// The key.
@@ -108,6 +110,7 @@ impl Request {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Ping => "ping",
+            Self::Probe => "probe",
             Self::Apply { task, .. } => task.names().0,
             Self::Batch(batch) => batch.name(),
             Self::Digest { .. } => "digest",
@@ -137,6 +140,7 @@ impl Request {
             Self::Apply { mechanism, task, .. } => task.is_idempotent(mechanism),
             Self::Batch(batch) => batch.is_idempotent(),
             Self::Ping
+            | Self::Probe
             | Self::Digest { .. }
             | Self::GenerateRandom { .. }
             | Self::FindObjects { .. }

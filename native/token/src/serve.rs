@@ -18,7 +18,7 @@ use crate::lease::Late;
 use crate::opening::{Refused, enter};
 use crate::p11::{CallError, Phase};
 use crate::pool::{Grant, LoginMode, TokenPool};
-use crate::request::{Header, Operation, Place, Work, weight};
+use crate::request::{Header, Operation, Place, Request, Work, weight};
 use crate::session::Session;
 use crate::stopping::refuse;
 
@@ -238,6 +238,9 @@ impl<H: Host> TokenPool<H> {
     /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
     fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Turn<H> {
         self.touch();
+        if outcome.is_ok() {
+            self.record.serves();
+        }
         let (next, outcome) = match (&operation.place, outcome) {
             (Place::Takes(lease), Ok(answer)) => match lease.start(held, ticket) {
                 Ok(()) => (None, Ok(answer)),
@@ -253,7 +256,7 @@ impl<H: Host> TokenPool<H> {
         let Some((token, ..)) = session.parts() else {
             return Passage::Refuse(Error::Interrupted { cause: "the session was closed" });
         };
-        if self.options.login == LoginMode::None {
+        if self.options.login == LoginMode::None || matches!(operation.request, Request::Probe) {
             return Passage::Pass(token.gate.epoch());
         }
         if let Some(epoch) = self.is_admitted(token) {

@@ -16,6 +16,7 @@ use crate::request::{Operation, Place, Work};
 impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
     pub fn drain(&self) {
+        self.record.drains();
         if let Some(anchor) = self.mooring.attachment.read().anchor() {
             anchor.claim.leave();
         }

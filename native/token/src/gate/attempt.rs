@@ -57,6 +57,9 @@ impl Attempt {
             if memory.touch(user, at / 1_000_000) {
                 return State::LoggedOut;
             }
+            if !own {
+                memory.fails(user, error.clone(), at / 1_000_000);
+            }
             State::Failed(Failed { user, pool: own.then_some(pool), error, at })
         });
     }

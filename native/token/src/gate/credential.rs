@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::SOURCE_INTERVAL;
 use crate::error::Error;
+use crate::health::Failing;
 
 /// How many refused PINs are remembered.
 const MOST_REFUSED: usize = 64;
@@ -61,6 +62,7 @@ pub struct Who {
 #[derive(Clone)]
 pub(super) struct Poison {
     pub(super) error: Error,
+    since: Millis,
     asked_at: Millis,
 }
 
@@ -76,6 +78,8 @@ pub(super) struct Memory {
     /// At most one for each type of user.
     poisons: Vec<(CK_USER_TYPE, Poison)>,
     refused: VecDeque<Refused>,
+    /// Logins that have failed for another reason than the credential, since the last one that did not.
+    failures: Vec<(CK_USER_TYPE, Failing)>,
 }
 
 impl Memory {
@@ -96,8 +100,27 @@ impl Memory {
 
     /// The user's credential is left alone from now on.
     pub(super) fn put(&mut self, user: CK_USER_TYPE, error: Error, now: Millis) {
+        let since = self.poison(user).map_or(now, |poison| poison.since);
         self.lift(user);
-        self.poisons.push((user, Poison { error, asked_at: now }));
+        self.poisons.push((user, Poison { error, since, asked_at: now }));
+    }
+
+    /// A login of this user has failed, for no fault of its credential.
+    pub(super) fn fails(&mut self, user: CK_USER_TYPE, error: Error, now: Millis) {
+        match self.failures.iter_mut().find(|(other, _)| *other == user) {
+            Some((_, failures)) => failures.note(error, now),
+            None => {
+                let mut failures = Failing::default();
+                failures.note(error, now);
+                self.failures.push((user, failures));
+            }
+        }
+    }
+
+    /// What is wrong with this user's logins, and since when.
+    pub(super) fn trouble(&self, user: CK_USER_TYPE) -> Option<(Error, Millis)> {
+        let failed = || self.failures.iter().find(|(other, _)| *other == user)?.1.get();
+        self.poison(user).map(|poison| (poison.error.clone(), poison.since)).or_else(failed)
     }
 
     /// Its source was asked just now; `false`: it is not poisoned.
@@ -120,6 +143,7 @@ impl Memory {
     }
 
     pub(super) fn lift(&mut self, user: CK_USER_TYPE) {
+        self.failures.retain(|(other, _)| *other != user);
         self.poisons.retain(|(other, _)| *other != user);
     }
 

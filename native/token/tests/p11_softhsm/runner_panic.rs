@@ -83,6 +83,7 @@ fn options() -> PoolOptions {
         retain_pin: false,
         inactivity_timeout: None,
         explicit_login: false,
+        lazy: true,
         read_only: false,
         operation_timeout: None,
         key_cache_ttl: None,

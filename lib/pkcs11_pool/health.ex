@@ -1,0 +1,134 @@
+defmodule Pkcs11Pool.Health do
+  @moduledoc """
+  Whether a pool can do what it is there for: for health checks, such as a `/healthz` of Kubernetes or a load balancer.
+
+  `Pkcs11Pool.status/1` says the same as `:health`, `:health_reason` and `:health_since`. Its `:state` only says whether the token is there.
+
+  | health | when | reason |
+  |---|---|---|
+  | `:down` | the pool stops, or has drained | `:draining` |
+  | `:down` | the token is away, or was never found; its module is not initialized | `:token_unavailable`, `:slot_not_found`, the return code of the call that told, ... |
+  | `:down` | the PIN was refused; another user or PIN is logged in; the PIN source gives none; the last login failed for another reason; the pool was logged out, and waits for `Pkcs11Pool.login/3` | `:pin_incorrect`, `:login_conflict`, `:pin_source_failed`, `:reauthentication_required`, ... |
+  | `:down` | every session is in a call that the module does not return from, or the login is | `:sessions_hung` |
+  | `:down` | the pool has no session open, and the last one could not be opened | the return code of `C_OpenSession` |
+  | `:degraded` | some calls hang, and the pool has sessions left; on native threads, those that hang are replaced | `:sessions_hung` |
+  | `:degraded` | the first session is not open yet, or not logged in: calls wait for it. A pool with `lazy: true` opens none before it is used: it is ready | `:starting` |
+  | `:degraded` | the token was lost a moment ago: for a second at most, calls wait for it | `:token_unavailable` |
+  | `:degraded` | the pool is logged in, and a PIN was refused for the login of one use of a key (`CKA_ALWAYS_AUTHENTICATE`) | `:pin_incorrect`, ... |
+  | `:ready` | as far as the pool knows, calls succeed | nil |
+
+  ## In a Plug
+
+  `check/2` needs no dependency. This answers 200 while the pool serves, and 503 with the reason while it does not:
+
+      defmodule MyAppWeb.Healthz do
+        import Plug.Conn
+
+        def init(opts), do: opts
+
+        def call(%Plug.Conn{path_info: ["healthz"]} = conn, _opts) do
+          {status, text} =
+            case Pkcs11Pool.Health.check(MyApp.HSM) do
+              :ok -> {200, "ok"}
+              {:degraded, error} -> {200, "degraded: \#{error.reason}"}
+              {:error, error} -> {503, "down: \#{error.reason}"}
+            end
+
+          conn |> put_resp_content_type("text/plain") |> send_resp(status, text) |> halt()
+        end
+
+        def call(conn, _opts), do: conn
+      end
+
+  It is a *readiness* check: an application that is restarted because its HSM is away gains nothing, and the pool gets over most of this by
+  itself. The reason is enough for a probe; `Exception.message/1` names the pool, and what to change, and is for logs.
+
+  ## Nobody calls a pool that is not ready
+
+  A check of the state starts nothing. Who is taken out of service by it makes no calls, so that the pool itself looks again: for its token
+  always; unless it is `lazy: true` or of type `:token`, every 30 s for a PIN source that gave no PIN (or one that was refused: only another PIN is
+  tried), for a session that could not be opened, and for its first session. A login that failed for another reason is tried again by the next
+  call only, since nobody knows whether the token has counted it as a wrong PIN. So are those of `lazy: true` and of type `:token`.
+  """
+
+  alias Pkcs11Pool.{Call, Error, Lease, Options, Registry}
+
+  @typedoc """
+  Options of `check/2`:
+
+    * `:call` - `true`: a pool that seems ready, and has a session to do it on, makes 8 random bytes on the token. Default `false`
+    * `:timeout` - ms that this call may take in all, waiting included. Default 1,000
+  """
+  @type option :: {:call, boolean} | {:timeout, pos_integer}
+
+  @doc """
+  Whether a pool is ready: `:ok`, `{:degraded, error}` (it serves, but something is wrong) or `{:error, error}`.
+
+      case Pkcs11Pool.Health.check(MyApp.HSM) do
+        :ok -> ...
+        {:degraded, error} -> Logger.warning(Exception.message(error))
+        {:error, error} -> Logger.error(Exception.message(error))
+      end
+
+  By default it looks at what the pool knows, in microseconds, and asks nobody. With `call: true` it also calls the token
+  (`C_GenerateRandom`, PKCS#11 2.40, 5.15), if the pool seems ready: what fails there is `{:error, error}`. If no session came free in time, it is
+  `{:degraded, error}` with the reason `:queue_timeout` or `:overloaded`: the pool is busy. A pool that is not well is not called, so that checks do not
+  pile up behind a token that hangs, and neither is one that is not logged in (yet, or any more): no check logs in, or has a PIN tried.
+
+  It does not raise for a pool that does not run: that is `{:error, %Pkcs11Pool.Error{reason: :pool_not_found}}`. An option that is unknown or bad
+  raises `ArgumentError`.
+  """
+  @spec check(Pkcs11Pool.pool(), [option]) ::
+          :ok | {:degraded, Error.t()} | {:error, Error.t()}
+  def check(pool, opts \\ []) do
+    opts = Options.health!(opts)
+    pool = with %Lease{pool: name} <- pool, do: name
+
+    case status(pool) do
+      {:ok, %{health: :ready} = status} -> if opts.call, do: call(pool, status, opts), else: :ok
+      {:ok, %{health: :degraded, health_reason: error}} -> {:degraded, error}
+      {:ok, %{health: :down, health_reason: error}} -> {:error, error}
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp status(pool) do
+    {:ok, Pkcs11Pool.status(pool)}
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  # What would log in or open a lazy pool's first session is left to those who have something to do there.
+  defp call(_pool, %{login: login}, _opts) when login not in [:none, :logged_in], do: :ok
+
+  defp call(pool, %{idle: 0, running: 0, leased: 0}, opts) do
+    case Registry.lookup(pool) do
+      {:ok, _keeper, %{lazy: false}} -> call(pool, opts)
+      _lazy_or_gone -> :ok
+    end
+  end
+
+  defp call(pool, _status, opts), do: call(pool, opts)
+
+  # Without a span: it is nobody's operation.
+  defp call(pool, %{timeout: timeout}) do
+    opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
+    deadline = System.monotonic_time(:millisecond) + timeout
+
+    with {:ok, {name, entry, lease}} <- Call.place(pool, opts),
+         {{:ok, _random}, _ticket} <-
+           Call.attempt({name, Map.put(entry, :deadline, deadline), lease}, :probe) do
+      :ok
+    else
+      {{:error, %Error{reason: busy} = error}, _ticket}
+      when busy in [:queue_timeout, :overloaded] ->
+        {:degraded, error}
+
+      {{:error, error}, _ticket} ->
+        {:error, error}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+end
