@@ -21,7 +21,7 @@ use inside::HALTING;
 pub(crate) use inside::{Inside, Stuck, halt};
 
 use crate::error::Error;
-use crate::exit;
+use crate::exit::Guard;
 use crate::p11::{Class, Functions, LoadError};
 use crate::reaper::Reaper;
 use crate::token::Token;
@@ -75,6 +75,7 @@ pub struct Module {
     /// The open sessions of ours, from the handle to the session's number.
     handles: Mutex<HashMap<CK_SESSION_HANDLE, u64>>,
     reaper: Reaper,
+    guard: Guard,
 }
 
 /// A pool's share in a module: while there is one, the module stays initialized.
@@ -139,6 +140,7 @@ impl Module {
             tokens: Mutex::default(),
             handles: Mutex::default(),
             reaper,
+            guard: Guard::default(),
         });
         // Another may have loaded it meanwhile: the dynamic linker gave both the same library, and the first one counts.
         Ok(MODULES.lock().entry(canonical).or_insert(module).clone())
@@ -222,8 +224,8 @@ impl Module {
             }
         })?;
         self.turnstile.set(serialized);
-        // After the module's own exit handlers, hence run before them.
-        exit::guard();
+        let is_up = matches!(&result, Err(error) if error.code == CKR_CRYPTOKI_ALREADY_INITIALIZED) || result.is_ok();
+        self.guard.after_initialize(is_up);
         let ours = match result {
             Ok(()) => true,
             Err(error) if error.code == CKR_CRYPTOKI_ALREADY_INITIALIZED => false,
