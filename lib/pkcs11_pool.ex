@@ -743,6 +743,47 @@ defmodule Pkcs11Pool do
     Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
   end
 
+  @doc """
+  The digest of a secret key's value, which does not leave the token: `{:ok, binary}`. With it two parties compare their keys (a key check value),
+  or derive something of them.
+
+      {:ok, <<check_value::binary-size(3), _rest::binary>>} = Pkcs11Pool.digest_key(MyApp.HSM, :sha256, "vault")
+
+  Options, besides those of every call:
+
+    * `:prefix`, `:suffix` - iodata that is digested before and after the key: `hash(prefix <> key <> suffix)`
+
+  A digest tells whoever sees it whether a guess at the key is right: that is for keys that nobody can guess. Which keys may be digested is the token's
+  to say; one that may not is `:key_indigestible`.
+
+  Calls `C_DigestInit`, `C_DigestKey` and `C_DigestFinal`, and `C_DigestUpdate` for a prefix and a suffix (PKCS#11 2.40, 5.10).
+  """
+  @spec digest_key(pool, mechanism, key, [call_option | {:prefix, iodata} | {:suffix, iodata}]) ::
+          {:ok, binary} | {:error, Error.t()}
+  def digest_key(pool, mechanism, key, opts \\ []) do
+    opts = Options.call!(opts, [:prefix, :suffix])
+    encoded = Mechanism.encode!(mechanism)
+    key = Key.encode!(key, :secret_key)
+    request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}
+    Call.run(pool, :digest_key, Mechanism.name(mechanism), request, opts)
+  end
+
+  @doc """
+  Mixes a seed (iodata) into the token's random generator: `:ok`. It adds to what the generator has, and does not replace it.
+
+  Many tokens take none: `:random_seed_not_supported`, or `:random_no_rng` for one that makes no random bytes. After an error that is the token's
+  fault it may be tried again: a seed that is mixed in twice does no harm. It reaches the generator of the token, as a rule for all who use it.
+
+  Calls `C_SeedRandom` (PKCS#11 2.40, 5.15).
+  """
+  @spec seed_random(pool, iodata, [call_option]) :: :ok | {:error, Error.t()}
+  def seed_random(pool, seed, opts \\ []) do
+    opts = Options.call!(opts)
+    seed = binary!(seed, "the seed")
+    if seed == "", do: raise(ArgumentError, "expected the seed to be of one byte at least")
+    Call.run(pool, :seed_random, nil, {:seed_random, seed}, opts)
+  end
+
   @longest_random 0x100_0000
 
   @doc """
@@ -947,6 +988,8 @@ defmodule Pkcs11Pool do
         decrypt_many: [:pool, :key, :mechanism, :list],
         generate_key: [:pool, :mechanism, :template],
         digest: [:pool, :mechanism, :data],
+        digest_key: [:pool, :mechanism, :key],
+        seed_random: [:pool, :seed],
         generate_random: [:pool, :n],
         generate_key_pair: [:pool, :mechanism, :public_template, :private_template],
         find_objects: [:pool, :template],

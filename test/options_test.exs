@@ -310,7 +310,9 @@ defmodule Pkcs11Pool.OptionsTest do
                signature: :raw,
                partial: false,
                session_object: :refuse,
-               force: false
+               force: false,
+               prefix: "",
+               suffix: ""
              } == Options.call!([])
     end
 

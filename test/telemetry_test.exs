@@ -304,4 +304,25 @@ defmodule Pkcs11Pool.TelemetryTest do
     assert catch_throw(Telemetry.span(:lease, %{}, fn -> throw({:a, "hunter2"}) end))
     assert_received {[:pkcs11_pool, :lease, :exception], _measured, %{kind: :throw, reason: :a}}
   end
+
+  test "what tells of the token, digests a key and seeds are operations as others are" do
+    token = SoftHSM.new_token!()
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: :telling)})
+    template = [token: true, label: "k", value_len: 16, sensitive: false, extractable: true]
+    {:ok, _key} = Pkcs11Pool.generate_key(:telling, :generic_secret_key_gen, template)
+    opts = [telemetry_metadata: %{own: 1}]
+    {:ok, _info} = Pkcs11Pool.token_info(:telling, opts)
+    {:ok, _digest} = Pkcs11Pool.digest_key(:telling, :sha256, "k", opts)
+    :ok = Pkcs11Pool.seed_random(:telling, "seed", opts)
+
+    for {operation, mechanism} <- [token_info: nil, digest_key: :sha256, seed_random: nil] do
+      assert_received {[:pkcs11_pool, :operation, :start], _,
+                       %{pool: :telling, operation: ^operation, mechanism: ^mechanism, own: 1}}
+
+      assert_received {[:pkcs11_pool, :operation, :stop], %{duration: _, queue_time: _},
+                       %{pool: :telling, operation: ^operation, result: :ok, own: 1}}
+    end
+
+    Pools.drained!(:telling)
+  end
 end

@@ -101,7 +101,9 @@ defmodule Pkcs11Pool.Options do
           signature: :raw | :der,
           partial: boolean,
           session_object: :refuse | :allow,
-          force: boolean
+          force: boolean,
+          prefix: binary,
+          suffix: binary
         }
 
   @call_names [:queue_timeout, :operation_timeout, :telemetry_metadata]
@@ -112,7 +114,9 @@ defmodule Pkcs11Pool.Options do
     signature: :raw,
     partial: false,
     session_object: :refuse,
-    force: false
+    force: false,
+    prefix: "",
+    suffix: ""
   }
 
   @doc """
@@ -152,10 +156,11 @@ defmodule Pkcs11Pool.Options do
 
   @doc """
   The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of
-  `:signature`, `:partial`, `:session_object` and `:force` those in `extra`. Raises `ArgumentError`
-  that names the option.
+  `:signature`, `:partial`, `:session_object`, `:force`, `:prefix` and `:suffix` those in `extra`.
+  Raises `ArgumentError` that names the option.
   """
-  @spec call!(keyword, [:signature | :partial | :session_object | :force]) :: call
+  @spec call!(keyword, [:signature | :partial | :session_object | :force | :prefix | :suffix]) ::
+          call
   def call!(options, extra \\ [])
   def call!([], _extra), do: @call_defaults
 

@@ -166,6 +166,13 @@ defmodule Pkcs11Pool.Options.Value do
       else: invalid!(name, "positive integer (milliseconds) or :infinity", value)
   end
 
+  # Without the value: it may be secret.
+  def validate!(name, value) when name in [:prefix, :suffix] do
+    IO.iodata_to_binary(value)
+  rescue
+    ArgumentError -> invalid!(name, "iodata")
+  end
+
   def validate!(:telemetry_metadata, metadata) do
     if is_map(metadata) and not is_struct(metadata),
       do: metadata,

@@ -73,6 +73,7 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
             Request::Digest { mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
         }
         [length] if tag == atoms::generate_random() => Request::GenerateRandom { length: length.decode()? },
+        [seed] if tag == atoms::seed_random() => Request::SeedRandom { seed: data(*seed)? },
         [mechanism, wanted] if tag == atoms::generate_key() => {
             Request::GenerateKey { mechanism: self::mechanism(*mechanism)?, template: template(*wanted)? }
         }
@@ -91,7 +92,7 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
     Ok(request)
 }
 
-/// What a key does, and with what: data, of `:verify` `{data, signature}`.
+/// What a key does, and with what: data, of `:verify` `{data, signature}`, of `:digest_key` `{prefix, suffix}`.
 fn task(verb: Atom, input: Term<'_>) -> NifResult<Task> {
     if verb == atoms::sign() {
         Ok(Task::Sign(data(input)?))
@@ -102,6 +103,9 @@ fn task(verb: Atom, input: Term<'_>) -> NifResult<Task> {
         Ok(Task::Encrypt(data(input)?))
     } else if verb == atoms::decrypt() {
         Ok(Task::Decrypt(data(input)?))
+    } else if verb == atoms::digest_key() {
+        let (prefix, suffix): (Term, Term) = input.decode()?;
+        Ok(Task::DigestKey { prefix: data(prefix)?, suffix: data(suffix)? })
     } else {
         Err(Error::BadArg)
     }

@@ -181,6 +181,10 @@ impl Attempt<'_> {
             }
             Request::Digest { mechanism, data } => Answer::Bytes(crypto::digest(functions, session, mechanism, data)?),
             Request::GenerateRandom { length } => Answer::Bytes(crypto::generate_random(functions, session, *length)?),
+            Request::SeedRandom { seed } => {
+                crypto::seed_random(functions, session, seed)?;
+                Answer::Done
+            }
             Request::GenerateKey { mechanism, template } => {
                 Answer::Object(self.made(generate_key(functions, session, mechanism, template)?)?)
             }

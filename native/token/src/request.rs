@@ -66,6 +66,11 @@ pub enum Request {
         /// Bytes.
         length: usize,
     },
+    /// `C_SeedRandom`.
+    SeedRandom {
+        /// What is mixed in.
+        seed: Data,
+    },
     /// `C_GenerateKey`.
     GenerateKey {
         /// The mechanism.
@@ -115,6 +120,7 @@ impl Request {
             Self::Batch(batch) => batch.name(),
             Self::Digest { .. } => "digest",
             Self::GenerateRandom { .. } => "generate_random",
+            Self::SeedRandom { .. } => "seed_random",
             Self::GenerateKey { .. } => "generate_key",
             Self::GenerateKeyPair { .. } => "generate_key_pair",
             Self::FindObjects { .. } => "find_objects",
@@ -143,6 +149,8 @@ impl Request {
             | Self::Probe
             | Self::Digest { .. }
             | Self::GenerateRandom { .. }
+            // Mixed in twice, it does no harm.
+            | Self::SeedRandom { .. }
             | Self::FindObjects { .. }
             | Self::GetAttributes { .. }
             | Self::Mechanisms

@@ -28,6 +28,13 @@ pub enum Task {
     Encrypt(Data),
     /// `C_DecryptInit`, `C_Decrypt`.
     Decrypt(Data),
+    /// `C_DigestInit`, `C_DigestUpdate`, `C_DigestKey`, `C_DigestUpdate`, `C_DigestFinal`.
+    DigestKey {
+        /// What comes before the key.
+        prefix: Data,
+        /// What comes after it.
+        suffix: Data,
+    },
 }
 
 impl Task {
@@ -38,6 +45,8 @@ impl Task {
             Self::Verify { .. } => ("verify", "verify_many"),
             Self::Encrypt(_) => ("encrypt", "encrypt_many"),
             Self::Decrypt(_) => ("decrypt", "decrypt_many"),
+            // There are no lists of it.
+            Self::DigestKey { .. } => ("digest_key", "digest_key"),
         }
     }
 
@@ -48,7 +57,7 @@ impl Task {
             Self::Sign(_) => !matches!(mechanism.code, CKM_HSS | CKM_XMSS | CKM_XMSSMT),
             // Another IV each time, which may be a counter's.
             Self::Encrypt(_) => !mechanism.has_token_iv(),
-            Self::Verify { .. } | Self::Decrypt(_) => true,
+            Self::Verify { .. } | Self::Decrypt(_) | Self::DigestKey { .. } => true,
         }
     }
 
@@ -83,6 +92,9 @@ impl Attempt<'_> {
                 .with_login(key, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
                 .map(Answer::Bytes)
                 .map_err(|fault| self.undecryptable(fault)),
+            Task::DigestKey { prefix, suffix } => {
+                Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 
 use super::attributes::get_attributes;
 use super::buffer::{input, length, output, zeroed};
+use super::codes::Class;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::mechanism::Mechanism;
@@ -90,6 +91,56 @@ pub fn digest(
             unsafe { call!(functions, C_Digest(session, input(data), length(data), buffer, size)) }
         })
     })
+}
+
+/// `C_DigestInit`, `C_DigestKey`, `C_DigestFinal`, with a `C_DigestUpdate` before or after the key where something comes there.
+pub fn digest_key(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    mechanism: &Mechanism,
+    prefix: &[u8],
+    suffix: &[u8],
+) -> Result<Vec<u8>, CallError> {
+    mechanism.with_ck(|mechanism| {
+        // SAFETY: the mechanism and what it points to live through the call.
+        let code = unsafe { call!(functions, C_DigestInit(session, mechanism)) };
+        check("C_DigestInit", Phase::Init, code)?;
+        digest_update(functions, session, prefix)?;
+        // SAFETY: takes handles only; a bad one is an error code.
+        let code = unsafe { call!(functions, C_DigestKey(session, key)) };
+        check("C_DigestKey", Phase::Final, code).map_err(|error| end_digest(functions, session, error))?;
+        digest_update(functions, session, suffix)?;
+        digest_final(functions, session)
+    })
+}
+
+fn digest_update(functions: &Functions, session: CK_SESSION_HANDLE, data: &[u8]) -> Result<(), CallError> {
+    if data.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: `data` is only read.
+    let code = unsafe { call!(functions, C_DigestUpdate(session, input(data), length(data))) };
+    check("C_DigestUpdate", Phase::Final, code)
+}
+
+fn digest_final(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<Vec<u8>, CallError> {
+    output("C_DigestFinal", Phase::Final, SIGNATURE_HINT, 0, |buffer, size| {
+        // SAFETY: `buffer` has room for `size` bytes.
+        unsafe { call!(functions, C_DigestFinal(session, buffer, size)) }
+    })
+}
+
+/// A key that is refused need not end the operation: it is ended here, so that the session is good. Then it is as if the Init had refused the key.
+fn end_digest(functions: &Functions, session: CK_SESSION_HANDLE, error: CallError) -> CallError {
+    if !matches!(error.class(), Class::Caller | Class::StaleHandle | Class::LoginLost) {
+        return error;
+    }
+    let is_ended = match digest_final(functions, session) {
+        Ok(_digest) => true,
+        Err(last) => last.code == CKR_OPERATION_NOT_INITIALIZED,
+    };
+    if is_ended { CallError { phase: Phase::Init, active: false, ..error } } else { CallError { active: true, ..error } }
 }
 
 /// What an encryption gives.
@@ -176,6 +227,13 @@ fn check_raw_rsa(
         Some(size) if data.len() > size => Err(CallError::new(function, CKR_DATA_LEN_RANGE, Phase::Init)),
         _ => Ok(()),
     }
+}
+
+/// `C_SeedRandom`.
+pub fn seed_random(functions: &Functions, session: CK_SESSION_HANDLE, seed: &[u8]) -> Result<(), CallError> {
+    // SAFETY: the seed is only read.
+    let code = unsafe { call!(functions, C_SeedRandom(session, input(seed), length(seed))) };
+    check("C_SeedRandom", Phase::Single, code)
 }
 
 /// `C_GenerateRandom`: `count` bytes. None at all makes no call.
