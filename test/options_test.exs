@@ -222,6 +222,7 @@ defmodule Pkcs11Pool.OptionsTest do
           {fun, {:fun, fun}},
           {{:env, "PIN"}, {:env, "PIN"}},
           {{:file, "/run/secrets/pin"}, {:file, "/run/secrets/pin"}},
+          {{:file, "/run/secrets/pin", mode: :any}, {:file, "/run/secrets/pin", mode: :any}},
           {nil, nil}
         ] do
       assert Options.reveal(options(pin: given).pin) == kept

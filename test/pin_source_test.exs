@@ -90,16 +90,72 @@ defmodule Pkcs11Pool.PinSourceTest do
     end
   end
 
-  test "a file that group or others may read is refused" do
+  test "a file that group or others may read is refused, in a folder like any other" do
     for mode <- [0o400, 0o600, 0o700] do
       assert fetch({:file, file("1234", mode)}) == {:ok, "1234"}
     end
 
-    for mode <- [0o640, 0o604, 0o644, 0o440] do
+    for mode <- [0o640, 0o604, 0o644, 0o440, 0o444] do
       path = file("1234", mode)
       assert fetch({:file, path}) == {:error, {:file_mode, path}}
       assert PinSource.explain({:file_mode, path}) =~ "chmod 600"
+      assert PinSource.explain({:file_mode, path}) =~ "mode: :any"
+      assert fetch({:file, path, mode: :any}) == {:ok, "1234"}
     end
+  end
+
+  test "a file that group or others may write is never taken" do
+    for mode <- [0o620, 0o602, 0o666, 0o660, 0o422] do
+      path = file("1234", mode)
+      assert fetch({:file, path}) == {:error, {:file_writable, path}}
+      assert fetch({:file, path, mode: :any}) == {:error, {:file_writable, path}}
+      assert PinSource.explain({:file_writable, path}) =~ "may be written by group or others"
+    end
+  end
+
+  test "what is judged is what is read, whatever takes its place meanwhile" do
+    good = file("good", 0o600)
+    evil = file("evil", 0o666)
+    link = good <> ".link"
+    on_exit(fn -> File.rm(link) end)
+    File.ln_s!(good, link)
+
+    flip = fn flip ->
+      for target <- [evil, good] do
+        File.ln_s!(target, link <> ".next")
+        File.rename!(link <> ".next", link)
+      end
+
+      flip.(flip)
+    end
+
+    flipper = spawn(fn -> flip.(flip) end)
+    results = for _ <- 1..3_000, do: fetch({:file, link})
+    monitor = Process.monitor(flipper)
+    Process.exit(flipper, :kill)
+    assert_receive {:DOWN, ^monitor, :process, ^flipper, :killed}
+    File.rm(link <> ".next")
+
+    assert Enum.uniq(results) -- [{:ok, "good"}, {:error, {:file_writable, link}}] == []
+  end
+
+  test "of a link, what it leads to is what counts" do
+    for {mode, result} <- [
+          {0o600, fn _link -> {:ok, "1234"} end},
+          {0o644, fn link -> {:error, {:file_mode, link}} end},
+          {0o602, fn link -> {:error, {:file_writable, link}} end}
+        ] do
+      target = file("1234", mode)
+      link = target <> ".link"
+      File.ln_s!(target, link)
+      on_exit(fn -> File.rm(link) end)
+      assert fetch({:file, link}) == result.(link)
+    end
+
+    dangling = file("1234", 0o600)
+    File.rm!(dangling)
+    File.ln_s!(dangling <> ".gone", dangling)
+    assert fetch({:file, dangling}) == {:error, {:file, dangling, :enoent}}
   end
 
   test "a file that is missing, a folder or huge is told" do
@@ -109,6 +165,13 @@ defmodule Pkcs11Pool.PinSourceTest do
 
     folder = System.tmp_dir!()
     assert fetch({:file, folder}) == {:error, {:file, folder, :not_regular}}
+
+    # Nobody writes to it: to open it like a file would wait for ever.
+    pipe = Path.join(System.tmp_dir!(), "pin-source-#{System.unique_integer([:positive])}")
+    {_, 0} = System.cmd("mkfifo", ["-m", "600", pipe])
+    on_exit(fn -> File.rm(pipe) end)
+    assert fetch({:file, pipe}) == {:error, {:file, pipe, :not_regular}}
+    assert fetch({:file, "/dev/zero"}) == {:error, {:file, "/dev/zero", :not_regular}}
 
     huge = file(String.duplicate("1", 5_000), 0o600)
     assert fetch({:file, huge}) == {:error, {:file, huge, :too_large}}
@@ -129,6 +192,10 @@ defmodule Pkcs11Pool.PinSourceTest do
           {:env, "A=B"},
           {:file, ""},
           {:file, "a\0b"},
+          {:file, "/pin", []},
+          {:file, "/pin", mode: :all},
+          {:file, "/pin", mode: :any, mode: :any},
+          {:file, "a\0b", mode: :any},
           {:vault, "x"}
         ] do
       assert PinSource.normalize(bad) == :error

@@ -130,6 +130,13 @@ defmodule Pkcs11Pool.Native do
   @spec reload(pool, tag :: reference, queue_timeout :: non_neg_integer | nil) :: ticket
   def reload(_pool, _tag, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "The content of a file with a PIN, and who may read it; with `any` it may be anybody. Dirty IO."
+  @spec read_pin_file(path :: binary, any :: boolean) ::
+          {:ok, binary, :owner | :read_only_mount | :mount_of_root | :any}
+          | {:error,
+             :not_regular | :too_large | :readable | :writable | :file.posix() | :unknown | error}
+  def read_pin_file(_path, _any), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Makes a token, or sets a PIN. Dirty IO."
   @spec provision(map, tuple) :: :ok | {:error, error}
   def provision(_place, _what), do: :erlang.nif_error(:nif_not_loaded)

@@ -2,11 +2,17 @@ defmodule Pkcs11Pool.PinSource do
   @moduledoc false
   # Where a PIN comes from. The PIN itself is never part of a source's description or of an error.
 
-  import Bitwise
+  require Logger
+
+  alias Pkcs11Pool.Native
 
   @typedoc "A source as the user gives it."
   @type t ::
-          {module, atom, [term]} | (() -> result) | {:env, String.t()} | {:file, Path.t()}
+          {module, atom, [term]}
+          | (() -> result)
+          | {:env, String.t()}
+          | {:file, Path.t()}
+          | {:file, Path.t(), [mode: :any]}
 
   @typedoc "What a source's function returns. An atom that says why there is no PIN is quoted, any other term is withheld."
   @type result :: binary | {:ok, binary} | {:error, term}
@@ -16,6 +22,7 @@ defmodule Pkcs11Pool.PinSource do
           | {:fun, (() -> result)}
           | {:env, String.t()}
           | {:file, Path.t()}
+          | {:file, Path.t(), [mode: :any]}
 
   @typedoc "What an error says of a source that gave no PIN."
   @type details :: %{required(:cause) => String.t(), optional(:source_reason) => atom}
@@ -23,7 +30,7 @@ defmodule Pkcs11Pool.PinSource do
   @typedoc """
   Why there is no PIN: the function raised, threw or exited (`:raised`), returned `{:error, atom}`
   (`{:refused, atom}`), `{:error, term}` (`:refused`) or what is no PIN (`:rubbish`); the PIN is empty; the variable is not set;
-  the file cannot be read (a POSIX reason), is readable for others, or is no regular file.
+  the file cannot be read (a POSIX reason), is no regular file, is too large, or may be read (`:file_mode`) or written (`:file_writable`) by others.
   """
   @type reason ::
           :raised
@@ -33,10 +40,11 @@ defmodule Pkcs11Pool.PinSource do
           | :empty
           | {:undefined_function, String.t()}
           | {:env_not_set, String.t()}
-          | {:file, Path.t(), :file.posix() | :not_regular | :too_large}
+          | {:file, Path.t(), :file.posix() | :unknown | :not_regular | :too_large}
           | {:file_mode, Path.t()}
+          | {:file_writable, Path.t()}
 
-  @others_may_read 0o044
+  # See native/token/src/pin_file.rs.
   @largest_file 4096
 
   @doc """
@@ -44,8 +52,8 @@ defmodule Pkcs11Pool.PinSource do
   """
   @spec expected() :: String.t()
   def expected do
-    "a {module, function, arguments} tuple, a function without arguments, {:env, \"VARIABLE\"} or " <>
-      "{:file, \"path\"}"
+    "a {module, function, arguments} tuple, a function without arguments, {:env, \"VARIABLE\"}, " <>
+      "{:file, \"path\"} or {:file, \"path\", mode: :any}"
   end
 
   @doc """
@@ -67,6 +75,10 @@ defmodule Pkcs11Pool.PinSource do
 
   def normalize({:file, path}) when is_binary(path) and path != "" do
     if String.contains?(path, <<0>>), do: :error, else: {:ok, {:file, path}}
+  end
+
+  def normalize({:file, path, [mode: :any] = options}) do
+    with {:ok, {:file, path}} <- normalize({:file, path}), do: {:ok, {:file, path, options}}
   end
 
   def normalize(_other), do: :error
@@ -92,13 +104,8 @@ defmodule Pkcs11Pool.PinSource do
     end
   end
 
-  def fetch({:file, path}) do
-    with {:ok, stat} <- stat(path),
-         :ok <- check_mode(path, stat),
-         {:ok, content} <- read(path) do
-      content |> without_newline() |> pin()
-    end
-  end
+  def fetch({:file, path}), do: read(path, false)
+  def fetch({:file, path, mode: :any}), do: read(path, true)
 
   @doc """
   The source without what might be secret: of a function's arguments only their number.
@@ -108,6 +115,7 @@ defmodule Pkcs11Pool.PinSource do
   def describe({:fun, _fun}), do: "a function"
   def describe({:env, variable}), do: "{:env, #{inspect(variable)}}"
   def describe({:file, path}), do: "{:file, #{inspect(path)}}"
+  def describe({:file, path, mode: :any}), do: "{:file, #{inspect(path)}, mode: :any}"
 
   def describe({:mfa, {module, function, arguments}}),
     do: Exception.format_mfa(module, function, length(arguments))
@@ -143,7 +151,12 @@ defmodule Pkcs11Pool.PinSource do
     do: "#{shown(path)} cannot be read: #{posix |> :file.format_error() |> to_string()}"
 
   def explain({:file_mode, path}),
-    do: "#{shown(path)} may be read by group or others; take that right away (chmod 600)"
+    do:
+      "#{shown(path)} may be read by group or others; take that right away (chmod 600), mount it read-only, or give " <>
+        "{:file, path, mode: :any} if it is meant so"
+
+  def explain({:file_writable, path}),
+    do: "#{shown(path)} may be written by group or others; take that right away (chmod 600)"
 
   def explain(sentence) when is_binary(sentence), do: sentence
   def explain(_other), do: "it gave no PIN"
@@ -176,36 +189,41 @@ defmodule Pkcs11Pool.PinSource do
   defp pin(""), do: {:error, :empty}
   defp pin(pin), do: {:ok, pin}
 
-  defp stat(path) do
-    case File.stat(path) do
-      {:ok, stat} -> {:ok, stat}
-      {:error, reason} -> {:error, {:file, path, reason}}
+  # The native side opens the file once, and judges and reads what it has opened. The content passes through no process that lives on.
+  defp read(path, any?) do
+    case Native.read_pin_file(path, any?) do
+      {:ok, content, readers} ->
+        warn_of_readers(readers, path)
+        content |> without_newline() |> pin()
+
+      {:error, :readable} ->
+        {:error, {:file_mode, path}}
+
+      {:error, :writable} ->
+        {:error, {:file_writable, path}}
+
+      {:error, reason} ->
+        {:error, {:file, path, if(is_atom(reason), do: reason, else: :unknown)}}
     end
   end
 
-  defp check_mode(path, %File.Stat{} = stat) do
-    cond do
-      stat.type != :regular -> {:error, {:file, path, :not_regular}}
-      band(stat.mode, @others_may_read) != 0 -> {:error, {:file_mode, path}}
-      stat.size > @largest_file -> {:error, {:file, path, :too_large}}
-      true -> :ok
+  @mounts %{read_only_mount: "a read-only mount", mount_of_root: "a mount of root's"}
+
+  # Once for each file: it is asked again at every login.
+  defp warn_of_readers(readers, path) when is_map_key(@mounts, readers) do
+    key = {__MODULE__, :warned_of, path}
+
+    unless :persistent_term.get(key, false) do
+      :persistent_term.put(key, true)
+
+      Logger.warning(
+        "the PIN in #{shown(path)} may be read by group or others; it is taken, since it lies in #{@mounts[readers]}, as secrets of " <>
+          "Kubernetes and Docker do. {:file, path, mode: :any} says that it is meant so"
+      )
     end
   end
 
-  # Raw: the content does not pass through the file server, which lives on.
-  defp read(path) do
-    with {:ok, file} <- :file.open(path, [:read, :raw, :binary]),
-         result = :file.read(file, @largest_file),
-         :ok <- :file.close(file) do
-      case result do
-        {:ok, content} -> {:ok, content}
-        :eof -> {:ok, ""}
-        {:error, reason} -> {:error, {:file, path, reason}}
-      end
-    else
-      {:error, reason} -> {:error, {:file, path, reason}}
-    end
-  end
+  defp warn_of_readers(_readers, _path), do: :ok
 
   defp without_newline(content) do
     cond do

@@ -4,7 +4,9 @@ use rustler::types::map::map_new;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
 use token::host::{Notice, Outcome};
 use token::p11::{AttributeRead, MechanismInfo};
-use token::{Ailment, Answer, Cost, Error, Executed, Failure, Health, Object, Retry, Status, Unavailable};
+use token::{
+    Ailment, Answer, Cost, Error, Executed, Failure, Health, Object, Pin, PinFileError, Readers, Retry, Status, Unavailable,
+};
 
 use crate::{atoms, information};
 
@@ -117,6 +119,48 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         _ => vec![],
     };
     map(env, pairs)
+}
+
+/// `{:ok, bytes, readers}`, or `{:error, why}` with a POSIX reason for what the system says.
+pub(crate) fn pin_file<'a>(env: Env<'a>, read: Result<(Pin, Readers), PinFileError>) -> Term<'a> {
+    let why = match read {
+        Ok((pin, readers)) => {
+            let readers = match readers {
+                Readers::Owner => "owner",
+                Readers::ReadOnlyMount => "read_only_mount",
+                Readers::MountOfRoot => "mount_of_root",
+                Readers::Any => "any",
+            };
+            return (atoms::ok(), binary(env, &pin), name(env, readers)).encode(env);
+        }
+        Err(PinFileError::NotRegular) => "not_regular",
+        Err(PinFileError::TooLarge) => "too_large",
+        Err(PinFileError::Readable) => "readable",
+        Err(PinFileError::Writable) => "writable",
+        Err(PinFileError::Io(error)) => posix(error.raw_os_error().unwrap_or(0)),
+    };
+    (atoms::error(), name(env, why)).encode(env)
+}
+
+/// The reason's name in the VM's `:file`.
+fn posix(code: i32) -> &'static str {
+    match code {
+        libc::ENOENT => "enoent",
+        libc::EACCES => "eacces",
+        libc::EPERM => "eperm",
+        libc::ENOTDIR => "enotdir",
+        libc::ELOOP => "eloop",
+        libc::ENAMETOOLONG => "enametoolong",
+        libc::EIO => "eio",
+        libc::EMFILE => "emfile",
+        libc::ENFILE => "enfile",
+        libc::ENOMEM => "enomem",
+        libc::ESTALE => "estale",
+        libc::ENXIO => "enxio",
+        libc::ENODEV => "enodev",
+        libc::EINVAL => "einval",
+        _ => "unknown",
+    }
 }
 
 /// What a keeper is told.

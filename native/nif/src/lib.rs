@@ -1,7 +1,8 @@
 //! The NIF library of pkcs11_pool: terms in, terms out, resources and answers. No logic: that is in `token` and `session_pool`.
 //!
-//! Only `pool_start`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers, as does `read_module`, which
-//! waits for a thread that calls it; everything else is a few microseconds on a normal one.
+//! Only `pool_start`, `serve`, `run_here` and `provision` may call the module, and they run on dirty-IO schedulers, as do `read_module`, which
+//! waits for a thread that calls it, and `read_pin_file`; everything else is a few microseconds on a normal one. None of them raises: each takes what
+//! `args` decodes, and answers by its `answer`.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -17,12 +18,15 @@ mod interrupt;
 mod resources;
 mod tag;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use rustler::{Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use session_pool::{Abandoned, State};
 use token::{Budget, Direct, End, Error, Served, now};
 
@@ -332,6 +336,12 @@ fn reload<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_timeout: 
         pool.pool.reload(header.clone());
         Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
     })
+}
+
+/// The PIN in a file: `{:ok, bytes, readers}` or `{:error, why}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn read_pin_file<'a>(env: Env<'a>, path: Arg<'a, Binary<'a>>, any: Arg<'a, bool>) -> Term<'a> {
+    answer(env, || Ok(encode::pin_file(env, token::read_pin_file(Path::new(OsStr::from_bytes(&path.get()?)), any.get()?))))
 }
 
 /// Makes a token, or sets a PIN: `:ok` or `{:error, error}`.
