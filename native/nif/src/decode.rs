@@ -165,9 +165,11 @@ fn params(term: Term<'_>) -> NifResult<Params> {
         Ok(Params::RsaOaep { hash: a.decode()?, mgf: b.decode()?, source: bytes(c)? })
     } else if tag == atoms::gcm() {
         let iv = if a.is_atom() && a.decode::<Atom>()? == atoms::token() { Iv::Token } else { Iv::Given(bytes(a)?) };
-        Ok(Params::Gcm { iv, aad: bytes(b)?, tag_bits: c.decode()? })
+        // Bytes come last, here and below: those that are decoded before another part is refused would not be wiped.
+        let tag_bits = c.decode()?;
+        Ok(Params::Gcm { iv, tag_bits, aad: bytes(b)? })
     } else if tag == atoms::ecdh1() {
-        Ok(Params::Ecdh1 { kdf: a.decode()?, shared_data: bytes(b)?, public_data: bytes(c)? })
+        Ok(Params::Ecdh1 { kdf: a.decode()?, public_data: bytes(c)?, shared_data: bytes(b)? })
     } else {
         Err(Error::BadArg)
     }

@@ -146,7 +146,7 @@ mod tests {
 
     fn batch(tasks: usize, answered: usize) -> Batch {
         let mechanism = Arc::new(Mechanism::new(CKM_SHA256_HMAC));
-        let task = || (mechanism.clone(), Task::Sign(Data::Owned(Box::default())));
+        let task = || (mechanism.clone(), Task::Sign(Data::Owned(Default::default())));
         let mut batch = Batch::new(KeyRef::Find(Vec::new(), None), std::iter::repeat_with(task).take(tasks).collect());
         batch.answers.resize_with(answered, || Ok(Answer::Done));
         batch

@@ -2,10 +2,12 @@
 
 use std::ops::Deref;
 
+use crate::wiped::Wiped;
+
 /// Bytes that an operation works on.
 pub enum Data {
-    /// A copy of ours.
-    Owned(Box<[u8]>),
+    /// A copy of ours, which is wiped.
+    Owned(Wiped),
     /// Bytes that somebody else keeps alive for us.
     Kept(Box<dyn Deref<Target = [u8]> + Send>),
 }

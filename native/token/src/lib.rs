@@ -59,6 +59,7 @@ mod task;
 mod token;
 mod turns;
 mod turnstile;
+mod wiped;
 
 pub use batch::Batch;
 pub use clock::{nanos, now, unix};
@@ -81,3 +82,4 @@ pub use serve::{Budget, Served};
 pub use session::Session;
 pub use task::Task;
 pub use token::{Claim, Selector, Token, UriAttribute};
+pub use wiped::Wiped;

@@ -17,6 +17,7 @@ use crate::lease::Lease;
 use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template, TokenInfo};
 use crate::task::Task;
 use crate::token::Selector;
+use crate::wiped::Wiped;
 
 /// The key or object of a call.
 #[derive(Debug)]
@@ -185,13 +186,13 @@ pub enum Answer {
     /// It is done.
     Done,
     /// A signature, a ciphertext, a plaintext, a digest, random bytes.
-    Bytes(Vec<u8>),
+    Bytes(Wiped),
     /// A ciphertext, and the IV that the token has made for it.
     Sealed {
         /// The IV.
         iv: Vec<u8>,
         /// The ciphertext.
-        bytes: Vec<u8>,
+        bytes: Wiped,
     },
     /// Those of a batch's first tasks, in their order; at least one.
     Many(Vec<Outcome>),

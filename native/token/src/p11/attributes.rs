@@ -9,6 +9,7 @@ use zeroize::Zeroize;
 use super::buffer::length;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
+use crate::wiped::Wiped;
 
 /// `CK_ULONG`s in the buffer that each attribute gets at first; 512 bytes hold all but certificates and large keys.
 const GUESS: usize = 512 / size_of::<CK_ULONG>();
@@ -26,7 +27,7 @@ const UNAVAILABLE: CK_ULONG = CK_ULONG::MAX;
 #[derive(Clone, PartialEq, Eq)]
 pub enum AttributeRead {
     /// Its value, as the module has it: a `CK_ULONG` in the machine's own byte order.
-    Value(Vec<u8>),
+    Value(Wiped),
     /// The token does not reveal it.
     Sensitive,
     /// The object has no such attribute, or none that can be read.
@@ -109,14 +110,14 @@ pub fn get_attributes(
 }
 
 /// The value that the call for all has left in an attribute's room, or None where it has to be read alone to know.
-fn value(attribute: &CK_ATTRIBUTE, room: &[CK_ULONG], code: CK_RV) -> Option<Vec<u8>> {
+fn value(attribute: &CK_ATTRIBUTE, room: &[CK_ULONG], code: CK_RV) -> Option<Wiped> {
     let size = usize::try_from(attribute.ulValueLen).ok()?;
     let bytes = as_bytes(room);
     // A call that failed for another attribute may have stopped there, and left this one as it was.
     if code != CKR_OK && size == bytes.len() {
         return None;
     }
-    Some(bytes.get(..size)?.to_vec())
+    Some(bytes.get(..size)?.into())
 }
 
 /// Reads one attribute by asking for its length first; its return code says why when there is no value.
@@ -141,7 +142,7 @@ fn read_alone(
         }
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size == 0 {
-            return Ok(AttributeRead::Value(Vec::new()));
+            return Ok(AttributeRead::Value(Wiped::default()));
         }
         let mut scratch = Scratch::new(size.div_ceil(size_of::<CK_ULONG>()))?;
         attribute[0].pValue = scratch.0.as_mut_ptr().cast();
@@ -149,7 +150,7 @@ fn read_alone(
             CKR_OK => {
                 let size = usize::try_from(attribute[0].ulValueLen).unwrap_or(usize::MAX);
                 let bytes = as_bytes(&scratch.0).get(..size);
-                return Ok(bytes.map_or(AttributeRead::Unknown, |bytes| AttributeRead::Value(bytes.to_vec())));
+                return Ok(bytes.map_or(AttributeRead::Unknown, |bytes| AttributeRead::Value(bytes.into())));
             }
             CKR_ATTRIBUTE_SENSITIVE => return Ok(AttributeRead::Sensitive),
             CKR_ATTRIBUTE_TYPE_INVALID => return Ok(AttributeRead::Unknown),
@@ -215,9 +216,9 @@ mod tests {
 
     #[test]
     fn values_by_type() {
-        let seven = AttributeRead::Value((7 as CK_ULONG).to_ne_bytes().to_vec());
+        let seven = AttributeRead::Value((7 as CK_ULONG).to_ne_bytes().to_vec().into());
         assert_eq!((seven.ulong(), seven.bool()), (Some(7), None));
-        let yes = AttributeRead::Value(vec![1]);
+        let yes = AttributeRead::Value(vec![1].into());
         assert_eq!((yes.ulong(), yes.bool()), (None, Some(true)));
         assert_eq!(AttributeRead::Sensitive.bytes(), None);
         assert_eq!(format!("{seven:?}"), format!("Value([{} bytes])", size_of::<CK_ULONG>()));
@@ -227,8 +228,8 @@ mod tests {
     fn an_untouched_room_is_no_value() {
         let room = [0; GUESS];
         let attribute = |size: usize| CK_ATTRIBUTE { ulValueLen: size as CK_ULONG, ..Default::default() };
-        assert_eq!(value(&attribute(2), &room, CKR_OK), Some(vec![0; 2]));
-        assert_eq!(value(&attribute(512), &room, CKR_OK), Some(vec![0; 512]));
+        assert_eq!(value(&attribute(2), &room, CKR_OK), Some(vec![0; 2].into()));
+        assert_eq!(value(&attribute(512), &room, CKR_OK), Some(vec![0; 512].into()));
         assert_eq!(value(&attribute(512), &room, CKR_ATTRIBUTE_SENSITIVE), None);
         assert_eq!(value(&attribute(513), &room, CKR_OK), None);
         assert_eq!(value(&attribute(usize::MAX), &room, CKR_OK), None);

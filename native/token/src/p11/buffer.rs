@@ -3,6 +3,7 @@
 use cryptoki_sys::*;
 
 use super::error::{CallError, Phase};
+use crate::wiped::Wiped;
 
 /// Bytes that an output may need beyond twice the input, whatever the module says.
 const OUTPUT_SLACK: usize = 1 << 20;
@@ -27,11 +28,11 @@ pub(super) fn length<T>(slice: &[T]) -> CK_ULONG {
 }
 
 /// Zeroed bytes, or `CKR_HOST_MEMORY` when there is no room for so many.
-pub(super) fn zeroed(size: usize, function: &'static str, phase: Phase) -> Result<Vec<u8>, CallError> {
+pub(super) fn zeroed(size: usize, function: &'static str, phase: Phase) -> Result<Wiped, CallError> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(size).map_err(|_| CallError::new(function, CKR_HOST_MEMORY, phase))?;
     bytes.resize(size, 0);
-    Ok(bytes)
+    Ok(bytes.into())
 }
 
 /// Runs a call that writes its output into a buffer: straight into one of `guess` bytes, and again into a larger one
@@ -44,7 +45,7 @@ pub(super) fn output(
     guess: usize,
     input_size: usize,
     mut call: impl FnMut(CK_BYTE_PTR, &mut CK_ULONG) -> CK_RV,
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     let limit = input_size.saturating_mul(2).saturating_add(OUTPUT_SLACK);
     let mut size = guess.clamp(1, limit);
     loop {

@@ -11,6 +11,7 @@ use super::codes::Class;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::mechanism::Mechanism;
+use crate::wiped::Wiped;
 
 /// Bytes of the first buffer for a signature or digest when the caller has no better idea. Enough for RSA-8192.
 pub const SIGNATURE_HINT: usize = 1024;
@@ -26,7 +27,7 @@ pub fn sign(
     mechanism: &Mechanism,
     data: &[u8],
     hint: usize,
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     sign_after(functions, session, key, mechanism, data, hint, &mut || Ok(()))
 }
 
@@ -40,7 +41,7 @@ pub fn sign_after(
     data: &[u8],
     hint: usize,
     between: &mut dyn FnMut() -> Result<(), CallError>,
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     check_raw_rsa("C_Sign", functions, session, key, mechanism, data)?;
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
@@ -76,12 +77,7 @@ pub fn verify(
 }
 
 /// `C_DigestInit`, `C_Digest`.
-pub fn digest(
-    functions: &Functions,
-    session: CK_SESSION_HANDLE,
-    mechanism: &Mechanism,
-    data: &[u8],
-) -> Result<Vec<u8>, CallError> {
+pub fn digest(functions: &Functions, session: CK_SESSION_HANDLE, mechanism: &Mechanism, data: &[u8]) -> Result<Wiped, CallError> {
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
         let code = unsafe { call!(functions, C_DigestInit(session, mechanism)) };
@@ -101,7 +97,7 @@ pub fn digest_key(
     mechanism: &Mechanism,
     prefix: &[u8],
     suffix: &[u8],
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through the call.
         let code = unsafe { call!(functions, C_DigestInit(session, mechanism)) };
@@ -124,7 +120,7 @@ fn digest_update(functions: &Functions, session: CK_SESSION_HANDLE, data: &[u8])
     check("C_DigestUpdate", Phase::Final, code)
 }
 
-fn digest_final(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<Vec<u8>, CallError> {
+fn digest_final(functions: &Functions, session: CK_SESSION_HANDLE) -> Result<Wiped, CallError> {
     output("C_DigestFinal", Phase::Final, SIGNATURE_HINT, 0, |buffer, size| {
         // SAFETY: `buffer` has room for `size` bytes.
         unsafe { call!(functions, C_DigestFinal(session, buffer, size)) }
@@ -147,7 +143,7 @@ fn end_digest(functions: &Functions, session: CK_SESSION_HANDLE, error: CallErro
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encrypted {
     /// The ciphertext; with an authenticating mechanism the tag is at its end.
-    pub bytes: Vec<u8>,
+    pub bytes: Wiped,
     /// The IV that the module wrote in place of what it was given.
     pub iv: Option<Vec<u8>>,
 }
@@ -181,7 +177,7 @@ pub fn decrypt(
     key: CK_OBJECT_HANDLE,
     mechanism: &Mechanism,
     data: &[u8],
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     decrypt_after(functions, session, key, mechanism, data, &mut || Ok(()))
 }
 
@@ -193,7 +189,7 @@ pub fn decrypt_after(
     mechanism: &Mechanism,
     data: &[u8],
     between: &mut dyn FnMut() -> Result<(), CallError>,
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     let guess = data.len().saturating_add(CIPHER_MARGIN);
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
@@ -237,7 +233,7 @@ pub fn seed_random(functions: &Functions, session: CK_SESSION_HANDLE, seed: &[u8
 }
 
 /// `C_GenerateRandom`: `count` bytes. None at all makes no call.
-pub fn generate_random(functions: &Functions, session: CK_SESSION_HANDLE, count: usize) -> Result<Vec<u8>, CallError> {
+pub fn generate_random(functions: &Functions, session: CK_SESSION_HANDLE, count: usize) -> Result<Wiped, CallError> {
     let mut bytes = zeroed(count, "C_GenerateRandom", Phase::Single)?;
     if bytes.is_empty() {
         return Ok(bytes);

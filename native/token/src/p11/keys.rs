@@ -7,6 +7,7 @@ use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::mechanism::Mechanism;
 use super::template::{Attribute, count, with_ck};
+use crate::wiped::Wiped;
 
 /// Bytes of the first buffer for a wrapped key. Enough for RSA-4096.
 const WRAPPED_HINT: usize = 4096;
@@ -74,7 +75,7 @@ pub fn wrap_key(
     mechanism: &Mechanism,
     wrapping_key: CK_OBJECT_HANDLE,
     key: CK_OBJECT_HANDLE,
-) -> Result<Vec<u8>, CallError> {
+) -> Result<Wiped, CallError> {
     mechanism.with_ck(|mechanism| {
         let mechanism: CK_MECHANISM_PTR = mechanism;
         output("C_WrapKey", Phase::Single, WRAPPED_HINT, 0, |buffer, size| {

@@ -6,6 +6,7 @@ use std::ptr;
 use cryptoki_sys::*;
 
 use super::buffer::{length, optional};
+use crate::wiped::{Wiped, wipe};
 
 /// A mechanism with its parameters, owned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,7 +17,7 @@ pub struct Mechanism {
     pub params: Params,
 }
 
-/// Mechanism parameters. Its `Debug` shows lengths in place of bytes.
+/// Mechanism parameters. Its `Debug` shows lengths in place of bytes, and bytes are wiped when they are dropped: a password, or data that two sides share.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Params {
     /// `pParameter` is NULL.
@@ -105,16 +106,16 @@ impl Mechanism {
     pub fn with_ck_iv<R>(&self, f: impl FnOnce(&mut CK_MECHANISM) -> R) -> (R, Option<Vec<u8>>) {
         match &self.params {
             Params::Bytes(bytes) => {
-                let mut copy = bytes.clone();
+                let mut copy = Wiped::from(&bytes[..]);
                 let result = f(&mut CK_MECHANISM {
                     mechanism: self.code,
                     pParameter: writable(&mut copy).cast(),
                     ulParameterLen: length(bytes),
                 });
-                (result, (copy != *bytes).then_some(copy))
+                (result, (copy != *bytes).then(|| copy.to_vec()))
             }
             Params::Gcm { iv, aad, tag_bits } => {
-                let before = iv.buffer();
+                let before = Wiped::from(iv.buffer());
                 let mut copy = before.clone();
                 let size = length(&copy);
                 let params = CK_GCM_PARAMS {
@@ -126,7 +127,7 @@ impl Mechanism {
                     ulTagBits: *tag_bits,
                 };
                 let result = self.with_struct(params, f);
-                (result, (copy != before).then_some(copy))
+                (result, (copy != before).then(|| copy.to_vec()))
             }
             Params::None => (f(&mut CK_MECHANISM { mechanism: self.code, pParameter: ptr::null_mut(), ulParameterLen: 0 }), None),
             Params::RsaPss { hash, mgf, salt_length } => {
@@ -169,6 +170,26 @@ impl Mechanism {
 /// The address of a parameter that the module may write into: NULL when empty.
 fn writable(bytes: &mut [u8]) -> CK_BYTE_PTR {
     if bytes.is_empty() { ptr::null_mut() } else { bytes.as_mut_ptr() }
+}
+
+impl Drop for Params {
+    fn drop(&mut self) {
+        match self {
+            Params::None | Params::RsaPss { .. } => (),
+            Params::Bytes(bytes) => wipe(bytes),
+            Params::RsaOaep { source, .. } => wipe(source),
+            Params::Gcm { iv, aad, .. } => {
+                wipe(aad);
+                if let Iv::Given(iv) = iv {
+                    wipe(iv);
+                }
+            }
+            Params::Ecdh1 { shared_data, public_data, .. } => {
+                wipe(shared_data);
+                wipe(public_data);
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Iv {

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use cryptoki_sys::*;
-use zeroize::Zeroize;
-
 use super::buffer::{input, length};
+use crate::wiped::wipe;
+use cryptoki_sys::*;
 
 /// The attributes of an object that is to be found or made.
 pub type Template = Vec<Attribute>;
@@ -100,7 +99,7 @@ impl Drop for Attribute {
         if !self.is_public()
             && let Value::Bytes(bytes) = &mut self.value
         {
-            bytes.zeroize();
+            wipe(bytes);
         }
     }
 }

@@ -156,8 +156,8 @@ fn digests_and_random() {
 
     let one = crypto::generate_random(f, session.0, 32).unwrap();
     let two = crypto::generate_random(f, session.0, 32).unwrap();
-    assert!(one.len() == 32 && one != two && one != [0; 32]);
-    assert_eq!(crypto::generate_random(f, session.0, 0), Ok(vec![]));
+    assert!(one.len() == 32 && one != two && one[..] != [0; 32]);
+    assert_eq!(crypto::generate_random(f, session.0, 0), Ok(vec![].into()));
     let error = crypto::generate_random(f, session.0, usize::MAX).unwrap_err();
     assert_eq!(error.code, CKR_HOST_MEMORY);
 }
@@ -183,7 +183,7 @@ fn oaep_decrypts_what_openssl_encrypted() {
     let oaep =
         Mechanism { code: CKM_RSA_PKCS_OAEP, params: Params::RsaOaep { hash: CKM_SHA_1, mgf: CKG_MGF1_SHA1, source: vec![] } };
     let decrypted = crypto::decrypt(f, session.0, fixture().rsa.1, &oaep, &encrypted);
-    assert_eq!(decrypted, Ok(b"to the token".to_vec()));
+    assert_eq!(decrypted, Ok(b"to the token".to_vec().into()));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn objects_are_made_read_copied_changed_and_destroyed() {
         .unwrap();
         // With an attribute that fails beside it, so that lengths are looked at twice.
         let read = objects::get_attributes(f, session.0, object, &[CKA_VALUE, CKA_EC_POINT]).unwrap();
-        assert_eq!(read[0].1, AttributeRead::Value(vec![9; size]));
+        assert_eq!(read[0].1, AttributeRead::Value(vec![9; size].into()));
         assert_eq!(read[1].1, AttributeRead::Unknown);
 
         let renamed = [Attribute::bytes(CKA_LABEL, "copy")];

@@ -243,7 +243,7 @@ fn raw_rsa_with_too_much_data_is_turned_down() {
     assert!(sign(255).is_ok());
     let refused = |function| Err(CallError::new(function, CKR_DATA_LEN_RANGE, Phase::Init));
     for data in [&[1; 257][..], &[1; 5000]] {
-        assert_eq!(sign(data.len()), refused("C_Sign").map(|()| vec![]));
+        assert_eq!(sign(data.len()), refused("C_Sign").map(|()| vec![].into()));
         let verified = crypto::verify(f, session.0, public, &raw, data, &signature);
         assert_eq!(verified, refused("C_Verify"));
         let encrypted = crypto::encrypt(f, session.0, public, &raw, data);
