@@ -153,6 +153,8 @@ defmodule Pkcs11Pool do
     * `:hung` - calls that the module does not return from though their time is over, and sessions that such calls have left to be closed. On
       native threads they are quarantined: their sessions are in no other number, and others take their places, up to `:size`
     * `:serialized` - whether one call is in the module at a time
+    * `:panics` - faults of this library's own native threads and calls in this VM, which they survived: anything but 0 is worth a report, with
+      what was written to the standard error
     * `:epoch` - changes whenever the token's handles may have become invalid
     * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in`, `:poisoned` (a PIN was refused), or `:conflict` (logged in with another
       PIN than this pool's)

@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.LeaseTest do
 
   import ExUnit.CaptureLog
 
-  alias Pkcs11Pool.{Error, Lease}
+  alias Pkcs11Pool.{Error, Lease, Native}
   alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
 
   defp pool(overrides \\ []) do
@@ -24,6 +24,21 @@ defmodule Pkcs11Pool.LeaseTest do
     end)
 
     assert Pkcs11Pool.status(pool).idle <= Pkcs11Pool.status(pool).size
+  end
+
+  test "a lease that is over leaves no timer behind, however it ended" do
+    pool = pool(lease_timeout: 3_600_000)
+    taken = fn -> Pkcs11Pool.with_session(pool, fn _lease -> Process.sleep(:infinity) end) end
+    holder = spawn(taken)
+    Poll.until(fn -> Pkcs11Pool.status(pool).leased == 1 end)
+    # This one has its timer; of other tests, which run at the same time, there are a few.
+    assert Native.timers() > 0
+    for _ <- 1..3_000, do: Pkcs11Pool.with_session(pool, fn -> :ok end)
+
+    assert catch_throw(Pkcs11Pool.with_session(pool, fn -> throw(:away) end)) == :away
+    Process.exit(holder, :kill)
+    drained(pool)
+    Poll.until(fn -> Native.timers() < 500 end)
   end
 
   test "a block returns what its function returns, and gives the session back" do

@@ -70,6 +70,9 @@ defmodule Pkcs11Pool.Native do
   @spec expire_lease(lease, keeper :: pid, place :: String.t(), ms :: non_neg_integer) :: :ok
   def expire_lease(_lease, _keeper, _place, _ms), do: :erlang.nif_error(:nif_not_loaded)
 
+  @spec timers() :: non_neg_integer
+  def timers, do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "The lease ends; `false`: it had ended."
   @spec end_lease(lease) :: boolean
   def end_lease(_lease), do: :erlang.nif_error(:nif_not_loaded)

@@ -34,6 +34,6 @@ rustler::atoms! {
     // options
     label, serial, slot_id, uri, none, pin, protected,
     // status
-    size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down, ceiling, serialized,
+    size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down, ceiling, serialized, panics,
     health, health_reason, health_since, ready, degraded,
 }

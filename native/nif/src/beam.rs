@@ -9,7 +9,7 @@ use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Reply, Wake};
 
 use crate::atoms;
-use crate::courier::{Due, Job, post};
+use crate::courier::{Job, post, post_later};
 use crate::encode::outcome;
 use crate::tag::Tag;
 
@@ -26,7 +26,7 @@ impl Host for Beam {
     type Keeper = KeeperPid;
 
     fn later(delay: Duration, run: Box<dyn FnOnce() + Send>) {
-        post(Job::At(Instant::now() + delay, Due::Run(run)));
+        post_later(delay, Job::Run(run));
     }
 }
 

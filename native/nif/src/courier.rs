@@ -1,16 +1,13 @@
 //! The courier: the one native thread of ours that only sends. What cannot be sent where it arises (a destructor, a killed process's
 //! dirty NIF, a thread of the reaper's) goes through it; and what is to happen later, waits here.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 use once_cell::sync::OnceCell;
-use rustler::{Encoder, LocalPid, OwnedEnv};
-use token::End;
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 use token::host::{Notice, Outcome, Posting};
+use token::{End, Timer, survive, unanswerable};
 
 use crate::atoms;
 use crate::beam::{Caller, Lease, TokenPool};
@@ -23,12 +20,6 @@ pub(crate) enum Job {
     Wake(LocalPid),
     /// Tells a keeper.
     Tell(LocalPid, Notice),
-    /// Something for later.
-    At(Instant, Due),
-}
-
-/// What is to be done later.
-pub(crate) enum Due {
     /// Answers what still runs in a drained pool.
     GiveUp(Arc<TokenPool>),
     /// Ends a lease that has been held for too long.
@@ -45,84 +36,63 @@ pub(crate) struct Expiry {
     pub(crate) place: String,
 }
 
-static COURIER: OnceCell<Sender<Job>> = OnceCell::new();
+static COURIER: OnceCell<token::Courier<Job>> = OnceCell::new();
 
 /// Starts the thread, once.
 pub(crate) fn start() -> std::io::Result<()> {
-    COURIER.get_or_try_init(|| {
-        let (jobs, inbox) = unbounded();
-        std::thread::Builder::new().name("pkcs11-courier".into()).spawn(move || run(&inbox))?;
-        Ok::<_, std::io::Error>(jobs)
-    })?;
+    COURIER.get_or_try_init(|| token::Courier::start("pkcs11-courier", perform))?;
     Ok(())
 }
 
 /// Hands a job over; neither blocks nor panics.
 pub(crate) fn post(job: Job) {
     if let Some(courier) = COURIER.get() {
-        // The thread never ends.
-        let _ = courier.send(job);
+        courier.post(job);
     }
 }
 
-/// A job for later, the earliest first.
-struct Later(Instant, Due);
-
-impl PartialEq for Later {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+/// The same for a job that is to be done after a while.
+pub(crate) fn post_later(delay: Duration, job: Job) {
+    if let Some(courier) = COURIER.get() {
+        courier.post_later(delay, job);
     }
 }
 
-impl Eq for Later {}
-
-impl PartialOrd for Later {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+/// The same, unless the timer is dropped before.
+pub(crate) fn schedule(delay: Duration, job: Job) -> Option<Timer> {
+    Some(COURIER.get()?.schedule(delay, job))
 }
 
-impl Ord for Later {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
-    }
+/// How many jobs wait for their time.
+pub(crate) fn waiting() -> usize {
+    COURIER.get().map_or(0, token::Courier::waiting)
 }
 
-fn run(inbox: &crossbeam_channel::Receiver<Job>) {
-    let mut env = OwnedEnv::new();
-    let mut later: BinaryHeap<Reverse<Later>> = BinaryHeap::new();
-    loop {
-        let job = match later.peek() {
-            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(Reverse(Later(at, _))) => inbox.recv_deadline(*at),
-        };
-        // A failed send means that nobody is there any more.
-        match job {
-            Ok(Job::Answer(caller, result)) => {
-                let _ = env.send_and_clear(&caller.pid, |env| (caller.tag(env), outcome(env, &result)).encode(env));
+fn perform(job: Job) {
+    match job {
+        Job::Answer(caller, result) => {
+            let answer = |result: &Outcome| send(&caller.pid, |env| (caller.tag(env), outcome(env, result)).encode(env));
+            // A caller waits for it, whatever it is.
+            if survive(|| answer(&result)).is_none() {
+                answer(&Err(unanswerable()));
             }
-            Ok(Job::Wake(pid)) => {
-                let _ = env.send_and_clear(&pid, |env| atoms::run().encode(env));
-            }
-            Ok(Job::Tell(pid, told)) => {
-                let _ = env.send_and_clear(&pid, |env| (atoms::pkcs11_pool(), notice(env, told)).encode(env));
-            }
-            Ok(Job::At(at, due)) => later.push(Reverse(Later(at, due))),
-            Err(RecvTimeoutError::Timeout) => match later.pop() {
-                Some(Reverse(Later(_, Due::GiveUp(pool)))) => pool.give_up(),
-                Some(Reverse(Later(_, Due::Expire(expiry)))) => expire(&expiry, &mut env),
-                Some(Reverse(Later(_, Due::Run(run)))) => run(),
-                None => (),
-            },
-            Err(RecvTimeoutError::Disconnected) => return,
         }
+        Job::Wake(pid) => send(&pid, |env| atoms::run().encode(env)),
+        Job::Tell(pid, told) => send(&pid, |env| (atoms::pkcs11_pool(), notice(env, told)).encode(env)),
+        Job::GiveUp(pool) => pool.give_up(),
+        Job::Expire(expiry) => expire(&expiry),
+        Job::Run(run) => run(),
     }
 }
 
-fn expire(Expiry { lease, holder, keeper, place }: &Expiry, env: &mut OwnedEnv) {
+/// A failed send means that nobody is there any more.
+fn send(pid: &LocalPid, message: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+    let _ = OwnedEnv::new().send_and_clear(pid, message);
+}
+
+fn expire(Expiry { lease, holder, keeper, place }: &Expiry) {
     let ended = lease.upgrade().is_some_and(|lease| lease.end(End::Close("lease_expired"), &mut Posting));
     if ended {
-        let told = |env| (atoms::pkcs11_pool(), (atoms::lease_expired(), *holder, place.as_str())).encode(env);
-        let _ = env.send_and_clear(keeper, told);
+        send(keeper, |env| (atoms::pkcs11_pool(), (atoms::lease_expired(), *holder, place.as_str())).encode(env));
     }
 }

@@ -235,6 +235,7 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
             (atoms::active(), status.active.encode(env)),
             (atoms::hung(), status.hung.encode(env)),
             (atoms::serialized(), status.serialized.encode(env)),
+            (atoms::panics(), token::panics().encode(env)),
             (atoms::runners(), status.runners.encode(env)),
             (atoms::epoch(), status.epoch.encode(env)),
             (atoms::login(), name(env, status.login)),

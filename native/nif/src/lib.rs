@@ -23,16 +23,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use session_pool::{Abandoned, State};
-use token::{Budget, Direct, End, Error, Served, now};
+use token::{Budget, Direct, End, Error, Served, now, survive};
 
 use crate::args::{Arg, Timeout, answer};
 use crate::beam::{Bell, Caller, Header, KeeperPid, Runner, Scheduler, Serving, Thread, TokenPool};
-use crate::courier::{Due, Expiry, Job};
+use crate::courier::{Expiry, Job};
 use crate::resources::{IndexResource, LeaseResource, PoolResource, RunnerResource, TicketResource, stop};
 
 /// How much a runner does in one call: long enough that the way in costs nothing, short enough that its process can be stopped, and
@@ -119,10 +119,12 @@ fn start_runner(pool: &Arc<TokenPool>) -> bool {
         let mut serves = woken;
         loop {
             if serves {
-                match pool.serve(id, &mut outlet, BUDGET) {
-                    Served::Again => continue,
-                    Served::Parked => (),
-                    Served::Gone => return,
+                match survive(|| pool.serve(id, &mut outlet, BUDGET)) {
+                    Some(Served::Again) => continue,
+                    Some(Served::Parked) => (),
+                    Some(Served::Gone) => return,
+                    // Another takes its place.
+                    None => return pool.depart(id),
                 }
             }
             serves = match pool.is_draining() {
@@ -234,9 +236,17 @@ fn expire_lease<'a>(
         let (lease, after) = (lease.get()?, Duration::from_millis(ms.get()?));
         let expiry =
             Expiry { lease: Arc::downgrade(&lease.lease), holder: lease.holder, keeper: keeper.get()?, place: place.get()? };
-        courier::post(Job::At(Instant::now() + after, Due::Expire(expiry)));
+        if let Some(timer) = courier::schedule(after, Job::Expire(expiry)) {
+            lease.lease.expires_with(timer);
+        }
         Ok(atoms::ok())
     })
+}
+
+/// How many things wait for their time, such as the ends of leases.
+#[rustler::nif]
+fn timers<'a>(env: Env<'a>) -> Term<'a> {
+    answer(env, || Ok(courier::waiting()))
 }
 
 /// The lease ends: its session goes back to the pool, or is closed if the caller left an operation running on it.

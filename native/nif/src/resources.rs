@@ -3,14 +3,14 @@
 use std::panic::RefUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustler::{Env, LocalPid, Monitor, Resource};
 use session_pool::RunnerId;
 use token::End;
 
 use crate::beam::{Bell, Header, Lease, Scheduler, TokenPool};
-use crate::courier::{self, Due, Job};
+use crate::courier::{self, Job};
 
 /// A pool, which its keeper's death drains.
 pub(crate) struct PoolResource {
@@ -89,6 +89,6 @@ impl Resource for IndexResource {}
 pub(crate) fn stop(resource: &PoolResource) {
     resource.pool.drain();
     if let Some(timeout) = resource.shutdown_timeout {
-        courier::post(Job::At(Instant::now() + timeout, Due::GiveUp(resource.pool.clone())));
+        courier::post_later(timeout, Job::GiveUp(resource.pool.clone()));
     }
 }

@@ -9,6 +9,7 @@ use crate::attachment::Readiness;
 use crate::cell::Cell;
 use crate::clock::now;
 use crate::host::{Host, Keeper, Notice, Posting};
+use crate::panics::survive;
 use crate::pool::{Grant, LoginMode, TokenPool};
 use crate::session::{Closable, Session};
 
@@ -31,20 +32,26 @@ impl<H: Host> TokenPool<H> {
             // No pool, no capacity to give back.
             let Some(pool) = me.upgrade() else { return };
             pool.closes.lock().retain(|other| !Arc::ptr_eq(other, &cell));
-            let closing = pool.returned(cell.closed());
-            let granted = match heir {
-                None => pool.sessions.closed(closing),
-                Some(session) => {
-                    pool.keeper.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
-                    pool.release(pool.sessions.replaced(closing, session, now()))
-                }
-            };
+            // Its capacity comes back in any case.
+            let granted = survive(|| pool.closed(&cell, heir)).unwrap_or_else(|| pool.after_panic(&cell));
             if let Some(grant) = granted {
-                pool.dispatch(grant, &mut Posting);
+                survive(|| pool.dispatch(grant, &mut Posting));
             }
-            pool.resume_logouts();
+            survive(|| pool.resume_logouts());
             pool.settle();
         });
+    }
+
+    /// Its session is closed: what its capacity, or its heir, serves next.
+    fn closed(&self, cell: &Cell<H>, heir: Option<Session>) -> Option<Grant<H>> {
+        let closing = self.returned(cell.closed());
+        match heir {
+            None => self.sessions.closed(closing),
+            Some(session) => {
+                self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
+                self.release(self.sessions.replaced(closing, session, now()))
+            }
+        }
     }
 
     /// A session is about to be closed, on the reaper's thread. If it is the last one of a token that is logged in, another is opened first: its

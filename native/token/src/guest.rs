@@ -1,7 +1,6 @@
 //! A caller that runs its own operation: where a session lies idle and nothing waits, no runner need be woken. What comes of the operation goes
 //! the same way as a runner's; whatever else it then needs (another session, a login) is left to the runners.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,6 +8,7 @@ use parking_lot::Mutex;
 use crate::cell::Cell;
 use crate::error::Error;
 use crate::host::{Host, Outcome, Outlet};
+use crate::panics::survive;
 use crate::pool::TokenPool;
 use crate::request::{Header, Operation, Place, Request, Work};
 use crate::serve::Turn;
@@ -85,17 +85,15 @@ impl<H: Host> TokenPool<H> {
         };
         let ticket = grant.waiter.ticket;
         let cell = self.guests.sit();
-        let turn = catch_unwind(AssertUnwindSafe(|| self.turn(grant, &cell, outlet)));
         // The operation of one that panicked has answered itself.
-        let Turn { next, answer } = turn.unwrap_or_else(|_| Turn { next: self.after_panic(&cell), answer: None });
+        let Turn { next, answer } =
+            survive(|| self.turn(grant, &cell, outlet)).unwrap_or_else(|| Turn { next: self.after_panic(&cell), answer: None });
         self.guests.rise(cell);
         if let Some(next) = next {
             self.dispatch(next, outlet);
         }
         Ok(match answer {
-            Some((mut operation, outcome)) if operation.header.progress.answer() => {
-                Direct::Done(operation.request.settle(outcome))
-            }
+            Some((mut operation, outcome)) if operation.header.progress.answer() => Direct::Done(operation.settle(outcome)),
             _ => Direct::Later(ticket),
         })
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use session_pool::{Held, Source, Ticket, Waiting};
 
+use crate::courier::Timer;
 use crate::error::Error;
 use crate::host::{Host, Outlet};
 use crate::pool::{Grant, TokenPool};
@@ -40,6 +41,14 @@ enum State<H: Host> {
 pub struct Lease<H: Host> {
     pool: Weak<TokenPool<H>>,
     state: Mutex<State<H>>,
+    expiry: Mutex<Expiry>,
+}
+
+/// What ends a lease that is held for too long. It goes as soon as the lease is over.
+enum Expiry {
+    None,
+    Due(#[expect(dead_code, reason = "it is there to be dropped")] Timer),
+    Over,
 }
 
 /// The session of a lease that has ended meanwhile.
@@ -47,7 +56,7 @@ pub(crate) struct Late(pub(crate) Held<Session>);
 
 impl<H: Host> Lease<H> {
     pub(crate) fn new(pool: Weak<TokenPool<H>>) -> Arc<Self> {
-        Arc::new(Self { pool, state: Mutex::new(State::Waiting) })
+        Arc::new(Self { pool, state: Mutex::new(State::Waiting), expiry: Mutex::new(Expiry::None) })
     }
 
     /// The session is there.
@@ -60,6 +69,22 @@ impl<H: Host> Lease<H> {
             }
             _ => Err(Late(held)),
         }
+    }
+
+    /// It ends when this timer does what it is for.
+    pub fn expires_with(&self, timer: Timer) {
+        let mut expiry = self.expiry.lock();
+        if !matches!(*expiry, Expiry::Over) {
+            let before = std::mem::replace(&mut *expiry, Expiry::Due(timer));
+            // What is dropped sends.
+            drop(expiry);
+            drop(before);
+        }
+    }
+
+    fn over(&self) {
+        let before = std::mem::replace(&mut *self.expiry.lock(), Expiry::Over);
+        drop(before);
     }
 
     /// Whether it has a session.
@@ -101,6 +126,7 @@ impl<H: Host> Lease<H> {
         let end = broken.map(End::Close).or(ending);
         if let Some(end) = end {
             drop(state);
+            self.over();
             for operation in waiting {
                 operation.post(Error::LeaseEnded);
             }
@@ -130,6 +156,7 @@ impl<H: Host> Lease<H> {
                 }
             }
         };
+        self.over();
         for operation in waiting {
             operation.post(Error::LeaseEnded);
         }
@@ -137,6 +164,7 @@ impl<H: Host> Lease<H> {
 
     /// It ends: now, or when its operation is done. `false`: it had ended.
     pub fn end(&self, end: End, outlet: &mut impl Outlet<H>) -> bool {
+        self.over();
         let mut state = self.state.lock();
         match std::mem::replace(&mut *state, State::Ended) {
             State::Ended => false,

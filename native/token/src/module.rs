@@ -252,6 +252,7 @@ impl Module {
             }
             lifecycle.phase = Phase::Changing;
         }
+        let mut end = ChangeEnd { module: self, phase: Phase::Up { ours: true } };
         let open: usize = self.tokens.lock().iter().map(|token| token.gate.sessions()).sum();
         let finalized = open == 0
             && self.enter_alone().is_ok_and(|_inside| {
@@ -259,8 +260,9 @@ impl Module {
                 // to has to be a user first. The one that is inside is this thread.
                 unsafe { self.functions.finalize() }.is_ok()
             });
-        self.lifecycle.lock().phase = if finalized { Phase::Down } else { Phase::Up { ours: true } };
-        self.changed.notify_all();
+        if finalized {
+            end.phase = Phase::Down;
+        }
     }
 
     fn check_digest(&self, expected: &str) -> Result<(), Error> {
@@ -315,6 +317,19 @@ impl Module {
 
     fn display(&self) -> String {
         self.path.display().to_string()
+    }
+}
+
+/// The end of a change, in which nobody could come in: even one that panics has an end.
+struct ChangeEnd<'a> {
+    module: &'a Module,
+    phase: Phase,
+}
+
+impl Drop for ChangeEnd<'_> {
+    fn drop(&mut self) {
+        self.module.lifecycle.lock().phase = self.phase;
+        self.module.changed.notify_all();
     }
 }
 

@@ -15,6 +15,7 @@ use crate::express::Express;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
 use crate::lease::Lease;
 use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template, TokenInfo};
+use crate::panics::survive;
 use crate::task::Task;
 use crate::token::Selector;
 use crate::wiped::Wiped;
@@ -379,15 +380,28 @@ impl<H: Host> Operation<H> {
         Failure { error: error.into(), executed: self.executed }
     }
 
-    /// Answers it.
+    /// What its caller gets of an outcome. Once.
+    pub(crate) fn settle(&mut self, outcome: Outcome) -> Outcome {
+        survive(|| self.request.settle(outcome)).unwrap_or_else(|| Err(unanswerable()))
+    }
+
+    /// Answers it; where the outlet fails to, by the courier.
     pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
-        if self.header.progress.answer() { outlet.answer(&self.header.reply, outcome) } else { Delivery::Done }
+        if !self.header.progress.answer() {
+            return Delivery::Done;
+        }
+        let reply = &self.header.reply;
+        survive(|| outlet.answer(reply, outcome)).unwrap_or_else(|| {
+            reply.post(Err(unanswerable()));
+            Delivery::Done
+        })
     }
 
     /// Answers it by the courier.
     pub fn post(mut self, error: Error) {
         let failure = self.failure(error);
-        self.header.post(self.request.settle(Err(failure)));
+        let outcome = self.settle(Err(failure));
+        self.header.post(outcome);
     }
 
     /// Whether nothing speaks against another try, as far as the operation goes: never under a lease, whose holder may have state on the session.
@@ -407,8 +421,14 @@ impl<H: Host> Drop for Operation<H> {
             _ => return,
         };
         let error = Error::Interrupted { cause: "the operation was dropped" };
-        self.header.post(self.request.settle(Err(Failure { error, executed })));
+        let outcome = self.settle(Err(Failure { error, executed }));
+        self.header.post(outcome);
     }
+}
+
+/// The operation may well have run.
+pub fn unanswerable() -> Failure {
+    Failure { error: Error::Interrupted { cause: "its answer could not be put together" }, executed: Executed::Unknown }
 }
 
 /// What the pool queues.

@@ -1,7 +1,6 @@
 //! The runner's loop: it owns a session, takes the next operation, runs it, answers, and goes on while there is work. Two kinds of runner
 //! call it: a process in a dirty NIF, and a native thread.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
@@ -17,6 +16,7 @@ use crate::host::{Delivery, Host, Outcome, Outlet};
 use crate::lease::Late;
 use crate::opening::{Refused, enter};
 use crate::p11::{CallError, Phase};
+use crate::panics::survive;
 use crate::pool::{Grant, LoginMode, TokenPool};
 use crate::request::{Header, Operation, Place, Request, Work, weight};
 use crate::session::Session;
@@ -64,14 +64,13 @@ impl<H: Host> TokenPool<H> {
         let until = Instant::now() + budget.time;
         let mut bytes = 0;
         loop {
-            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(grant, &cell, outlet)));
-            let Ok(Turn { next, answer }) = turn else {
+            let Some(Turn { next, answer }) = survive(|| self.turn(grant, &cell, outlet)) else {
                 let next = self.after_panic(&cell);
                 return self.quit(id, next, outlet);
             };
             let mut delivery = Delivery::Done;
             if let Some((mut operation, outcome)) = answer {
-                let outcome = operation.request.settle(outcome);
+                let outcome = operation.settle(outcome);
                 bytes += weight(&outcome);
                 delivery = operation.answer(outlet, outcome);
             }
@@ -118,8 +117,8 @@ impl<H: Host> TokenPool<H> {
     /// After a panic of ours: the session has gone to the reaper, and its capacity goes to the next.
     pub(crate) fn after_panic(&self, cell: &Cell<H>) -> Option<Grant<H>> {
         let next = cell.take_stake().and_then(|stake| self.sessions.forfeit(stake));
-        self.resume_logouts();
-        self.settle();
+        survive(|| self.resume_logouts());
+        survive(|| self.settle());
         next
     }
 
@@ -317,7 +316,7 @@ impl<H: Host> TokenPool<H> {
             Passage::Refuse(error) => return Step::Keep(Err(operation.failure(error))),
             Passage::Wait(wait) => return Step::Wait(wait),
         };
-        catch_unwind(AssertUnwindSafe(|| execute(&self.options, session, operation, epoch))).unwrap_or_else(|_| {
+        survive(|| execute(&self.options, session, operation, epoch)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
         })
