@@ -207,6 +207,21 @@ defmodule Pkcs11Pool.Testing.ChaosTest do
       recovered(fn -> random(pool, queue_timeout: 300) end)
     end
 
+    test "die of not being used, and C_GetSessionInfo is no use", %{chaos: chaos} = context do
+      pool = start_ready!(context)
+      Chaos.session_idle_limit(chaos, 60_000)
+      assert {:ok, _signature} = sign(pool)
+      Chaos.session_idle_limit(chaos, 1)
+      Process.sleep(5)
+      # It is in no hurry to say so.
+      assert Chaos.status(chaos).sessions == 1
+      recovered(fn -> sign(pool) end)
+      assert Chaos.status(chaos).dead_sessions >= 1
+      Chaos.session_idle_limit(chaos, :infinity)
+      assert {:ok, _signature} = sign(pool)
+      assert_raise ArgumentError, ~r/milliseconds/, fn -> Chaos.session_idle_limit(chaos, -1) end
+    end
+
     test "die", %{chaos: chaos} = context do
       pool = start_ready!(context)
       Chaos.kill_sessions(chaos)

@@ -320,7 +320,7 @@ defmodule Pkcs11Pool.Keeper do
   defp tick(%{options: options}) do
     # An atom is greater than any number.
     shortest =
-      [options.idle_ttl, options.max_lifetime, options.operation_timeout]
+      [options.idle_ttl, options.max_lifetime, options.operation_timeout, options.keepalive]
       |> Enum.min()
       |> min(inactivity(options) || :infinity)
 
@@ -398,6 +398,7 @@ defmodule Pkcs11Pool.Keeper do
       read_only: options.read_only,
       serialize: options.serialize,
       operation_timeout: finite(options.operation_timeout),
+      keepalive: if(options.keepalive == :off, do: nil, else: options.keepalive),
       key_cache_ttl: finite(options.key_cache_ttl),
       retry_policy: for({code, class} <- options.retry_policy, do: {code, Atom.to_string(class)}),
       pool_size: options.pool_size,

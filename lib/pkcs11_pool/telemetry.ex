@@ -41,7 +41,7 @@ defmodule Pkcs11Pool.Telemetry do
   |---|---|---|
   | `[:pkcs11_pool, :session, :opened]` | `system_time` | `pool`, `session`, `reason` |
   | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:ttl`, `:surplus`, `:drain`, `:hung` when its call has returned after all, the class of a return code, ...) |
-  | `[:pkcs11_pool, :session, :hung]` | `duration` until now | `pool`, `session` (0: it is being opened), `operation`, `executor` (`:threads`, `:dirty_io`), `hung` (as in `status/1`), `reason`: what it costs (`:replaced`: nothing more; a `:session` of the pool; a `:scheduler` of the VM's; the `:login`) |
+  | `[:pkcs11_pool, :session, :hung]` | `duration` until now | `pool`, `session` (0: it is being opened), `operation` (`:keepalive` for one of the pool's own), `executor` (`:threads`, `:dirty_io`), `hung` (as in `status/1`), `reason`: what it costs (`:replaced`: nothing more; a `:session` of the pool; a `:scheduler` of the VM's; the `:login`) |
   | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `class` and `reason` (of the return code), `function` (that returned it, as in an error: `:C_Sign`) |
   | `[:pkcs11_pool, :pool, :down]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :pool, :up]` | `system_time` | `pool` |

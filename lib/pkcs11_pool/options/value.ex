@@ -173,6 +173,12 @@ defmodule Pkcs11Pool.Options.Value do
     ArgumentError -> invalid!(name, "iodata")
   end
 
+  def validate!(:keepalive, value) do
+    if value == :off or (is_integer(value) and value in 1..@longest_ms),
+      do: value,
+      else: invalid!(:keepalive, "positive integer (milliseconds) or :off", value)
+  end
+
   def validate!(:telemetry_metadata, metadata) do
     if is_map(metadata) and not is_struct(metadata),
       do: metadata,

@@ -306,6 +306,20 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  A session dies when the device is not called on it for longer than this, as on a token that drops
+  idle sessions; `:infinity` undoes it. `C_GetSessionInfo` is answered by the library alone, and so
+  goes on saying that the session lives; the next call that goes to the device answers
+  `CKR_SESSION_HANDLE_INVALID`.
+  """
+  @spec session_idle_limit(t, number | :infinity) :: :ok
+  def session_idle_limit(%__MODULE__{} = chaos, limit) do
+    Control.tell!(chaos, [
+      "session_idle_limit",
+      if(limit == :infinity, do: "off", else: hd(micros!(limit)))
+    ])
+  end
+
+  @doc """
   Closes all sessions without a word to the application: its handles answer
   `CKR_SESSION_HANDLE_INVALID`. A session that is in use dies, too: its call answers so. As
   always, the last session takes the login with it.

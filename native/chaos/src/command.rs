@@ -11,6 +11,7 @@
 //! | `clear F` | forgets the above, and releases |
 //! | `release F [code=]` | lets hanging calls go on, or answer; later ones do not hang |
 //! | `session_limit N\|off` | `CKR_SESSION_COUNT` beyond |
+//! | `session_idle_limit N\|off` | a session dies on which the device was not called for so long |
 //! | `remove_token [slot=] [code=]`, `return_token [slot=] [from=]` | see `Pkcs11Pool.Testing.Chaos` |
 //! | `kill_sessions`, `invalidate_objects` | handles die |
 //! | `hide_objects` | nothing is found until the next `C_Initialize` |
@@ -177,6 +178,9 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
         "session_limit" => {
             let limit = number_or_off(words.word(0)?)?.map_or(usize::MAX, |limit| limit as usize);
             CHAOS.session_limit.store(limit, Ordering::SeqCst);
+        }
+        "session_idle_limit" => {
+            CHAOS.session_idle_limit.store(number_or_off(words.word(0)?)?.unwrap_or(u64::MAX), Ordering::SeqCst);
         }
         "return_token" => {
             let slot = |name| Ok::<_, String>(words.number(name)?.map(|slot| slot as CK_SLOT_ID));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use cryptoki_sys::*;
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ pub struct Session {
     user: AtomicUsize,
     /// The application may not use it any more; it may not know yet.
     dead: AtomicBool,
+    /// When the device was last called on it.
+    called: Mutex<Instant>,
 }
 
 impl Session {
@@ -36,6 +39,18 @@ impl Session {
         let is_dead = self.dead.load(Ordering::SeqCst);
         if is_dead && self.user.compare_exchange(NOBODY, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             close(self.real);
+        }
+    }
+
+    /// One that the device has not been called on for too long dies as soon as it is. What the library knows by itself is no call.
+    fn called(&self, function: Function) {
+        if matches!(function, Function::C_GetSessionInfo | Function::C_CloseSession) {
+            return;
+        }
+        let limit = CHAOS.session_idle_limit.load(Ordering::SeqCst);
+        let before = std::mem::replace(&mut *self.called.lock(), Instant::now());
+        if before.elapsed().as_micros() as u64 > limit && !self.dead.swap(true, Ordering::SeqCst) {
+            CHAOS.sessions.unreserve();
         }
     }
 
@@ -133,6 +148,7 @@ impl Sessions {
         let mine = function as usize + 1;
         match session.user.compare_exchange(NOBODY, mine, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
+                session.called(function);
                 let claim = Claim { session, handle, generation: CHAOS.objects.generation() };
                 if let Err(code) = claim.check_alive() {
                     // Closing is how the application lets go of it.
@@ -174,7 +190,7 @@ impl Sessions {
     pub fn add(&self, real: CK_SESSION_HANDLE, slot: CK_SLOT_ID, read_write: bool) -> CK_SESSION_HANDLE {
         let handle = self.last.fetch_add(1, Ordering::SeqCst) as CK_SESSION_HANDLE + 1;
         let (user, dead) = (AtomicUsize::new(NOBODY), AtomicBool::new(false));
-        let session = Arc::new(Session { real, slot, read_write, user, dead });
+        let session = Arc::new(Session { real, slot, read_write, user, dead, called: Mutex::new(Instant::now()) });
         self.shard(handle).lock().insert(handle, session);
         handle
     }

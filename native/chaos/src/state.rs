@@ -47,6 +47,8 @@ pub struct Chaos {
     pub pins: Pins,
     /// The most sessions.
     pub session_limit: AtomicUsize,
+    /// For how many microseconds a session lives on which the device is not called.
+    pub session_idle_limit: AtomicU64,
     /// Flags that every token shows, and flags that none does.
     pub flags_set: AtomicU64,
     pub flags_cleared: AtomicU64,
@@ -78,6 +80,7 @@ pub static CHAOS: Chaos = Chaos {
     slots: Slots::new(),
     pins: Pins::new(),
     session_limit: AtomicUsize::new(usize::MAX),
+    session_idle_limit: AtomicU64::new(u64::MAX),
     flags_set: AtomicU64::new(0),
     flags_cleared: AtomicU64::new(0),
     cant_lock: AtomicBool::new(false),
@@ -179,6 +182,7 @@ impl Chaos {
         }
         self.size_query.set(0, 0);
         self.session_limit.store(usize::MAX, Ordering::SeqCst);
+        self.session_idle_limit.store(u64::MAX, Ordering::SeqCst);
         self.flags_set.store(0, Ordering::SeqCst);
         self.flags_cleared.store(0, Ordering::SeqCst);
         self.cant_lock.store(false, Ordering::SeqCst);

@@ -220,6 +220,7 @@ pub(crate) struct Options<'a> {
     read_only: bool,
     serialize: bool,
     operation_timeout: Option<u64>,
+    keepalive: Option<u64>,
     key_cache_ttl: Option<u64>,
     retry_policy: Vec<(u64, String)>,
     pool_size: usize,
@@ -260,6 +261,7 @@ impl Options<'_> {
             lazy: self.lazy,
             read_only: self.read_only,
             operation_timeout: self.operation_timeout,
+            keepalive: self.keepalive,
             key_cache_ttl: self.key_cache_ttl,
             policy: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
             sessions: Config {

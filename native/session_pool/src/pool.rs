@@ -5,6 +5,7 @@
 //! while something waits elsewhere, the gate, a drain) takes all the locks, in order: so an operation is queued only while it is
 //! certain that nothing is free anywhere, and a session becomes idle only while it is certain that nothing waits.
 
+mod keeping;
 mod matching;
 mod sessions;
 
@@ -46,6 +47,8 @@ pub struct Pool<S, W> {
 pub(crate) struct Shared<W> {
     express: Waiters<W>,
     pub(crate) ceiling: Ceiling,
+    /// A session is being kept alive.
+    is_keeping: bool,
 }
 
 impl<S, W> Pool<S, W> {
@@ -61,7 +64,7 @@ impl<S, W> Pool<S, W> {
         let stripe = |index| Mutex::new(Stripe::new(share(config.max_sessions, config.stripes, index)));
         Ok(Self {
             stripes: (0..config.stripes).map(stripe).collect(),
-            shared: Mutex::new(Shared { express: Waiters::default(), ceiling: Ceiling::default() }),
+            shared: Mutex::new(Shared { express: Waiters::default(), ceiling: Ceiling::default(), is_keeping: false }),
             next_stripe: AtomicUsize::new(first),
             next_id: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),

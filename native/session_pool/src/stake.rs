@@ -52,12 +52,14 @@ pub struct Held<S> {
     pub session: S,
     pub(crate) stake: Stake,
     pub(crate) expires: Option<Millis>,
+    /// It is kept alive, and has lain idle since then: that is no use of it.
+    pub(crate) idle_since: Option<Millis>,
 }
 
 impl<S> Held<S> {
     /// Takes the session and its stake apart, for a call that may hang.
     pub fn lend(self) -> (Lent<S>, Stake) {
-        (Lent { session: self.session, expires: self.expires }, self.stake)
+        (Lent { session: self.session, expires: self.expires, idle_since: self.idle_since }, self.stake)
     }
 
     /// Whether a call on it was given up as hung: it can only be closed.
@@ -77,13 +79,14 @@ pub struct Lent<S> {
     /// The session.
     pub session: S,
     expires: Option<Millis>,
+    idle_since: Option<Millis>,
 }
 
 impl<S> Lent<S> {
     /// The call has returned: the session and its stake, whatever has become of that.
     pub fn rejoin(self, stake: Stake) -> Held<S> {
         debug_assert!(stake.is(Stage::Running), "{stake:?} is another session's");
-        Held { session: self.session, stake, expires: self.expires }
+        Held { session: self.session, stake, expires: self.expires, idle_since: self.idle_since }
     }
 }
 

@@ -10,14 +10,18 @@ use crate::waiters::Waiters;
 /// A session that lies idle.
 pub(crate) struct Idle<S> {
     pub(crate) session: S,
+    /// When it was last used.
     pub(crate) since: Millis,
+    /// When its token was last called on it: since then it was used, or kept alive.
+    pub(crate) called: Millis,
     pub(crate) expires: Option<Millis>,
 }
 
 impl<S> Idle<S> {
     /// It runs again, in this stripe.
     pub(crate) fn held(self, stripe: usize) -> Held<S> {
-        Held { session: self.session, stake: Stake { stripe, stage: Stage::Running }, expires: self.expires }
+        let stake = Stake { stripe, stage: Stage::Running };
+        Held { session: self.session, stake, expires: self.expires, idle_since: None }
     }
 }
 
@@ -56,6 +60,13 @@ impl<S, W> Stripe<S, W> {
         let idle = self.idle.pop_back()?;
         self.running += 1;
         Some(idle)
+    }
+
+    /// One that comes back, to its place: if it was only kept alive, that is not the last one.
+    pub(crate) fn put_idle(&mut self, idle: Idle<S>) {
+        let is_before = |other: &Idle<S>| other.since <= idle.since;
+        let place = self.idle.iter().rposition(is_before).map_or(0, |last| last + 1);
+        self.idle.insert(place, idle);
     }
 
     /// Room for one more session, now opening.

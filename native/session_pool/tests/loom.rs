@@ -581,6 +581,25 @@ fn two_submits_to_one_stripe() {
 }
 
 #[test]
+fn a_session_being_kept_alive_against_a_submit() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        assert!(freed(pool.release(submit_and_open(&pool, 0), 0)).is_none());
+        let submitter = beside(&pool, move |pool| granted(submit(pool, 1)));
+        let mut ran = 0;
+        if let Some(kept) = pool.take_to_keep(0, 5, || 9) {
+            assert_eq!(kept.waiter.payload, 9);
+            // It waits for that one call, and no longer.
+            ran += usize::from(freed(pool.release(open(&pool, kept), 5)).is_some());
+            pool.end_keeping();
+        }
+        ran += usize::from(submitter.join().unwrap().is_some());
+        assert_eq!(ran, 1, "the operation runs once");
+        assert_work_conserving(&pool);
+    });
+}
+
+#[test]
 fn the_gate_opening_against_a_submit() {
     loom::model(|| {
         let pool = pool(2, 2, 8);

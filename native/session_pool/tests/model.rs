@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use proptest::prelude::*;
@@ -39,6 +40,10 @@ enum Event {
     /// A session is closed, and another was opened in its stead.
     Replaced(usize),
     Tick(u64),
+    /// A session on which nothing was called for a while is kept alive. Some time has passed without a tick.
+    Keep(u64),
+    /// It has been.
+    EndKeeping,
     Resize(usize),
     SetFloor(usize),
     CloseGate,
@@ -61,7 +66,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 33] = [
+const KINDS: [(u16, Make); 35] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -83,6 +88,8 @@ const KINDS: [(u16, Make); 33] = [
     (2, |choice| Event::Tick(choice as u64)),
     // Long enough to try the ceiling.
     (1, |choice| Event::Tick(choice as u64 * 100)),
+    (8, |choice| Event::Keep(choice as u64)),
+    (6, |_| Event::EndKeeping),
     (2, |choice| Event::Resize(1 + choice % 8)),
     (2, |_| Event::Join),
     (2, Event::StepOut),
@@ -151,7 +158,10 @@ struct ModelOp {
 #[derive(Debug, Clone, Copy)]
 struct ModelIdle {
     session: Session,
+    /// When it was last used.
     since: u64,
+    /// When it was last used or kept alive.
+    called: u64,
 }
 
 #[derive(Debug, Default)]
@@ -173,8 +183,11 @@ struct Model {
     draining: bool,
     now: u64,
     ops: Vec<ModelOp>,
-    /// In the order in which they came free.
+    /// In the order in which they were last used.
     idle: Vec<ModelIdle>,
+    /// Of the sessions that were taken to be kept alive: since when each is idle all the same.
+    kept: HashMap<Session, u64>,
+    keeping: bool,
     running: Vec<Session>,
     opening: usize,
     closing: Vec<Session>,
@@ -375,6 +388,8 @@ impl World {
             now: 0,
             ops: Vec::new(),
             idle: Vec::new(),
+            kept: HashMap::new(),
+            keeping: false,
             running: Vec::new(),
             opening: 0,
             closing: Vec::new(),
@@ -507,7 +522,9 @@ impl World {
             return None;
         }
         assert!(!model.draining && !surely && !is_surplus, "kept a session that is to be closed");
-        model.idle.push(ModelIdle { session, since: model.now });
+        let since = model.kept.remove(&session).unwrap_or(model.now);
+        let place = model.idle.iter().rposition(|other| other.since <= since).map_or(0, |last| last + 1);
+        model.idle.insert(place, ModelIdle { session, since, called: model.now });
         let Freed::Granted(grant) = freed else { return None };
         model.granted(&grant, true);
         Some(grant)
@@ -655,6 +672,36 @@ impl World {
             model.raises();
         }
         self.dispatch_all(grants);
+    }
+
+    fn keep(&mut self, choice: u64) {
+        let op = self.model.new_op();
+        let model = &mut self.model;
+        let (passed, uncalled_for) = (choice % 7, choice / 7);
+        model.now += passed;
+        let may = !model.draining && !model.gated && model.waiting_count() == 0 && !model.keeping;
+        let stays = model.idle.len() + model.running.len() <= model.floor;
+        let before = model.now.saturating_sub(uncalled_for);
+        // A session's life may end a little early.
+        let is_due = |idle: &&ModelIdle, is_stale: bool| idle.called <= before && (stays || !is_stale);
+        let surely: Vec<_> = model.idle.iter().filter(|idle| is_due(idle, model.is_stale(idle).1)).copied().collect();
+        let possibly: Vec<_> = model.idle.iter().filter(|idle| is_due(idle, model.is_stale(idle).0)).copied().collect();
+        let Some(grant) = self.pool.take_to_keep(before, model.now, || op.clone()) else {
+            assert!(!may || surely.is_empty(), "one of {surely:?} was to be kept alive");
+            model.go(op.0, Place::Refused);
+            return;
+        };
+        assert!(may, "kept one alive when none may be");
+        let Source::Session(held) = &grant.source else { panic!("a session was opened, to be kept alive") };
+        let kept = possibly.iter().find(|idle| idle.session == held.session).expect("kept one alive that is not due");
+        assert!(surely.iter().all(|other| kept.called <= other.called), "another one was more in need");
+        model.idle.retain(|idle| idle.session != kept.session);
+        model.running.push(kept.session);
+        model.kept.insert(kept.session, kept.since);
+        model.keeping = true;
+        model.ops[op.0].ticket = Some(grant.waiter.ticket);
+        model.go(op.0, Place::Granted);
+        self.dispatch(grant);
     }
 
     fn refused(&mut self, choice: usize) {
@@ -918,6 +965,11 @@ impl World {
                 for op in swept {
                     self.model.go(op, Place::Cancelled);
                 }
+            }
+            Event::Keep(choice) => self.keep(choice),
+            Event::EndKeeping => {
+                self.pool.end_keeping();
+                self.model.keeping = false;
             }
             Event::Drain => self.drain(),
             Event::Join => {

@@ -656,3 +656,73 @@ fn a_token_that_gives_no_session_at_all_leaves_nobody_waiting() {
     let _ = pool.resize(2);
     assert_full_capacity(&pool, 2);
 }
+
+/// Takes what is to be kept alive.
+fn keep(pool: &TestPool, called_before: u64, now: u64) -> Option<Held<u32>> {
+    let grant = pool.take_to_keep(called_before, now, || 0)?;
+    match grant.source {
+        Source::Session(held) => Some(held),
+        Source::Capacity(_) => panic!("a session was to be opened, to be kept alive"),
+    }
+}
+
+#[test]
+fn a_session_that_is_kept_alive_reaches_its_ttl_as_if_it_were_not() {
+    let pool: TestPool = Pool::new(&Config { idle_ttl: Some(100), ..config(2, 1) }).unwrap();
+    let (first, second) = (start(&pool, 1), start(&pool, 2));
+    for held in [first, second] {
+        assert!(release(&pool, held).is_none());
+    }
+    for now in [30, 60, 90] {
+        while let Some(held) = keep(&pool, now - 30, now) {
+            assert!(matches!(pool.release(held, now), Freed::Idle));
+            pool.end_keeping();
+        }
+        assert!(pool.tick(now).1.is_empty());
+    }
+    assert!(keep(&pool, 100, 100).is_none(), "it is about to be closed");
+    let (_, closing) = pool.tick(100);
+    assert_eq!(closing.len(), 2, "they were last used at 0");
+}
+
+#[test]
+fn the_last_session_of_a_token_that_is_logged_in_is_kept_alive_beyond_its_ttl() {
+    let pool: TestPool = Pool::new(&Config { idle_ttl: Some(100), ..config(2, 1) }).unwrap();
+    pool.set_floor(1);
+    assert!(release(&pool, start(&pool, 1)).is_none());
+    let held = keep(&pool, 970, 1_000).expect("the TTL leaves it alone");
+    assert!(matches!(pool.release(held, 1_000), Freed::Idle));
+}
+
+#[test]
+fn one_session_at_a_time_is_kept_alive_and_none_while_something_waits() {
+    let pool = pool(2, 2);
+    let (first, second) = (start(&pool, 1), start(&pool, 2));
+    assert!(release(&pool, second).is_none());
+    assert!(release(&pool, first).is_none());
+    let kept = keep(&pool, 0, 50).expect("both are due");
+    assert!(keep(&pool, 0, 50).is_none(), "one is being kept alive");
+    // What comes finds the other session, and the next one waits for that which is being kept alive, and no longer.
+    let other = start(&pool, 3);
+    let _waits = queue(&pool, 4);
+    pool.end_keeping();
+    assert!(keep(&pool, 50, 50).is_none(), "something waits");
+    let grant = release(&pool, kept).expect("it is what that waits for");
+    assert_eq!(grant.waiter.payload, 4);
+    assert!(keep(&pool, 50, 50).is_none(), "nothing is idle");
+    assert!(release(&pool, run(&pool, grant)).is_none());
+    assert!(release(&pool, other).is_none());
+    assert_full_capacity(&pool, 2);
+}
+
+#[test]
+fn a_session_that_was_kept_alive_is_not_the_most_recently_used_one() {
+    let pool = pool(2, 1);
+    let (first, second) = (start(&pool, 1), start(&pool, 2));
+    assert!(matches!(pool.release(first, 10), Freed::Idle));
+    assert!(matches!(pool.release(second, 20), Freed::Idle));
+    let kept = keep(&pool, 30, 40).unwrap();
+    assert_eq!(kept.session, 1, "it was not called for longer");
+    assert!(matches!(pool.release(kept, 40), Freed::Idle));
+    assert_eq!(start(&pool, 3).session, 2, "it was used last");
+}

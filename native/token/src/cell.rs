@@ -64,6 +64,8 @@ pub(crate) enum Kind {
     Login,
     Logout,
     Close,
+    /// An idle session is kept alive.
+    Keepalive,
 }
 
 impl Kind {
@@ -73,12 +75,13 @@ impl Kind {
             Self::Login => "login",
             Self::Logout => "logout",
             Self::Close => "close",
+            Self::Keepalive => "keepalive",
         }
     }
 
     /// Whether another session does instead of one that hangs in it.
     pub(crate) fn is_replaceable(self) -> bool {
-        matches!(self, Self::Call(_) | Self::Close)
+        matches!(self, Self::Call(_) | Self::Close | Self::Keepalive)
     }
 }
 
@@ -94,6 +97,7 @@ impl<H: Host> Errand<H> {
                 Self { lease, ..asked(Kind::Call(request.name()), Some(header)) }
             }
             Work::Express(express) => asked(express.kind(), express.header()),
+            Work::Keepalive(_) => asked(Kind::Keepalive, None),
         }
     }
 }

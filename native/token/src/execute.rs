@@ -20,7 +20,7 @@ use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
 use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
-use crate::probe::{Finding, examine, is_suspicious};
+use crate::probe::{Diagnosis, diagnose, is_suspicious};
 use crate::recovery::Trouble;
 use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
@@ -301,30 +301,13 @@ impl Attempt<'_> {
         may_retry: bool,
         operation: &mut Operation<H>,
     ) -> Step {
-        let Resolver { token, session, epoch, .. } = self.resolver;
-        let seen = token.module.incarnation();
+        let Diagnosis { trouble, is_good } = diagnose(self.options, self.session, class, self.resolver.epoch, self.fresh);
         let executed = failure.executed;
-        if class == Class::DeadSession {
-            token.doubt(epoch);
-        }
-        let finding = match class {
-            // That a session dies is nothing to ask about, unless it never lived.
-            Class::DeadSession if !self.fresh => Finding::TokenAnswers,
-            _ => examine(self.options, token, Some(session), class),
-        };
-        let trouble = match (finding, class) {
-            (Finding::ModuleDown, _) => Some(Trouble::Module { seen }),
-            (Finding::Silence, _) => Some(Trouble::Silence),
-            (Finding::TokenAnswers, Class::TokenGone) => Some(Trouble::Renewed),
-            (Finding::TokenAnswers, Class::DeadSession) if self.fresh => Some(Trouble::DeadFromTheStart { seen }),
-            _ => None,
-        };
         if let Some(trouble) = trouble {
             // What was open before is gone, but that is no reason to say that the token was.
             let retry = may_retry && trouble != Trouble::Renewed;
             return Step::Recover(Recover { trouble, call, class, failure, retry });
         }
-        let is_good = finding == Finding::SessionAnswers;
         if is_good && call.phase == Phase::Final {
             // In the midst of an operation, nobody knows what it has left behind.
             self.session.set_unclear();

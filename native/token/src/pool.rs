@@ -68,6 +68,8 @@ pub struct PoolOptions {
     pub read_only: bool,
     /// How long an operation may run; then its call is held for hung, though its caller is dead and cannot give it up.
     pub operation_timeout: Option<Millis>,
+    /// An idle session is called on after so long.
+    pub keepalive: Option<Millis>,
     /// How long a key's handle is remembered.
     pub key_cache_ttl: Option<Millis>,
     /// The caller's overrides of the return-code policy.
@@ -193,7 +195,7 @@ impl<H: Host> TokenPool<H> {
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
             Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
-            Work::Express(_) => false,
+            Work::Express(_) | Work::Keepalive(_) => false,
         };
         match self.sessions.submit(work, is_dead, &mut swept) {
             Submitted::Granted(grant) => {
@@ -366,6 +368,7 @@ impl<H: Host> TokenPool<H> {
         }
         // Sessions of before a shrink may have closed.
         self.dismiss_surplus();
+        self.keep_alive(&mut Posting);
         ceiling
     }
 

@@ -5,6 +5,8 @@ use cryptoki_sys::CK_SESSION_HANDLE;
 use crate::p11::session::session_info;
 use crate::p11::{CallError, Class};
 use crate::pool::PoolOptions;
+use crate::recovery::Trouble;
+use crate::session::Session;
 use crate::token::Token;
 
 /// What a probe has found.
@@ -26,6 +28,37 @@ pub(crate) fn is_suspicious(class: Class) -> bool {
         class,
         Class::DeadSession | Class::TokenGone | Class::DeviceTrouble | Class::Ambiguous | Class::Module | Class::Unknown
     )
+}
+
+/// What a failure of a call on a session comes from.
+pub(crate) struct Diagnosis {
+    /// More than the session is in it.
+    pub(crate) trouble: Option<Trouble>,
+    /// The session answers.
+    pub(crate) is_good: bool,
+}
+
+/// What a suspicious failure on this session says of it, its token and its module. `fresh`: nothing has run on it before; `epoch`: that in which it
+/// failed. Called inside of the module.
+pub(crate) fn diagnose(options: &PoolOptions, session: &Session, class: Class, epoch: u64, fresh: bool) -> Diagnosis {
+    let Some((token, _, handle)) = session.parts() else { return Diagnosis { trouble: None, is_good: false } };
+    let seen = token.module.incarnation();
+    if class == Class::DeadSession {
+        token.doubt(epoch);
+    }
+    let finding = match class {
+        // That a session dies is nothing to ask about, unless it never lived.
+        Class::DeadSession if !fresh => Finding::TokenAnswers,
+        _ => examine(options, token, Some(handle), class),
+    };
+    let trouble = match (finding, class) {
+        (Finding::ModuleDown, _) => Some(Trouble::Module { seen }),
+        (Finding::Silence, _) => Some(Trouble::Silence),
+        (Finding::TokenAnswers, Class::TokenGone) => Some(Trouble::Renewed),
+        (Finding::TokenAnswers, Class::DeadSession) if fresh => Some(Trouble::DeadFromTheStart { seen }),
+        _ => None,
+    };
+    Diagnosis { trouble, is_good: finding == Finding::SessionAnswers }
 }
 
 /// Asks. Called inside of the module.

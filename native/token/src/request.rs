@@ -13,6 +13,7 @@ use crate::data::Data;
 use crate::error::{Error, Executed, Failure};
 use crate::express::Express;
 use crate::host::{Delivery, Host, Outcome, Outlet, Reply};
+use crate::keepalive::Keepalive;
 use crate::lease::Lease;
 use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template, TokenInfo};
 use crate::panics::survive;
@@ -437,6 +438,8 @@ pub enum Work<H: Host> {
     Call(Operation<H>),
     /// A login or logout of everybody.
     Express(Express<H>),
+    /// A session that lies idle is kept alive.
+    Keepalive(Keepalive<H>),
 }
 
 /// A PIN, wiped after use.

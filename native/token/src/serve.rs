@@ -140,6 +140,7 @@ impl<H: Host> TokenPool<H> {
         }
         let hand = cell.take_up(source, Errand::of(&payload));
         match payload {
+            Work::Keepalive(keepalive) => Turn { next: self.turn_of_keepalive(hand, keepalive), answer: None },
             Work::Express(express) => Turn { next: self.turn_of_express(hand, express, ticket, outlet), answer: None },
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
                 Admission::Run => self.turn_of_call(hand, operation, ticket, outlet),

@@ -130,5 +130,6 @@ pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
     match work {
         Work::Call(operation) => operation.post(error.clone()),
         Work::Express(express) => express.refuse(error.clone()),
+        Work::Keepalive(keepalive) => drop(keepalive),
     }
 }

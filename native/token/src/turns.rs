@@ -58,6 +58,7 @@ impl<H: Host> TokenPool<H> {
                 self.hold_express(express);
                 next
             }
+            Work::Keepalive(_over) => self.put_back(source, &Place::Pool),
         };
         Turn { next, answer: None }
     }
@@ -74,6 +75,7 @@ impl<H: Host> TokenPool<H> {
                 express.refuse(error);
                 Turn { next, answer: None }
             }
+            Work::Keepalive(_over) => Turn { next: self.put_back(source, &Place::Pool), answer: None },
         }
     }
 

@@ -10,6 +10,12 @@ use crate::sync::Ordering;
 /// How many of its own waiters a stripe serves in a row while those of others wait.
 const STREAK: usize = 4;
 
+impl<S> Held<S> {
+    fn idle(self, now: Millis) -> Idle<S> {
+        Idle { session: self.session, since: self.idle_since.unwrap_or(now), called: now, expires: self.expires }
+    }
+}
+
 impl<S, W> Pool<S, W> {
     /// A session comes free in good order.
     pub fn release(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
@@ -27,9 +33,9 @@ impl<S, W> Pool<S, W> {
         if is_over {
             return Freed::Close(stripe.closes(home), held.session);
         }
-        let idle = Idle { session: held.session, since: now, expires: held.expires };
+        let idle = held.idle(now);
         if self.waiting.load(Ordering::Relaxed) == 0 {
-            stripe.idle.push_back(idle);
+            stripe.put_idle(idle);
             return Freed::Idle;
         }
         // In turn the longest waiter of all stripes is served: one with few sessions, or with none since a shrink, must not starve.
@@ -47,7 +53,7 @@ impl<S, W> Pool<S, W> {
             return Freed::Granted(Grant { source: Source::Session(held), waiter });
         }
         stripe.streak = 0;
-        stripe.idle.push_back(idle);
+        stripe.put_idle(idle);
         drop(stripe);
         match self.match_one() {
             Some(grant) => Freed::Granted(grant),
@@ -68,7 +74,7 @@ impl<S, W> Pool<S, W> {
         let (Some(stripe), true, false) = (stripe, staying < all.size(), self.draining.load(Ordering::Relaxed)) else {
             return Freed::Close(all.stripes[home].closes(home), held.session);
         };
-        all.stripes[stripe].idle.push_back(Idle { session: held.session, since: now, expires: held.expires });
+        all.stripes[stripe].put_idle(held.idle(now));
         self.shrinking.store(all.has_leftover(), Ordering::Relaxed);
         match self.match_next(&mut all) {
             Some(grant) => Freed::Granted(grant),
@@ -95,7 +101,7 @@ impl<S, W> Pool<S, W> {
             stripe.running += 1;
         }
         let expires = self.max_lifetime.map(|lifetime| now.saturating_add(self.jitter(lifetime)));
-        Held { session, stake: stake.at(Stage::Running), expires }
+        Held { session, stake: stake.at(Stage::Running), expires, idle_since: None }
     }
 
     /// A session could not be opened: its capacity goes to the next waiter.
@@ -124,15 +130,11 @@ impl<S, W> Pool<S, W> {
         let mut all = self.lock_all();
         let mut open: usize = all.stripes.iter().map(|stripe| stripe.idle.len() + stripe.running).sum();
         let floor = self.floor.load(Ordering::Relaxed);
-        let stale = |idle: &Idle<S>| {
-            self.idle_ttl.is_some_and(|ttl| idle.since.saturating_add(ttl) <= now)
-                || idle.expires.is_some_and(|expires| expires <= now)
-        };
         let mut closing = Vec::new();
         for (index, stripe) in all.stripes.iter_mut().enumerate() {
             let mut kept = std::collections::VecDeque::with_capacity(stripe.idle.len());
             while let Some(idle) = stripe.idle.pop_front() {
-                if open > floor && stale(&idle) {
+                if open > floor && self.is_stale(&idle, now) {
                     open -= 1;
                     closing.push((stripe.closes(index), idle.session));
                 } else {
@@ -142,6 +144,12 @@ impl<S, W> Pool<S, W> {
             stripe.idle = kept;
         }
         (self.raise_if_due(&mut all, now), closing)
+    }
+
+    /// Whether it has lain idle for too long, or lived for too long.
+    pub(super) fn is_stale(&self, idle: &Idle<S>, now: Millis) -> bool {
+        self.idle_ttl.is_some_and(|ttl| idle.since.saturating_add(ttl) <= now)
+            || idle.expires.is_some_and(|expires| expires <= now)
     }
 
     /// Takes every idle session out, to be closed.

@@ -124,6 +124,7 @@ fn options() -> PoolOptions {
         lazy: true,
         read_only: false,
         operation_timeout: None,
+        keepalive: None,
         key_cache_ttl: None,
         policy: HashMap::new(),
         sessions: Config {
