@@ -225,6 +225,27 @@ defmodule Pkcs11Pool.CipherTest do
       assert_undecryptable(Pkcs11Pool.decrypt(pool, "aes", {:aes_cbc_pad, iv: iv}, "short"))
     end
 
+    test "OAEP with a hash that SoftHSM does not take: the message names the hash", context do
+      %{pool: pool} = context
+      oaep = {:rsa_pkcs_oaep, hash: :sha256}
+
+      assert {:error, %Error{reason: :arguments_bad} = error} =
+               Pkcs11Pool.encrypt(pool, "rsa", oaep, @data)
+
+      assert {:ok, [{:error, %Error{reason: :arguments_bad} = listed}]} =
+               Pkcs11Pool.encrypt_many(pool, "rsa", oaep, [@data])
+
+      for error <- [error, listed] do
+        assert error.details.mechanism == :rsa_pkcs_oaep
+        assert Exception.message(error) =~ "the hash of :rsa_pkcs_oaep is a likely cause"
+        assert Exception.message(error) =~ "{:rsa_pkcs_oaep, hash: :sha1}"
+      end
+
+      Chaos.fail(context.chaos, :C_EncryptInit, :arguments_bad, count: 1)
+      assert {:error, error} = Pkcs11Pool.encrypt(pool, "aes", {:aes_gcm, iv: iv()}, @data)
+      refute Exception.message(error) =~ "hash"
+    end
+
     test "RSA OAEP and PKCS #1 v1.5, with the public key's half and the private one's", context do
       %{pool: pool, public: public, private: private} = context
 

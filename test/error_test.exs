@@ -142,6 +142,11 @@ defmodule Pkcs11Pool.ErrorTest do
     refute text =~ "id 06"
   end
 
+  test "a device's error names the option that says what the code means on this token" do
+    message = text(:device_error, code: 0x30, function: :C_Decrypt)
+    assert message =~ "retry_policy: %{device_error: :caller}"
+  end
+
   test "messages without a pool do not speak of one: they are Pkcs11Pool.Token's" do
     pins =
       ~w(pin_incorrect pin_invalid pin_len_range pin_expired pin_locked pin_final_try user_pin_not_initialized

@@ -14,6 +14,8 @@ defmodule Pkcs11Pool.Call do
 
   alias Pkcs11Pool.{Error, Lease, Native, Options, Registry, Telemetry}
 
+  @of_mechanism [:mechanism_invalid, :mechanism_param_invalid, :arguments_bad]
+
   @doc """
   Runs a request of the native side on a pool, or on the lease that the caller has there.
   """
@@ -104,10 +106,11 @@ defmodule Pkcs11Pool.Call do
   end
 
   @doc """
-  A result with the mechanism in the error of a token that does not have it: it does not say which.
+  A result with the mechanism in the error of a token that does not have or take it: it does not say which.
   """
   @spec with_mechanism(result, mechanism :: term) :: result when result: term
-  def with_mechanism({:error, %Error{reason: :mechanism_invalid} = error}, mechanism) do
+  def with_mechanism({:error, %Error{reason: reason} = error}, mechanism)
+      when reason in @of_mechanism and mechanism != nil do
     error = %{error | message: nil, details: Map.put(error.details, :mechanism, mechanism)}
     {:error, %{error | message: Exception.message(error)}}
   end

@@ -243,6 +243,12 @@ defmodule Pkcs11Pool.Error.Text do
   defp explain(:mechanism_param_invalid, _details, _error),
     do: {"the token does not take these parameters of the mechanism", nil}
 
+  # SoftHSM's code for a hash of OAEP that it does not have.
+  defp explain(:arguments_bad, %{mechanism: :rsa_pkcs_oaep}, _error) do
+    {"the module does not take the arguments, and the hash of :rsa_pkcs_oaep is a likely cause",
+     "Some tokens take OAEP with SHA-1 only, for hash and MGF: {:rsa_pkcs_oaep, hash: :sha1}"}
+  end
+
   defp explain(:iv_replaced, _details, _error) do
     {"the module encrypted with another IV than the given one",
      "The IV is in details.iv; give iv: :token for tokens that make their own"}
@@ -351,6 +357,12 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp explain(:data_len_range, _details, _error),
     do: {"the data is too long or too short for the mechanism and key", nil}
+
+  defp explain(:device_error, details, _error) do
+    {"the token refused the operation#{cause(details)}",
+     "Its device is at fault, says the code. Where your token says so of what the caller got wrong, such as a changed ciphertext, give the pool " <>
+       "retry_policy: %{device_error: :caller}"}
+  end
 
   defp explain(:session_read_only, _details, _error),
     do: {"the pool's sessions are read-only", "Leave :read_only out of the pool's options"}
