@@ -3,6 +3,8 @@ defmodule Pkcs11Pool.StackTraceTest do
   # or parameters.
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureLog
+
   alias Pkcs11Pool.{Error, Lease, Native, Registry}
   alias Pkcs11Pool.Test.SoftHSM
 
@@ -130,6 +132,71 @@ defmodule Pkcs11Pool.StackTraceTest do
             ] do
           assert {:raised, :error, %Error{reason: ^reason}, _stack} = answer = outcome(call)
           refute shown(answer) =~ "hunter2"
+        end
+      end
+    end
+  end
+
+  describe "the crash report of a task" do
+    setup :pool
+
+    test "that fails in a call shows no data", %{pool: pool} do
+      ended = Pkcs11Pool.with_session(pool, & &1)
+
+      failing = [
+        fn -> Pkcs11Pool.sign!(pool, "none", :sha256_rsa_pkcs, @canary) end,
+        fn -> Pkcs11Pool.digest!(ended, :sha256, @canary) end,
+        fn -> Pkcs11Pool.digest!(pool, {:sha256, @canary}, [@canary | @canary]) end,
+        fn ->
+          Pkcs11Pool.with_session(pool, fn -> Pkcs11Pool.digest!(pool, :none, @canary) end)
+        end
+      ]
+
+      for fun <- failing do
+        log =
+          capture_log(fn ->
+            {:ok, task} = Task.start(fun)
+            monitor = Process.monitor(task)
+            assert_receive {:DOWN, ^monitor, :process, ^task, _reason}, 30_000
+          end)
+
+        assert log =~ "terminating"
+        refute log =~ "hunter2"
+      end
+    end
+  end
+
+  describe "a lease of another node" do
+    setup :pool
+
+    test "is an error, or stands for its pool, whatever takes it", %{pool: pool} do
+      {:ok, _keeper, entry} = Registry.lookup(pool)
+      native = elsewhere(:ref)
+
+      lease = %Lease{
+        pool: pool,
+        holder: elsewhere(:pid),
+        native: native,
+        entry: %{entry | native: native}
+      }
+
+      # With everything that takes a pool alone, or a pool and one more argument.
+      calls =
+        for {name, arity} <- Pkcs11Pool.__info__(:functions),
+            arity in 1..2,
+            name not in [:child_spec, :start_link, :drain, :drain!] do
+          more = if name in [:resize, :resize!], do: [2], else: List.duplicate(0, arity - 1)
+          {name, fn -> apply(Pkcs11Pool, name, [lease | more]) end}
+        end
+
+      assert length(calls) > 10
+
+      for {name, call} <- calls do
+        case outcome(call) do
+          {:raised, :error, %struct{}, _} when struct in [ArgumentError, Error] -> :ok
+          {:raised, kind, reason, _} -> flunk("#{name}: #{inspect({kind, reason})}")
+          {:error, %Error{}} -> :ok
+          _done -> :ok
         end
       end
     end

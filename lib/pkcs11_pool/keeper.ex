@@ -10,6 +10,7 @@ defmodule Pkcs11Pool.Keeper do
     Call,
     Error,
     Native,
+    NativeLibrary,
     Notices,
     Options,
     PinProcess,
@@ -52,19 +53,10 @@ defmodule Pkcs11Pool.Keeper do
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    case pool_start(options) do
+    case NativeLibrary.call(fn -> Native.pool_start(native(options)) end) do
       {:ok, pool, executor, down} -> register(options, pool, executor, down)
       {:error, native} -> {:stop, Error.from_native(native, options.name)}
     end
-  end
-
-  # Where the native library could not be loaded the VM raises, with the options in the stack trace, and the values of :module_env may be secret.
-  defp pool_start(options) do
-    Native.pool_start(native(options))
-  rescue
-    UndefinedFunctionError ->
-      cause = "the native library of pkcs11_pool is not loaded"
-      {:error, {:interrupted, nil, nil, false, %{cause: cause}}}
   end
 
   defp register(options, pool, executor, down) do

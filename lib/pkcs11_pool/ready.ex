@@ -55,7 +55,8 @@ defmodule Pkcs11Pool.Ready do
   defp passes?({:error, _error}, down?, :wait), do: down?
   defp passes?(_ready, _down?, _when_down), do: false
 
-  defp down?(native), do: Native.status(native).down != nil
+  # What a lease of another node has is no pool: the attempt says so.
+  defp down?(native), do: match?(%{down: down} when down != nil, Native.status(native))
 
   # The last attempt had only what was left of the time.
   defp of_all({:error, %Error{details: %{timeout_ms: _left} = details} = error}, timeout) do

@@ -29,7 +29,7 @@ defmodule Pkcs11Pool.Token do
   against it.
   """
 
-  alias Pkcs11Pool.{Error, Information, Native, Options, PinProcess, PinSource}
+  alias Pkcs11Pool.{Error, Information, Native, NativeLibrary, Options, PinProcess, PinSource}
 
   @typedoc "Major and minor."
   @type version :: {0..255, 0..255}
@@ -154,7 +154,9 @@ defmodule Pkcs11Pool.Token do
     opts = Options.module!(opts)
     timeout = opts.operation_timeout
 
-    case Native.read_module(opts |> module() |> Map.put(:timeout, timeout)) do
+    place = opts |> module() |> Map.put(:timeout, timeout)
+
+    case NativeLibrary.call(fn -> Native.read_module(place) end) do
       {:ok, listing} ->
         {:ok, Information.module(listing)}
 
@@ -225,7 +227,9 @@ defmodule Pkcs11Pool.Token do
 
     sources = Enum.flat_map(sources, &source!/1)
 
-    provision = &Native.provision(place, what.(opts, &1))
+    provision = fn pins ->
+      NativeLibrary.call(fn -> Native.provision(place, what.(opts, pins)) end)
+    end
 
     case PinProcess.run(nil, sources, opts.pin_timeout, provision) do
       :ok -> :ok
