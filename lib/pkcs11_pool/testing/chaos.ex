@@ -394,6 +394,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  Whether slots are readers, whose tokens may be taken out (`CKF_REMOVABLE_DEVICE`), and the module tells of
+  those that `remove_token/2` and `return_token/2` move (`C_WaitForSlotEvent`). SoftHSM's are not.
+  """
+  @spec slot_events(t, boolean) :: :ok
+  def slot_events(%__MODULE__{} = chaos, slot_events? \\ true) when is_boolean(slot_events?) do
+    Control.tell!(chaos, ["slot_events", if(slot_events?, do: "on", else: "off")])
+  end
+
+  @doc """
   Whether slots and tokens describe themselves as careless modules do: texts that end with a zero
   byte and junk or are no UTF-8, a time that is none, counts and sizes that are not told.
   """

@@ -21,6 +21,7 @@
 //! | `pin_limit N\|off`, `pin_tries user\|so` | the counter of wrong PINs |
 //! | `cant_lock on\|off` | `CKR_CANT_LOCK` at `C_Initialize` |
 //! | `make_iv on\|off` | writes an IV of its own over that of AES-GCM |
+//! | `slot_events on\|off` | slots are removable, and `C_WaitForSlotEvent` tells of tokens that come and go |
 //! | `malformed_info on\|off` | slots and tokens describe themselves carelessly |
 //! | `swap_slots A B` | what is in two slots changes places |
 //! | `seed N` | makes chance repeatable |
@@ -208,6 +209,7 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
         "pin_limit" => CHAOS.pins.set_limit(number_or_off(words.word(0)?)?.map(|limit| limit as u32)),
         "cant_lock" => CHAOS.cant_lock.store(words.word(0)? == "on", Ordering::SeqCst),
         "make_iv" => CHAOS.makes_iv.store(words.word(0)? == "on", Ordering::SeqCst),
+        "slot_events" => CHAOS.slot_events.store(words.word(0)? == "on", Ordering::SeqCst),
         "malformed_info" => CHAOS.malformed_info.store(words.word(0)? == "on", Ordering::SeqCst),
         "swap_slots" => CHAOS.slots.swap(number(words.word(0)?)? as CK_SLOT_ID, number(words.word(1)?)? as CK_SLOT_ID)?,
         "seed" => rule::seed(number(words.word(0)?)?),

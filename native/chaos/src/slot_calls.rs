@@ -66,6 +66,10 @@ pub unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO
             // SAFETY: the real function wrote there.
             unsafe { (*info).flags &= !CKF_TOKEN_PRESENT };
         }
+        if code == CKR_OK && tells_events() {
+            // SAFETY: as above.
+            unsafe { (*info).flags |= CKF_REMOVABLE_DEVICE };
+        }
         if code == CKR_OK && is_malformed() {
             // SAFETY: as above.
             let info = unsafe { &mut *info };
@@ -104,6 +108,10 @@ fn show_token(slot: CK_SLOT_ID, info: &mut CK_TOKEN_INFO) {
     }
 }
 
+fn tells_events() -> bool {
+    CHAOS.slot_events.load(std::sync::atomic::Ordering::SeqCst)
+}
+
 /// No text in UTF-8 has it.
 const NOT_UTF8: CK_BYTE = 0xff;
 
@@ -136,6 +144,19 @@ fn end_by_nul(field: &mut [CK_BYTE]) {
 
 pub unsafe extern "C" fn C_WaitForSlotEvent(flags: CK_FLAGS, slot: *mut CK_SLOT_ID, reserved: *mut c_void) -> CK_RV {
     plain(Function::C_WaitForSlotEvent, |list| {
+        if tells_events() {
+            if slot.is_null() {
+                return Err(CKR_ARGUMENTS_BAD);
+            }
+            if flags & CKF_DONT_BLOCK == 0 {
+                CHAOS.violation("C_WaitForSlotEvent called to wait, which forbids C_Finalize".into());
+                return Err(CKR_FUNCTION_NOT_SUPPORTED);
+            }
+            let event = CHAOS.slots.next_event().ok_or(CKR_NO_EVENT)?;
+            // SAFETY: not NULL, and the application's to write to.
+            unsafe { *slot = event };
+            return Ok(CKR_OK);
+        }
         // SAFETY: the application promises the real function what it needs.
         let code = unsafe { real!(list, C_WaitForSlotEvent(flags, slot, reserved)) };
         if code == CKR_OK && !slot.is_null() {

@@ -1,6 +1,6 @@
 //! Slot ids, and tokens that are away. A token that comes back may do so on another slot id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki_sys::*;
@@ -20,6 +20,8 @@ struct State {
     /// From the application's slot id to the real one, where they differ.
     aliases: BTreeMap<CK_SLOT_ID, CK_SLOT_ID>,
     last_used: Option<CK_SLOT_ID>,
+    /// Real slots with a token that has gone or come, as nobody has been told yet.
+    events: BTreeSet<CK_SLOT_ID>,
 }
 
 pub struct Slots {
@@ -34,7 +36,7 @@ impl Slots {
         Self {
             changed: AtomicBool::new(false),
             removals: AtomicU64::new(0),
-            state: Mutex::new(State { away: None, aliases: BTreeMap::new(), last_used: None }),
+            state: Mutex::new(State { away: None, aliases: BTreeMap::new(), last_used: None, events: BTreeSet::new() }),
         }
     }
 
@@ -108,6 +110,8 @@ impl Slots {
             return Err("a token is away already".into());
         }
         state.away = Some(Away { slot: real, code });
+        let last_used = state.last_used;
+        state.events.extend(real.or(last_used));
         self.changed.store(true, Ordering::SeqCst);
         self.removals.fetch_add(1, Ordering::SeqCst);
         Ok(real)
@@ -137,6 +141,8 @@ impl Slots {
             }
         }
         state.away = None;
+        let last_used = state.last_used;
+        state.events.extend(away.slot.or(last_used));
         Ok(())
     }
 
@@ -151,6 +157,12 @@ impl Slots {
         Ok(())
     }
 
+    /// The application's slot of a token that has gone or come; each is told once.
+    pub fn next_event(&self) -> Option<CK_SLOT_ID> {
+        let real = self.state.lock().events.pop_first()?;
+        Some(self.shown(real))
+    }
+
     /// Whether a token is away.
     pub fn is_away(&self) -> bool {
         !self.pristine() && self.state.lock().away.is_some()
@@ -160,6 +172,7 @@ impl Slots {
         let mut state = self.state.lock();
         state.away = None;
         state.aliases.clear();
+        state.events.clear();
     }
 }
 
@@ -180,6 +193,16 @@ mod tests {
         assert_eq!(slots.remove(Some(77), CKR_DEVICE_REMOVED), Ok(Some(3)));
         assert_eq!(slots.restore(Some(3), None), Ok(()));
         assert_eq!((slots.real(3), slots.shown(3), slots.real(77)), (Ok(3), 3, Ok(77)));
+    }
+
+    #[test]
+    fn a_token_that_goes_or_comes_is_an_event_of_its_slot() {
+        let slots = Slots::new();
+        assert_eq!(slots.next_event(), None);
+        slots.remove(Some(3), CKR_DEVICE_REMOVED).unwrap();
+        assert_eq!((slots.next_event(), slots.next_event()), (Some(3), None));
+        slots.restore(Some(77), None).unwrap();
+        assert_eq!((slots.next_event(), slots.next_event()), (Some(77), None));
     }
 
     #[test]

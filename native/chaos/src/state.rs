@@ -56,6 +56,8 @@ pub struct Chaos {
     pub cant_lock: AtomicBool,
     /// The token makes IVs by itself.
     pub makes_iv: AtomicBool,
+    /// Slots are readers of cards, which tell when one comes and goes.
+    pub slot_events: AtomicBool,
     /// What slots and tokens say of themselves is malformed.
     pub malformed_info: AtomicBool,
     /// Nothing is found until the next `C_Initialize`.
@@ -85,6 +87,7 @@ pub static CHAOS: Chaos = Chaos {
     flags_cleared: AtomicU64::new(0),
     cant_lock: AtomicBool::new(false),
     makes_iv: AtomicBool::new(false),
+    slot_events: AtomicBool::new(false),
     malformed_info: AtomicBool::new(false),
     hides_objects: AtomicBool::new(false),
     single_threaded: AtomicBool::new(false),
@@ -187,6 +190,7 @@ impl Chaos {
         self.flags_cleared.store(0, Ordering::SeqCst);
         self.cant_lock.store(false, Ordering::SeqCst);
         self.makes_iv.store(false, Ordering::SeqCst);
+        self.slot_events.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);
         self.hides_objects.store(false, Ordering::SeqCst);
         self.slots.reset();

@@ -57,6 +57,7 @@ mod reload;
 mod request;
 mod serve;
 mod session;
+mod slot_events;
 mod stopping;
 mod task;
 mod token;

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::exit::Guard;
 use crate::p11::{Class, Functions, LoadError};
 use crate::reaper::Reaper;
+use crate::slot_events::SlotEvents;
 use crate::token::Token;
 use crate::turnstile::Turnstile;
 
@@ -76,6 +77,7 @@ pub struct Module {
     handles: Mutex<HashMap<CK_SESSION_HANDLE, u64>>,
     reaper: Reaper,
     guard: Guard,
+    pub(crate) events: SlotEvents,
 }
 
 /// A pool's share in a module: while there is one, the module stays initialized.
@@ -140,6 +142,7 @@ impl Module {
             tokens: Mutex::default(),
             handles: Mutex::default(),
             reaper,
+            events: SlotEvents::default(),
             guard: Guard::default(),
         });
         // Another may have loaded it meanwhile: the dynamic linker gave both the same library, and the first one counts.
@@ -293,6 +296,11 @@ impl Module {
             handles.remove(&handle);
         }
         is_own
+    }
+
+    /// Whether we have initialized it, and nobody else has.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.lifecycle.lock().phase == (Phase::Up { ours: true })
     }
 
     /// Its functions.

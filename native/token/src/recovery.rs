@@ -18,6 +18,7 @@ use crate::p11::{CallError, Class};
 use crate::pool::{Grant, TokenPool};
 use crate::request::Operation;
 use crate::session::Session;
+use crate::slot_events::{self, Ear};
 use crate::stopping::refuse;
 use crate::token::{Claim, Token, Watcher};
 
@@ -274,7 +275,8 @@ impl<H: Host> TokenPool<H> {
 
     fn recover(&self) {
         let mut backoff = Backoff::default();
-        while let Some((had, remedy)) = self.next_look() {
+        let mut ear = Ear::default();
+        while let Some((had, remedy)) = self.next_look(&mut ear) {
             match self.look(had, remedy) {
                 Ok(found) => return self.rise(found),
                 Err(error) => self.stay_down(error, backoff.next()),
@@ -282,19 +284,39 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// Sleeps until the next look is due: at what it had, and how. `None`: there is nothing to look for any more.
-    fn next_look(&self) -> Option<(Option<Had>, Remedy)> {
+    /// Sleeps until the next look is due, or the token seems to be back: at what it had, and how. `None`: there is nothing to look for any more.
+    fn next_look(&self, ear: &mut Ear) -> Option<(Option<Had>, Remedy)> {
         loop {
             let mut bed = self.mooring.bed.lock();
-            let retry_at = match &*self.mooring.attachment.read() {
+            let listen_at = Instant::now() + slot_events::INTERVAL;
+            let (retry_at, listens) = match &*self.mooring.attachment.read() {
                 _ if self.is_draining() => return None,
                 Attachment::Recovering(absence) | Attachment::Down(absence) if absence.retry_at <= Instant::now() => {
                     return Some((absence.anchor.as_ref().map(Had::of), absence.remedy));
                 }
-                Attachment::Recovering(absence) | Attachment::Down(absence) => absence.retry_at,
+                Attachment::Recovering(absence) | Attachment::Down(absence) => {
+                    // What is due but a look is not to be hurried.
+                    let may_listen = absence.remedy == Remedy::Look && listen_at < absence.retry_at;
+                    let anchor = absence.anchor.as_ref().filter(|_| may_listen);
+                    (absence.retry_at, anchor.filter(|anchor| anchor.claim.token().has_events()).map(Had::of))
+                }
                 Attachment::Up(_) | Attachment::Detached | Attachment::Stopped => return None,
             };
-            self.mooring.woken.wait_until(&mut bed, retry_at);
+            let Some(had) = listens else {
+                self.mooring.woken.wait_until(&mut bed, retry_at);
+                continue;
+            };
+            self.mooring.woken.wait_until(&mut bed, listen_at);
+            drop(bed);
+            if !self.is_draining() && ear.hears(&had.token, &self.options.selector) {
+                self.look_at_once();
+            }
+        }
+    }
+
+    fn look_at_once(&self) {
+        if let Attachment::Recovering(absence) | Attachment::Down(absence) = &mut *self.mooring.attachment.write() {
+            absence.retry_at = Instant::now();
         }
     }
 

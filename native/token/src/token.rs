@@ -210,6 +210,11 @@ impl Token {
         selector.matches(self.slot(), &self.described)
     }
 
+    /// What its slot has said of itself.
+    pub(crate) fn slot_info(&self) -> Option<&SlotInfo> {
+        self.described.slot.as_ref()
+    }
+
     /// The slot that it is in.
     pub fn slot(&self) -> CK_SLOT_ID {
         self.slot.load(Ordering::Relaxed)

@@ -168,6 +168,16 @@ pub fn token_info(functions: &Functions, slot: CK_SLOT_ID) -> Result<TokenInfo, 
     })
 }
 
+/// `C_WaitForSlotEvent` without waiting: the slot of a token that has come or gone, if there is one of which nobody was told yet.
+pub fn slot_event(functions: &Functions) -> Result<Option<CK_SLOT_ID>, CallError> {
+    let mut slot = 0;
+    // SAFETY: the slot's id is written to a local; the reserved pointer must be NULL.
+    match unsafe { call!(functions, C_WaitForSlotEvent(CKF_DONT_BLOCK, &mut slot, ptr::null_mut())) } {
+        CKR_NO_EVENT => Ok(None),
+        code => check("C_WaitForSlotEvent", Phase::Single, code).map(|()| Some(slot)),
+    }
+}
+
 /// `C_GetMechanismList` and `C_GetMechanismInfo` of each. A mechanism that the token lists and then disowns
 /// (`CKR_MECHANISM_INVALID`) is left out.
 pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<MechanismInfo>, CallError> {
