@@ -506,7 +506,9 @@ defmodule Pkcs11Pool do
   Signs `data` (iodata) with a private or secret key: `{:ok, signature}`, a binary.
 
   An ECDSA signature is `r <> s`, each as long as the curve's order, or with `signature: :der` the DER sequence that X.509 and TLS use.
-  Whether the mechanism hashes the data is in its name: `:sha256_rsa_pkcs` does, `:rsa_pkcs` and `:ecdsa` take what is hashed already.
+  Whether the mechanism hashes the data is in its name: `:sha256_rsa_pkcs` does, `:rsa_pkcs` and `:ecdsa` take what is hashed already. With
+  `{:ecdsa, hash: :sha256}` and `{:rsa_pkcs, hash: :sha256}` they take a message, on any token: see `Pkcs11Pool.Mechanism`. `:ecdsa` with more data than the
+  order of the key's curve is long raises `ArgumentError`.
 
   Two C calls once the key is known: `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
   """
@@ -539,6 +541,7 @@ defmodule Pkcs11Pool do
 
   defp use_key(pool, verb, key, mechanism, input, opts) do
     encoded = Mechanism.encode_for!(verb, mechanism)
+    if verb == :sign, do: Mechanism.digest!(encoded, input)
     key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
     Call.run(pool, verb, Mechanism.name(mechanism), {:apply, verb, key, encoded, input}, opts)
   end
@@ -553,8 +556,9 @@ defmodule Pkcs11Pool do
           :ok | {:error, Error.t()}
   def verify(pool, key, mechanism, data, signature, opts \\ []) do
     opts = Options.call!(opts, [:signature])
-    _checked = Mechanism.encode!(mechanism)
+    encoded = Mechanism.encode_for!(:verify, mechanism)
     {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
+    Mechanism.digest!(encoded, data)
 
     with {:ok, reader} <- reader(pool, key, mechanism, opts),
          {:ok, signature} <- raw(pool, signature, reader),

@@ -154,6 +154,27 @@ defmodule Pkcs11Pool.MechanismTest do
              {0x9, {:rsa_oaep, 0x270, 2, "label"}}
   end
 
+  test "a raw signature mechanism with a hash takes a message" do
+    assert Mechanism.encode!({:ecdsa, hash: :sha256}) == {0x1041, {:hashed, 0x250}}
+    assert Mechanism.encode!({:rsa_pkcs, hash: :sha}) == {0x1, {:hashed, 0x220}}
+    assert Mechanism.hash({:ecdsa, hash: :sha384}) == :sha384
+    assert Mechanism.ecdsa?({:ecdsa, hash: :sha384})
+
+    for {mechanism, text} <- [
+          {{:ecdsa, hash: :md5}, "invalid parameter :hash of mechanism :ecdsa: expected one of"},
+          {{:ecdsa, salt: 1}, "unknown parameter :salt"},
+          {{:rsa_pkcs, "bytes"}, "keyword list"},
+          {{:vendor, 0x80000001, {:ecdsa, hash: :sha256}}, "in no C struct"}
+        ] do
+      assert message(fn -> Mechanism.encode!(mechanism) end) =~ text
+    end
+
+    for operation <- [:encrypt, :decrypt] do
+      assert message(fn -> Mechanism.encode_for!(operation, {:rsa_pkcs, hash: :sha256}) end) =~
+               "parameter :hash of mechanism :rsa_pkcs is for signatures"
+    end
+  end
+
   test "ciphers take an IV of their block's length" do
     assert Mechanism.encode!({:aes_cbc, iv: @iv16}) == {0x1082, @iv16}
     assert Mechanism.encode!({:aes_cbc_pad, iv: @iv16}) == {0x1085, @iv16}
@@ -290,6 +311,77 @@ defmodule Pkcs11Pool.MechanismTest do
 
     assert message(fn -> Mechanism.encode!({:rsa_pkcs_pss, hash: :sha257}) end) =~
              "expected one of"
+  end
+
+  test "a name of JOSE, OTP or TLS is answered with the mechanism that it means" do
+    for {names, meant} <- [
+          {[:rs256, :RS256, "RS256", :rsa_sha256, :sha256_rsa, :sha256WithRSAEncryption],
+           ":sha256_rsa_pkcs"},
+          {[:rsa_pkcs1_sha256, :rsa_with_sha256, :sha256_with_rsa, "rsa-sha256"],
+           ":sha256_rsa_pkcs"},
+          {[:rs384], ":sha384_rsa_pkcs"},
+          {[:rs512, :rsa_sha512], ":sha512_rsa_pkcs"},
+          {[:rsa_sha, :rsa_sha1], ":sha1_rsa_pkcs"},
+          {[:ps256, "PS256", :rsa_pss_sha256, :rsa_pss_rsae_sha256, :rsa_pss_pss_sha256],
+           ":sha256_rsa_pkcs_pss"},
+          {[:ps512], ":sha512_rsa_pkcs_pss"},
+          {[:es256, "ES256", :es256k, :ecdsa_with_sha256, :sha256_ecdsa, :ecdsa_secp256r1_sha256],
+           "{:ecdsa, hash: :sha256}"},
+          {[:es384], "{:ecdsa, hash: :sha384}"},
+          {[:es512, :ecdsa_with_SHA512], "{:ecdsa, hash: :sha512}"},
+          {[:ed25519, :ed448, :Ed25519, "EdDSA", :eddsa_ed25519], ":eddsa"},
+          {[:hs256, "HS256", :hmac_sha256, :hmac], ":sha256_hmac"},
+          {[:hs384], ":sha384_hmac"},
+          {[:hmac_sha, :hmac_sha1], ":sha_1_hmac"},
+          {[:a256gcm, :aes_256_gcm, :aes_128_gcm, "A128GCM"], "{:aes_gcm, iv: iv}"},
+          {[:aes_256_cbc], "{:aes_cbc_pad, iv: iv} or {:aes_cbc, iv: iv}"},
+          {[:aes_256_ctr], "{:aes_ctr, counter_block: block}"},
+          {[:rsa_oaep, "RSA-OAEP", :rsa_pkcs1_oaep_padding], "{:rsa_pkcs_oaep, hash: :sha1}"},
+          {[:rsa_oaep_256, "RSA-OAEP-256"], "{:rsa_pkcs_oaep, hash: :sha256}"},
+          {[:rsa1_5, "RSA1_5", :rsa_pkcs1_padding], ":rsa_pkcs"},
+          {[:rsa_pkcs1_pss_padding, :rsa_pss], ":sha256_rsa_pkcs_pss"},
+          {[:rsa], ":sha256_rsa_pkcs, {:rsa_pkcs_oaep, hash: :sha256} or :rsa_pkcs_key_pair_gen"},
+          {[:ec, :ecc], "{:ecdsa, hash: :sha256} or :ec_key_pair_gen"},
+          {[:aes], "{:aes_gcm, iv: iv} or :aes_key_gen"},
+          {[:sha, :sha1], ":sha_1"},
+          {["sha256_rsa_pkcs", "CKM_SHA256_RSA_PKCS"], ":sha256_rsa_pkcs"}
+        ],
+        name <- names do
+      assert message(fn -> Mechanism.encode!(name) end) =~ "did you mean #{meant}?"
+      assert message(fn -> Mechanism.encode!({name, []}) end) =~ "did you mean #{meant}?"
+    end
+
+    for name <- ["RS256", :rs256, "nothing like it", :rsa_sha256] do
+      message = message(fn -> Mechanism.encode!(name) end)
+      refute message =~ "dsa_sha"
+    end
+  end
+
+  test "what a suggestion says is a mechanism" do
+    for suggestion <- Pkcs11Pool.Mechanism.OtherNames.suggestions() do
+      {mechanism, _binding} =
+        Code.eval_string(suggestion, iv: @iv16, block: @iv16, point: <<4, 0::512>>)
+
+      assert {code, _params} = Mechanism.encode!(mechanism)
+      assert is_integer(code)
+    end
+  end
+
+  test "a digest signs nothing, and the message says what does" do
+    for {hash, name} <- [sha256: "sha256", sha_1: "sha1", sha512: "sha512"],
+        operation <- [:sign, :verify] do
+      message = message(fn -> Mechanism.encode_for!(operation, hash) end)
+      assert message =~ "mechanism #{inspect(hash)} is a digest, and signs nothing"
+      assert message =~ ":#{name}_rsa_pkcs (RSA)"
+      assert message =~ "{:ecdsa, hash: :#{name}} (EC)"
+      assert message =~ ":#{hash}_hmac (a secret key)"
+    end
+
+    # Those that there are.
+    message = message(fn -> Mechanism.encode_for!(:sign, :sha512_256) end)
+    assert message =~ "did you mean :sha512_256_hmac (a secret key)?"
+    assert message(fn -> Mechanism.encode_for!(:encrypt, :sha256) end) =~ "digest/4 computes it"
+    assert Mechanism.encode!(:sha256) == {0x250, nil}
   end
 
   test "what is no mechanism at all is refused" do

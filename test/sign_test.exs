@@ -337,6 +337,59 @@ defmodule Pkcs11Pool.SignTest do
                Pkcs11Pool.sign_many(pool, "odd", mechanism, [@data], signature: :der)
     end
 
+    test "a message is hashed where the token has no mechanism that does it", context do
+      for {hash, name} <- @hashes do
+        both_ways(context, "p256", {:ecdsa, hash: hash}, {@data, name, []}, signature: :der)
+        both_ways(context, "p384", {:ecdsa, hash: hash}, {@data, name, []}, signature: :der)
+      end
+
+      for hash <- [:sha3_224, :sha3_256, :sha3_384, :sha3_512] do
+        both_ways(context, "p384", {:ecdsa, hash: hash}, {@data, hash, []}, signature: :der)
+      end
+
+      %{pool: pool, keys: %{"p256" => {_private, public}}} = context
+      messages = [@data, "", :binary.copy("x", 100_000)]
+      mechanism = {:ecdsa, hash: :sha256}
+      assert {:ok, signed} = Pkcs11Pool.sign_many(pool, "p256", mechanism, messages)
+      signatures = for {:ok, signature} <- signed, do: signature
+      assert length(signatures) == 3
+
+      for {message, signature} <- Enum.zip(messages, signatures) do
+        {:ok, der} = Pkcs11Pool.EcdsaSignature.to_der(signature)
+        assert :public_key.verify(message, :sha256, der, public)
+      end
+
+      pairs = Enum.zip(messages, signatures) ++ [{"another", hd(signatures)}]
+
+      assert {:ok, [{:ok, true}, {:ok, true}, {:ok, true}, {:error, error}]} =
+               Pkcs11Pool.verify_many(pool, "p256", mechanism, pairs)
+
+      assert error.reason == :signature_invalid
+    end
+
+    test "a message in place of a digest raises", %{pool: pool} do
+      message = :binary.copy("x", 200)
+
+      for run <- [
+            &Pkcs11Pool.sign(pool, "p256", &1, message),
+            &Pkcs11Pool.sign(pool, "p256", &1, [message]),
+            &Pkcs11Pool.sign(pool, "p256", &1, message, signature: :der),
+            &Pkcs11Pool.verify(pool, "p256", &1, message, <<0::512>>),
+            &Pkcs11Pool.sign_many(pool, "p256", &1, [<<0::256>>, message]),
+            &Pkcs11Pool.verify_many(pool, "p256", &1, [{message, <<0::512>>}])
+          ],
+          mechanism <- [:ecdsa, {:ecdsa, nil}, {:vendor, 0x1041, nil}] do
+        error = assert_raise ArgumentError, fn -> run.(mechanism) end
+        assert error.message =~ "got: 200 bytes"
+        assert error.message =~ "{:ecdsa, hash: :sha256}"
+        refute error.message =~ "xxx"
+      end
+
+      assert_raise ArgumentError, ~r/:dsa_sha256/, fn ->
+        Pkcs11Pool.sign(pool, "p256", :dsa, message)
+      end
+    end
+
     test "SoftHSM has no ECDSA with a hash", %{pool: pool} do
       assert {:error, %Error{reason: :mechanism_invalid, executed: false} = error} =
                Pkcs11Pool.sign(pool, "p256", :ecdsa_sha256, @data)
@@ -600,6 +653,82 @@ defmodule Pkcs11Pool.SignTest do
       assert Exception.message(error) =~ "it is unknown whether the operation ran"
       assert {:ok, signature} = Pkcs11Pool.sign(pool, "rsa", :sha256_rsa_pkcs, @data)
       assert :public_key.verify(@data, :sha256, signature, public)
+    end
+  end
+
+  describe "a token that does not hash" do
+    setup do
+      %{token: token, chaos: chaos} = ChaosToken.for_test!()
+      pool = String.to_atom(token.label)
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, pool_size: 1)}, id: pool)
+
+      {:ok, _pair} =
+        Pkcs11Pool.generate_key_pair(
+          pool,
+          :rsa_pkcs_key_pair_gen,
+          [token: true, label: "rsa", modulus_bits: 2048, verify: true],
+          token: true,
+          label: "rsa",
+          private: true,
+          sign: true
+        )
+
+      {:ok, public} = Pkcs11Pool.public_key(pool, "rsa")
+      %{unkind: pool, chaos: chaos, public: public}
+    end
+
+    test "signs and verifies messages that are hashed for it, and is asked once", context do
+      %{unkind: pool, chaos: chaos, public: public} = context
+
+      for {mechanism, plain, options} <- [
+            {{:rsa_pkcs, hash: :sha256}, :sha256_rsa_pkcs, []},
+            {:sha256_rsa_pkcs_pss, :sha256_rsa_pkcs_pss,
+             rsa_padding: :rsa_pkcs1_pss_padding, rsa_pss_saltlen: 32, rsa_mgf1_md: :sha256}
+          ] do
+        Pkcs11Pool.forget_keys(pool)
+        {:ok, by_token} = Pkcs11Pool.sign(pool, "rsa", plain, @data)
+        Chaos.fail(chaos, :C_SignInit, :mechanism_invalid, count: 1)
+        Chaos.fail(chaos, :C_VerifyInit, :mechanism_invalid, count: 1)
+        Chaos.reset_counts(chaos)
+
+        assert {:ok, signature} = Pkcs11Pool.sign(pool, "rsa", mechanism, @data)
+        assert :public_key.verify(@data, :sha256, signature, public, options)
+        if options == [], do: assert(signature == by_token)
+        assert Chaos.calls(chaos, :C_SignInit) == 2
+        assert {:ok, _signature} = Pkcs11Pool.sign(pool, "rsa", mechanism, @data)
+        assert Chaos.calls(chaos, :C_SignInit) == 3
+
+        assert Pkcs11Pool.verify(pool, "rsa", mechanism, @data, by_token) == :ok
+        assert Chaos.calls(chaos, :C_VerifyInit) == 2
+        assert_invalid(Pkcs11Pool.verify(pool, "rsa", mechanism, @data <> "!", by_token))
+        assert Chaos.calls(chaos, :C_VerifyInit) == 3
+      end
+    end
+
+    test "that refuses the raw mechanism, too, says so; other errors are not taken for a refusal",
+         %{unkind: pool, chaos: chaos} do
+      Chaos.fail(chaos, :C_SignInit, :mechanism_invalid)
+      mechanism = {:rsa_pkcs, hash: :sha256}
+
+      assert {:error, %Error{reason: :mechanism_invalid, executed: false}} =
+               Pkcs11Pool.sign(pool, "rsa", mechanism, @data)
+
+      Chaos.clear(chaos, :C_SignInit)
+      Pkcs11Pool.forget_keys(pool)
+      Chaos.fail(chaos, :C_SignInit, :key_function_not_permitted, count: 1)
+      Chaos.reset_counts(chaos)
+
+      assert {:error, %Error{reason: :key_function_not_permitted}} =
+               Pkcs11Pool.sign(pool, "rsa", mechanism, @data)
+
+      assert Chaos.calls(chaos, :C_SignInit) == 1
+    end
+
+    test "by the token's own name it is not hashed elsewhere", %{unkind: pool, chaos: chaos} do
+      Chaos.fail(chaos, :C_SignInit, :mechanism_invalid, count: 1)
+
+      assert {:error, %Error{reason: :mechanism_invalid}} =
+               Pkcs11Pool.sign(pool, "rsa", :sha256_rsa_pkcs, @data)
     end
   end
 end

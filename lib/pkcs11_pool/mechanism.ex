@@ -8,6 +8,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   | mechanism | parameters |
   |---|---|
+  | `{:rsa_pkcs, hash: :sha256}`, `{:ecdsa, hash: :sha256}` | `:hash`: what is signed is a message, see below |
   | `:rsa_pkcs`, `:sha256_rsa_pkcs`, `:sha384_rsa_pkcs`, ..., `:rsa_x_509` | none |
   | `:sha256_rsa_pkcs_pss`, ... | none needed: hash and MGF as in the name, a salt of the hash's length. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` says otherwise |
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
@@ -25,6 +26,23 @@ defmodule Pkcs11Pool.Mechanism do
   | `{name, binary}` | for a mechanism that is not in this table: the bytes of its C struct as they are |
   | `{:vendor, code, parameters}` | a number of your vendor's; `nil`, a binary, or a mechanism of this table whose C struct is used: `{:vendor, 0x80000001, {:rsa_pkcs_pss, hash: :sha256}}` |
 
+  ## Messages and digests
+
+  | key | a message, hashed on the token or by this library | a message, hashed on the token | what is hashed already |
+  |---|---|---|---|
+  | EC | `{:ecdsa, hash: :sha256}` | `:ecdsa_sha256` | `:ecdsa`: a digest, at most as long as the order of the curve |
+  | RSA, PKCS #1 v1.5 | `{:rsa_pkcs, hash: :sha256}` | `:sha256_rsa_pkcs` | `:rsa_pkcs`: a DER `DigestInfo` |
+  | RSA, PSS | `:sha256_rsa_pkcs_pss` | | `{:rsa_pkcs_pss, hash: :sha256}`: a digest of that hash |
+
+  Many tokens have no mechanism that hashes what ECDSA signs. Those of the first column do on any: where the token refuses its own for a key
+  (`CKR_MECHANISM_INVALID`, before anything is done), the message is hashed here and its digest signed there. That is for SHA-1, SHA-2 and SHA-3. The
+  signature is the same.
+
+  A raw mechanism does not hash: given a message, a token would sign its first bytes. Hence `:ecdsa` with more data than the order of the key's curve is
+  long raises `ArgumentError`; of a longer digest give the first bytes, or `{:ecdsa, hash: hash}` the message.
+
+  ## Names
+
   Hashes are `:sha1` (or `:sha_1`, `:sha`), `:sha224`, `:sha256`, `:sha384`, `:sha512`, `:sha512_224`,
   `:sha512_256`, `:sha3_224`, `:sha3_256`, `:sha3_384`, `:sha3_512`, `:md5` and `:ripemd160`; an MGF is
   named by its hash (MGF1).
@@ -35,7 +53,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   import Bitwise
 
-  alias Pkcs11Pool.Mechanism.Params
+  alias Pkcs11Pool.Mechanism.{OtherNames, Params}
   alias Pkcs11Pool.Suggestion
   alias Pkcs11Pool.Table.{Constants, Mechanisms}
 
@@ -96,11 +114,22 @@ defmodule Pkcs11Pool.Mechanism do
 
   def encode!(name) when is_atom(name), do: unknown!(name)
 
-  def encode!(_other) do
+  def encode!(other) do
+    # Never the term itself, which may be an argument of another place, and secret.
     raise ArgumentError,
           "expected a mechanism: an atom such as :sha256_rsa_pkcs, {name, parameters}, or " <>
-            "{:vendor, code, parameters} with a non-negative integer code (CK_ULONG)"
+            "{:vendor, code, parameters} with a non-negative integer code (CK_ULONG)#{meant(other)}"
   end
+
+  defp meant({name, _params}), do: meant(name)
+
+  defp meant(written) when is_binary(written) do
+    lower = String.downcase(written)
+    name = Enum.find(@names, &(Atom.to_string(&1) == String.replace_prefix(lower, "ckm_", "")))
+    if name, do: ", did you mean #{inspect(name)}?", else: OtherNames.suggestion(written)
+  end
+
+  defp meant(_other), do: nil
 
   @doc """
   Raises `ArgumentError` for what is no mechanism, whatever its parameters: they may be given later,
@@ -124,11 +153,17 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
-  `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only.
+  `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only, and a digest is for no key.
   """
   @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}
   def encode_for!(operation, mechanism) do
     encoded = encode!(mechanism)
+    no_digest!(operation, name(mechanism))
+
+    if match?({_code, {:hashed, _hash}}, encoded) and operation not in [:sign, :verify] do
+      raise ArgumentError,
+            "parameter :hash of mechanism #{inspect(name(mechanism))} is for signatures: leave it out"
+    end
 
     if match?({_code, {:gcm, :token, _aad, _tag_bits}}, encoded) and operation != :encrypt do
       raise ArgumentError,
@@ -138,6 +173,63 @@ defmodule Pkcs11Pool.Mechanism do
 
     encoded
   end
+
+  # The longest orders that a curve in use has (B-571, K-571), and q of DSA.
+  @longest_digests %{0x1041 => 72, 0x0011 => 32}
+
+  @doc """
+  Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. `longest` is the size of the
+  order of the key's curve, where that is known; else no more is refused than what is too long for any.
+  """
+  @spec digest!({code :: non_neg_integer, Params.t()}, binary, longest :: pos_integer | nil) ::
+          :ok
+  def digest!(encoded, data, longest \\ nil)
+
+  def digest!({code, params}, data, longest)
+      when is_map_key(@longest_digests, code) and not is_tuple(params) do
+    longest = longest || Map.fetch!(@longest_digests, code)
+
+    if byte_size(data) > longest,
+      do: no_digest_but_message!(decode(code), data, longest),
+      else: :ok
+  end
+
+  def digest!(_encoded, _data, _longest), do: :ok
+
+  @spec no_digest_but_message!(atom, binary, pos_integer) :: no_return
+  defp no_digest_but_message!(name, data, longest) do
+    hashing = if name == :dsa, do: ":dsa_sha256", else: "{#{inspect(name)}, hash: :sha256}"
+
+    raise ArgumentError,
+          "expected data of at most #{longest} bytes, since mechanism #{inspect(name)} signs a digest and no message, got: #{byte_size(data)} bytes; " <>
+            "give #{hashing} the message, or #{inspect(name)} the first #{longest} bytes of a longer digest"
+  end
+
+  for {name, _code} <- Mechanisms.all(), Params.digest(name) != nil do
+    hash = if name == :sha_1, do: :sha1, else: name
+
+    signing =
+      for {mechanism, text} <- [
+            {:"#{hash}_rsa_pkcs", "#{inspect(:"#{hash}_rsa_pkcs")} (RSA)"},
+            {:"ecdsa_#{hash}", "{:ecdsa, hash: #{inspect(hash)}} (EC)"},
+            {:"#{name}_hmac", "#{inspect(:"#{name}_hmac")} (a secret key)"}
+          ],
+          List.keymember?(Mechanisms.all(), mechanism, 0),
+          do: text
+
+    message =
+      "mechanism #{inspect(name)} is a digest, and signs nothing; did you mean #{Enum.join(signing, " or ")}?"
+
+    defp no_digest!(operation, unquote(name)) when operation in [:sign, :verify],
+      do: raise(ArgumentError, unquote(message))
+
+    defp no_digest!(_operation, unquote(name)) do
+      raise ArgumentError,
+            "mechanism #{inspect(unquote(name))} is a digest, which takes no key; digest/4 computes it"
+    end
+  end
+
+  defp no_digest!(_operation, _name), do: :ok
 
   @doc """
   The name of a mechanism's number; `{:vendor, number}` for one that the standard does not name.
@@ -372,8 +464,16 @@ defmodule Pkcs11Pool.Mechanism do
 
   defp encode_vendor!(_code, params) when is_nil(params) or is_binary(params), do: params
 
-  defp encode_vendor!(_code, params) when is_atom(params) or tuple_size(params) == 2,
-    do: params |> encode!() |> elem(1)
+  defp encode_vendor!(code, params) when is_atom(params) or tuple_size(params) == 2 do
+    case encode!(params) do
+      {_code, {:hashed, _hash}} ->
+        raise ArgumentError,
+              "parameter :hash of mechanism #{inspect(name(params))} is in no C struct, so that {:vendor, #{code}, ...} cannot take it"
+
+      {_code, encoded} ->
+        encoded
+    end
+  end
 
   defp encode_vendor!(code, _params) do
     raise ArgumentError,
@@ -393,7 +493,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   defp unknown!(name) do
     raise ArgumentError,
-          "unknown mechanism #{inspect(name)}#{Suggestion.for(name, @names)} " <>
+          "unknown mechanism #{inspect(name)}#{OtherNames.suggestion(name) || Suggestion.for(name, @names)} " <>
             "(names are PKCS#11's, in lower case without CKM_; a vendor's number is {:vendor, code, parameters})"
   end
 end

@@ -19,7 +19,7 @@ defmodule Pkcs11Pool.Batch.Items do
   @spec encode!(verb, Mechanism.t(), list) :: [t]
   def encode!(verb, mechanism, list) when verb in [:sign, :verify] and length(list) >= 0 do
     encoded = Mechanism.encode_for!(verb, mechanism)
-    for item <- list, do: {encoded, input!(verb, item)}
+    for item <- list, do: {encoded, input!(verb, item, encoded)}
   end
 
   def encode!(verb, mechanism, list) when length(list) >= 0 do
@@ -40,13 +40,20 @@ defmodule Pkcs11Pool.Batch.Items do
   def encode!(_verb, _mechanism, _other),
     do: raise(ArgumentError, "expected a list of what is to be done")
 
-  defp input!(:verify, {data, signature}),
-    do: {binary!(data, "data"), binary!(signature, "signature")}
+  defp input!(:verify, {data, signature}, encoded) do
+    data = binary!(data, "data")
+    Mechanism.digest!(encoded, data)
+    {data, binary!(signature, "signature")}
+  end
 
-  defp input!(:verify, _other),
+  defp input!(:verify, _other, _encoded),
     do: raise(ArgumentError, "expected a list of {data, signature}")
 
-  defp input!(:sign, data), do: binary!(data, "data")
+  defp input!(:sign, data, encoded) do
+    data = binary!(data, "data")
+    Mechanism.digest!(encoded, data)
+    data
+  end
 
   defp item!(verb, mechanism, _shared, {params, data}) do
     encoded = Mechanism.encode_for!(verb, Mechanism.with_params!(mechanism, params))

@@ -15,15 +15,18 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | {:rsa_pss, hash :: non_neg_integer, mgf :: non_neg_integer,
              salt_length :: non_neg_integer}
           | {:rsa_oaep, hash :: non_neg_integer, mgf :: non_neg_integer, source :: binary}
+          | {:hashed, hash :: non_neg_integer}
           | {:gcm, iv :: binary | :token, aad :: binary, tag_bits :: non_neg_integer}
           | {:ecdh1, kdf :: non_neg_integer, shared_data :: binary, public_data :: binary}
 
   @typedoc """
   `:none` takes no parameters; `:any` takes none, or the bytes of a C struct; `:struct` wants those
-  bytes. `{:pss, hash}` has its hash in the mechanism's name, or nil.
+  bytes. `{:pss, hash}` has its hash in the mechanism's name, or nil. `:digest` takes none, or the `:hash` that
+  makes the digest of what then is a message.
   """
   @type kind ::
           :none
+          | :digest
           | :any
           | :struct
           | {:pss, hash :: atom | nil}
@@ -58,6 +61,9 @@ defmodule Pkcs11Pool.Mechanism.Params do
   @hashes for {hash, code, size, _name} <- @hash_table, into: %{}, do: {hash, {code, size}}
   @crypto_names for {hash, _code, _size, name} <- @hash_table, into: %{}, do: {hash, name}
 
+  # Of those that ECDSA and RSA PKCS #1 v1.5 have mechanisms for.
+  @signed_hashes @hash_names -- [:sha512_224, :sha512_256, :md5, :ripemd160]
+
   @mgfs for {name, code} <- [sha: 0x0001, sha_1: 0x0001] ++ Constants.mgfs(),
             written <- [name, :"mgf1_#{name}"],
             into: %{},
@@ -86,6 +92,12 @@ defmodule Pkcs11Pool.Mechanism.Params do
   def max_ulong, do: @max_ulong
 
   @doc """
+  The hash that a mechanism of this name is; nil for one that is none.
+  """
+  @spec digest(atom) :: atom | nil
+  def digest(mechanism), do: if(mechanism in @hash_names, do: mechanism)
+
+  @doc """
   The hashes that a parameter may name, each with its name in `:crypto`.
   """
   @spec hashes() :: %{atom => atom}
@@ -110,6 +122,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   # How a mechanism takes its parameters, from its name. The first pattern that matches counts.
   defp parameter_kinds do
     [
+      {~r/^(ecdsa|rsa_pkcs)$/, :digest},
       {~r/^rsa_pkcs_pss$/, {:pss, nil}},
       {~r/^(?<hash>\w+)_rsa_pkcs_pss$/, :pss_of_name},
       {~r/^rsa_pkcs_oaep$/, :oaep},
@@ -143,7 +156,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   """
   @spec default(kind) :: {:ok, t} | :error
   def default({:pss, hash}) when hash != nil, do: {:ok, encode!({:pss, hash}, hash, [])}
-  def default(kind) when kind in [:none, :any, :optional_iv], do: {:ok, nil}
+  def default(kind) when kind in [:none, :digest, :any, :optional_iv], do: {:ok, nil}
   def default(_kind), do: :error
 
   @doc """
@@ -154,6 +167,15 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   def encode!(:none, name, _params) do
     raise ArgumentError, "mechanism #{inspect(name)} takes no parameters"
+  end
+
+  def encode!(:digest, name, params) do
+    hash = fetch!(name, params!(name, params, [:hash]), :hash)
+
+    case @hashes do
+      %{^hash => {code, _size}} when hash in @signed_hashes -> {:hashed, code}
+      _other -> bad!(name, :hash, "one of #{inspect(@signed_hashes)}", hash)
+    end
   end
 
   def encode!(kind, _name, params) when kind in [:any, :struct] and is_binary(params),

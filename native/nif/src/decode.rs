@@ -158,6 +158,9 @@ fn params(term: Term<'_>) -> NifResult<Params> {
     if term.is_atom() {
         return if term.decode::<Atom>()? == atoms::nil() { Ok(Params::None) } else { Err(Error::BadArg) };
     }
+    if let Ok((tag, hash)) = term.decode::<(Atom, u64)>() {
+        return if tag == atoms::hashed() { Ok(Params::Hashed { hash }) } else { Err(Error::BadArg) };
+    }
     let (tag, a, b, c): (Atom, Term, Term, Term) = term.decode()?;
     if tag == atoms::rsa_pss() {
         Ok(Params::RsaPss { hash: a.decode()?, mgf: b.decode()?, salt_length: c.decode()? })

@@ -1,8 +1,10 @@
 //! From a caller's key to a handle: found once per epoch of the token, and never the first of several silently.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_CLASS, CKA_ID, CKA_LABEL};
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_CLASS, CKA_ID, CKA_LABEL,
+};
 use parking_lot::RwLock;
 use session_pool::Millis;
 
@@ -28,6 +30,8 @@ struct Cached {
     handles: HashMap<Template, Entry>,
     /// Whether a key wants a login for each use; `None`: the token does not say.
     logins: HashMap<CK_OBJECT_HANDLE, Option<bool>>,
+    /// Mechanisms that hash a message, and that the token refuses for a key.
+    refused: HashSet<(CK_OBJECT_HANDLE, CK_MECHANISM_TYPE)>,
 }
 
 impl Cached {
@@ -43,6 +47,7 @@ impl Cached {
     fn clear(&mut self) {
         self.handles.clear();
         self.logins.clear();
+        self.refused.clear();
     }
 }
 
@@ -87,6 +92,21 @@ impl KeyCache {
         let count = cached.logins.len();
         if cached.admits(epoch, count) {
             cached.logins.insert(key, wanted);
+        }
+    }
+
+    /// Whether the token has refused a mechanism for a key.
+    pub(crate) fn is_refused(&self, key: CK_OBJECT_HANDLE, mechanism: CK_MECHANISM_TYPE, epoch: u64) -> bool {
+        let cached = self.0.read();
+        cached.epoch == epoch && cached.refused.contains(&(key, mechanism))
+    }
+
+    /// The token refuses a mechanism for a key.
+    pub(crate) fn put_refused(&self, key: CK_OBJECT_HANDLE, mechanism: CK_MECHANISM_TYPE, epoch: u64) {
+        let mut cached = self.0.write();
+        let count = cached.refused.len();
+        if cached.admits(epoch, count) {
+            cached.refused.insert((key, mechanism));
         }
     }
 

@@ -31,6 +31,7 @@ mod exit;
 mod express;
 mod gate;
 mod guest;
+mod hashing;
 mod health;
 pub mod host;
 mod hung;

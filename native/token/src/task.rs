@@ -80,11 +80,15 @@ impl Attempt<'_> {
         match task {
             Task::Sign(data) => self
                 .with_login(key, context, |login| {
-                    crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login)
+                    self.hashed(key, mechanism, data, |mechanism, data| {
+                        crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login)
+                    })
                 })
                 .map(Answer::Bytes),
             Task::Verify { data, signature } => {
-                crypto::verify(functions, session, key, mechanism, data, signature)?;
+                self.hashed(key, mechanism, data, |mechanism, data| {
+                    crypto::verify(functions, session, key, mechanism, data, signature)
+                })?;
                 Ok(Answer::Done)
             }
             Task::Encrypt(data) => encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?),

@@ -51,6 +51,11 @@ pub enum Params {
         /// Bits of tag, usually 128.
         tag_bits: CK_ULONG,
     },
+    /// None, as [`Params::None`]: the mechanism takes a digest, and what is to be signed is a message.
+    Hashed {
+        /// `CKM_*` of the hash.
+        hash: CK_MECHANISM_TYPE,
+    },
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1 {
         /// `CKD_*` of the key derivation function.
@@ -129,7 +134,9 @@ impl Mechanism {
                 let result = self.with_struct(params, f);
                 (result, (copy != before).then(|| copy.to_vec()))
             }
-            Params::None => (f(&mut CK_MECHANISM { mechanism: self.code, pParameter: ptr::null_mut(), ulParameterLen: 0 }), None),
+            Params::None | Params::Hashed { .. } => {
+                (f(&mut CK_MECHANISM { mechanism: self.code, pParameter: ptr::null_mut(), ulParameterLen: 0 }), None)
+            }
             Params::RsaPss { hash, mgf, salt_length } => {
                 let params = CK_RSA_PKCS_PSS_PARAMS { hashAlg: *hash, mgf: *mgf, sLen: *salt_length };
                 (self.with_struct(params, f), None)
@@ -175,7 +182,7 @@ fn writable(bytes: &mut [u8]) -> CK_BYTE_PTR {
 impl Drop for Params {
     fn drop(&mut self) {
         match self {
-            Params::None | Params::RsaPss { .. } => (),
+            Params::None | Params::Hashed { .. } | Params::RsaPss { .. } => (),
             Params::Bytes(bytes) => wipe(bytes),
             Params::RsaOaep { source, .. } => wipe(source),
             Params::Gcm { iv, aad, .. } => {
@@ -205,6 +212,7 @@ impl fmt::Debug for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Params::None => write!(f, "None"),
+            Params::Hashed { hash } => write!(f, "Hashed {{ hash: {hash:#x} }}"),
             Params::Bytes(bytes) => write!(f, "[{} bytes]", bytes.len()),
             Params::RsaPss { hash, mgf, salt_length } => {
                 write!(f, "RsaPss {{ hash: {hash:#x}, mgf: {mgf:#x}, salt_length: {salt_length} }}")

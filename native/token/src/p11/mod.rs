@@ -13,6 +13,7 @@ mod buffer;
 pub mod codes;
 pub mod crypto;
 mod error;
+pub mod fit;
 mod functions;
 pub mod keys;
 mod mechanism;
