@@ -392,6 +392,8 @@ defmodule Pkcs11Pool.Keeper do
       operation_timeout: finite(options.operation_timeout),
       keepalive: if(options.keepalive == :off, do: nil, else: options.keepalive),
       key_cache_ttl: finite(options.key_cache_ttl),
+      trouble_timeout: finite(options.trouble_timeout),
+      trouble_interval: options.trouble_interval,
       retry_policy: for({code, class} <- options.retry_policy, do: {code, Atom.to_string(class)}),
       pool_size: options.pool_size,
       stripes: options.stripes,

@@ -89,6 +89,11 @@ defmodule Pkcs11Pool.Notices do
   end
 
   defp reinitialized(:lost), do: {:warning, "had lost its initialization, and has been"}
+
+  defp reinitialized(:trouble),
+    do:
+      {:warning, "failed all calls, though it said that all was well, and has been finalized and"}
+
   defp reinitialized(:reload), do: {:info, "was finalized by reload/2 and has been"}
 
   defp call(operation, 0), do: "the opening of a session (for #{operation})"

@@ -146,7 +146,8 @@ defmodule Pkcs11Pool.Options.Value do
   end
 
   # A source that may take for ever could hold up every caller for ever.
-  def validate!(name, value) when name in [:pin_timeout, :timeout] do
+  # And what costs every session is not to be done without a pause.
+  def validate!(name, value) when name in [:pin_timeout, :timeout, :trouble_interval] do
     if is_integer(value) and value in 1..@longest_ms,
       do: value,
       else: invalid!(name, "positive integer (milliseconds)", value)
@@ -160,7 +161,13 @@ defmodule Pkcs11Pool.Options.Value do
   end
 
   def validate!(name, value)
-      when name in [:lease_timeout, :idle_ttl, :max_lifetime, :inactivity_timeout] do
+      when name in [
+             :lease_timeout,
+             :idle_ttl,
+             :max_lifetime,
+             :inactivity_timeout,
+             :trouble_timeout
+           ] do
     if value == :infinity or (is_integer(value) and value in 1..@longest_ms),
       do: value,
       else: invalid!(name, "positive integer (milliseconds) or :infinity", value)

@@ -335,6 +335,38 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def invalidate_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["invalidate_objects"])
 
   @doc """
+  Trouble of the device behind a library that does not notice, as with a network HSM whose members
+  are all lost: `C_GetSessionInfo`, `C_GetTokenInfo`, `C_GetSlotInfo`, `C_GetSlotList` and
+  `C_GetInfo` go on answering from the library's own state, and every other call answers `code`,
+  `C_Login` and `C_OpenSession` included, until the application has called `C_Finalize` and
+  `C_Initialize`. No PIN is tried meanwhile. `:ok` as the code ends it.
+
+  Options: `:spare`, a list of functions that work all the same; `:until`, `:initialized` by default,
+  or `:told`: until then `C_Initialize` does not help.
+  """
+  @spec device_trouble(t, code, [
+          {:spare, [function_name]} | {:until, :initialized | :told}
+        ]) :: :ok
+  def device_trouble(chaos, code, opts \\ [])
+
+  def device_trouble(%__MODULE__{} = chaos, :ok, []),
+    do: Control.tell!(chaos, ["device_trouble", "off"])
+
+  def device_trouble(%__MODULE__{} = chaos, code, opts) do
+    opts = Keyword.validate!(opts, spare: [], until: :initialized)
+
+    unless opts[:until] in [:initialized, :told] do
+      raise ArgumentError,
+            "expected :until to be :initialized or :told, got: #{inspect(opts[:until])}"
+    end
+
+    spare = Enum.map_join(opts[:spare], ",", &Control.function!/1)
+    spare = if spare != "", do: ["spare=" <> spare], else: []
+    until = if opts[:until] == :told, do: ["until=told"], else: []
+    Control.tell!(chaos, ["device_trouble", code!(code)] ++ spare ++ until)
+  end
+
+  @doc """
   As a module that reads its keys when it is initialized, or whose token lost them for a while:
   nothing is found, and all handles are invalid, until the application has called `C_Finalize` and
   `C_Initialize`.

@@ -66,6 +66,7 @@ impl Call {
             CHAOS.violation(format!("{own} called while another thread is in {other}, in a module that cannot lock"));
             return Err(CKR_FUNCTION_FAILED);
         }
+        CHAOS.trouble.check(function)?;
         Ok(call)
     }
 

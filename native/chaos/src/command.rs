@@ -14,6 +14,7 @@
 //! | `session_idle_limit N\|off` | a session dies on which the device was not called for so long |
 //! | `remove_token [slot=] [code=]`, `return_token [slot=] [from=]` | see `Pkcs11Pool.Testing.Chaos` |
 //! | `kill_sessions`, `invalidate_objects` | handles die |
+//! | `device_trouble CODE\|off [spare=F,F] [until=told]` | all fails but what a library knows by itself, until `C_Initialize` or `off` |
 //! | `hide_objects` | nothing is found until the next `C_Initialize` |
 //! | `logout` | a real `C_Logout` |
 //! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
@@ -192,6 +193,12 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             CHAOS.sessions.kill(None);
         }
         "invalidate_objects" => CHAOS.objects.invalidate(),
+        "device_trouble" if words.word(0)? == "off" => CHAOS.trouble.end(),
+        "device_trouble" => {
+            let code = number(words.word(0)?)? as CK_RV;
+            let spared = words.options.get("spare").map_or(Ok(Vec::new()), |names| functions(names))?;
+            CHAOS.trouble.begin(code, spared, words.options.get("until") != Some(&"told"));
+        }
         "hide_objects" => {
             CHAOS.hides_objects.store(true, Ordering::SeqCst);
             CHAOS.objects.invalidate();
@@ -218,6 +225,10 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
         _ => return Err(format!("unknown command {name}")),
     }
     Ok(())
+}
+
+fn functions(names: &str) -> Result<Vec<Function>, String> {
+    Ok(names.split(',').map(Function::named).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 fn add(words: &Words<'_>, action: Action) -> Result<(), String> {

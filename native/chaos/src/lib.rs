@@ -35,6 +35,7 @@ mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::ptr;
 

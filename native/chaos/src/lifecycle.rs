@@ -52,6 +52,9 @@ pub unsafe extern "C" fn C_Initialize(arguments: *mut c_void) -> CK_RV {
             CHAOS.hides_objects.store(false, Ordering::SeqCst);
             CHAOS.set_mode(Mode::Up);
         }
+        if code == CKR_OK {
+            CHAOS.trouble.initialized();
+        }
         call.answer(code)
     })
 }

@@ -13,6 +13,7 @@ use crate::pins::Pins;
 use crate::point::{Latency, Point};
 use crate::sessions::Sessions;
 use crate::slots::Slots;
+use crate::trouble::Trouble;
 
 /// How many violations are kept in words; they are all counted.
 const KEPT_VIOLATIONS: usize = 100;
@@ -45,6 +46,7 @@ pub struct Chaos {
     pub objects: Objects,
     pub slots: Slots,
     pub pins: Pins,
+    pub trouble: Trouble,
     /// The most sessions.
     pub session_limit: AtomicUsize,
     /// For how many microseconds a session lives on which the device is not called.
@@ -81,6 +83,7 @@ pub static CHAOS: Chaos = Chaos {
     objects: Objects::new(),
     slots: Slots::new(),
     pins: Pins::new(),
+    trouble: Trouble::new(),
     session_limit: AtomicUsize::new(usize::MAX),
     session_idle_limit: AtomicU64::new(u64::MAX),
     flags_set: AtomicU64::new(0),
@@ -195,6 +198,7 @@ impl Chaos {
         self.hides_objects.store(false, Ordering::SeqCst);
         self.slots.reset();
         self.pins.reset();
+        self.trouble.end();
         self.change_mode(Mode::Lost, Mode::Up);
         self.reset_counts();
     }

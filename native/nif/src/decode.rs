@@ -8,7 +8,9 @@ use std::sync::Arc;
 use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
-use token::{Batch, Data, KeyRef, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute};
+use token::{
+    Batch, Data, KeyRef, Limits, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute,
+};
 
 use crate::atoms;
 
@@ -224,6 +226,8 @@ pub(crate) struct Options<'a> {
     serialize: bool,
     operation_timeout: Option<u64>,
     keepalive: Option<u64>,
+    trouble_timeout: Option<u64>,
+    trouble_interval: u64,
     key_cache_ttl: Option<u64>,
     retry_policy: Vec<(u64, String)>,
     pool_size: usize,
@@ -265,6 +269,7 @@ impl Options<'_> {
             read_only: self.read_only,
             operation_timeout: self.operation_timeout,
             keepalive: self.keepalive,
+            trouble: self.trouble_timeout.map(|after| Limits { after, apart: self.trouble_interval }),
             key_cache_ttl: self.key_cache_ttl,
             policy: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
             sessions: Config {

@@ -73,6 +73,12 @@ pub(crate) struct Absence {
 pub(crate) enum Remedy {
     Look,
     LogOut,
+    /// A logout, if that was not tried before, and then what helps a device in trouble that lasts.
+    Revive {
+        /// How often its module had begun to be initialized again.
+        restarts: u64,
+        logs_out: bool,
+    },
     Reinitialize {
         /// The module's incarnation that is in trouble.
         seen: u64,

@@ -80,6 +80,7 @@ impl Attempt<'_> {
                 break;
             }
             batch.answers.push(Ok(self.apply(key, mechanism, task, context)?));
+            self.resolver.token.suspicion.succeeded();
         }
         Ok(())
     }

@@ -20,10 +20,11 @@ use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase};
 use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
-use crate::probe::{Diagnosis, diagnose, is_suspicious};
+use crate::probe::{Diagnosis, Reply, ask_device, diagnose, is_suspicious, is_trouble};
 use crate::recovery::Trouble;
 use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
+use crate::suspicion::{Failed, Verdict};
 
 /// The bytes of a probe: there is nothing smaller that goes to the device for sure, whatever the library knows by itself.
 pub(crate) const PROBE: usize = 8;
@@ -67,6 +68,15 @@ pub(crate) struct Fault {
     pub(crate) executed: Option<Executed>,
     /// What it asks for, if the error does not say.
     pub(crate) then: Option<Then>,
+}
+
+/// What a failure makes one suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspected {
+    Nothing,
+    /// Perhaps the device: on another session that is to be seen.
+    Session,
+    Device,
 }
 
 /// What a fault asks for that its error does not say.
@@ -153,6 +163,9 @@ pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operati
                 if fresh && !matches!(operation.request, Request::Ping) {
                     token.ladder.settle();
                 }
+                if operation.request.reaches_device() {
+                    token.suspicion.succeeded();
+                }
                 return Step::Keep(Ok(answer));
             }
             Err(fault) => fault,
@@ -229,6 +242,11 @@ impl Attempt<'_> {
         }
         let call = match error {
             Error::Call(call) => call,
+            // It may be the device, which fails whatever the ciphertext.
+            Error::DecryptionFailed { call } if self.suspects(&call) == Suspected::Device => {
+                let failure = Failure { error: call.into(), executed: Executed::Unknown };
+                return Some(self.lasting(call, failure, false));
+            }
             // A search that finds nothing says so of a lost login, too.
             Error::KeyNotFound | Error::ObjectStale => match self.may_have_missed() {
                 Ok(true) => {
@@ -308,6 +326,11 @@ impl Attempt<'_> {
             let retry = may_retry && trouble != Trouble::Renewed;
             return Step::Recover(Recover { trouble, call, class, failure, retry });
         }
+        let suspected = self.suspects(&call);
+        if suspected == Suspected::Device {
+            return self.lasting(call, failure, may_retry && class == Class::DeviceTrouble);
+        }
+        let is_good = is_good && suspected == Suspected::Nothing;
         if is_good && call.phase == Phase::Final {
             // In the midst of an operation, nobody knows what it has left behind.
             self.session.set_unclear();
@@ -325,6 +348,30 @@ impl Attempt<'_> {
             Class::DeviceTrouble | Class::Ambiguous if is_good => Step::Keep(Err(failure)),
             _ => Step::Discard(Err(failure), class.name()),
         }
+    }
+
+    /// What a failure says of the device, in the light of those before it.
+    fn suspects(&self, call: &CallError) -> Suspected {
+        let Resolver { token, session, now, .. } = self.resolver;
+        let Some(limits) = self.options.trouble.filter(|_| is_trouble(self.class(call))) else { return Suspected::Nothing };
+        if token.suspicion.failed(Failed::Operation, now, limits) != Verdict::Ask {
+            return Suspected::Nothing;
+        }
+        let Reply::Fails { on } = ask_device(self.options, token, Some((self.session.index(), session))) else {
+            token.suspicion.succeeded();
+            return Suspected::Nothing;
+        };
+        match token.suspicion.confirmed(on, crate::clock::now(), limits) {
+            Verdict::Act => Suspected::Device,
+            Verdict::Ask => Suspected::Session,
+            Verdict::Bear => Suspected::Nothing,
+        }
+    }
+
+    /// The device is in trouble that lasts.
+    fn lasting(&self, call: CallError, failure: Failure, retry: bool) -> Step {
+        let trouble = Trouble::Lasting { restarts: self.resolver.token.module.restarts() };
+        Step::Recover(Recover { trouble, call, class: self.class(&call), failure, retry })
     }
 
     /// The token says that nobody is logged in: log in and try again, where this pool can.

@@ -124,7 +124,7 @@ pub enum Notice {
     },
     /// The module was initialized again.
     Reinitialized {
-        /// `"lost"` (it had lost its initialization) or `"reload"`.
+        /// `"lost"` (it had lost its initialization), `"trouble"` (all calls failed) or `"reload"`.
         cause: &'static str,
     },
     /// A draining pool has closed its last session.

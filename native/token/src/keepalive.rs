@@ -19,7 +19,7 @@ use crate::p11::crypto::generate_random;
 use crate::p11::{CallError, Class};
 use crate::pool::{Grant, LoginMode, TokenPool};
 use crate::probe::{Diagnosis, diagnose, is_suspicious};
-use crate::recovery::Trouble;
+use crate::recovery::{Trouble, own_trouble};
 use crate::request::{Place, Work};
 use crate::session::Session;
 
@@ -107,7 +107,10 @@ impl<H: Host> TokenPool<H> {
             return Kept::Broken("stale");
         }
         match generate_random(functions, handle, PROBE) {
-            Ok(_bytes) => Kept::Good,
+            Ok(_bytes) => {
+                token.suspicion.succeeded();
+                Kept::Good
+            }
             Err(call) => self.judge_keeping(session, call),
         }
     }
@@ -118,7 +121,8 @@ impl<H: Host> TokenPool<H> {
         let (class, epoch) = (self.options.class(&call), token.gate.epoch());
         if is_suspicious(class) {
             let Diagnosis { trouble, is_good } = diagnose(&self.options, session, class, epoch, false);
-            return match trouble {
+            // No caller's input is to blame for it.
+            return match trouble.or_else(|| own_trouble(&self.options, token, class)) {
                 Some(trouble) => Kept::Trouble(trouble, call),
                 None if is_good && matches!(class, Class::DeviceTrouble | Class::Ambiguous) => Kept::Good,
                 None => Kept::Broken(class.name()),

@@ -60,6 +60,7 @@ mod serve;
 mod session;
 mod slot_events;
 mod stopping;
+mod suspicion;
 mod task;
 mod token;
 mod turns;
@@ -91,6 +92,7 @@ pub use request::{
 };
 pub use serve::{Budget, Served};
 pub use session::Session;
+pub use suspicion::Limits;
 pub use task::Task;
 pub use token::{Claim, Selector, Token, UriAttribute};
 pub use wiped::Wiped;

@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, PoolOptions, TokenPool};
 use crate::probe::{Finding, examine, is_suspicious};
-use crate::recovery::{Trouble, from_the_start};
+use crate::recovery::{Trouble, from_the_start, own_trouble};
 use crate::request::{Answer, Pin, Place};
 use crate::session::Session;
 
@@ -130,7 +130,7 @@ fn login<H: Host>(
             Finding::ModuleDown => Some(Trouble::Module { seen }),
             Finding::Silence => Some(Trouble::Silence),
             Finding::TokenAnswers if class == Class::DeadSession => from_the_start(session, seen),
-            Finding::SessionAnswers | Finding::TokenAnswers => None,
+            Finding::SessionAnswers | Finding::TokenAnswers => own_trouble(options, token, class),
         };
         if trouble.is_some() || class == Class::DeadSession {
             return Ended::Trouble { attempt, call, trouble };
@@ -159,6 +159,7 @@ fn login<H: Host>(
         }
     }
     let Err(call) = p11::session::login(functions, handle, user, pin) else {
+        token.suspicion.logged_in();
         return Ended::In(attempt.succeed(mark, true, session.generation()));
     };
     match options.class(&call) {

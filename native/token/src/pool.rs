@@ -25,6 +25,7 @@ use crate::module::ModuleConfig;
 use crate::p11::{CallError, Class};
 use crate::request::{Header, Operation, Place, Request, Work};
 use crate::session::Session;
+use crate::suspicion::Limits;
 use crate::token::Selector;
 
 pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
@@ -70,6 +71,8 @@ pub struct PoolOptions {
     pub operation_timeout: Option<Millis>,
     /// An idle session is called on after so long.
     pub keepalive: Option<Millis>,
+    /// How long a device may fail before something is done about it; `None`: for ever.
+    pub trouble: Option<Limits>,
     /// How long a key's handle is remembered.
     pub key_cache_ttl: Option<Millis>,
     /// The caller's overrides of the return-code policy.

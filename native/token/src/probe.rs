@@ -1,9 +1,11 @@
 //! What a failure comes from: asked of the module by what no caller's input decides.
 
-use cryptoki_sys::CK_SESSION_HANDLE;
+use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
-use crate::p11::session::session_info;
-use crate::p11::{CallError, Class};
+use crate::p11::crypto::generate_random;
+use crate::p11::objects::find_objects;
+use crate::p11::session::{close_session, open_session, session_info};
+use crate::p11::{Attribute, CallError, Class, Template, Value};
 use crate::pool::PoolOptions;
 use crate::recovery::Trouble;
 use crate::session::Session;
@@ -80,4 +82,50 @@ pub(crate) fn examine(options: &PoolOptions, token: &Token, session: Option<CK_S
         Err(error) if is_module(&error) => Finding::ModuleDown,
         Err(_) => Finding::Silence,
     }
+}
+
+/// What a device says when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Answers,
+    /// `on`: on this session, since no other was to be had.
+    Fails {
+        on: Option<u64>,
+    },
+}
+
+/// Whether a call has failed as it would on a device in trouble, though the token seems to be there.
+pub(crate) fn is_trouble(class: Class) -> bool {
+    matches!(class, Class::DeviceTrouble | Class::Ambiguous)
+}
+
+/// Asks the device itself, by what no caller's input decides, and no library answers by itself if it can help it: some random bytes, or, of a token
+/// that has none, a search. On a new session; if there is no room for one, on this. Called inside of the module.
+pub(crate) fn ask_device(options: &PoolOptions, token: &Token, session: Option<(u64, CK_SESSION_HANDLE)>) -> Reply {
+    let functions = token.module.functions();
+    let fails = |error: &CallError| is_suspicious(options.class(error));
+    let answers = |session| match generate_random(functions, session, 8) {
+        Ok(_) => true,
+        Err(error) if fails(&error) => false,
+        // It has none, or not for anybody.
+        Err(_) => !find_objects(functions, session, &nothing(), Some(1)).is_err_and(|error| fails(&error)),
+    };
+    match (open_session(functions, token.slot(), false), session) {
+        (Ok(new), _) => {
+            let answers = answers(new);
+            let _ = close_session(functions, new);
+            if answers { Reply::Answers } else { Reply::Fails { on: None } }
+        }
+        (Err(error), _) if fails(&error) => Reply::Fails { on: None },
+        (Err(_), Some((number, session))) if !answers(session) => Reply::Fails { on: Some(number) },
+        (Err(_), _) => Reply::Answers,
+    }
+}
+
+/// What no token has.
+fn nothing() -> Template {
+    vec![
+        Attribute { kind: CKA_CLASS, value: Value::Ulong(CKO_DATA) },
+        Attribute { kind: CKA_LABEL, value: Value::Bytes(b"pkcs11_pool asks whether the token answers".to_vec()) },
+    ]
 }

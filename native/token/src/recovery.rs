@@ -8,6 +8,7 @@ use session_pool::Ticket;
 
 use crate::attachment::{Absence, Anchor, Attachment, PATIENCE, Readiness, Remedy};
 use crate::backoff::Backoff;
+use crate::clock::now;
 use crate::error::{Error, Failure, Unavailable};
 use crate::express::Express;
 use crate::host::{Host, Keeper, Notice, Outlet};
@@ -15,11 +16,14 @@ use crate::ladder::Rung;
 use crate::module::{Module, ModuleUse};
 use crate::p11::session::{close_session, logout, open_session};
 use crate::p11::{CallError, Class};
-use crate::pool::{Grant, TokenPool};
+use crate::pool::{Grant, LoginMode, PoolOptions, TokenPool};
+use crate::probe::{Reply, ask_device, is_trouble};
+use crate::reload::WAIT;
 use crate::request::Operation;
 use crate::session::Session;
 use crate::slot_events::{self, Ear};
 use crate::stopping::refuse;
+use crate::suspicion::{Failed, Verdict};
 use crate::token::{Claim, Token, Watcher};
 
 /// What an operation has run into.
@@ -33,6 +37,11 @@ pub(crate) enum Trouble {
     DeadFromTheStart {
         /// The module's incarnation.
         seen: u64,
+    },
+    /// The device fails, and goes on to, though the library says that all is well.
+    Lasting {
+        /// How often its module had begun to be initialized again.
+        restarts: u64,
     },
     /// The module is not initialized.
     Module {
@@ -66,6 +75,22 @@ impl Had {
 /// That of a session which is dead though the token answers, if nothing has ever run on it. `seen`: the module's incarnation when it was found.
 pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
     session.is_new().then_some(Trouble::DeadFromTheStart { seen })
+}
+
+/// That of a device which fails a login, or the opening of a session, where no caller's input can be to blame. Called inside of the module.
+pub(crate) fn own_trouble(options: &PoolOptions, token: &Token, class: Class) -> Option<Trouble> {
+    let limits = options.trouble.filter(|_| is_trouble(class))?;
+    let verdict = match token.suspicion.failed(Failed::Own, now(), limits) {
+        Verdict::Ask => match ask_device(options, token, None) {
+            Reply::Answers => {
+                // It answers, but does not log in.
+                return None;
+            }
+            Reply::Fails { on } => token.suspicion.confirmed(on, now(), limits),
+        },
+        verdict => verdict,
+    };
+    (verdict == Verdict::Act).then(|| Trouble::Lasting { restarts: token.module.restarts() })
 }
 
 impl<H: Host> TokenPool<H> {
@@ -129,6 +154,14 @@ impl<H: Host> TokenPool<H> {
                 self.recover_by(Remedy::Reinitialize { seen }, Some(call));
             }
             Trouble::Module { .. } => (),
+            Trouble::Lasting { restarts } => {
+                // All that is open on it is as good as dead.
+                if token.renew(generation) {
+                    let is_first = token.ladder.climb() == Rung::LogOut;
+                    let logs_out = is_first && self.options.login != LoginMode::None;
+                    self.recover_by(Remedy::Revive { restarts, logs_out }, Some(call));
+                }
+            }
             Trouble::DeadFromTheStart { seen } => {
                 // Of those who find it at the same time, one climbs.
                 if !token.renew(generation) {
@@ -329,6 +362,7 @@ impl<H: Host> TokenPool<H> {
             Remedy::Look => (),
             Remedy::LogOut => log_out(&token),
             Remedy::Reinitialize { seen } => self.reinitialize(module, seen, true)?,
+            Remedy::Revive { restarts, logs_out } => self.revive(&token, restarts, logs_out)?,
         }
         let seen = module.incarnation();
         let found = match self.find(module) {
@@ -348,6 +382,28 @@ impl<H: Host> TokenPool<H> {
             return Ok(Found::Same);
         }
         Ok(Found::Partner(self.claim(&found)?))
+    }
+
+    /// A device in trouble that lasts: a logout, if that has not been tried, and if the device does not answer then, `C_Finalize` and
+    /// `C_Initialize`. Calls are held back meanwhile, and have the time of a reload to leave the module.
+    fn revive(&self, token: &Arc<Token>, restarts: u64, logs_out: bool) -> Result<(), Error> {
+        let module = &token.module;
+        if logs_out {
+            log_out(token);
+            let _inside = module.enter_unless_stuck()?;
+            if ask_device(&self.options, token, None) == Reply::Answers {
+                return Ok(());
+            }
+        }
+        let until = Some(Instant::now() + WAIT);
+        match module.reload(restarts, until, || !self.is_draining(), || true) {
+            Ok(true) => self.keeper.post(Notice::Reinitialized { cause: "trouble" }),
+            Ok(false) => (),
+            // That is for the library that has initialized it.
+            Err(Error::ModuleAdopted { .. }) => (),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// `is_due`: the module asks for it, so that it is waited for, and others are no reason not to.
@@ -378,7 +434,7 @@ impl<H: Host> TokenPool<H> {
                 Attachment::Down(absence) => (absence, false),
                 Attachment::Up(_) | Attachment::Detached | Attachment::Stopped => return,
             };
-            if absence.remedy == Remedy::LogOut {
+            if matches!(absence.remedy, Remedy::LogOut | Remedy::Revive { .. }) {
                 absence.remedy = Remedy::Look;
             }
             absence.cause = Some(error);

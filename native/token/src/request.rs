@@ -114,6 +114,11 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether its success is the device's. That of a slice is not: each of its tasks speaks for itself.
+    pub(crate) fn reaches_device(&self) -> bool {
+        !matches!(self, Self::Ping | Self::Mechanisms | Self::TokenInfo | Self::Batch(_))
+    }
+
     /// What the caller calls it.
     pub(crate) fn name(&self) -> &'static str {
         match self {

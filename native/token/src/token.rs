@@ -15,6 +15,7 @@ use crate::module::Module;
 use crate::p11::session::{close_session, open_session, session_info};
 use crate::p11::slots::{library_info, slot_info, slots, token_info};
 use crate::p11::{CallError, Class, LibraryInfo, Phase, SlotInfo, TokenInfo};
+use crate::suspicion::Suspicion;
 
 /// How a pool names its slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,7 @@ pub struct Token {
     released: Condvar,
     watchers: Mutex<Vec<Weak<dyn Watcher>>>,
     pub(crate) ladder: Ladder,
+    pub(crate) suspicion: Suspicion,
     /// A session has died in the midst of a login: the next one that opens is asked whether the login is still there.
     doubtful: AtomicBool,
 }
@@ -198,6 +200,7 @@ impl Token {
             released: Condvar::new(),
             watchers: Mutex::default(),
             ladder: Ladder::default(),
+            suspicion: Suspicion::default(),
             doubtful: AtomicBool::new(false),
         });
         // It may have come back in another slot.

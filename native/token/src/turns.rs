@@ -15,7 +15,7 @@ use crate::p11::{CallError, Class};
 use crate::parking::Parked;
 use crate::pool::{Grant, TokenPool};
 use crate::probe::{Finding, examine, is_suspicious};
-use crate::recovery::{Trouble, as_seen_by};
+use crate::recovery::{Trouble, as_seen_by, own_trouble};
 use crate::request::{Operation, Place, Work};
 use crate::serve::Turn;
 use crate::session::Session;
@@ -187,7 +187,7 @@ impl<H: Host> TokenPool<H> {
             other => answer(other),
         })?;
         let generation = token.generation();
-        let (call, class, finding, seen) = {
+        let (call, class, finding, seen, lasting) = {
             let _inside = enter(&token, cell, is_wanted).map_err(|error| match error {
                 Error::Reinitializing => (error, Remains::Return),
                 other => answer(other),
@@ -200,8 +200,16 @@ impl<H: Host> TokenPool<H> {
             if !is_suspicious(class) {
                 return Err(answer(call.into()));
             }
-            (call, class, examine(&self.options, &token, None, class), token.module.incarnation())
+            let finding = examine(&self.options, &token, None, class);
+            let lasting = matches!(finding, Finding::TokenAnswers | Finding::SessionAnswers)
+                .then(|| own_trouble(&self.options, &token, class))
+                .flatten();
+            (call, class, finding, token.module.incarnation(), lasting)
         };
+        if let Some(trouble) = lasting {
+            self.face(trouble, &token, generation, call);
+            return Err((call.into(), Remains::Retry(class, call)));
+        }
         match finding {
             Finding::ModuleDown => {
                 self.face(Trouble::Module { seen }, &token, generation, call);

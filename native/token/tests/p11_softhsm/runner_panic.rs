@@ -125,6 +125,7 @@ fn options() -> PoolOptions {
         read_only: false,
         operation_timeout: None,
         keepalive: None,
+        trouble: None,
         key_cache_ttl: None,
         policy: HashMap::new(),
         sessions: Config {
