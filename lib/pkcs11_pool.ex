@@ -34,6 +34,7 @@ defmodule Pkcs11Pool do
   PKCS#11 URI. Where the operation implies a class (a private key signs), it need not be given.
 
   No match is `:key_not_found`; more than one is `:ambiguous_key`, with their ids and labels in `details.candidates`.
+  One whose class or type is none of the mechanism's is `:key_type_inconsistent`, and does not reach the module: it might crash. A vendor's mechanism takes any key.
   """
   @type key :: Object.t() | Template.t() | String.t()
 
@@ -543,7 +544,9 @@ defmodule Pkcs11Pool do
     encoded = Mechanism.encode_for!(verb, mechanism)
     if verb == :sign, do: Mechanism.digest!(encoded, input)
     key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
-    Call.run(pool, verb, Mechanism.name(mechanism), {:apply, verb, key, encoded, input}, opts)
+    request = {:apply, verb, key, encoded, input}
+    result = Call.run(pool, verb, Mechanism.name(mechanism), request, opts)
+    Mechanism.digested!(result, mechanism)
   end
 
   @doc """
@@ -573,8 +576,14 @@ defmodule Pkcs11Pool do
 
     with {:ok, read} <- attributes(pool, key, class, [:key_type, :ec_params], opts) do
       case PublicKey.order_size(read) do
-        {:ok, size} -> {:ok, &EcdsaSignature.from_der(&1, size)}
-        {:error, reason} -> {:error, Error.new(reason, pool: pool, executed: false)}
+        {:ok, size} ->
+          {:ok, &EcdsaSignature.from_der(&1, size)}
+
+        {:error, reason} ->
+          Call.with_mechanism(
+            {:error, Error.new(reason, pool: pool, executed: false)},
+            Mechanism.name(mechanism)
+          )
       end
     end
   end
@@ -732,7 +741,11 @@ defmodule Pkcs11Pool do
 
   defp use_key_often(pool, verb, key, mechanism, items, opts) do
     key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
-    Batch.run(pool, verb, key, Mechanism.name(mechanism), items, opts)
+    done = Batch.run(pool, verb, key, Mechanism.name(mechanism), items, opts)
+
+    # When all of them are answered: what raised earlier would leave messages behind.
+    with {:ok, results} <- done, do: Enum.each(results, &Mechanism.digested!(&1, mechanism))
+    done
   end
 
   ## Digests and random bytes

@@ -643,14 +643,15 @@ defmodule Pkcs11Pool.SignTest do
     assert error.executed == false
   end
 
-  test "a key of another type is SoftHSM's general error, and harms no later call", context do
+  test "a key of another type is refused before the module is asked, and harms no later call",
+       context do
     %{pool: pool, keys: %{"rsa" => {_private, public}}} = context
 
     for _ <- 1..10 do
-      assert {:error, %Error{reason: :general_error, function: :C_Sign} = error} =
+      assert {:error, %Error{reason: :key_type_inconsistent, executed: false} = error} =
                Pkcs11Pool.sign(pool, "p256", :sha256_rsa_pkcs, @data)
 
-      assert Exception.message(error) =~ "it is unknown whether the operation ran"
+      assert Exception.message(error) =~ "of type :ec does not fit the mechanism :sha256_rsa_pkcs"
       assert {:ok, signature} = Pkcs11Pool.sign(pool, "rsa", :sha256_rsa_pkcs, @data)
       assert :public_key.verify(@data, :sha256, signature, public)
     end

@@ -14,7 +14,12 @@ defmodule Pkcs11Pool.Call do
 
   alias Pkcs11Pool.{Error, Lease, Native, Options, Registry, Telemetry}
 
-  @of_mechanism [:mechanism_invalid, :mechanism_param_invalid, :arguments_bad]
+  @of_mechanism [
+    :mechanism_invalid,
+    :mechanism_param_invalid,
+    :arguments_bad,
+    :key_type_inconsistent
+  ]
 
   @doc """
   Runs a request of the native side on a pool, or on the lease that the caller has there.

@@ -38,6 +38,7 @@ defmodule Pkcs11Pool.Error do
   | `:signature_invalid` | the signature is not the data's, or has a wrong length | |
   | `:curve_not_supported` | a signature in DER, and a curve that is not known: only the raw form can be verified | |
   | `:decryption_failed` | the token could not decrypt | |
+  | `:key_type_inconsistent` | the key is none that the mechanism takes, or not for this; where the token tells what the key is, the module was not asked (`code: nil`) | `:class`, `:key_type`, `:mechanism` |
   | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
   | `:iv_replaced` | the module took another IV than the given | `:iv` |
   | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
@@ -61,7 +62,7 @@ defmodule Pkcs11Pool.Error do
 
   alias Pkcs11Pool.Error.Text
   alias Pkcs11Pool.Lease
-  alias Pkcs11Pool.ReturnCode
+  alias Pkcs11Pool.{ReturnCode, Template}
 
   @type reason :: atom
   @type executed :: boolean | :unknown
@@ -209,8 +210,20 @@ defmodule Pkcs11Pool.Error do
       function: function(function),
       pool: pool,
       executed: executed,
-      details: source_reason(details)
+      details:
+        details
+        |> source_reason()
+        |> name(:class, &Template.class/1)
+        |> name(:key_type, &Template.key_type/1)
     )
+  end
+
+  # What a key is that does not fit.
+  defp name(details, key, to_name) do
+    case details do
+      %{^key => number} when is_integer(number) -> %{details | key => to_name.(number)}
+      _none -> details
+    end
   end
 
   # It was an atom before it went through native code.

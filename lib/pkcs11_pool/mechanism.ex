@@ -178,30 +178,36 @@ defmodule Pkcs11Pool.Mechanism do
   @longest_digests %{0x1041 => 72, 0x0011 => 32}
 
   @doc """
-  Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. `longest` is the size of the
-  order of the key's curve, where that is known; else no more is refused than what is too long for any.
+  Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. What is too long for any
+  key is refused here, the rest by the native side, which knows the key's curve.
   """
-  @spec digest!({code :: non_neg_integer, Params.t()}, binary, longest :: pos_integer | nil) ::
-          :ok
-  def digest!(encoded, data, longest \\ nil)
-
-  def digest!({code, params}, data, longest)
+  @spec digest!({code :: non_neg_integer, Params.t()}, binary) :: :ok
+  def digest!({code, params}, data)
       when is_map_key(@longest_digests, code) and not is_tuple(params) do
-    longest = longest || Map.fetch!(@longest_digests, code)
-
-    if byte_size(data) > longest,
-      do: no_digest_but_message!(decode(code), data, longest),
-      else: :ok
+    {size, longest} = {byte_size(data), Map.fetch!(@longest_digests, code)}
+    if size > longest, do: no_digest_but_message!(decode(code), size, longest), else: :ok
   end
 
-  def digest!(_encoded, _data, _longest), do: :ok
+  def digest!(_encoded, _data), do: :ok
 
-  @spec no_digest_but_message!(atom, binary, pos_integer) :: no_return
-  defp no_digest_but_message!(name, data, longest) do
+  @doc """
+  The same of what the native side found too long for the key's curve. Any other result is returned.
+  """
+  @spec digested!(result, t) :: result when result: term
+  def digested!({:error, %{reason: :digest_too_long, details: details}}, mechanism) do
+    %{size: size, longest: longest} = details
+    no_digest_but_message!(name(mechanism), size, longest)
+  end
+
+  def digested!(result, _mechanism), do: result
+
+  @spec no_digest_but_message!(atom | {:vendor, non_neg_integer}, pos_integer, pos_integer) ::
+          no_return
+  defp no_digest_but_message!(name, size, longest) do
     hashing = if name == :dsa, do: ":dsa_sha256", else: "{#{inspect(name)}, hash: :sha256}"
 
     raise ArgumentError,
-          "expected data of at most #{longest} bytes, since mechanism #{inspect(name)} signs a digest and no message, got: #{byte_size(data)} bytes; " <>
+          "expected data of at most #{longest} bytes, since mechanism #{inspect(name)} signs a digest and no message, got: #{size} bytes; " <>
             "give #{hashing} the message, or #{inspect(name)} the first #{longest} bytes of a longer digest"
   end
 

@@ -349,8 +349,15 @@ defmodule Pkcs11Pool.Error.Text do
      "Of a private key other than RSA, ask for the public key's object, or by the label that both have"}
   end
 
-  defp explain(:key_type_inconsistent, _details, _error),
-    do: {"the key's type does not fit the mechanism", nil}
+  # Ours as well, before the module is asked.
+  defp explain(:key_type_inconsistent, details, %{code: nil})
+       when is_map_key(details, :class) or is_map_key(details, :key_type) do
+    {"#{kind_of_key(details)} does not fit#{fitted(details)}, and the module was not asked",
+     "Give the mechanism a key of its type; a private key signs and decrypts, its public key verifies and encrypts"}
+  end
+
+  defp explain(:key_type_inconsistent, details, _error),
+    do: {"the key's type does not fit#{fitted(details)}", nil}
 
   defp explain(:key_unextractable, _details, _error),
     do: {"the key may not leave the token (extractable: false)", nil}
@@ -390,6 +397,16 @@ defmodule Pkcs11Pool.Error.Text do
   end
 
   # Details
+
+  defp kind_of_key(details) do
+    type = if details[:key_type], do: " of type #{inspect(details.key_type)}"
+    "an object of class #{inspect(details[:class] || :unknown)}#{type}"
+  end
+
+  defp fitted(%{mechanism: mechanism}),
+    do: " the mechanism #{inspect(mechanism)} in this operation"
+
+  defp fitted(_details), do: " the mechanism"
 
   defp hung(%{hung: hung, size: size}) when is_integer(hung) and is_integer(size),
     do: "#{hung} calls (of a pool of #{size} sessions)"

@@ -25,6 +25,7 @@ rustler::atoms! {
     auto, dirty_io, threads, mixed,
     // errors
     pools, leases, inside,
+    class, key_type, longest,
     unknown, iv, cause, source_reason, away_ms, retry_after_ms, path, expected, actual, option, candidates, selector, available, poisoned,
     // notices
     runners_wanted, pin_wanted, session_opened, session_refused, session_closed, session_hung, hung_returned, login_ended, logged_out,

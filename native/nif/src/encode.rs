@@ -102,6 +102,13 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }
         Error::SessionsHung { hung, size } => vec![(atoms::hung(), hung.encode(env)), (atoms::size(), size.encode(env))],
+        Error::KeyMisfit { class, key_type } => {
+            let class = class.map(|class| (atoms::class(), class.encode(env)));
+            class.into_iter().chain(key_type.map(|key_type| (atoms::key_type(), key_type.encode(env)))).collect()
+        }
+        Error::DigestTooLong { size, longest } => {
+            vec![(atoms::size(), size.encode(env)), (atoms::longest(), longest.encode(env))]
+        }
         Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
         Error::ModuleBusy { path } | Error::ModuleAdopted { path } => vec![(atoms::path(), path.encode(env))],
         Error::ModuleStuck { path, inside } => vec![(atoms::path(), path.encode(env)), (atoms::inside(), inside.encode(env))],

@@ -131,7 +131,11 @@ impl Attempt<'_> {
     fn is_callers(&self, error: &Error) -> bool {
         match error {
             Error::Call(call) => matches!(self.class(call), Class::Caller | Class::Buffer),
-            Error::DecryptionFailed { .. } | Error::IvReplaced { .. } | Error::IvNotMade => true,
+            Error::DecryptionFailed { .. }
+            | Error::IvReplaced { .. }
+            | Error::IvNotMade
+            | Error::KeyMisfit { .. }
+            | Error::DigestTooLong { .. } => true,
             _ => false,
         }
     }

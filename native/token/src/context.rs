@@ -6,6 +6,7 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_USER_NOT_LOGGED_IN, CKU_CONTEXT_SPECIFI
 use crate::clock::now;
 use crate::error::{Error, Executed};
 use crate::execute::{Attempt, Fault, Then};
+use crate::key_facts::KeyFacts;
 use crate::login::allowed;
 use crate::p11::slots::token_info;
 use crate::p11::{self, CallError, Class, Phase};
@@ -18,10 +19,11 @@ impl Attempt<'_> {
     pub(crate) fn with_login<T>(
         &self,
         key: CK_OBJECT_HANDLE,
+        facts: &KeyFacts,
         context: &mut ContextPin,
         run: impl FnOnce(&mut dyn FnMut() -> Result<(), CallError>) -> Result<T, CallError>,
     ) -> Result<T, Fault> {
-        if self.options.login == LoginMode::None || !self.resolver.wants_login(key)? {
+        if self.options.login == LoginMode::None || !self.resolver.wants_login(key, facts) {
             return Ok(run(&mut || Ok(()))?);
         }
         self.authenticated(context, run)

@@ -1,6 +1,8 @@
 //! What can go wrong, with the reason, the code and the C function by which the Elixir side names it.
 
-use cryptoki_sys::{CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE};
+use cryptoki_sys::{
+    CK_KEY_TYPE, CK_OBJECT_CLASS, CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
+};
 
 use session_pool::Millis;
 
@@ -70,6 +72,22 @@ pub enum Error {
     /// An object of another token.
     #[error("the object is of another token")]
     ObjectOfOtherToken,
+    /// The key is none that the mechanism takes.
+    #[error("a key of class {class:?} and type {key_type:?} does not fit the mechanism")]
+    KeyMisfit {
+        /// Its `CKA_CLASS`, as far as the token says.
+        class: Option<CK_OBJECT_CLASS>,
+        /// Its `CKA_KEY_TYPE`.
+        key_type: Option<CK_KEY_TYPE>,
+    },
+    /// A mechanism that takes a digest was given more than one can be.
+    #[error("{size} bytes are no digest for a curve whose order has {longest}")]
+    DigestTooLong {
+        /// Bytes of the data.
+        size: usize,
+        /// Bytes of the order.
+        longest: usize,
+    },
     /// The ciphertext could not be decrypted: it was changed, or key or parameters are not its own.
     #[error("{call}: the ciphertext could not be decrypted")]
     DecryptionFailed {
@@ -237,6 +255,8 @@ impl Error {
             Self::AmbiguousKey { .. } => "ambiguous_key",
             Self::ObjectStale => "object_stale",
             Self::ObjectOfOtherToken => "object_of_other_token",
+            Self::KeyMisfit { .. } => "key_type_inconsistent",
+            Self::DigestTooLong { .. } => "digest_too_long",
             Self::DecryptionFailed { .. } => "decryption_failed",
             Self::IvReplaced { .. } => "iv_replaced",
             Self::IvNotMade => "iv_not_made",

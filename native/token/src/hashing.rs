@@ -10,6 +10,7 @@ use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
 use crate::execute::Attempt;
+use crate::key_facts::KeyFacts;
 use crate::p11::{CallError, Mechanism, Params, Phase};
 
 /// The two ways to sign a message.
@@ -105,6 +106,7 @@ impl Attempt<'_> {
     pub(crate) fn hashed<T>(
         &self,
         key: CK_OBJECT_HANDLE,
+        facts: &KeyFacts,
         mechanism: &Mechanism,
         data: &[u8],
         mut run: impl FnMut(&Mechanism, &[u8]) -> Result<T, CallError>,
@@ -124,7 +126,7 @@ impl Attempt<'_> {
                 done => return done,
             }
         }
-        run(&hashing.raw, &hashing.input(data, None))
+        run(&hashing.raw, &hashing.input(data, facts.order_size()))
     }
 }
 

@@ -1,15 +1,14 @@
 //! From a caller's key to a handle: found once per epoch of the token, and never the first of several silently.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use cryptoki_sys::{
-    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_CLASS, CKA_ID, CKA_LABEL,
-};
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL};
 use parking_lot::RwLock;
 use session_pool::Millis;
 
 use crate::error::Error;
-use crate::p11::attributes::get_attributes;
+use crate::key_facts::KeyFacts;
 use crate::p11::objects::{describe, find_objects};
 use crate::p11::{Attribute, CallError, Class, Functions, ObjectInfo, Phase, Template, Value};
 use crate::request::KeyRef;
@@ -28,8 +27,10 @@ pub struct KeyCache(RwLock<Cached>);
 struct Cached {
     epoch: u64,
     handles: HashMap<Template, Entry>,
-    /// Whether a key wants a login for each use; `None`: the token does not say.
-    logins: HashMap<CK_OBJECT_HANDLE, Option<bool>>,
+    /// What is known of keys beside their handles.
+    facts: HashMap<CK_OBJECT_HANDLE, Arc<KeyFacts>>,
+    /// Keys that want a login for each use, though their attributes do not say so.
+    logins: HashSet<CK_OBJECT_HANDLE>,
     /// Mechanisms that hash a message, and that the token refuses for a key.
     refused: HashSet<(CK_OBJECT_HANDLE, CK_MECHANISM_TYPE)>,
 }
@@ -46,8 +47,16 @@ impl Cached {
 
     fn clear(&mut self) {
         self.handles.clear();
+        self.facts.clear();
         self.logins.clear();
         self.refused.clear();
+    }
+
+    /// Forgets what is known of the key with this handle.
+    fn forget_facts(&mut self, handle: CK_OBJECT_HANDLE) {
+        self.facts.remove(&handle);
+        self.logins.remove(&handle);
+        self.refused.retain(|(key, _)| *key != handle);
     }
 }
 
@@ -77,21 +86,23 @@ impl KeyCache {
         let mut cached = self.0.write();
         let count = cached.handles.len();
         if cached.admits(epoch, count) {
+            // It may be another object's by now.
+            cached.facts.remove(&handle);
             cached.handles.insert(template.clone(), Entry { handle, found_at: now });
         }
     }
 
-    /// Whether a key wants a login for each use, as far as is known.
-    fn login(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> Option<Option<bool>> {
+    /// What is known of a key.
+    fn facts(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> Option<Arc<KeyFacts>> {
         let cached = self.0.read();
-        cached.logins.get(&key).copied().filter(|_| cached.epoch == epoch)
+        cached.facts.get(&key).filter(|_| cached.epoch == epoch).cloned()
     }
 
-    fn put_login(&self, key: CK_OBJECT_HANDLE, epoch: u64, wanted: Option<bool>) {
+    fn put_facts(&self, key: CK_OBJECT_HANDLE, epoch: u64, facts: Arc<KeyFacts>) {
         let mut cached = self.0.write();
-        let count = cached.logins.len();
+        let count = cached.facts.len();
         if cached.admits(epoch, count) {
-            cached.logins.insert(key, wanted);
+            cached.facts.insert(key, facts);
         }
     }
 
@@ -110,21 +121,33 @@ impl KeyCache {
         }
     }
 
+    fn has_wanted_login(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> bool {
+        let cached = self.0.read();
+        cached.epoch == epoch && cached.logins.contains(&key)
+    }
+
     /// A key wants a login for each use, though its attributes do not say so.
     pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE, epoch: u64) {
-        self.put_login(key, epoch, Some(true));
+        let mut cached = self.0.write();
+        let count = cached.logins.len();
+        if cached.admits(epoch, count) {
+            cached.logins.insert(key);
+        }
     }
 
     /// Forgets what a template found.
     pub fn forget(&self, template: &Template) {
-        self.0.write().handles.remove(template);
+        let mut cached = self.0.write();
+        if let Some(entry) = cached.handles.remove(template) {
+            cached.forget_facts(entry.handle);
+        }
     }
 
-    /// Forgets every template that found this object.
+    /// Forgets every template that found this object, and what is known of it.
     pub fn forget_handle(&self, handle: CK_OBJECT_HANDLE) {
         let mut cached = self.0.write();
         cached.handles.retain(|_, entry| entry.handle != handle);
-        cached.logins.remove(&handle);
+        cached.forget_facts(handle);
     }
 
     /// Forgets every template that this new object may match, too: from now on it may be ambiguous.
@@ -180,31 +203,37 @@ impl Resolver<'_> {
         self.resolve(key)
     }
 
-    /// Whether a key wants a login for each use: asked of the token at its first use in an epoch.
-    pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE) -> Result<bool, CallError> {
-        if let Some(wanted) = self.token.keys.login(key, self.epoch) {
-            return Ok(wanted.unwrap_or(false));
+    /// What the token says of a key: asked at its first use, and remembered as long as its handle.
+    pub(crate) fn facts(&self, key: CK_OBJECT_HANDLE) -> Result<Arc<KeyFacts>, CallError> {
+        if let Some(facts) = self.token.keys.facts(key, self.epoch) {
+            return Ok(facts);
         }
-        let read = match get_attributes(self.functions, self.session, key, &[CKA_ALWAYS_AUTHENTICATE]) {
-            Ok(read) => read,
-            Err(error) if error.class() == Class::Caller => Vec::new(),
+        let facts = match KeyFacts::read(self.functions, self.session, key) {
+            Ok(facts) => Arc::new(facts),
+            Err(error) if error.class() == Class::Caller => Arc::default(),
             Err(error) => return Err(CallError { phase: Phase::Init, ..error }),
         };
-        let wanted = read.first().and_then(|(_, read)| read.bytes()?.first()).map(|byte| *byte != 0);
-        self.token.keys.put_login(key, self.epoch, wanted);
-        Ok(wanted.unwrap_or(false))
+        self.token.keys.put_facts(key, self.epoch, facts.clone());
+        Ok(facts)
+    }
+
+    /// Whether a key wants a login for each use.
+    pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE, facts: &KeyFacts) -> bool {
+        facts.always_authenticate.unwrap_or(false) || self.token.keys.has_wanted_login(key, self.epoch)
     }
 
     /// Whether the token has said that a key wants no login for each use.
     pub(crate) fn says_no_login(&self, key: CK_OBJECT_HANDLE) -> bool {
-        self.token.keys.login(key, self.epoch) == Some(Some(false))
+        let facts = self.token.keys.facts(key, self.epoch);
+        facts.is_some_and(|facts| facts.always_authenticate == Some(false)) && !self.token.keys.has_wanted_login(key, self.epoch)
     }
 
     /// Forgets a handle that the module refused. `false`: it cannot be found again.
     pub(crate) fn forget(&self, key: &mut KeyRef) -> bool {
         match key {
-            KeyRef::Object { epoch, find, .. } => {
+            KeyRef::Object { handle, epoch, find, .. } => {
                 self.token.keys.forget(find);
+                self.token.keys.forget_handle(*handle);
                 // No epoch is 0: from now on it has to be found.
                 *epoch = 0;
                 !find.is_empty()

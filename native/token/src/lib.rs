@@ -37,6 +37,7 @@ pub mod host;
 mod hung;
 mod information;
 mod keepalive;
+mod key_facts;
 mod keys;
 mod ladder;
 mod lease;

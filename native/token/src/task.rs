@@ -1,15 +1,17 @@
 //! What a key does with data: an Init call and a final one, and what their outcome means.
 
 use cryptoki_sys::{
-    CK_OBJECT_HANDLE, CKM_HSS, CKM_XMSS, CKM_XMSSMT, CKR_AEAD_DECRYPT_FAILED, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE,
+    CK_OBJECT_HANDLE, CKM_ECDSA, CKM_HSS, CKM_XMSS, CKM_XMSSMT, CKR_AEAD_DECRYPT_FAILED, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE,
     CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE,
 };
 
 use crate::data::Data;
 use crate::error::Error;
 use crate::execute::{Attempt, Fault};
+use crate::key_facts::KeyFacts;
 use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
-use crate::p11::{CallError, Class, Mechanism, Phase};
+use crate::p11::fit::{Use, fits};
+use crate::p11::{CallError, Class, Mechanism, Params, Phase};
 use crate::request::{Answer, ContextPin};
 
 /// What a key does with data.
@@ -61,6 +63,17 @@ impl Task {
         }
     }
 
+    /// What is done with the key; `None`: nothing that depends on its type.
+    fn usage(&self) -> Option<Use> {
+        match self {
+            Self::Sign(_) => Some(Use::Sign),
+            Self::Verify { .. } => Some(Use::Verify),
+            Self::Encrypt(_) => Some(Use::Encrypt),
+            Self::Decrypt(_) => Some(Use::Decrypt),
+            Self::DigestKey { .. } => None,
+        }
+    }
+
     /// Whether a private key does it, which may want a login for each use.
     pub(crate) fn may_want_login(&self) -> bool {
         matches!(self, Self::Sign(_) | Self::Decrypt(_))
@@ -77,28 +90,48 @@ impl Attempt<'_> {
         context: &mut ContextPin,
     ) -> Result<Answer, Fault> {
         let (functions, session) = (self.resolver.functions, self.resolver.session);
+        let facts = &*self.resolver.facts(key)?;
+        self.check(mechanism, task, facts)?;
         match task {
             Task::Sign(data) => self
-                .with_login(key, context, |login| {
-                    self.hashed(key, mechanism, data, |mechanism, data| {
+                .with_login(key, facts, context, |login| {
+                    self.hashed(key, facts, mechanism, data, |mechanism, data| {
                         crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login)
                     })
                 })
                 .map(Answer::Bytes),
             Task::Verify { data, signature } => {
-                self.hashed(key, mechanism, data, |mechanism, data| {
+                self.hashed(key, facts, mechanism, data, |mechanism, data| {
                     crypto::verify(functions, session, key, mechanism, data, signature)
                 })?;
                 Ok(Answer::Done)
             }
             Task::Encrypt(data) => encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?),
             Task::Decrypt(data) => self
-                .with_login(key, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
+                .with_login(key, facts, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
                 .map(Answer::Bytes)
                 .map_err(|fault| self.undecryptable(fault)),
             Task::DigestKey { prefix, suffix } => {
                 Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
             }
+        }
+    }
+
+    /// Refuses what no module should be asked: some crash on a key that is none of the mechanism's, and some sign the first bytes of a message
+    /// that is given in place of a digest.
+    fn check(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
+        let Some(usage) = task.usage() else { return Ok(()) };
+        if !fits(mechanism.code, usage, facts.class, facts.key_type) {
+            return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
+        }
+        let (Task::Sign(data) | Task::Verify { data, .. }) = task else { return Ok(()) };
+        match (mechanism, facts.order_size()) {
+            (Mechanism { code: CKM_ECDSA, params }, Some(longest))
+                if !matches!(params, Params::Hashed { .. }) && data.len() > longest =>
+            {
+                Err(Error::DigestTooLong { size: data.len(), longest })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -79,10 +79,34 @@ pub fn get_attributes(
     kinds: &[CK_ATTRIBUTE_TYPE],
 ) -> Result<Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>, CallError> {
     let readable: Vec<CK_ATTRIBUTE_TYPE> = kinds.iter().copied().filter(|kind| !holds_template(*kind)).collect();
-    let mut scratch = Scratch::new(readable.len().saturating_mul(GUESS))?;
-    let mut attributes: Vec<CK_ATTRIBUTE> = readable
+    let mut values = read_together(functions, session, object, &readable, GUESS)?.into_iter();
+    kinds
         .iter()
-        .zip(scratch.0.chunks_exact_mut(GUESS))
+        .map(|kind| {
+            if holds_template(*kind) {
+                return Ok((*kind, AttributeRead::Unknown));
+            }
+            match values.next().flatten() {
+                Some(bytes) => Ok((*kind, AttributeRead::Value(bytes))),
+                None => Ok((*kind, read_alone(functions, session, object, *kind)?)),
+            }
+        })
+        .collect()
+}
+
+/// One `C_GetAttributeValue` for attributes that hold no templates, with room for as many `CK_ULONG`s each. `None`: the call gave none, for
+/// whatever reason.
+pub(crate) fn read_together(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kinds: &[CK_ATTRIBUTE_TYPE],
+    room: usize,
+) -> Result<Vec<Option<Wiped>>, CallError> {
+    let mut scratch = Scratch::new(kinds.len().saturating_mul(room))?;
+    let mut attributes: Vec<CK_ATTRIBUTE> = kinds
+        .iter()
+        .zip(scratch.0.chunks_exact_mut(room))
         .map(|(kind, room)| CK_ATTRIBUTE {
             type_: *kind,
             pValue: room.as_mut_ptr().cast(),
@@ -90,23 +114,8 @@ pub fn get_attributes(
         })
         .collect();
     let code = if attributes.is_empty() { CKR_OK } else { read(functions, session, object, &mut attributes)? };
-    let mut answers = attributes.iter().zip(scratch.0.chunks_exact(GUESS));
-    kinds
-        .iter()
-        .map(|kind| {
-            if holds_template(*kind) {
-                return Ok((*kind, AttributeRead::Unknown));
-            }
-            let value = match answers.next() {
-                Some((attribute, room)) => value(attribute, room, code),
-                None => None,
-            };
-            match value {
-                Some(bytes) => Ok((*kind, AttributeRead::Value(bytes))),
-                None => Ok((*kind, read_alone(functions, session, object, *kind)?)),
-            }
-        })
-        .collect()
+    let rooms = scratch.0.chunks_exact(room);
+    Ok(attributes.iter().zip(rooms).map(|(attribute, room)| value(attribute, room, code)).collect())
 }
 
 /// The value that the call for all has left in an attribute's room, or None where it has to be read alone to know.

@@ -12,6 +12,7 @@ pub mod attributes;
 mod buffer;
 pub mod codes;
 pub mod crypto;
+pub mod curves;
 mod error;
 pub mod fit;
 mod functions;

@@ -1,0 +1,101 @@
+//! What the token says of a key, beside its handle.
+
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
+    CKA_CLASS, CKA_EC_PARAMS, CKA_KEY_TYPE, CKA_MODULUS, CKK_EC, CKK_EC_EDWARDS, CKK_RSA, CKO_CERTIFICATE, CKO_DATA,
+    CKO_DOMAIN_PARAMETERS, CKO_HW_FEATURE, CKO_PRIVATE_KEY,
+};
+
+use crate::p11::attributes::{AttributeRead, get_attributes, read_together};
+use crate::p11::{CallError, Functions, curves};
+
+/// What is asked for. Modules that stop at the first attribute that a key does not have, stop late.
+const KINDS: [CK_ATTRIBUTE_TYPE; 5] = [CKA_CLASS, CKA_KEY_TYPE, CKA_ALWAYS_AUTHENTICATE, CKA_EC_PARAMS, CKA_MODULUS];
+
+/// `CK_ULONG`s of room for each: for the modulus of RSA-16384.
+const ROOM: usize = 2048 / size_of::<CK_ULONG>();
+
+/// What the token says of a key; `None`: it does not say. Read once per handle, by `Resolver::facts`, and forgotten with it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyFacts {
+    /// `CKA_CLASS`.
+    pub(crate) class: Option<CK_OBJECT_CLASS>,
+    /// `CKA_KEY_TYPE`.
+    pub(crate) key_type: Option<CK_KEY_TYPE>,
+    /// `CKA_ALWAYS_AUTHENTICATE`: it wants a login for each use.
+    pub(crate) always_authenticate: Option<bool>,
+    /// `CKA_EC_PARAMS`, of keys on curves.
+    pub(crate) ec_params: Option<Vec<u8>>,
+    /// Bytes of `CKA_MODULUS`, of RSA keys.
+    pub(crate) modulus_size: Option<usize>,
+}
+
+impl KeyFacts {
+    /// Asks: one `C_GetAttributeValue`, and another one for what a key of its kind should have and the first did not give.
+    pub(crate) fn read(functions: &Functions, session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> Result<Self, CallError> {
+        let mut values =
+            read_together(functions, session, key, &KINDS, ROOM)?.into_iter().map(|value| value.map(AttributeRead::Value));
+        let mut next = || values.next().flatten();
+        let (class, key_type, login, ec_params, modulus) = (next(), next(), next(), next(), next());
+        let or_alone = |read: Option<AttributeRead>, kind, is_due: bool| match read {
+            None if is_due => Ok(get_attributes(functions, session, key, &[kind])?.pop().map(|(_, read)| read)),
+            read => Ok::<_, CallError>(read),
+        };
+        let class = or_alone(class, CKA_CLASS, true)?.and_then(|read| read.ulong());
+        let key_type = or_alone(key_type, CKA_KEY_TYPE, class.is_none_or(is_key))?.and_then(|read| read.ulong());
+        let login = or_alone(login, CKA_ALWAYS_AUTHENTICATE, class.is_none_or(|class| class == CKO_PRIVATE_KEY))?;
+        let ec_params = or_alone(ec_params, CKA_EC_PARAMS, matches!(key_type, Some(CKK_EC | CKK_EC_EDWARDS)))?;
+        let modulus = or_alone(modulus, CKA_MODULUS, key_type == Some(CKK_RSA))?;
+        Ok(Self {
+            class,
+            key_type,
+            always_authenticate: login.and_then(|read| read.bytes()?.first().map(|byte| *byte != 0)),
+            ec_params: ec_params.and_then(|read| read.bytes().map(<[u8]>::to_vec)).filter(|params| !params.is_empty()),
+            modulus_size: modulus.and_then(|read| read.bytes().map(size_of_number)).filter(|size| *size > 0),
+        })
+    }
+
+    /// Bytes of the order of the curve of an EC key, where the token says which, and it is known.
+    pub(crate) fn order_size(&self) -> Option<usize> {
+        curves::order_size(self.params_of(CKK_EC)?)
+    }
+
+    fn params_of(&self, key_type: CK_KEY_TYPE) -> Option<&[u8]> {
+        self.ec_params.as_deref().filter(|_| self.key_type == Some(key_type))
+    }
+}
+
+/// Of certificates and data there is no key type to be read.
+fn is_key(class: CK_OBJECT_CLASS) -> bool {
+    !matches!(class, CKO_DATA | CKO_CERTIFICATE | CKO_HW_FEATURE | CKO_DOMAIN_PARAMETERS)
+}
+
+/// Bytes of a big integer, without the zeros that it may begin with.
+fn size_of_number(bytes: &[u8]) -> usize {
+    bytes.iter().skip_while(|byte| **byte == 0).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+
+    fn ec(key_type: CK_KEY_TYPE, params: &[u8]) -> KeyFacts {
+        KeyFacts { key_type: Some(key_type), ec_params: Some(params.to_vec()), ..KeyFacts::default() }
+    }
+
+    #[test]
+    fn the_order_is_that_of_an_ec_key_on_a_known_curve() {
+        assert_eq!(ec(CKK_EC, P256).order_size(), Some(32));
+        assert_eq!(ec(CKK_RSA, P256).order_size(), None);
+        assert_eq!(ec(CKK_EC, b"\x06\x01\x2a").order_size(), None);
+        assert_eq!(KeyFacts::default().order_size(), None);
+    }
+
+    #[test]
+    fn a_modulus_may_begin_with_zeros() {
+        assert_eq!(size_of_number(&[0, 0, 0x80, 0]), 2);
+        assert_eq!(size_of_number(&[]), 0);
+    }
+}
