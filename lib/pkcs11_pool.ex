@@ -430,7 +430,7 @@ defmodule Pkcs11Pool do
   kmsp11, nShield). Every handle and session of before is void, and the first call afterwards logs in, once for all: a PIN source is asked once.
 
   No call is lost. The module's door is closed: calls that are inside have time to end, calls that wait or come meanwhile wait in their places, each
-  as long as its own `:queue_timeout` allows, and run afterwards. A `with_session/3` block is not waited for, but only its call that is inside:
+  as long as its own time-outs allow, and run afterwards. A `with_session/3` block is not waited for, but only its call that is inside:
   its session is gone then, and its next call is `:lease_ended`.
 
   Options are those of every call, with this meaning:

@@ -43,8 +43,9 @@ defmodule Pkcs11Pool.ReloadTest do
          %{token: token, chaos: chaos} do
       pool = start_ready!(token, pool_size: 3, executor: unquote(executor))
       stop_supervised!(pool)
-      # The pool has never seen the key, and does not now.
-      pool = start!(token, pool_size: 3, executor: unquote(executor))
+      # A pool that does not look into it by itself where its key is.
+      opts = [pool_size: 3, executor: unquote(executor), trouble_timeout: :infinity]
+      pool = start!(token, opts)
       assert {:ok, _bytes} = Pkcs11Pool.generate_random(pool, 8)
       Chaos.hide_objects(chaos)
       assert {:error, %Error{reason: :key_not_found}} = sign(pool)
@@ -134,6 +135,7 @@ defmodule Pkcs11Pool.ReloadTest do
     inside = Task.async(fn -> sign(pool) end)
     Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
     reload = Task.async(fn -> Pkcs11Pool.reload(pool, queue_timeout: 60_000) end)
+    await_closed(pool)
     waiting = for _ <- 1..4, do: Task.async(fn -> sign(pool, queue_timeout: 60_000) end)
     # Longer than a pool waits for a token that it has lost.
     assert for({_task, result} <- Task.yield_many([reload | waiting], 1_500), do: result) ==
@@ -367,10 +369,7 @@ defmodule Pkcs11Pool.ReloadTest do
     Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
     reload = Task.async(fn -> Pkcs11Pool.reload(pool, queue_timeout: 60_000) end)
 
-    Poll.until(fn ->
-      Task.yield(Task.async(fn -> sign(pool, queue_timeout: 50) end)) |> refused?()
-    end)
-
+    await_closed(pool)
     logout = Task.async(fn -> Pkcs11Pool.logout(pool) end)
     Chaos.release(chaos)
     assert :ok = Task.await(reload, 60_000)
@@ -381,6 +380,12 @@ defmodule Pkcs11Pool.ReloadTest do
   end
 
   # The door of the module is closed.
-  defp refused?({:ok, {:error, %Error{reason: :queue_timeout}}}), do: true
-  defp refused?(_other), do: false
+  defp await_closed(pool) do
+    Poll.until(fn ->
+      case sign(pool, queue_timeout: 50, operation_timeout: 50) do
+        {:error, %Error{reason: reason}} -> reason in [:queue_timeout, :operation_timeout]
+        {:ok, _signature} -> false
+      end
+    end)
+  end
 end

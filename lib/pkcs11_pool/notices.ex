@@ -94,6 +94,9 @@ defmodule Pkcs11Pool.Notices do
     do:
       {:warning, "failed all calls, though it said that all was well, and has been finalized and"}
 
+  defp reinitialized(:keys_vanished),
+    do: {:warning, "found none of the keys that it had found, and has been finalized and"}
+
   defp reinitialized(:reload), do: {:info, "was finalized by reload/2 and has been"}
 
   defp call(operation, 0), do: "the opening of a session (for #{operation})"

@@ -25,6 +25,7 @@ use crate::recovery::Trouble;
 use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
 use crate::suspicion::{Failed, Verdict};
+use crate::vanished::Vanished;
 
 /// The bytes of a probe: there is nothing smaller that goes to the device for sure, whatever the library knows by itself.
 pub(crate) const PROBE: usize = 8;
@@ -51,6 +52,8 @@ pub(crate) enum Step {
     Wait(Wait),
     /// Wait for what the login that the key wants lacks.
     Park(Lacks),
+    /// Wait until the module has been initialized again.
+    Reload(Vanished),
 }
 
 /// What an operation has run into, and what it is answered if it is not tried again.
@@ -221,9 +224,11 @@ impl Attempt<'_> {
                 Answer::Attributes(get_attributes(functions, session, object, attributes)?)
             }
             Request::DestroyObject { object } => {
-                let object = self.resolver.resolve_anew(object)?.handle;
-                destroy_object(functions, session, object)?;
-                token.keys.forget_handle(object);
+                let handle = self.resolver.resolve_anew(object)?.handle;
+                destroy_object(functions, session, handle)?;
+                let (KeyRef::Find(template, _) | KeyRef::Object { find: template, .. }) = object;
+                // Nobody has to look into where it is.
+                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([template.clone()]));
                 Answer::Done
             }
             Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),
@@ -253,7 +258,7 @@ impl Attempt<'_> {
                     let may_retry = may_retry(operation, known);
                     return Some(self.log_in(self.login_lost(), may_retry, operation));
                 }
-                Ok(false) => return Some(Step::Keep(Err(Failure { error, executed: known }))),
+                Ok(false) => return Some(self.missing(error, known, operation)),
                 // Nobody can tell if the key is there.
                 Err(call) => call,
             },

@@ -124,7 +124,8 @@ pub enum Notice {
     },
     /// The module was initialized again.
     Reinitialized {
-        /// `"lost"` (it had lost its initialization), `"trouble"` (all calls failed) or `"reload"`.
+        /// `"lost"` (it had lost its initialization), `"trouble"` (all calls failed), `"keys_vanished"` (nothing that was known is
+        /// found) or `"reload"`.
         cause: &'static str,
     },
     /// A draining pool has closed its last session.

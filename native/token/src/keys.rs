@@ -143,11 +143,14 @@ impl KeyCache {
         }
     }
 
-    /// Forgets every template that found this object, and what is known of it.
-    pub fn forget_handle(&self, handle: CK_OBJECT_HANDLE) {
+    /// Forgets every template that found this object: those. And what is known of it.
+    pub fn forget_handle(&self, handle: CK_OBJECT_HANDLE) -> Vec<Template> {
         let mut cached = self.0.write();
-        cached.handles.retain(|_, entry| entry.handle != handle);
         cached.forget_facts(handle);
+        let (its, others) = std::mem::take(&mut cached.handles).into_iter().partition(|(_, entry)| entry.handle == handle);
+        let its: HashMap<_, _> = its;
+        cached.handles = others;
+        its.into_keys().collect()
     }
 
     /// Forgets every template that this new object may match, too: from now on it may be ambiguous.
@@ -255,6 +258,7 @@ impl Resolver<'_> {
             [] => Err(Error::KeyNotFound),
             [handle] => {
                 self.token.keys.put(template, self.epoch, *handle, self.now);
+                self.token.known.found(template);
                 Ok(Resolved { handle: *handle, remembered: false })
             }
             several => {

@@ -39,6 +39,7 @@ mod information;
 mod keepalive;
 mod key_facts;
 mod keys;
+mod known;
 mod ladder;
 mod lease;
 mod linger;
@@ -66,6 +67,7 @@ mod task;
 mod token;
 mod turns;
 mod turnstile;
+mod vanished;
 mod wiped;
 mod worker;
 

@@ -60,7 +60,7 @@ impl<H: Host> TokenPool<H> {
         self.await_token(module, is_wanted)
     }
 
-    fn share_module(&self) -> Result<ModuleUse, Error> {
+    pub(crate) fn share_module(&self) -> Result<ModuleUse, Error> {
         if let Some(anchor) = self.mooring.attachment.read().anchor() {
             return Ok(anchor.module.share());
         }

@@ -217,6 +217,7 @@ impl<H: Host> TokenPool<H> {
                 Turn { next: self.first_of(granted, self.free(held, &Place::Pool), outlet), answer: None }
             }
             Step::Wait(wait) => Turn { next: self.wait_at_gate(held, operation, ticket, wait, outlet), answer: None },
+            Step::Reload(vanished) => Turn { next: self.turn_of_vanished(held, operation, ticket, vanished), answer: None },
             Step::Park(lacks) => Turn { next: self.park(held, operation, ticket, lacks), answer: None },
         }
     }

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::keys::KeyCache;
+use crate::known::KnownKeys;
 use crate::ladder::Ladder;
 use crate::module::Module;
 use crate::p11::session::{close_session, open_session, session_info};
@@ -73,6 +74,7 @@ pub struct Token {
     watchers: Mutex<Vec<Weak<dyn Watcher>>>,
     pub(crate) ladder: Ladder,
     pub(crate) suspicion: Suspicion,
+    pub(crate) known: KnownKeys,
     /// A session has died in the midst of a login: the next one that opens is asked whether the login is still there.
     doubtful: AtomicBool,
 }
@@ -201,6 +203,7 @@ impl Token {
             watchers: Mutex::default(),
             ladder: Ladder::default(),
             suspicion: Suspicion::default(),
+            known: KnownKeys::default(),
             doubtful: AtomicBool::new(false),
         });
         // It may have come back in another slot.
