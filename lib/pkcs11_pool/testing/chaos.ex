@@ -272,6 +272,22 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  Makes a function answer this count, whatever it has written, as a module with a fault in its memory does.
+
+  The function is `:C_GetSlotList`, `:C_GetMechanismList`, `:C_FindObjects`, or `:C_GetAttributeValue`
+  (the length of each attribute). `clear/2` undoes it.
+  """
+  @spec answer_count(t, atom | String.t(), pos_integer) :: :ok
+  def answer_count(%__MODULE__{} = chaos, function, count) do
+    function = Control.function!(function)
+
+    unless function in ~w(C_GetSlotList C_GetMechanismList C_FindObjects C_GetAttributeValue),
+      do: raise(ArgumentError, "#{function} answers no count that could be another")
+
+    Control.tell!(chaos, ["count", function, option!(:count, count)])
+  end
+
+  @doc """
   Aborts the VM in a call of a function: for tests that start one of their own.
   """
   @spec crash(t, function_name, [which]) :: :ok
@@ -281,7 +297,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Undoes `latency/3`, `fail/4`, `hang/3` and `crash/3` of a function, and lets its hanging calls
+  Undoes `latency/3`, `fail/4`, `hang/3`, `answer_count/3` and `crash/3` of a function, and lets its hanging calls
   go on.
   """
   @spec clear(t, function_name) :: :ok

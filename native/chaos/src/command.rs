@@ -8,6 +8,7 @@
 //! | `fail F CODE [nth=] [count=] [probability=] [run=true]` | answers with a code, instead of the real call or after it |
 //! | `hang F [nth=] [count=] [probability=]` | calls hang until released |
 //! | `crash F [nth=] [probability=]` | aborts the process |
+//! | `count F N` | answers this count or length, whatever the real one is: of `C_GetSlotList`, `C_GetMechanismList`, `C_FindObjects`, `C_GetAttributeValue` |
 //! | `clear F` | forgets the above, and releases |
 //! | `release F [code=]` | lets hanging calls go on, or answer; later ones do not hang |
 //! | `session_limit N\|off` | `CKR_SESSION_COUNT` beyond |
@@ -163,11 +164,16 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             let run = words.options.get("run") == Some(&"true");
             add(words, Action::Fail { code, run })?;
         }
+        "count" => {
+            let count = number(words.word(1)?)?;
+            words.points()?.iter().for_each(|point| point.count.store(count, Ordering::SeqCst));
+        }
         "hang" => add(words, Action::Hang)?,
         "crash" => add(words, Action::Crash)?,
         "clear" => words.points()?.iter().for_each(|point| {
             point.retain(|_| false);
             point.latency.set(0, 0);
+            point.count.store(0, Ordering::SeqCst);
             point.release(None);
         }),
         "release" => {

@@ -52,8 +52,6 @@ on_session! {
         takes(object: CKR_OBJECT_HANDLE_INVALID) gives(copy);
     C_DestroyObject(object: CK_OBJECT_HANDLE) takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_GetObjectSize(object: CK_OBJECT_HANDLE, size: *mut CK_ULONG) takes(object: CKR_OBJECT_HANDLE_INVALID);
-    C_GetAttributeValue(object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG)
-        takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_SetAttributeValue(object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG)
         takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_FindObjectsInit(template: *mut CK_ATTRIBUTE, count: CK_ULONG);
@@ -117,6 +115,28 @@ unsafe extern "C" fn C_FindObjects(
         } else if code == CKR_OK {
             // SAFETY: so many handles the real function wrote.
             unsafe { CHAOS.objects.show(objects, *count as usize) };
+            // SAFETY: the real function wrote there.
+            unsafe { CHAOS.point(Function::C_FindObjects).tell_count(count) };
+        }
+        Ok(code)
+    })
+}
+
+unsafe extern "C" fn C_GetAttributeValue(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    on_session(Function::C_GetAttributeValue, session, false, |list, claim| {
+        let object = CHAOS.objects.real(object, claim.generation(), CKR_OBJECT_HANDLE_INVALID)?;
+        // SAFETY: the application promises the real function what it needs; the handles are the real ones.
+        let code = unsafe { real!(list, C_GetAttributeValue(claim.real(), object, template, count)) };
+        if code == CKR_OK {
+            for index in 0..count as usize {
+                // SAFETY: the real function wrote the lengths of `count` attributes.
+                unsafe { CHAOS.point(Function::C_GetAttributeValue).tell_count(&raw mut (*template.add(index)).ulValueLen) };
+            }
         }
         Ok(code)
     })
@@ -130,7 +150,12 @@ unsafe extern "C" fn C_GetInfo(info: *mut CK_INFO) -> CK_RV {
 unsafe extern "C" fn C_GetMechanismList(slot: CK_SLOT_ID, mechanisms: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG) -> CK_RV {
     on_slot(Function::C_GetMechanismList, slot, |list, slot| {
         // SAFETY: the application promises the real function what it needs; the slot is the real one.
-        unsafe { real!(list, C_GetMechanismList(slot, mechanisms, count)) }
+        let code = unsafe { real!(list, C_GetMechanismList(slot, mechanisms, count)) };
+        if code == CKR_OK {
+            // SAFETY: the real function wrote there.
+            unsafe { CHAOS.point(Function::C_GetMechanismList).tell_count(count) };
+        }
+        code
     })
 }
 

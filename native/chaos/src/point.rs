@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cryptoki_sys::CK_RV;
+use cryptoki_sys::{CK_RV, CK_ULONG};
 use parking_lot::{Condvar, Mutex};
 
 use crate::rule::{self, Rule, Verdict};
@@ -46,6 +46,8 @@ pub struct Point {
     pub inside: AtomicUsize,
     pub hanging: AtomicUsize,
     pub latency: Latency,
+    /// The count that it answers, whatever the real one is; 0: the real one.
+    pub count: AtomicU64,
     armed: AtomicBool,
     rules: Mutex<Vec<Rule>>,
     gate: Mutex<Gate>,
@@ -60,10 +62,23 @@ impl Point {
             inside: AtomicUsize::new(0),
             hanging: AtomicUsize::new(0),
             latency: Latency::none(),
+            count: AtomicU64::new(0),
             armed: AtomicBool::new(false),
             rules: Mutex::new(Vec::new()),
             gate: Mutex::new(Gate { releases: 0, code: None }),
             released: Condvar::new(),
+        }
+    }
+
+    /// Puts the count in that it answers, if it is to be another than the real one.
+    ///
+    /// # Safety
+    /// `count` is NULL or may be written to.
+    pub unsafe fn tell_count(&self, count: *mut CK_ULONG) {
+        let told = self.count.load(Ordering::SeqCst);
+        if told != 0 && !count.is_null() {
+            // SAFETY: not NULL, and the caller's promise.
+            unsafe { *count = told as CK_ULONG };
         }
     }
 

@@ -14,7 +14,12 @@ pub unsafe extern "C" fn C_GetSlotList(token_present: CK_BBOOL, slots: *mut CK_S
     plain(Function::C_GetSlotList, |list| {
         if CHAOS.slots.pristine() {
             // SAFETY: the application promises the real function what it needs.
-            return Ok(unsafe { real!(list, C_GetSlotList(token_present, slots, count)) });
+            let code = unsafe { real!(list, C_GetSlotList(token_present, slots, count)) };
+            if code == CKR_OK {
+                // SAFETY: the real function wrote there.
+                unsafe { CHAOS.point(Function::C_GetSlotList).tell_count(count) };
+            }
+            return Ok(code);
         }
         if count.is_null() {
             return Err(CKR_ARGUMENTS_BAD);

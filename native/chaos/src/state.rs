@@ -184,6 +184,7 @@ impl Chaos {
             let point = self.point(*function);
             point.retain(|_| false);
             point.latency.set(0, 0);
+            point.count.store(0, Ordering::SeqCst);
             point.release(None);
         }
         self.size_query.set(0, 0);

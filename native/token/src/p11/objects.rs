@@ -71,7 +71,9 @@ fn collect(functions: &Functions, session: CK_SESSION_HANDLE, limit: usize) -> R
         // SAFETY: `batch` has room for `size` handles.
         let code = unsafe { call!(functions, C_FindObjects(session, pointer, size, &mut found)) };
         check("C_FindObjects", Phase::Final, code)?;
-        let found = usize::try_from(found).unwrap_or(wanted).min(wanted);
+        // One that claims to have written more than there is room for is not believed in anything else either.
+        let found = usize::try_from(found).ok().filter(|found| *found <= wanted);
+        let found = found.ok_or_else(|| CallError::new("C_FindObjects", CKR_GENERAL_ERROR, Phase::Final))?;
         if found == 0 {
             break;
         }

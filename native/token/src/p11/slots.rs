@@ -12,6 +12,9 @@ use super::functions::{Functions, call};
 /// How often a list may grow between the call that asks for its length and the call that reads it.
 const LIST_ATTEMPTS: usize = 8;
 
+/// Most items that a list of the module's is believed to have.
+const MOST_ITEMS: usize = 1 << 16;
+
 /// A version, major and minor.
 pub type Version = (u8, u8);
 
@@ -199,17 +202,17 @@ pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<Mechani
     Ok(mechanisms)
 }
 
-/// Reads a list whose length has to be asked for first, and may change until it is read.
+/// Reads a list whose length has to be asked for first, and may change until it is read. One of more than 65,536 items is not believed:
+/// `CKR_GENERAL_ERROR`, as for a module that claims to have written more than there is room for.
 fn list(function: &'static str, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CK_RV) -> Result<Vec<CK_ULONG>, CallError> {
     let mut attempt = 1;
     loop {
         let mut count = 0;
         let code = call(ptr::null_mut(), &mut count);
         check(function, Phase::Single, code)?;
-        let room = usize::try_from(count).unwrap_or(usize::MAX);
-        let mut items: Vec<CK_ULONG> = Vec::new();
-        items.try_reserve_exact(room).map_err(|_| CallError::new(function, CKR_HOST_MEMORY, Phase::Single))?;
-        items.resize(room, 0);
+        let nonsense = || CallError::new(function, CKR_GENERAL_ERROR, Phase::Single);
+        let room = usize::try_from(count).ok().filter(|room| *room <= MOST_ITEMS).ok_or_else(nonsense)?;
+        let mut items: Vec<CK_ULONG> = vec![0; room];
         if items.is_empty() {
             return Ok(items);
         }
@@ -218,7 +221,8 @@ fn list(function: &'static str, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULON
             CKR_BUFFER_TOO_SMALL if attempt < LIST_ATTEMPTS => attempt += 1,
             code => {
                 check(function, Phase::Single, code)?;
-                items.truncate(usize::try_from(count).unwrap_or(room));
+                let written = usize::try_from(count).ok().filter(|written| *written <= room).ok_or_else(nonsense)?;
+                items.truncate(written);
                 return Ok(items);
             }
         }
@@ -268,6 +272,28 @@ mod tests {
         assert_eq!(limit(u32::MAX as CK_ULONG), Count::Unavailable);
         assert_eq!(limit(CK_EFFECTIVELY_INFINITE), Count::Infinite);
         assert_eq!(limit(10), Count::Known(10));
+    }
+
+    /// A module that says one count when asked for it, and another when it has written.
+    fn list_of(counts: [CK_ULONG; 2]) -> Result<Vec<CK_ULONG>, CK_RV> {
+        let told = list("C_GetSlotList", |pointer, count| {
+            // SAFETY: `list` gives a valid count.
+            unsafe { *count = counts[usize::from(!pointer.is_null())] };
+            CKR_OK
+        });
+        told.map_err(|error| error.code)
+    }
+
+    #[test]
+    fn counts_beyond_belief_are_errors_and_no_memory_is_taken_for_them() {
+        for absurd in [1 << 17, 1 << 32, 1 << 60, CK_ULONG::MAX] {
+            assert_eq!(list_of([absurd, absurd]), Err(CKR_GENERAL_ERROR));
+            // It claims to have written what there was no room for.
+            assert_eq!(list_of([2, absurd]), Err(CKR_GENERAL_ERROR));
+        }
+        assert_eq!(list_of([2, 3]), Err(CKR_GENERAL_ERROR));
+        assert_eq!(list_of([2, 1]), Ok(vec![0]));
+        assert_eq!(list_of([1 << 16, 1]), Ok(vec![0]));
     }
 
     #[test]
