@@ -93,6 +93,41 @@ defmodule Pkcs11Pool.StartTest do
       assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     end
 
+    test "a digest that is not that of what was loaded, whatever the file is by now", %{
+      token: token,
+      pool: pool
+    } do
+      loaded = sha256(token.module)
+      {:ok, _} = start(token)
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
+
+      # An update of the package, by another file of the same name.
+      update = token.module <> ".update"
+      File.write!(update, File.read!(token.module) <> "more")
+      updated = sha256(update)
+      File.rename!(update, token.module)
+
+      # Of a module in use whose first pool asked for no digest.
+      assert {:ok, _} = start(token, name: {pool, 2}, module_sha256: loaded)
+      assert Pkcs11Pool.await_ready({pool, 2}, 30_000) == :ok
+      error = failure(token, name: {pool, 3}, module_sha256: updated)
+      assert %Error{reason: :module_conflict, details: %{option: :module_sha256}} = error
+
+      # And of one that nobody uses any more: it stays loaded.
+      for name <- [pool, {pool, 2}], do: :ok = stop_supervised({Pkcs11Pool, name})
+
+      # As long as the last session is being closed, it is in use.
+      Poll.until(fn ->
+        match?(
+          %{reason: :module_digest_mismatch, details: %{actual: ^loaded}},
+          failure(token, name: {pool, 3}, module_sha256: updated)
+        )
+      end)
+
+      assert {:ok, _} = start(token, name: {pool, 3}, module_sha256: loaded)
+      assert Pkcs11Pool.await_ready({pool, 3}, 30_000) == :ok
+    end
+
     test "a module in use with other options", %{token: token, pool: pool} do
       {:ok, _} = start(token)
       assert Pkcs11Pool.await_ready(pool, 30_000) == :ok

@@ -1,6 +1,8 @@
 //! The module registry: a library is loaded and initialized once per VM, shared by all pools, and never unloaded.
 
 mod config;
+mod environment;
+mod file;
 mod inside;
 mod reinitialize;
 
@@ -16,7 +18,8 @@ use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
 
 pub use config::ModuleConfig;
-use config::{digest_of, with_env};
+use environment::with_env;
+use file::ModuleFile;
 use inside::HALTING;
 pub(crate) use inside::{Inside, Stuck, halt};
 
@@ -30,6 +33,9 @@ use crate::turnstile::Turnstile;
 
 /// How long a start waits for another's `C_Initialize` or `C_Finalize`.
 const LIFECYCLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+const CHANGED: &str =
+    "the file was replaced or written to while it was loaded, so that its digest proves nothing; restart the VM";
 
 static MODULES: Lazy<Mutex<BTreeMap<PathBuf, Arc<Module>>>> = Lazy::new(Default::default);
 
@@ -56,6 +62,8 @@ struct Lifecycle {
 /// A loaded module.
 pub struct Module {
     path: PathBuf,
+    /// SHA-256 of what was loaded, in lower case; `None`: the file was changed meanwhile.
+    digest: Option<String>,
     functions: Functions,
     lifecycle: Mutex<Lifecycle>,
     changed: Condvar,
@@ -111,13 +119,8 @@ impl Module {
         if let Some(module) = found {
             return Ok(module);
         }
-        if let Some(expected) = &config.sha256 {
-            let actual = digest_of(&canonical).map_err(|error| failed(error.to_string()))?;
-            if !actual.eq_ignore_ascii_case(expected) {
-                let (path, expected) = (path.to_owned(), expected.to_ascii_lowercase());
-                return Err(Error::ModuleDigestMismatch { path, expected, actual });
-            }
-        }
+        let file = ModuleFile::open(&canonical).map_err(|error| failed(error.to_string()))?;
+        check_digest(config, path, file.digest())?;
         // The library's constructors may read its variables already.
         let loaded = with_env(config, path, || Functions::load(&canonical))?;
         let functions = loaded.map_err(|error| match error {
@@ -125,9 +128,14 @@ impl Module {
             LoadError::NotPkcs11 { message, .. } => failed(format!("not a PKCS#11 library: {message}")),
             LoadError::FunctionList { error, .. } => Error::Call(error),
         })?;
+        let digest = file.digest_of_loaded();
+        if config.sha256.is_some() && digest.is_none() {
+            return Err(failed(CHANGED.into()));
+        }
         let reaper = Reaper::start().map_err(|error| failed(error.to_string()))?;
         let module = Arc::new(Self {
             path: canonical.clone(),
+            digest,
             functions,
             lifecycle: Mutex::new(Lifecycle { phase: Phase::Down, config: config.clone(), users: 0, up: 0 }),
             changed: Condvar::new(),
@@ -167,6 +175,11 @@ impl Module {
                     {
                         return Err(Error::ModuleConflict { path: self.display(), option });
                     }
+                    let is_what_is_asked_for = self.check_digest(config);
+                    if lifecycle.users > 0 && is_what_is_asked_for.is_err() {
+                        return Err(Error::ModuleConflict { path: self.display(), option: "module_sha256" });
+                    }
+                    is_what_is_asked_for?;
                     if lifecycle.phase == Phase::Down {
                         break;
                     }
@@ -178,16 +191,6 @@ impl Module {
                     return Ok(());
                 }
             }
-        }
-        // The digest was checked at load; a loaded file is what it was then.
-        if config.sha256 != lifecycle.config.sha256
-            && let Some(expected) = &config.sha256
-        {
-            drop(lifecycle);
-            return self.check_digest(expected).and_then(|()| {
-                self.lifecycle.lock().config.sha256 = Some(expected.clone());
-                self.start(config)
-            });
         }
         lifecycle.phase = Phase::Changing;
         drop(lifecycle);
@@ -268,14 +271,13 @@ impl Module {
         }
     }
 
-    fn check_digest(&self, expected: &str) -> Result<(), Error> {
-        let path = self.display();
-        let actual =
-            digest_of(&self.path).map_err(|error| Error::ModuleLoadFailed { path: path.clone(), cause: error.to_string() })?;
-        if actual.eq_ignore_ascii_case(expected) {
-            return Ok(());
+    /// Whether what was loaded is what `config` asks for, whatever the file is by now.
+    fn check_digest(&self, config: &ModuleConfig) -> Result<(), Error> {
+        match &self.digest {
+            Some(digest) => check_digest(config, &self.display(), digest),
+            None if config.sha256.is_none() => Ok(()),
+            None => Err(Error::ModuleLoadFailed { path: self.display(), cause: CHANGED.into() }),
         }
-        Err(Error::ModuleDigestMismatch { path, expected: expected.to_ascii_lowercase(), actual })
     }
 
     /// Changes whenever it was initialized: what was open before is gone. Read inside.
@@ -325,6 +327,17 @@ impl Module {
 
     fn display(&self) -> String {
         self.path.display().to_string()
+    }
+}
+
+fn check_digest(config: &ModuleConfig, path: &str, actual: &str) -> Result<(), Error> {
+    match &config.sha256 {
+        Some(expected) if !actual.eq_ignore_ascii_case(expected) => Err(Error::ModuleDigestMismatch {
+            path: path.to_owned(),
+            expected: expected.to_ascii_lowercase(),
+            actual: actual.to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 
