@@ -47,8 +47,14 @@ defmodule Pkcs11Pool.Call do
   Where the operations of a call run.
   """
   @spec place(pool :: term, Options.call()) :: {:ok, place} | {:error, Error.t()}
-  def place(%Lease{entry: entry} = lease, opts),
+  def place(%Lease{entry: %{queue_timeout: _, operation_timeout: _} = entry} = lease, opts),
     do: {:ok, {lease.pool, timeouts(entry, opts), lease}}
+
+  # Made by hand.
+  def place(%Lease{} = lease, _opts) do
+    with :ok <- Lease.check(lease),
+         do: {:error, Error.new(:lease_ended, pool: lease.pool, executed: false)}
+  end
 
   def place(name, opts) do
     with nil <- Lease.current(name),
