@@ -47,6 +47,8 @@ defmodule Pkcs11Pool.Soak.Storm do
     logout: 3,
     remove_token: 2,
     uninitialize: 2,
+    device_trouble: 2,
+    reload: 1,
     session_limit: 2,
     kill_runner: 4,
     kill_caller: 4,
@@ -161,6 +163,25 @@ defmodule Pkcs11Pool.Soak.Storm do
   end
 
   defp strike(:uninitialize, storm), do: tap(storm, &Chaos.uninitialize(&1.chaos))
+
+  # Longer than the pools' :trouble_timeout; some of it only the module's initialization ends. Sessions close all the same: one that does not
+  # would be counted as lost.
+  defp strike(:device_trouble, %{chaos: chaos} = storm) do
+    Chaos.device_trouble(chaos, Enum.random([:general_error, :device_error, :function_failed]),
+      spare: [:C_CloseSession | Enum.random([[], [:C_OpenSession], [:C_OpenSession, :C_Login]])],
+      until: Enum.random([:initialized, :told])
+    )
+
+    undo(storm, 200..2_000, fn storm ->
+      tap(storm, fn _ -> Chaos.device_trouble(chaos, :ok) end)
+    end)
+  end
+
+  # By a process of its own: it waits for calls that hang.
+  defp strike(:reload, %{pool: pool} = storm) do
+    spawn(fn -> Pkcs11Pool.reload(pool, queue_timeout: 200) end)
+    storm
+  end
 
   defp strike(:session_limit, %{chaos: chaos} = storm) do
     Chaos.session_limit(chaos, Enum.random([0, 1, 2]))

@@ -25,6 +25,7 @@ defmodule Pkcs11Pool.Soak.Trial do
       SoftHSM.pool_opts(
         token,
         [pool_size: @size, executor: executor, idle_ttl: 2_000, lease_timeout: 2_000] ++
+          [trouble_timeout: 300, trouble_interval: 1_000] ++
           Callers.timeouts()
       )
 

@@ -125,6 +125,10 @@ defmodule Pkcs11Pool.Test.FaultBench do
   @doc "What happens when something befalls a call in a place: its result, and what is wrong with the pool when that has passed."
   @spec befall(t, Faults.place(), Faults.happening()) :: map
   def befall(bench, place, happening) do
+    # Long enough for a loaded machine: only a device that is lost fails for so long.
+    soon = if happening == :device_lost, do: [trouble_timeout: 500], else: []
+    bench = %{bench | opts: bench.opts ++ soon}
+
     try do
       within_pool(bench, fn ->
         unless place in [:open, :login], do: {:ok, _signature} = call(bench.pool, :init)
@@ -177,12 +181,24 @@ defmodule Pkcs11Pool.Test.FaultBench do
       :logged_out -> Chaos.logout(chaos)
       :token_removed -> Chaos.remove_token(chaos)
       :uninitialized -> Chaos.uninitialize(chaos)
+      :reloaded -> :ok
+      :keys_vanished -> Chaos.hide_objects(chaos)
+      :device_lost -> Chaos.device_trouble(chaos, :general_error)
     end
 
+    reload = if happening == :reloaded, do: reload_waits!(pool)
     Chaos.release(chaos)
     result = Task.await(task, 15_000)
+    if reload, do: :ok = Task.await(reload, 15_000)
     if happening == :token_removed, do: Chaos.return_token(chaos, slot_id: token.slot_id + 77)
     result
+  end
+
+  # It waits for the call that is inside: others are held up.
+  defp reload_waits!(pool) do
+    task = Task.async(fn -> Pkcs11Pool.reload(pool, queue_timeout: 10_000) end)
+    Poll.until(fn -> Process.info(task.pid, :status) == {:status, :waiting} end)
+    task
   end
 
   @doc "The call that meets the fault in this place."

@@ -222,6 +222,9 @@ defmodule Pkcs11Pool.Test.Faults do
     * `:token_removed` - the token is taken away, and comes back in another slot when the call has been answered
     * `:hung`, `:slow` - the function does not return within `:operation_timeout`, until somebody releases it, or later by itself
     * `:full` - the token gives no session
+    * `:reloaded` - somebody calls `Pkcs11Pool.reload/2`
+    * `:keys_vanished` - nothing is found any more, until the module is initialized again
+    * `:device_lost` - from the next call on all fail, though the library says that all is well, until the module is initialized again
   """
   @type happening ::
           :sessions_died
@@ -232,6 +235,9 @@ defmodule Pkcs11Pool.Test.Faults do
           | :hung
           | :slow
           | :full
+          | :reloaded
+          | :keys_vanished
+          | :device_lost
 
   @happenings [
     :sessions_died,
@@ -241,7 +247,10 @@ defmodule Pkcs11Pool.Test.Faults do
     :token_removed,
     :hung,
     :slow,
-    :full
+    :full,
+    :reloaded,
+    :keys_vanished,
+    :device_lost
   ]
 
   @doc "What may befall a call in a place."
@@ -266,6 +275,15 @@ defmodule Pkcs11Pool.Test.Faults do
   def outcome(:logged_out, place) when place in [:open, :login], do: nil
   def outcome(:full, :open), do: {:token_unavailable, false}
   def outcome(:full, _place), do: nil
+  # What it was to change has vanished, and was not looked for before.
+  def outcome(:keys_vanished, :change_look_up), do: {:key_not_found, false}
+  def outcome(:keys_vanished, :change), do: {:object_handle_invalid, false}
+  # The call that the device was in succeeds; what comes after it does not.
+  def outcome(:device_lost, :init), do: {:general_error, :unknown}
+
+  def outcome(:device_lost, place) when place not in [:final, :change],
+    do: {:general_error, false}
+
   def outcome(_happening, _place), do: :ok
 
   ## The table
