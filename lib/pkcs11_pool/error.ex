@@ -20,6 +20,7 @@ defmodule Pkcs11Pool.Error do
   | `:overloaded` | `:max_waiting` operations wait already | `:max_waiting`, `:stats` |
   | `:pool_not_found` | no pool has this name | |
   | `:draining` | the pool stops | |
+  | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered is not used | |
   | `:key_not_found` | no object matches the key | |
   | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}` |
   | `:object_stale` | the object is no longer on the token | |
@@ -131,6 +132,7 @@ defmodule Pkcs11Pool.Error do
     :pin_source_failed,
     :sessions_hung,
     :starting,
+    :session_lost,
     :session_handle_invalid,
     :session_closed,
     :session_count,

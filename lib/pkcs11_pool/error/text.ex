@@ -105,6 +105,14 @@ defmodule Pkcs11Pool.Error.Text do
      "Find out what it waits for; on native threads (executor: :threads) sessions that hang are replaced"}
   end
 
+  # Sessions
+
+  defp explain(:session_lost, _details, _error) do
+    {"the module lost this session while the operation ran and gave its number to another session, " <>
+       "so that the answer may be of another key and is not used",
+     "See on the token whether it ran; if it comes often, look for what ends the sessions there"}
+  end
+
   # Keys and objects
 
   defp explain(:key_not_found, _details, _error) do

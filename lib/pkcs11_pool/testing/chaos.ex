@@ -344,6 +344,29 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def kill_sessions(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["kill_sessions"])
 
   @doc """
+  Whether the number of a session that has ended is given to the next one that is opened, as many modules
+  do: after `kill_sessions/1` the number of a session that the application still believes in may lead to
+  another one. Each call looks its session up after the latency of its function, and not before.
+
+  Options: `:objects`, whether `kill_sessions/1` makes handles of objects invalid, too, and gives their
+  numbers out again in the order in which objects are found then; by default `false`.
+  """
+  @spec reuse_handles(t, boolean, [{:objects, boolean}]) :: :ok
+  def reuse_handles(%__MODULE__{} = chaos, reuse? \\ true, opts \\ []) when is_boolean(reuse?) do
+    opts = Keyword.validate!(opts, objects: false)
+    Control.tell!(chaos, ["reuse_handles", if(reuse?, do: "on", else: "off") | options(opts)])
+  end
+
+  @doc """
+  Whether a second Init call on a session (`C_SignInit` and its like) ends the operation that is active there,
+  as in modules that do not answer `CKR_OPERATION_ACTIVE`.
+  """
+  @spec replace_operations(t, boolean) :: :ok
+  def replace_operations(%__MODULE__{} = chaos, replace? \\ true) when is_boolean(replace?) do
+    Control.tell!(chaos, ["replace_operations", if(replace?, do: "on", else: "off")])
+  end
+
+  @doc """
   Makes all handles of objects and keys invalid (`CKR_KEY_HANDLE_INVALID`,
   `CKR_OBJECT_HANDLE_INVALID`); whatever is found anew has another handle.
   """
@@ -548,8 +571,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc """
   What the application did that PKCS#11 does not allow and real modules may crash on, in words:
-  `C_Finalize` while a thread is inside, one session used by two threads at once, two threads at
-  once in a module that cannot lock. A test of a pool ends with `assert Chaos.violations(chaos) ==
+  `C_Finalize` while a thread is inside, one session used by two threads at once (the second one waits
+  for the first, as in a module that has a lock for each session), two threads at once in a module that
+  cannot lock. A test of a pool ends with `assert Chaos.violations(chaos) ==
   []`.
   """
   @spec violations(t) :: [String.t()]

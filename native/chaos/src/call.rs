@@ -8,6 +8,7 @@ use cryptoki_sys::*;
 
 use crate::function::Function;
 use crate::point::Point;
+use crate::real::real;
 use crate::rule::Verdict;
 use crate::sessions::Claim;
 use crate::state::{CHAOS, Mode};
@@ -139,17 +140,48 @@ pub fn on_session(
     function: Function,
     handle: CK_SESSION_HANDLE,
     size_query: bool,
-    body: impl FnOnce(&CK_FUNCTION_LIST, &Claim) -> Answer,
+    mut body: impl FnMut(&CK_FUNCTION_LIST, &Claim) -> Answer,
 ) -> CK_RV {
     guarded(|| {
         let mut call = Call::enter(function, size_query)?;
+        // Where a number is given out again, it is looked up as late as can be: so more happens between the application's own look and ours.
+        let is_late = CHAOS.sessions.reuses.load(Ordering::Relaxed);
+        if is_late {
+            call.disturb()?;
+        }
         let claim = CHAOS.sessions.claim(handle, call.function())?;
-        call.disturb()?;
+        if !is_late {
+            call.disturb()?;
+        }
         call.still_up()?;
         claim.check_alive()?;
-        let code = body(call.real, &claim)?;
+        let mut code = body(call.real, &claim)?;
+        if code == CKR_OPERATION_ACTIVE && CHAOS.replaces_operations.load(Ordering::Relaxed) {
+            end_operations(call.real, claim.real());
+            code = body(call.real, &claim)?;
+        }
         // The token may have gone meanwhile: then nobody hears what it said.
         claim.check_alive()?;
         call.answer(code)
     })
+}
+
+/// Ends whatever operation is active on a real session, by a final call of each kind.
+fn end_operations(list: &CK_FUNCTION_LIST, session: CK_SESSION_HANDLE) {
+    let (mut data, mut output) = ([0u8; 16], [0u8; 4096]);
+    let (data, output) = (data.as_mut_ptr(), output.as_mut_ptr());
+    let mut size = 4096;
+    // SAFETY: the input has 16 bytes, and the output `size`, which is set anew before each call. Which of them has an operation to end, the
+    // module knows; the others are refused.
+    unsafe {
+        let _ = real!(list, C_Sign(session, data, 16, output, &mut size));
+        let _ = real!(list, C_Verify(session, data, 16, data, 16));
+        size = 4096;
+        let _ = real!(list, C_Encrypt(session, data, 16, output, &mut size));
+        size = 4096;
+        let _ = real!(list, C_Decrypt(session, data, 16, output, &mut size));
+        size = 4096;
+        let _ = real!(list, C_Digest(session, data, 16, output, &mut size));
+        let _ = real!(list, C_FindObjectsFinal(session));
+    }
 }

@@ -17,6 +17,8 @@
 //! | `kill_sessions`, `invalidate_objects` | handles die |
 //! | `device_trouble CODE\|off [spare=F,F] [until=told]` | all fails but what a library knows by itself, until `C_Initialize` or `off` |
 //! | `hide_objects` | nothing is found until the next `C_Initialize` |
+//! | `reuse_handles on\|off [objects=true]` | the number of what has died is given out again |
+//! | `replace_operations on\|off` | a second Init ends the operation that is active, instead of being refused |
 //! | `logout` | a real `C_Logout` |
 //! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
 //! | `token_flags SET CLEARED` | what tokens show |
@@ -194,10 +196,13 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             let slot = |name| Ok::<_, String>(words.number(name)?.map(|slot| slot as CK_SLOT_ID));
             CHAOS.slots.restore(slot("slot")?, slot("from")?)?;
         }
-        "kill_sessions" => {
-            let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
-            CHAOS.sessions.kill(None);
+        "kill_sessions" => kill_sessions()?,
+        "reuse_handles" => {
+            let on = words.word(0)? == "on";
+            CHAOS.sessions.reuses.store(on, Ordering::SeqCst);
+            CHAOS.objects.reuses.store(on && words.options.get("objects") == Some(&"true"), Ordering::SeqCst);
         }
+        "replace_operations" => CHAOS.replaces_operations.store(words.word(0)? == "on", Ordering::SeqCst),
         "invalidate_objects" => CHAOS.objects.invalidate(),
         "device_trouble" if words.word(0)? == "off" => CHAOS.trouble.end(),
         "device_trouble" => {
@@ -281,14 +286,31 @@ fn remove_token(words: &Words<'_>) -> Outcome {
 /// application's may be in use.
 fn logout() -> Outcome {
     let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
-    let list = CHAOS.real().filter(|_| CHAOS.mode() == Mode::Up).ok_or("the module is not initialized")?;
-    let mut slots: Vec<_> = CHAOS.sessions.living().iter().map(|session| session.slot).collect();
-    slots.sort_unstable();
-    slots.dedup();
+    let slots = CHAOS.sessions.slots();
     if slots.is_empty() {
         return Err("no session is open, so nobody is logged in".into());
     }
-    for slot in slots {
+    log_out(&slots)?;
+    done()
+}
+
+/// All sessions die. Where handles of objects are given out again, those die with them, and the login: sessions that a call is using live on in
+/// the real module, and would keep it.
+fn kill_sessions() -> Result<(), String> {
+    let _not_finalized_meanwhile = CHAOS.lifecycle.lock();
+    let _none_is_added = CHAOS.sessions.hold_back();
+    let slots = CHAOS.sessions.slots();
+    CHAOS.sessions.kill(None);
+    if CHAOS.objects.reuses.load(Ordering::SeqCst) {
+        log_out(&slots)?;
+        CHAOS.objects.invalidate();
+    }
+    Ok(())
+}
+
+fn log_out(slots: &[CK_SLOT_ID]) -> Result<(), String> {
+    let list = CHAOS.real().filter(|_| CHAOS.mode() == Mode::Up).ok_or("the module is not initialized")?;
+    for &slot in slots {
         let mut session = CK_INVALID_HANDLE;
         // SAFETY: the handle is written to a local; no callback is given.
         let code = unsafe { real!(list, C_OpenSession(slot, CKF_SERIAL_SESSION, ptr::null_mut(), None, &mut session)) };
@@ -298,7 +320,7 @@ fn logout() -> Outcome {
         crate::sessions::close(session);
         checked("C_Logout", code)?;
     }
-    done()
+    Ok(())
 }
 
 fn checked(function: &str, code: CK_RV) -> Result<(), String> {

@@ -1,8 +1,8 @@
-//! Handles of objects. They are the real module's until they are first invalidated; from then on they are ours, so that
-//! an old one is never mistaken for a new one.
+//! Handles of objects. They are the real module's until they are first invalidated; from then on they are ours, so that an old one is never
+//! mistaken for a new one, or, on command, always.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki_sys::*;
 use parking_lot::Mutex;
@@ -20,18 +20,22 @@ pub struct Objects {
     /// How often they were invalidated.
     generation: AtomicU64,
     stale: AtomicU64,
+    pub reuses: AtomicBool,
     names: Mutex<Names>,
 }
 
 impl Objects {
     pub const fn new() -> Self {
         let names = Names { next: FIRST, to_real: BTreeMap::new(), to_shown: BTreeMap::new() };
-        Self { generation: AtomicU64::new(0), stale: AtomicU64::new(0), names: Mutex::new(names) }
+        Self { generation: AtomicU64::new(0), stale: AtomicU64::new(0), reuses: AtomicBool::new(false), names: Mutex::new(names) }
     }
 
-    /// Makes every handle that the application has invalid.
+    /// Makes every handle that the application has invalid; where they are reused, the first object that is found next gets the first one again.
     pub fn invalidate(&self) {
         let mut names = self.names.lock();
+        if self.reuses.load(Ordering::SeqCst) {
+            names.next = FIRST;
+        }
         names.to_real.clear();
         names.to_shown.clear();
         self.generation.fetch_add(1, Ordering::SeqCst);

@@ -1,12 +1,14 @@
-//! The application's sessions. Their handles are ours, never used twice, and lead to the real module's.
+//! The application's sessions. Their handles are ours, and lead to the real module's. By default none is used twice; on command the lowest
+//! free number is given out, as many a real module does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::function::Function;
 use crate::real::real;
@@ -17,6 +19,9 @@ const SHARDS: usize = 64;
 /// Values of [`Session::user`] beside those of functions, which are the function's number plus one.
 const NOBODY: usize = 0;
 const CLOSED: usize = usize::MAX;
+
+/// How often a call looks whether the one before it on its session has ended.
+const TURN: Duration = Duration::from_micros(50);
 
 /// A session.
 pub struct Session {
@@ -100,7 +105,7 @@ impl Claim {
     /// The application closed it, and so did the real module.
     pub fn closed(&self) {
         self.session.user.store(CLOSED, Ordering::SeqCst);
-        CHAOS.sessions.forget(self.handle);
+        CHAOS.sessions.forget(self.handle, &self.session);
     }
 }
 
@@ -117,6 +122,10 @@ impl Drop for Claim {
 pub struct Sessions {
     shards: [Mutex<BTreeMap<CK_SESSION_HANDLE, Arc<Session>>>; SHARDS],
     last: AtomicU64,
+    /// Held while a number is chosen for a new session.
+    numbering: Mutex<()>,
+    /// The lowest free number is given out again, also while the application does not know that its session is gone.
+    pub reuses: AtomicBool,
     /// Living ones, and those that are being opened.
     open: AtomicUsize,
     /// Calls with the handle of a dead session, or of none.
@@ -128,6 +137,8 @@ impl Sessions {
         Self {
             shards: [const { Mutex::new(BTreeMap::new()) }; SHARDS],
             last: AtomicU64::new(0),
+            numbering: Mutex::new(()),
+            reuses: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
         }
@@ -137,7 +148,8 @@ impl Sessions {
         &self.shards[handle as usize % SHARDS]
     }
 
-    /// The session for a call of `function`. A second call at the same time is a violation.
+    /// The session for a call of `function`. A second call at the same time is a violation, and waits for the first one, as in a module with a
+    /// lock for each session.
     pub fn claim(&self, handle: CK_SESSION_HANDLE, function: Function) -> Result<Claim, CK_RV> {
         let found = self.shard(handle).lock().get(&handle).cloned();
         let refused = |code| {
@@ -146,30 +158,36 @@ impl Sessions {
         };
         let Some(session) = found else { return refused(CHAOS.slots.all_away().unwrap_or(CKR_SESSION_HANDLE_INVALID)) };
         let mine = function as usize + 1;
-        match session.user.compare_exchange(NOBODY, mine, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) => {
-                session.called(function);
-                let claim = Claim { session, handle, generation: CHAOS.objects.generation() };
-                if let Err(code) = claim.check_alive() {
-                    // Closing is how the application lets go of it.
-                    if function == Function::C_CloseSession {
-                        self.forget(handle);
+        let mut is_told = false;
+        loop {
+            match session.user.compare_exchange(NOBODY, mine, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => {
+                    session.called(function);
+                    let claim = Claim { session, handle, generation: CHAOS.objects.generation() };
+                    if let Err(code) = claim.check_alive() {
+                        // Closing is how the application lets go of it.
+                        if function == Function::C_CloseSession {
+                            self.forget(handle, &claim.session);
+                        }
+                        return refused(code);
                     }
-                    return refused(code);
+                    return Ok(claim);
                 }
-                Ok(claim)
-            }
-            Err(CLOSED) => {
-                if function == Function::C_CloseSession {
-                    self.forget(handle);
+                Err(CLOSED) => {
+                    if function == Function::C_CloseSession {
+                        self.forget(handle, &session);
+                    }
+                    return refused(session.code());
                 }
-                refused(session.code())
-            }
-            Err(other) => {
-                let other = Function::ALL.get(other - 1).map_or("another call", |function| function.name());
-                let own = function.name();
-                CHAOS.violation(format!("{own} called on session {handle} while another thread is in {other} on it"));
-                Err(CKR_OPERATION_ACTIVE)
+                Err(other) => {
+                    if !is_told {
+                        let other = Function::ALL.get(other - 1).map_or("another call", |function| function.name());
+                        let own = function.name();
+                        CHAOS.violation(format!("{own} called on session {handle} while another thread is in {other} on it"));
+                        is_told = true;
+                    }
+                    thread::sleep(TURN);
+                }
             }
         }
     }
@@ -188,7 +206,13 @@ impl Sessions {
 
     /// A session that was opened in the room that was reserved; its handle.
     pub fn add(&self, real: CK_SESSION_HANDLE, slot: CK_SLOT_ID, read_write: bool) -> CK_SESSION_HANDLE {
-        let handle = self.last.fetch_add(1, Ordering::SeqCst) as CK_SESSION_HANDLE + 1;
+        let _one_at_a_time = self.numbering.lock();
+        let handle = if self.reuses.load(Ordering::SeqCst) {
+            let is_free = |handle: &CK_SESSION_HANDLE| !self.shard(*handle).lock().contains_key(handle);
+            (1..).find(is_free).unwrap_or(CK_INVALID_HANDLE)
+        } else {
+            self.last.fetch_add(1, Ordering::SeqCst) as CK_SESSION_HANDLE + 1
+        };
         let (user, dead) = (AtomicUsize::new(NOBODY), AtomicBool::new(false));
         let session = Arc::new(Session { real, slot, read_write, user, dead, called: Mutex::new(Instant::now()) });
         self.shard(handle).lock().insert(handle, session);
@@ -206,9 +230,14 @@ impl Sessions {
         }
     }
 
-    fn forget(&self, handle: CK_SESSION_HANDLE) {
-        let gone = self.shard(handle).lock().remove(&handle);
-        if gone.is_some_and(|session| !session.dead.swap(true, Ordering::SeqCst)) {
+    fn forget(&self, handle: CK_SESSION_HANDLE, session: &Arc<Session>) {
+        let mut shard = self.shard(handle).lock();
+        // Its number may be another's by now.
+        if shard.get(&handle).is_some_and(|known| Arc::ptr_eq(known, session)) {
+            shard.remove(&handle);
+        }
+        drop(shard);
+        if !session.dead.swap(true, Ordering::SeqCst) {
             self.unreserve();
         }
     }
@@ -216,6 +245,19 @@ impl Sessions {
     fn all(&self) -> Vec<(CK_SESSION_HANDLE, Arc<Session>)> {
         let shards = self.shards.iter();
         shards.flat_map(|shard| shard.lock().iter().map(|(handle, s)| (*handle, s.clone())).collect::<Vec<_>>()).collect()
+    }
+
+    /// No session is added before what this gives is dropped.
+    pub fn hold_back(&self) -> MutexGuard<'_, ()> {
+        self.numbering.lock()
+    }
+
+    /// The real slots that have a session of the application's.
+    pub fn slots(&self) -> Vec<CK_SLOT_ID> {
+        let mut slots: Vec<_> = self.living().iter().map(|session| session.slot).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 
     /// Those that the application may use.
@@ -235,8 +277,13 @@ impl Sessions {
     /// Takes the sessions of a slot, or all, away from the application, and closes the real ones; one that is in use is
     /// closed when its call returns.
     pub fn kill(&self, slot: Option<CK_SLOT_ID>) {
-        let all = self.all().into_iter().map(|(_, session)| session);
-        for session in all.filter(|session| slot.is_none_or(|slot| session.slot == slot)) {
+        for (handle, session) in self.all() {
+            if slot.is_some_and(|slot| session.slot != slot) {
+                continue;
+            }
+            if self.reuses.load(Ordering::SeqCst) {
+                self.forget(handle, &session);
+            }
             if !session.dead.swap(true, Ordering::SeqCst) {
                 self.unreserve();
             }
@@ -250,7 +297,7 @@ impl Sessions {
             if slot.is_none_or(|slot| session.slot == slot) {
                 // One that somebody uses all the same is closed by its real handle, which does no harm.
                 let _ = session.user.compare_exchange(NOBODY, CLOSED, Ordering::SeqCst, Ordering::SeqCst);
-                self.forget(handle);
+                self.forget(handle, &session);
             }
         }
     }

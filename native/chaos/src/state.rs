@@ -64,6 +64,8 @@ pub struct Chaos {
     pub malformed_info: AtomicBool,
     /// Nothing is found until the next `C_Initialize`.
     pub hides_objects: AtomicBool,
+    /// A second Init ends the operation that is active.
+    pub replaces_operations: AtomicBool,
     /// The application promised to call from one thread at a time.
     pub single_threaded: AtomicBool,
     violations: AtomicU64,
@@ -93,6 +95,7 @@ pub static CHAOS: Chaos = Chaos {
     slot_events: AtomicBool::new(false),
     malformed_info: AtomicBool::new(false),
     hides_objects: AtomicBool::new(false),
+    replaces_operations: AtomicBool::new(false),
     single_threaded: AtomicBool::new(false),
     violations: AtomicU64::new(0),
     violation_texts: Mutex::new(Vec::new()),
@@ -197,6 +200,9 @@ impl Chaos {
         self.slot_events.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);
         self.hides_objects.store(false, Ordering::SeqCst);
+        self.replaces_operations.store(false, Ordering::SeqCst);
+        self.sessions.reuses.store(false, Ordering::SeqCst);
+        self.objects.reuses.store(false, Ordering::SeqCst);
         self.slots.reset();
         self.pins.reset();
         self.trouble.end();

@@ -146,16 +146,21 @@ fn scenes() {
     assert_eq!(do_initialize(CKF_OS_LOCKING_OK), CKR_OK);
     assert_eq!(do_sign(session), CKR_SESSION_HANDLE_INVALID, "a session of before");
 
-    // Two threads on one session: the second one is turned away, and counted.
+    // Two threads on one session: the second one waits for the first, and is counted.
     let (one, two) = (do_open().unwrap(), do_open().unwrap());
     let signed = SIGNED.load(Ordering::SeqCst);
     let thread = hung(one);
-    assert_eq!(do_sign(one), CKR_OPERATION_ACTIVE);
+    let second = thread::spawn(move || do_sign(one));
+    while CHAOS.violations().0 < 1 {
+        thread::yield_now();
+    }
+    assert!(!second.is_finished());
     assert_eq!(do_sign(two), CKR_OK, "another session");
     assert_eq!(c!(C_CloseAllSessions(1)), CKR_FUNCTION_FAILED);
     run("release C_Sign");
     assert_eq!(thread.join().unwrap(), CKR_OK);
-    assert_eq!(SIGNED.load(Ordering::SeqCst), signed + 2);
+    assert_eq!(second.join().unwrap(), CKR_OK);
+    assert_eq!(SIGNED.load(Ordering::SeqCst), signed + 3);
     let text = violations();
     assert!(text.starts_with("2\tC_Sign called on session"), "{text}");
     assert!(text.ends_with("C_CloseAllSessions called while another thread is in C_Sign"), "{text}");
@@ -177,6 +182,19 @@ fn scenes() {
     assert_eq!(OPEN.load(Ordering::SeqCst), before - 2);
     run("return_token");
     assert_eq!(c!(C_CloseSession(one)), CKR_SESSION_HANDLE_INVALID);
+    assert!(run("status").contains("sessions=0 token_away=false"), "{}", run("status"));
+
+    // The number of a session that has died is given out again.
+    run("reuse_handles on");
+    let (one, two) = (do_open().unwrap(), do_open().unwrap());
+    assert_eq!((one, two), (1, 2));
+    run("kill_sessions");
+    assert_eq!(do_sign(two), CKR_SESSION_HANDLE_INVALID);
+    let (one, two) = (do_open().unwrap(), do_open().unwrap());
+    assert_eq!((one, two, do_sign(two)), (1, 2, CKR_OK));
+    assert_eq!(c!(C_CloseSession(one)), CKR_OK);
+    assert_eq!((do_open(), c!(C_CloseSession(1)), c!(C_CloseSession(two))), (Ok(1), CKR_OK, CKR_OK));
+    run("reuse_handles off");
     assert!(run("status").contains("sessions=0 token_away=false"), "{}", run("status"));
 
     let session = do_open().unwrap();

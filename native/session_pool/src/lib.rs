@@ -18,6 +18,7 @@
 //! * [`Stake`]: what a session holds of the capacity; it can be quarantined while a call hangs.
 //! * [`Roster`]: the runners, and the grants that are on their way to one.
 //! * [`Progress`]: one operation's state, in one atomic word.
+//! * [`Handles`]: which session owns a handle, where a module gives one out twice.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@
 mod ceiling;
 mod config;
 mod effect;
+mod ownership;
 mod pool;
 mod progress;
 mod quarantine;
@@ -36,6 +38,7 @@ mod waiters;
 
 pub use config::{Config, ConfigError};
 pub use effect::{Drained, Freed, Grant, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting};
+pub use ownership::{Before, Handles, Holder, Ownership, Use};
 pub use pool::Pool;
 pub use progress::{Abandoned, Progress, Started, State};
 pub use quarantine::Quarantined;

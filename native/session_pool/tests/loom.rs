@@ -884,3 +884,68 @@ fn a_refusal_against_a_submit_in_another_stripe() {
         assert!(matches!(submit(&pool, 3), Submitted::Queued(_)));
     });
 }
+
+/// A module in which a second Init replaces the first: who began the operation on the one handle there is.
+type Module = AtomicUsize;
+
+/// One operation, Init and final call: whose key it was made with.
+fn operate(module: &Module, who: usize) -> usize {
+    module.store(who, Ordering::SeqCst);
+    module.load(Ordering::SeqCst)
+}
+
+/// A session that is given the handle: it operates if it may, or else is left with the handle for as long as that is in use.
+fn take_over(handles: &Handles<Arc<()>>, module: &Module, who: usize, held: &Arc<()>) -> Ownership<Arc<()>> {
+    let (session, before) = handles.given(7);
+    if before == Before::InUse {
+        drop(session.holder().hold(held.clone()));
+        return session;
+    }
+    if let Some(used) = session.begin() {
+        let made_by = operate(module, who);
+        assert!(!used.is_owner() || made_by == who, "a success with another session's key");
+    }
+    session
+}
+
+#[test]
+fn no_operation_of_a_displaced_session_mixes_with_its_successors() {
+    loom::model(|| {
+        let (handles, module, held) = (Handles::default(), Arc::new(Module::new(0)), Arc::new(()));
+        let (first, _) = handles.given(7);
+        let thread = {
+            let (handles, module, held) = (handles.clone(), module.clone(), held.clone());
+            thread::spawn(move || take_over(&handles, &module, 2, &held))
+        };
+        if let Some(used) = first.begin() {
+            let made_by = operate(&module, 1);
+            assert_eq!(made_by, 1, "whoever is given a handle in use leaves it alone");
+            drop(used);
+        }
+        drop(thread.join().unwrap());
+        assert_eq!(Arc::strong_count(&held), 1, "what was left with the handle is handed back");
+        drop(first);
+        assert!(handles.is_empty());
+    });
+}
+
+#[test]
+fn a_handle_that_is_lost_twice_is_used_by_one_session_at_a_time() {
+    loom::model(|| {
+        let (handles, module, held) = (Handles::default(), Arc::new(Module::new(0)), Arc::new(()));
+        let (first, _) = handles.given(7);
+        let threads: Vec<_> = [2, 3]
+            .map(|who| {
+                let (handles, module, held) = (handles.clone(), module.clone(), held.clone());
+                thread::spawn(move || drop(take_over(&handles, &module, who, &held)))
+            })
+            .into();
+        if first.begin().is_some_and(|used| operate(&module, 1) != 1 && used.is_owner()) {
+            panic!("a success with another session's key");
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(Arc::strong_count(&held), 1);
+    });
+}

@@ -53,6 +53,24 @@ impl Batch {
         self.answers.len() + 1 < self.tasks.len()
     }
 
+    /// How many of its tasks have an answer.
+    pub(crate) fn answered(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Takes back the answers that came after so many; how many there were.
+    pub(crate) fn withdraw_answers(&mut self, after: usize) -> usize {
+        let count = self.answers.len().saturating_sub(after);
+        self.answers.truncate(after);
+        count
+    }
+
+    /// Answers so many tasks with a failure; `false`: there are none.
+    pub(crate) fn refuse_answers(&mut self, count: usize, failure: &Failure) -> bool {
+        self.answers.extend((0..count).map(|_| Err(failure.clone())));
+        count > 0
+    }
+
     /// What it ends in: the answers that there are. A failure of the whole is that of the task whose turn it was; those behind it were not
     /// executed.
     pub(crate) fn settle(&mut self, outcome: Outcome) -> Answer {

@@ -24,7 +24,7 @@ impl Attempt<'_> {
         run: impl FnOnce(&mut dyn FnMut() -> Result<(), CallError>) -> Result<T, CallError>,
     ) -> Result<T, Fault> {
         if self.options.login == LoginMode::None || !self.resolver.wants_login(key, facts) {
-            return Ok(run(&mut || Ok(()))?);
+            return Ok(run(&mut || self.check_owner())?);
         }
         self.authenticated(context, run)
     }
@@ -52,6 +52,7 @@ impl Attempt<'_> {
         }
         let (mut proof, mut refused) = (Some(proof), None);
         let result = run(&mut || {
+            self.check_owner()?;
             // One at a time goes as far as this; the operation itself may run beside others.
             let Some(proof) = proof.take() else { return Ok(()) };
             let Err(error) = p11::session::login(functions, session, CKU_CONTEXT_SPECIFIC, pin) else {

@@ -57,6 +57,10 @@ pub enum Error {
     /// The pool was logged out, and logs in again when it is told to.
     #[error("the pool was logged out")]
     ReauthenticationRequired,
+    /// The module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered counts for
+    /// nothing.
+    #[error("the session was lost while the operation ran")]
+    SessionLost,
     /// No object matches.
     #[error("no object matches")]
     KeyNotFound,
@@ -251,6 +255,7 @@ impl Error {
             Self::LoginConflict { .. } => "login_conflict",
             Self::LoginShared { .. } => "login_shared",
             Self::ReauthenticationRequired => "reauthentication_required",
+            Self::SessionLost => "session_lost",
             Self::KeyNotFound => "key_not_found",
             Self::AmbiguousKey { .. } => "ambiguous_key",
             Self::ObjectStale => "object_stale",

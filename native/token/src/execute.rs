@@ -1,5 +1,6 @@
 //! One operation on one session: the C calls, and what their return code asks for.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
@@ -9,6 +10,7 @@ use crate::access::Wait;
 use crate::batch::SLICE;
 use crate::clock::now;
 use crate::error::{Error, Executed, Failure};
+use crate::handle::HandleUse;
 use crate::host::{Host, Outcome};
 use crate::keys::Resolver;
 use crate::p11::attributes::get_attributes;
@@ -115,7 +117,7 @@ impl From<CallError> for Fault {
 }
 
 /// Whether an operation may be tried again: never one that may have run and must not twice.
-fn may_retry<H: Host>(operation: &Operation<H>, executed: Executed) -> bool {
+pub(crate) fn may_retry<H: Host>(operation: &Operation<H>, executed: Executed) -> bool {
     operation.may_be_tried_again() && (executed == Executed::No || operation.request.is_idempotent())
 }
 
@@ -142,46 +144,60 @@ pub(crate) struct Attempt<'a> {
     /// When a slice of a batch is to end.
     pub(crate) until: Instant,
     session: &'a Session,
+    pub(crate) used: &'a HandleUse<'a>,
     /// Whether it is the first one on its session.
     fresh: bool,
 }
 
 /// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in. Called inside of the module.
-pub(crate) fn execute<H: Host>(options: &PoolOptions, session: &Session, operation: &mut Operation<H>, epoch: u64) -> Step {
-    let Some((token, functions, handle)) = session.parts() else { return Step::Exchange };
+pub(crate) fn execute<H: Host>(
+    options: &PoolOptions,
+    session: &Session,
+    used: &HandleUse<'_>,
+    operation: &mut Operation<H>,
+    epoch: u64,
+) -> Step {
+    let Some(token) = session.token() else { return Step::Exchange };
+    let functions = token.module.functions();
     let now = now();
     let ttl: Option<Millis> = options.key_cache_ttl;
-    let resolver = Resolver { token, functions, session: handle, epoch, now, ttl };
+    let resolver = Resolver { token, functions, session: used.handle(), epoch, now, ttl, found: Cell::new(None) };
     let (until, fresh) = (Instant::now() + SLICE, session.begin_use());
-    let attempt = Attempt { options, resolver, until, session, fresh };
+    let attempt = Attempt { options, resolver, until, session, used, fresh };
     if operation.retried_as == Some(Class::DeadSession) && !fresh && !attempt.is_alive() {
         // Where one has died, those that lay idle beside it mostly have, too: the other try is for one that lives.
         token.doubt(epoch);
         return Step::Exchange;
     }
-    loop {
-        let fault = match attempt.perform(&mut operation.request, &mut operation.context) {
-            Ok(answer) => {
-                // Nothing is asked of the module for a ping.
-                if fresh && !matches!(operation.request, Request::Ping) {
-                    token.ladder.settle();
-                }
-                if operation.request.reaches_device() {
-                    token.suspicion.succeeded();
-                }
-                return Step::Keep(Ok(answer));
-            }
-            Err(fault) => fault,
-        };
-        if let Some(step) = attempt.judge(fault, operation)
-            && let Some(step) = attempt.absorb(step, operation)
-        {
-            return step;
-        }
-    }
+    let before = operation.request.answered();
+    let step = attempt.run(operation);
+    attempt.checked(step, operation, before)
 }
 
 impl Attempt<'_> {
+    fn run<H: Host>(&self, operation: &mut Operation<H>) -> Step {
+        loop {
+            let fault = match self.perform(&mut operation.request, &mut operation.context) {
+                Ok(answer) => {
+                    // Nothing is asked of the module for a ping.
+                    if self.fresh && !matches!(operation.request, Request::Ping) {
+                        self.resolver.token.ladder.settle();
+                    }
+                    if operation.request.reaches_device() {
+                        self.resolver.token.suspicion.succeeded();
+                    }
+                    return Step::Keep(Ok(answer));
+                }
+                Err(fault) => fault,
+            };
+            if let Some(step) = self.judge(fault, operation)
+                && let Some(step) = self.absorb(step, operation)
+            {
+                return step;
+            }
+        }
+    }
+
     fn perform(&self, request: &mut Request, context: &mut ContextPin) -> Result<Answer, Fault> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
@@ -324,7 +340,8 @@ impl Attempt<'_> {
         may_retry: bool,
         operation: &mut Operation<H>,
     ) -> Step {
-        let Diagnosis { trouble, is_good } = diagnose(self.options, self.session, class, self.resolver.epoch, self.fresh);
+        let Diagnosis { trouble, is_good } =
+            diagnose(self.options, self.session, self.used, class, self.resolver.epoch, self.fresh);
         let executed = failure.executed;
         if let Some(trouble) = trouble {
             // What was open before is gone, but that is no reason to say that the token was.

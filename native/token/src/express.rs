@@ -16,7 +16,7 @@ use crate::pool::{Grant, TokenPool};
 use crate::recovery::{Trouble, as_seen_by, from_the_start};
 use crate::request::{Header, Pin, Place, Work};
 use crate::serve::is_wanted;
-use crate::session::Session;
+use crate::session::{Session, lost};
 use crate::turns::Remains;
 
 /// A login or logout of everybody. Dropped without an end, it holds nobody back any more, and then tells who asked for it.
@@ -186,7 +186,7 @@ impl<H: Host> TokenPool<H> {
                 };
             }
         };
-        let seen = in_use.session().parts().map(|(token, ..)| token.module.incarnation());
+        let seen = in_use.session().token().map(|token| token.module.incarnation());
         if in_use.session().is_stale() {
             self.discard(self.returned(in_use.lay_down()), &Place::Pool, "stale");
             self.submit_express(work);
@@ -232,7 +232,7 @@ impl<H: Host> TokenPool<H> {
         lay_idle: bool,
         started: u64,
     ) {
-        if let (Some(trouble), Some((token, ..))) = (trouble, held.session.parts()) {
+        if let (Some(trouble), Some(token)) = (trouble, held.session.token()) {
             let token = token.clone();
             self.face(trouble, &token, held.session.generation(), call);
         }
@@ -274,9 +274,11 @@ impl<H: Host> TokenPool<H> {
 
     /// What the module says of a session that it has forgotten: a login or logout there would fail without having been tried.
     fn death(&self, session: &Session) -> Option<CallError> {
-        let (token, functions, handle) = session.parts()?;
+        let token = session.token()?;
         let _inside = token.module.enter().ok()?;
-        p11::session::session_info(functions, handle).err().filter(|error| self.options.class(error) == Class::DeadSession)
+        let Some(used) = session.begin() else { return Some(lost("C_GetSessionInfo")) };
+        let answer = p11::session::session_info(token.module.functions(), used.handle());
+        answer.err().filter(|error| self.options.class(error) == Class::DeadSession)
     }
 
     /// Tells the outside how a login ended.

@@ -13,6 +13,7 @@ use crate::attachment::Readiness;
 use crate::cell::{Hand, InUse};
 use crate::clock::now;
 use crate::execute::PROBE;
+use crate::handle::HandleUse;
 use crate::host::{Host, Outlet};
 use crate::opening::enter;
 use crate::p11::crypto::generate_random;
@@ -82,7 +83,7 @@ impl<H: Host> TokenPool<H> {
             Kept::Good => return self.free(held, &Place::Pool),
             Kept::Broken(reason) => reason,
             Kept::Trouble(trouble, call) => {
-                if let Some((token, ..)) = held.session.parts() {
+                if let Some(token) = held.session.token() {
                     let token = token.clone();
                     self.face(trouble, &token, held.session.generation(), call);
                 }
@@ -96,31 +97,29 @@ impl<H: Host> TokenPool<H> {
     /// The call. It needs no login, and asks for none.
     fn keep(&self, in_use: &InUse<'_, H>) -> Kept {
         let session = in_use.session();
-        let Some((token, functions, handle)) = session.parts() else { return Kept::Broken("stale") };
+        let Some(token) = session.token() else { return Kept::Broken("stale") };
         // What waits by now goes first.
         let is_wanted = || self.sessions.waiting() == 0 && !self.is_draining();
         if !is_wanted() {
             return Kept::Good;
         }
         let Ok(_inside) = enter(token, in_use.cell(), is_wanted) else { return Kept::Good };
-        if session.is_stale() {
-            return Kept::Broken("stale");
-        }
-        match generate_random(functions, handle, PROBE) {
+        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Kept::Broken("stale") };
+        match generate_random(token.module.functions(), used.handle(), PROBE) {
             Ok(_bytes) => {
                 token.suspicion.succeeded();
                 Kept::Good
             }
-            Err(call) => self.judge_keeping(session, call),
+            Err(call) => self.judge_keeping(session, &used, call),
         }
     }
 
     /// What a return code asks for, as of an operation that nobody waits for. Called inside of the module.
-    fn judge_keeping(&self, session: &Session, call: CallError) -> Kept {
-        let Some((token, ..)) = session.parts() else { return Kept::Broken("stale") };
+    fn judge_keeping(&self, session: &Session, used: &HandleUse<'_>, call: CallError) -> Kept {
+        let Some(token) = session.token() else { return Kept::Broken("stale") };
         let (class, epoch) = (self.options.class(&call), token.gate.epoch());
         if is_suspicious(class) {
-            let Diagnosis { trouble, is_good } = diagnose(&self.options, session, class, epoch, false);
+            let Diagnosis { trouble, is_good } = diagnose(&self.options, session, used, class, epoch, false);
             // No caller's input is to blame for it.
             return match trouble.or_else(|| own_trouble(&self.options, token, class)) {
                 Some(trouble) => Kept::Trouble(trouble, call),

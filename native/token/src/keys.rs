@@ -1,5 +1,6 @@
 //! From a caller's key to a handle: found once per epoch of the token, and never the first of several silently.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -179,11 +180,19 @@ pub(crate) struct Resolver<'a> {
     pub(crate) now: Millis,
     /// How long a handle is remembered.
     pub(crate) ttl: Option<Millis>,
+    /// The last handle that was resolved.
+    pub(crate) found: Cell<Option<CK_OBJECT_HANDLE>>,
 }
 
 impl Resolver<'_> {
     /// The handle of a key.
     pub(crate) fn resolve(&self, key: &KeyRef) -> Result<Resolved, Error> {
+        let resolved = self.look_up(key)?;
+        self.found.set(Some(resolved.handle));
+        Ok(resolved)
+    }
+
+    fn look_up(&self, key: &KeyRef) -> Result<Resolved, Error> {
         match key {
             KeyRef::Object { token, .. } if **token != *self.token.identity => Err(Error::ObjectOfOtherToken),
             KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(Resolved { handle: *handle, remembered: true }),

@@ -9,7 +9,7 @@
 //!     ├─ Access: a pool's side of the gate (PIN source, login, logout)
 //!     ├─ Gate: one login per token        ┐
 //!     ├─ KeyCache: one handle per key     ├ Token ── Module: loaded once, its reaper closes sessions
-//!     └─ Session                          ┘
+//!     └─ Session: an OpenHandle, used by one thread at a time, and void: whether an answer is its own ┘
 //!          └─ p11: the raw C calls
 //! ```
 
@@ -31,6 +31,7 @@ mod exit;
 mod express;
 mod gate;
 mod guest;
+mod handle;
 mod hashing;
 mod health;
 pub mod host;
@@ -68,6 +69,7 @@ mod token;
 mod turns;
 mod turnstile;
 mod vanished;
+mod void;
 mod wiped;
 mod worker;
 

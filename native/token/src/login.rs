@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cryptoki_sys::{
-    CK_FLAGS, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKU_SO,
+    CK_FLAGS, CK_SESSION_HANDLE, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY,
+    CKF_USER_PIN_LOCKED, CKU_SO,
 };
 
 use crate::access::ExplicitLogin;
@@ -13,12 +14,13 @@ use crate::error::{Error, Failure};
 use crate::express::{Asked, Credential, Express};
 use crate::gate::Attempt;
 use crate::host::Host;
-use crate::p11::{self, CallError, Class};
+use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::{Grant, PoolOptions, TokenPool};
 use crate::probe::{Finding, examine, is_suspicious};
 use crate::recovery::{Trouble, from_the_start, own_trouble};
 use crate::request::{Answer, Pin, Place};
-use crate::session::Session;
+use crate::session::{Session, lost};
+use crate::token::Token;
 
 /// How a login ended.
 enum Ended {
@@ -43,7 +45,7 @@ impl<H: Host> TokenPool<H> {
     ) -> Option<Grant<H>> {
         let user = self.options.user;
         let session = in_use.session();
-        let token = session.parts().map(|(token, ..)| token.clone());
+        let token = session.token().cloned();
         if token.as_ref().is_some_and(|token| !attempt.is_at(&token.gate)) {
             // The pool has another token than when it began: whoever needs a login begins anew, there.
             drop(attempt);
@@ -56,7 +58,7 @@ impl<H: Host> TokenPool<H> {
         let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
         // Whoever waits for the login is to find that it is the pool's.
         let before = self.swap_mark(mark);
-        let entered = || session.parts().map(|(token, ..)| token.module.enter_while(|| !self.is_draining()));
+        let entered = || session.token().map(|token| token.module.enter_while(|| !self.is_draining()));
         let run = AssertUnwindSafe(|| match entered() {
             Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
             Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
@@ -111,9 +113,13 @@ fn login<H: Host>(
     asked: &Asked<H>,
 ) -> Ended {
     let interrupted = Error::Interrupted { cause: "the session was closed" };
-    let Some((token, functions, handle)) = session.parts() else {
+    let Some(token) = session.token() else {
         return Ended::Refused { error: interrupted, reusable: false };
     };
+    let Some(used) = session.begin() else {
+        return Ended::Trouble { attempt, call: lost("C_Login"), trouble: None };
+    };
+    let (functions, handle) = (token.module.functions(), used.handle());
     let failed = |attempt: Attempt, error: Error, reusable| {
         attempt.fail(error.clone(), false, nanos());
         Ended::Refused { error, reusable }
@@ -148,7 +154,7 @@ fn login<H: Host>(
         let error = token.gate.poison(user).unwrap_or(interrupted);
         return Ended::Refused { error, reusable: true };
     }
-    let refusal = if asked.force { Ok(()) } else { may_try(session, user) };
+    let refusal = if asked.force { Ok(()) } else { may_try(token, user) };
     match refusal {
         Ok(()) => (),
         Err(Error::Call(call)) => return broken(attempt, call),
@@ -164,7 +170,9 @@ fn login<H: Host>(
     };
     match options.class(&call) {
         // Some modules say so of another user, too.
-        Class::AlreadyLoggedIn if is_other(session, user) => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
+        Class::AlreadyLoggedIn if is_other(functions, handle, user) => {
+            failed(attempt, Error::LoginConflict { call: Some(call) }, true)
+        }
         Class::AlreadyLoggedIn => Ended::In(attempt.succeed(mark, false, session.generation())),
         Class::LoginConflict => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
         Class::Credential => {
@@ -176,16 +184,14 @@ fn login<H: Host>(
     }
 }
 
-fn is_other(session: &Session, user: CK_USER_TYPE) -> bool {
-    let Some((_, functions, handle)) = session.parts() else { return false };
+fn is_other(functions: &Functions, handle: CK_SESSION_HANDLE, user: CK_USER_TYPE) -> bool {
     p11::session::session_info(functions, handle)
         .is_ok_and(|info| if user == CKU_SO { info.is_user() } else { info.is_security_officer() })
 }
 
 /// A token whose next wrong PIN locks it, or that is locked, is left alone.
-pub(crate) fn may_try(session: &Session, user: CK_USER_TYPE) -> Result<(), Error> {
-    let Some((token, functions, _)) = session.parts() else { return Ok(()) };
-    allowed(user, p11::slots::token_info(functions, token.slot())?.flags)
+fn may_try(token: &Token, user: CK_USER_TYPE) -> Result<(), Error> {
+    allowed(user, p11::slots::token_info(token.module.functions(), token.slot())?.flags)
 }
 
 /// Whether a token with these flags may be given a PIN without being told to.

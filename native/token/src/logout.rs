@@ -13,7 +13,7 @@ use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::p11::{self, CallError, Class};
 use crate::pool::{Grant, TokenPool};
 use crate::request::{Answer, Header, Place};
-use crate::session::Session;
+use crate::session::{Session, lost};
 use crate::token::Token;
 
 /// Whether a logout was made.
@@ -52,7 +52,7 @@ impl<H: Host> TokenPool<H> {
         mut holds_back: Option<HoldsBack<H>>,
         asked: Asked<H>,
     ) -> Option<Grant<H>> {
-        let token = in_use.session().parts().map(|(token, ..)| token.clone());
+        let token = in_use.session().token().cloned();
         let made = match &token {
             Some(token) => self.log_out(token, in_use.session(), &mut holds_back, &asked),
             // A closed one has nothing to log out of.
@@ -186,5 +186,9 @@ impl<H: Host> TokenPool<H> {
 
 /// Called inside of the module.
 fn c_logout(session: &Session) -> Result<(), CallError> {
-    session.parts().map_or(Ok(()), |(_, functions, handle)| p11::session::logout(functions, handle))
+    let Some(token) = session.token() else { return Ok(()) };
+    match session.begin() {
+        Some(used) => p11::session::logout(token.module.functions(), used.handle()),
+        None => Err(lost("C_Logout")),
+    }
 }

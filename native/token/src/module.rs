@@ -6,14 +6,14 @@ mod file;
 mod inside;
 mod reinitialize;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED};
+use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
 use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
 
@@ -25,6 +25,7 @@ pub(crate) use inside::{Inside, Stuck, halt};
 
 use crate::error::Error;
 use crate::exit::Guard;
+use crate::handle::SessionHandles;
 use crate::p11::{Class, Functions, LoadError};
 use crate::reaper::Reaper;
 use crate::slot_events::SlotEvents;
@@ -81,8 +82,7 @@ pub struct Module {
     /// If it says that it is initialized already, that may have been us: our last `C_Initialize` failed, or we have asked it to forget ours.
     perhaps_ours: AtomicBool,
     tokens: Mutex<Vec<Arc<Token>>>,
-    /// The open sessions of ours, from the handle to the session's number.
-    handles: Mutex<HashMap<CK_SESSION_HANDLE, u64>>,
+    handles: SessionHandles,
     reaper: Reaper,
     guard: Guard,
     pub(crate) events: SlotEvents,
@@ -148,7 +148,7 @@ impl Module {
             held_until: Mutex::default(),
             perhaps_ours: AtomicBool::new(false),
             tokens: Mutex::default(),
-            handles: Mutex::default(),
+            handles: SessionHandles::default(),
             reaper,
             events: SlotEvents::default(),
             guard: Guard::default(),
@@ -267,6 +267,7 @@ impl Module {
                 unsafe { self.functions.finalize() }.is_ok()
             });
         if finalized {
+            self.handles.displace_all();
             end.phase = Phase::Down;
         }
     }
@@ -285,19 +286,9 @@ impl Module {
         self.incarnation.load(Ordering::SeqCst)
     }
 
-    /// A session was opened; another of this handle is no more.
-    pub(crate) fn handle_opened(&self, handle: CK_SESSION_HANDLE, session: u64) {
-        self.handles.lock().insert(handle, session);
-    }
-
-    /// A session is about to be closed; `false`: its handle is another's by now.
-    pub(crate) fn handle_closing(&self, handle: CK_SESSION_HANDLE, session: u64) -> bool {
-        let mut handles = self.handles.lock();
-        let is_own = handles.get(&handle) == Some(&session);
-        if is_own {
-            handles.remove(&handle);
-        }
-        is_own
+    /// The handles of our sessions.
+    pub(crate) fn handles(&self) -> &SessionHandles {
+        &self.handles
     }
 
     /// Whether we have initialized it, and nobody else has.

@@ -36,7 +36,7 @@ impl<H: Host> TokenPool<H> {
         ticket: Ticket,
         lacks: Lacks,
     ) -> Option<Grant<H>> {
-        let Some(token) = held.session.parts().map(|(token, ..)| token.clone()) else {
+        let Some(token) = held.session.token().cloned() else {
             let next = self.free(held, &operation.place);
             operation.post(Error::Interrupted { cause: "the session was closed" });
             return next;

@@ -2,9 +2,10 @@
 
 use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
+use crate::handle::{HandleUse, OpenHandle};
 use crate::p11::crypto::generate_random;
 use crate::p11::objects::find_objects;
-use crate::p11::session::{close_session, open_session, session_info};
+use crate::p11::session::session_info;
 use crate::p11::{Attribute, CallError, Class, Template, Value};
 use crate::pool::PoolOptions;
 use crate::recovery::Trouble;
@@ -42,8 +43,15 @@ pub(crate) struct Diagnosis {
 
 /// What a suspicious failure on this session says of it, its token and its module. `fresh`: nothing has run on it before; `epoch`: that in which it
 /// failed. Called inside of the module.
-pub(crate) fn diagnose(options: &PoolOptions, session: &Session, class: Class, epoch: u64, fresh: bool) -> Diagnosis {
-    let Some((token, _, handle)) = session.parts() else { return Diagnosis { trouble: None, is_good: false } };
+pub(crate) fn diagnose(
+    options: &PoolOptions,
+    session: &Session,
+    used: &HandleUse<'_>,
+    class: Class,
+    epoch: u64,
+    fresh: bool,
+) -> Diagnosis {
+    let Some(token) = session.token() else { return Diagnosis { trouble: None, is_good: false } };
     let seen = token.module.incarnation();
     if class == Class::DeadSession {
         token.doubt(epoch);
@@ -51,7 +59,7 @@ pub(crate) fn diagnose(options: &PoolOptions, session: &Session, class: Class, e
     let finding = match class {
         // That a session dies is nothing to ask about, unless it never lived.
         Class::DeadSession if !fresh => Finding::TokenAnswers,
-        _ => examine(options, token, Some(handle), class),
+        _ => examine(options, token, Some(used.handle()), class),
     };
     let trouble = match (finding, class) {
         (Finding::ModuleDown, _) => Some(Trouble::Module { seen }),
@@ -110,12 +118,9 @@ pub(crate) fn ask_device(options: &PoolOptions, token: &Token, session: Option<(
         // It has none, or not for anybody.
         Err(_) => !find_objects(functions, session, &nothing(), Some(1)).is_err_and(|error| fails(&error)),
     };
-    match (open_session(functions, token.slot(), false), session) {
-        (Ok(new), _) => {
-            let answers = answers(new);
-            let _ = close_session(functions, new);
-            if answers { Reply::Answers } else { Reply::Fails { on: None } }
-        }
+    match (OpenHandle::on_another(token, true, answers), session) {
+        (Ok(true), _) => Reply::Answers,
+        (Ok(false), _) => Reply::Fails { on: None },
         (Err(error), _) if fails(&error) => Reply::Fails { on: None },
         (Err(_), Some((number, session))) if !answers(session) => Reply::Fails { on: Some(number) },
         (Err(_), _) => Reply::Answers,

@@ -4,9 +4,10 @@ use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKF_TOKEN_INITIALIZED, CKU_S
 
 use crate::clock::now;
 use crate::error::Error;
+use crate::handle::OpenHandle;
 use crate::login::allowed;
 use crate::module::{Module, ModuleConfig};
-use crate::p11::session::{close_session, init_pin, init_token, login, logout, open_session, set_pin};
+use crate::p11::session::{init_pin, init_token, login, logout, set_pin};
 use crate::p11::slots::token_info;
 use crate::p11::{CallError, Class, Functions};
 use crate::request::Pin;
@@ -63,19 +64,17 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
     };
     let result = match what {
         Provision::Token { label, so_pin } => init_token(functions, token.slot(), Some(so_pin), label),
-        Provision::UserPin { so_pin, pin } => within(functions, &token, |session| {
+        Provision::UserPin { so_pin, pin } => within(&token, |session| {
             login(functions, session, CKU_SO, Some(so_pin))?;
             let result = init_pin(functions, session, Some(pin));
             logged_out(functions, session, result)
         }),
-        Provision::ChangePin { user: CKU_SO, old, new } => within(functions, &token, |session| {
+        Provision::ChangePin { user: CKU_SO, old, new } => within(&token, |session| {
             login(functions, session, CKU_SO, Some(old))?;
             let result = set_pin(functions, session, Some(old), Some(new));
             logged_out(functions, session, result)
         }),
-        Provision::ChangePin { old, new, .. } => {
-            within(functions, &token, |session| set_pin(functions, session, Some(old), Some(new)))
-        }
+        Provision::ChangePin { old, new, .. } => within(&token, |session| set_pin(functions, session, Some(old), Some(new))),
     };
     match result {
         Ok(()) => {
@@ -96,15 +95,8 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
     }
 }
 
-fn within(
-    functions: &Functions,
-    token: &Token,
-    run: impl FnOnce(CK_SESSION_HANDLE) -> Result<(), CallError>,
-) -> Result<(), CallError> {
-    let session = open_session(functions, token.slot(), true)?;
-    let result = run(session);
-    let closed = close_session(functions, session);
-    result.and(closed)
+fn within(token: &Token, run: impl FnOnce(CK_SESSION_HANDLE) -> Result<(), CallError>) -> Result<(), CallError> {
+    OpenHandle::on_another(token, false, run)?
 }
 
 fn logged_out(functions: &Functions, session: CK_SESSION_HANDLE, result: Result<(), CallError>) -> Result<(), CallError> {

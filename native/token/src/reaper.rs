@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use session_pool::Millis;
 
+use crate::handle::OpenHandle;
 use crate::module::Module;
 use crate::panics::survive;
 use crate::session::{Closable, Session};
@@ -36,6 +37,20 @@ impl Reaper {
             let heir = survive(|| before(&session)).flatten();
             survive(|| session.close());
             survive(|| closed(heir));
+            finalize_at_end(module)
+        }));
+    }
+
+    /// Closes what nobody has used.
+    pub(crate) fn close_handle(&self, handle: OpenHandle) {
+        self.0.post(Box::new(move || {
+            let module = handle.module().clone();
+            survive(|| {
+                if let Ok(_inside) = module.enter_patiently() {
+                    // What it returns changes nothing: the session is gone, one way or the other.
+                    let _ = handle.close();
+                }
+            });
             finalize_at_end(module)
         }));
     }

@@ -11,10 +11,11 @@ use crate::backoff::Backoff;
 use crate::clock::now;
 use crate::error::{Error, Failure, Unavailable};
 use crate::express::Express;
+use crate::handle::OpenHandle;
 use crate::host::{Host, Keeper, Notice, Outlet};
 use crate::ladder::Rung;
 use crate::module::{Module, ModuleUse};
-use crate::p11::session::{close_session, logout, open_session};
+use crate::p11::session::logout;
 use crate::p11::{CallError, Class};
 use crate::pool::{Grant, LoginMode, PoolOptions, TokenPool};
 use crate::probe::{Reply, ask_device, is_trouble};
@@ -503,11 +504,7 @@ impl<H: Host> TokenPool<H> {
 /// `C_Logout` on a new session; what comes of it is seen by the login that follows.
 fn log_out(token: &Arc<Token>) {
     let Ok(_inside) = token.module.enter_unless_stuck() else { return };
-    let functions = token.module.functions();
-    if let Ok(session) = open_session(functions, token.slot(), false) {
-        let _ = logout(functions, session);
-        let _ = close_session(functions, session);
-    }
+    let _ = OpenHandle::on_another(token, true, |session| logout(token.module.functions(), session));
 }
 
 impl<H: Host> Watcher for TokenPool<H> {

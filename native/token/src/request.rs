@@ -148,6 +148,21 @@ impl Request {
         }
     }
 
+    /// How many tasks of its list have an answer.
+    pub(crate) fn answered(&self) -> usize {
+        if let Self::Batch(batch) = self { batch.answered() } else { 0 }
+    }
+
+    /// Takes back the answers that came after so many; how many there were.
+    pub(crate) fn withdraw_answers(&mut self, after: usize) -> usize {
+        if let Self::Batch(batch) = self { batch.withdraw_answers(after) } else { 0 }
+    }
+
+    /// Answers so many tasks of its list with a failure. `false`: it is none, or has no such task.
+    pub(crate) fn refuse_answers(&mut self, count: usize, failure: &Failure) -> bool {
+        if let Self::Batch(batch) = self { batch.refuse_answers(count, failure) } else { false }
+    }
+
     /// Whether it may be run again when nobody knows if it ran: it changes nothing on the token.
     pub fn is_idempotent(&self) -> bool {
         match self {

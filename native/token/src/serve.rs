@@ -224,7 +224,7 @@ impl<H: Host> TokenPool<H> {
 
     /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
     fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: Step) {
-        let token = held.session.parts().map(|(token, ..)| token.clone());
+        let token = held.session.token().cloned();
         let generation = held.session.generation();
         self.discard(held, &operation.place, "hung");
         let _ = operation.header.progress.abandon();
@@ -254,7 +254,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Whether an operation on this session may go on, as far as a login is due.
     fn pass_gate(&self, session: &Session, operation: &Operation<H>) -> Passage {
-        let Some((token, ..)) = session.parts() else {
+        let Some(token) = session.token() else {
             return Passage::Refuse(Error::Interrupted { cause: "the session was closed" });
         };
         if self.options.login == LoginMode::None || matches!(operation.request, Request::Probe) {
@@ -283,7 +283,7 @@ impl<H: Host> TokenPool<H> {
         wait: Wait,
         outlet: &mut impl Outlet<H>,
     ) -> Option<Grant<H>> {
-        let token = held.session.parts().map(|(token, ..)| token.clone());
+        let token = held.session.token().cloned();
         let asked_at = operation.header.asked_at;
         self.sessions.close_gate();
         let granted = self.requeue(operation, ticket, outlet);
@@ -302,23 +302,21 @@ impl<H: Host> TokenPool<H> {
             return Step::Elsewhere("hung");
         }
         let session = in_use.session();
-        let Some((token, ..)) = session.parts() else { return Step::Exchange };
+        let Some(token) = session.token() else { return Step::Exchange };
         let _inside = match enter(token, in_use.cell(), || is_wanted(&operation.header, outlet)) {
             Ok(inside) => inside,
             Err(Error::Reinitializing) => return Step::Return,
             Err(error) => return Step::Keep(Err(operation.failure(error))),
         };
-        // From here on the module is not initialized again behind it.
-        if session.is_stale() {
-            return Step::Exchange;
-        }
+        // From here on the module is not initialized again behind it, and nobody else calls with its handle.
+        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Step::Exchange };
         // While it waited for its turn, the login may have been lost, and handles with it.
         let epoch = match self.pass_gate(session, operation) {
             Passage::Pass(epoch) => epoch,
             Passage::Refuse(error) => return Step::Keep(Err(operation.failure(error))),
             Passage::Wait(wait) => return Step::Wait(wait),
         };
-        survive(|| execute(&self.options, session, operation, epoch)).unwrap_or_else(|| {
+        survive(|| execute(&self.options, session, &used, operation, epoch)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
         })

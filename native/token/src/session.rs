@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cryptoki_sys::CK_SESSION_HANDLE;
+use cryptoki_sys::{CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_WRITE_PROTECTED};
 
-use crate::p11::{self, CallError, Functions};
+use crate::handle::{HandleUse, OpenHandle};
+use crate::p11::{self, CallError, Phase};
 use crate::token::Token;
 
 /// The number of the next session, the first being 1.
@@ -20,11 +21,16 @@ pub struct Session {
     unclear: AtomicBool,
 }
 
+/// What a call on a displaced session is answered with, in the module's stead.
+pub(crate) fn lost(function: &'static str) -> CallError {
+    CallError::new(function, CKR_SESSION_HANDLE_INVALID, Phase::Single)
+}
+
 /// A session that is on its way to be closed.
 pub(crate) struct Closable {
     index: u64,
     token: Arc<Token>,
-    handle: CK_SESSION_HANDLE,
+    handle: OpenHandle,
     /// The token's generation.
     generation: u64,
 }
@@ -32,22 +38,24 @@ pub(crate) struct Closable {
 impl Session {
     /// `C_OpenSession`. A token that is write-protected gets a read-only one. Called inside of the module.
     pub fn open(token: &Arc<Token>, read_only: bool) -> Result<Self, CallError> {
-        use cryptoki_sys::CKR_TOKEN_WRITE_PROTECTED;
-
         let generation = token.generation();
-        let functions = token.module.functions();
-        let handle = match p11::session::open_session(functions, token.slot(), !read_only) {
-            Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED && !read_only => {
-                p11::session::open_session(functions, token.slot(), false)?
-            }
-            other => other?,
+        let open = |read_only| OpenHandle::open(&token.module, token.slot(), read_only);
+        let (handle, has_lost) = match open(read_only) {
+            Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED && !read_only => open(true)?,
+            opened => opened?,
         };
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
-        token.module.handle_opened(handle, index);
         token.gate.session_opened(generation);
-        token.settle_doubt(handle);
         let open = Closable { index, token: token.clone(), handle, generation };
-        Ok(Self { open: Some(open), used: AtomicBool::new(false), unclear: AtomicBool::new(false) })
+        let session = Self { open: Some(open), used: AtomicBool::new(false), unclear: AtomicBool::new(false) };
+        if has_lost {
+            // A session is gone that nobody has missed yet, perhaps with the login and the handles of objects.
+            token.doubt(token.gate.epoch());
+        }
+        if let Some(used) = session.begin() {
+            token.settle_doubt(used.handle());
+        }
+        Ok(session)
     }
 
     /// The generation of its token in which it was opened.
@@ -55,7 +63,7 @@ impl Session {
         self.open.as_ref().map_or(0, |open| open.generation)
     }
 
-    /// Whether it died with what the token was before: its handle may be another's by now.
+    /// Whether it died with what the token was before, or the module has lost it and given its handle to another.
     pub(crate) fn is_stale(&self) -> bool {
         self.open.as_ref().is_none_or(Closable::is_stale)
     }
@@ -85,9 +93,14 @@ impl Session {
     }
 
     /// The token that it is open on. `None` only while it is being closed.
-    pub(crate) fn parts(&self) -> Option<(&Arc<Token>, &Functions, CK_SESSION_HANDLE)> {
-        let open = self.open.as_ref()?;
-        Some((&open.token, open.token.module.functions(), open.handle))
+    pub(crate) fn token(&self) -> Option<&Arc<Token>> {
+        self.open.as_ref().map(|open| &open.token)
+    }
+
+    /// Begins to call the module with its handle, which nobody else may do meanwhile. `None`: it is displaced. Called inside of the module, so
+    /// that it is not initialized again before the use ends.
+    pub(crate) fn begin(&self) -> Option<HandleUse<'_>> {
+        self.open.as_ref()?.handle.begin()
     }
 
     /// Closes it on the reaper's thread: calls `before` there, which may open an heir, and `closed` afterwards, with that.
@@ -120,13 +133,15 @@ impl Closable {
 
     /// See [`Session::is_stale`].
     pub(crate) fn is_stale(&self) -> bool {
-        self.token.generation() != self.generation
+        self.token.generation() != self.generation || self.handle.is_displaced()
     }
 
     /// `C_Logout`.
     pub(crate) fn log_out(&self) {
-        if let Ok(_inside) = self.token.module.enter() {
-            let _ = p11::session::logout(self.token.module.functions(), self.handle);
+        if let Ok(_inside) = self.token.module.enter()
+            && let Some(used) = self.handle.begin()
+        {
+            let _ = p11::session::logout(self.token.module.functions(), used.handle());
         }
     }
 
@@ -141,16 +156,13 @@ impl Closable {
     }
 
     /// `C_CloseSession`, after `C_Logout` if it is our last one on a token that we are logged in on. What they return changes nothing: the
-    /// session is gone, one way or the other. The module is not called with a handle that is another session's by now.
+    /// session is gone, one way or the other.
     pub(crate) fn close(self) {
         if self.token.gate.session_closing(self.generation) {
             self.log_out();
         }
-        let module = &self.token.module;
-        if let Ok(_inside) = module.enter_patiently()
-            && module.handle_closing(self.handle, self.index)
-        {
-            let _ = p11::session::close_session(module.functions(), self.handle);
+        if let Ok(_inside) = self.token.module.enter_patiently() {
+            let _ = self.handle.close();
         }
     }
 }

@@ -9,11 +9,12 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
 use crate::gate::Gate;
+use crate::handle::OpenHandle;
 use crate::keys::KeyCache;
 use crate::known::KnownKeys;
 use crate::ladder::Ladder;
 use crate::module::Module;
-use crate::p11::session::{close_session, open_session, session_info};
+use crate::p11::session::session_info;
 use crate::p11::slots::{library_info, slot_info, slots, token_info};
 use crate::p11::{CallError, Class, LibraryInfo, Phase, SlotInfo, TokenInfo};
 use crate::suspicion::Suspicion;
@@ -302,14 +303,14 @@ impl Token {
         let _inside = self.module.enter_unless_stuck()?;
         self.is_in_its_slot()?;
         let functions = self.module.functions();
-        let session = match open_session(functions, self.slot(), false) {
+        let session = match OpenHandle::open(&self.module, self.slot(), true) {
             // It has no room for one more than those that are ours.
             Err(error) if error.class() == Class::Capacity && self.gate.sessions() > 0 => return Ok(()),
-            opened => opened?,
+            opened => opened?.0,
         };
-        let info = session_info(functions, session);
-        let closed = close_session(functions, session);
-        info?;
+        let info = session.begin().map(|used| session_info(functions, used.handle()));
+        let closed = session.close();
+        info.transpose()?;
         Ok(closed?)
     }
 

@@ -104,7 +104,7 @@ impl<H: Host> TokenPool<H> {
         Recover { trouble, call, class, failure, retry }: Recover,
         outlet: &mut impl Outlet<H>,
     ) -> Turn<H> {
-        if let Some((token, ..)) = held.session.parts() {
+        if let Some(token) = held.session.token() {
             let token = token.clone();
             self.face(trouble, &token, held.session.generation(), call);
         }

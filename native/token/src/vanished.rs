@@ -12,10 +12,10 @@ use session_pool::{Held, Ticket};
 
 use crate::error::{Error, Executed, Failure};
 use crate::execute::{Attempt, Step};
+use crate::handle::OpenHandle;
 use crate::host::{Host, Keeper, Notice};
 use crate::p11::Template;
 use crate::p11::objects::find_objects;
-use crate::p11::session::{close_session, open_session};
 use crate::parking::Parked;
 use crate::pool::{Grant, TokenPool};
 use crate::reload::WAIT;
@@ -71,11 +71,8 @@ impl Attempt<'_> {
 
     /// Looks for it on a session that has never seen the token; where none can be opened, it stays as it was.
     fn look_for(&self, template: &Template) -> Whereabouts {
-        let (functions, token) = (self.resolver.functions, self.resolver.token);
-        let Ok(session) = open_session(functions, token.slot(), false) else { return Whereabouts::Nowhere };
-        let whereabouts = self.look_on(session, template);
-        let _ = close_session(functions, session);
-        whereabouts
+        let look = |session| self.look_on(session, template);
+        OpenHandle::on_another(self.resolver.token, true, look).unwrap_or(Whereabouts::Nowhere)
     }
 
     fn look_on(&self, session: CK_SESSION_HANDLE, template: &Template) -> Whereabouts {

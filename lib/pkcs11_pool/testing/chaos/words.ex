@@ -29,7 +29,7 @@ defmodule Pkcs11Pool.Testing.Chaos.Words do
   @spec option!(atom, term) :: term
   def option!(name, value) when name in [:nth, :count] and value in 1..@ulong, do: value
   def option!(name, value) when name in [:slot_id, :from, :seed] and value in 0..@ulong, do: value
-  def option!(:run, value) when is_boolean(value), do: value
+  def option!(name, value) when name in [:run, :objects] and is_boolean(value), do: value
   def option!(:code, value), do: code!(value)
 
   def option!(:probability, value) when is_number(value) and value >= 0 and value <= 1,

@@ -191,7 +191,7 @@ impl Module {
 
     /// Everything that was open is gone, on all its tokens.
     fn forget_sessions(&self) {
-        self.handles.lock().clear();
+        self.handles.displace_all();
         for token in self.all_tokens() {
             token.renew(token.generation());
         }

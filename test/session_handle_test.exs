@@ -1,0 +1,262 @@
+defmodule Pkcs11Pool.SessionHandleTest do
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+
+  @keys 16
+  @callers 24
+  # In all tests of the storm together.
+  @answers 500_000
+  # What may be answered while sessions are lost all the time.
+  @reasons [:session_handle_invalid, :session_lost, :lease_ended, :token_unavailable] ++
+             [:operation_not_initialized, :operation_active, :user_not_logged_in] ++
+             [:key_handle_invalid, :object_handle_invalid, :general_error]
+
+  setup do
+    ChaosToken.for_test!()
+  end
+
+  # The module loses all sessions every 20 ms, while the token stays, and gives out their numbers again, and those of objects. In half
+  # of the storm, a second Init replaces the first.
+  for executor <- [:dirty_io, :threads], replaces? <- [false, true] do
+    @tag timeout: 300_000
+    test "no answer is made with another caller's key, executor #{executor}, second Init replaces: #{replaces?}",
+         %{token: token, chaos: chaos} do
+      pool = start(token, executor: unquote(executor), pool_size: 8)
+      keys = keys(pool)
+      Chaos.replace_operations(chaos, unquote(replaces?))
+      Chaos.reuse_handles(chaos, true, objects: true)
+
+      # So that it happens between two calls of one operation, too: without the check of who owns a number, one answer in a thousand is wrong.
+      for function <- [:C_Sign, :C_Verify, :C_Encrypt, :C_Decrypt],
+          do: Chaos.latency(chaos, function, 0.1)
+
+      counts = storm(pool, chaos, keys, div(@answers, 4))
+      assert counts.ok >= div(@answers, 4)
+      assert counts.wrong == 0
+      assert Map.keys(counts.errors) -- @reasons == []
+      # Two threads on one session would be a session that another's operation runs on.
+      assert Chaos.violations(chaos) == []
+
+      Chaos.reset(chaos)
+      assert :ok = Pkcs11Pool.await_ready(pool, 30_000)
+      Pools.drained!(pool)
+      stop_supervised!({Pkcs11Pool, pool})
+      Poll.until(fn -> Chaos.status(chaos).sessions == 0 end)
+    end
+  end
+
+  test "a session whose number was given out again is not closed by it, nor used", %{
+    token: token,
+    chaos: chaos
+  } do
+    Chaos.reuse_handles(chaos)
+    pool = start(token, pool_size: 1)
+    first = lessee(pool, "first")
+    Chaos.kill_sessions(chaos)
+    :ok = Pkcs11Pool.resize(pool, 2)
+    second = lessee(pool, "second")
+    assert Chaos.status(chaos).sessions == 1
+    %{"C_CloseSession" => closes, "C_Digest" => digests} = calls(chaos)
+
+    send(first.pid, :go_on)
+    assert {:error, %Error{reason: :lease_ended, executed: false}} = Task.await(first)
+    Poll.until(fn -> Pools.native_status(pool).closing == 0 end)
+    assert %{"C_CloseSession" => ^closes, "C_Digest" => ^digests} = calls(chaos)
+
+    send(second.pid, :go_on)
+    assert Task.await(second) == {:ok, :crypto.hash(:sha256, "second")}
+    assert Chaos.violations(chaos) == []
+  end
+
+  test "an answer is not believed whose session was lost and its number given out again before it came",
+       %{token: token, chaos: chaos} do
+    Chaos.reuse_handles(chaos)
+    pool = start(token, pool_size: 1)
+    keys = keys(pool)
+    {_mechanism, label, _value} = elem(keys, 1)
+    {:ok, _mac} = Pkcs11Pool.sign(pool, label, :sha256_hmac, "warm")
+
+    # Its first session hangs before the module looks the number up.
+    Chaos.hang(chaos, :C_Sign, nth: 1)
+    caller = Task.async(fn -> Pkcs11Pool.sign(pool, label, :sha256_hmac, "first") end)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_Sign"] == 1 end)
+    Chaos.kill_sessions(chaos)
+    :ok = Pkcs11Pool.resize(pool, 2)
+    # The next session is given the number that is in use, and leaves it alone.
+    assert {:ok, _digest} = Pkcs11Pool.digest(pool, :sha256, "second")
+    Chaos.release(chaos)
+
+    {:ok, mac} = Task.await(caller)
+    assert verifies?(keys, label, "first", mac)
+    assert Chaos.violations(chaos) == []
+    Pools.drained!(pool)
+    # Nobody uses the session that was left alone, and it is closed.
+    Poll.until(fn -> Chaos.status(chaos).sessions == Pools.native_status(pool).idle end)
+  end
+
+  test "an operation that must not run twice says so when its session was lost under it", %{
+    token: token,
+    chaos: chaos
+  } do
+    Chaos.reuse_handles(chaos)
+    pool = start(token, pool_size: 1)
+    Chaos.hang(chaos, :C_GenerateKey, nth: 1)
+    template = [token: true, label: "lost", value_len: 32]
+    caller = Task.async(fn -> Pkcs11Pool.generate_key(pool, :aes_key_gen, template) end)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateKey"] == 1 end)
+    Chaos.kill_sessions(chaos)
+    :ok = Pkcs11Pool.resize(pool, 2)
+    assert {:ok, _digest} = Pkcs11Pool.digest(pool, :sha256, "second")
+    Chaos.release(chaos)
+
+    assert {:error, %Error{reason: :session_lost, executed: :unknown} = error} =
+             Task.await(caller)
+
+    assert Exception.message(error) =~ "not used"
+    refute Error.retryable?(error)
+  end
+
+  # A process that has a session for itself, and calculates a digest on it when it is told to.
+  defp lessee(pool, data) do
+    test = self()
+
+    digest = fn lease ->
+      send(test, {:leased, self()})
+      receive do: (:go_on -> Pkcs11Pool.digest(lease, :sha256, data))
+    end
+
+    task = Task.async(fn -> Pkcs11Pool.with_session(pool, digest) end)
+    %{pid: pid} = task
+    assert_receive {:leased, ^pid}, 10_000
+    task
+  end
+
+  defp calls(chaos),
+    do: Map.merge(%{"C_CloseSession" => 0, "C_Digest" => 0}, Chaos.calls(chaos))
+
+  defp verifies?(keys, label, data, mac) do
+    {_mechanism, ^label, value} = List.keyfind(Tuple.to_list(keys), label, 1)
+    :crypto.mac(:hmac, :sha256, value, data) == mac
+  end
+
+  defp start(token, opts) do
+    opts = SoftHSM.pool_opts(token, opts)
+    start_supervised!({Pkcs11Pool, opts})
+    :ok = Pkcs11Pool.await_ready(opts[:name], 30_000)
+    opts[:name]
+  end
+
+  # HMAC keys and AES keys, with their values.
+  defp keys(pool) do
+    for index <- 1..@keys do
+      {mechanism, uses} =
+        if rem(index, 2) == 0,
+          do: {:generic_secret_key_gen, [sign: true, verify: true]},
+          else: {:aes_key_gen, [encrypt: true, decrypt: true]}
+
+      label = "key #{index}"
+      attributes = [token: true, label: label, value_len: 32, sensitive: false, extractable: true]
+      {:ok, object} = Pkcs11Pool.generate_key(pool, mechanism, attributes ++ uses)
+      {:ok, %{value: value}} = Pkcs11Pool.get_attributes(pool, object, [:value])
+      {mechanism, label, value}
+    end
+    |> List.to_tuple()
+  end
+
+  # Callers call until there are so many answers; each is checked outside of the token.
+  defp storm(pool, chaos, keys, answers) do
+    done = :counters.new(1, [])
+
+    callers =
+      for _ <- 1..@callers, do: Task.async(fn -> calls(pool, keys, done, answers, counts()) end)
+
+    killer = Task.async(fn -> kill(chaos, done, answers) end)
+    counts = callers |> Task.await_many(280_000) |> Enum.reduce(counts(), &add/2)
+    Task.await(killer, 10_000)
+    counts
+  end
+
+  defp counts, do: %{ok: 0, wrong: 0, errors: %{}}
+
+  defp add(one, two) do
+    errors = Map.merge(one.errors, two.errors, fn _reason, a, b -> a + b end)
+    %{ok: one.ok + two.ok, wrong: one.wrong + two.wrong, errors: errors}
+  end
+
+  defp kill(chaos, done, answers) do
+    if :counters.get(done, 1) < answers do
+      Process.sleep(20)
+      Chaos.kill_sessions(chaos)
+      kill(chaos, done, answers)
+    end
+  end
+
+  defp calls(pool, keys, done, answers, counts) do
+    if :counters.get(done, 1) >= answers do
+      counts
+    else
+      results = results(pool, elem(keys, :rand.uniform(@keys) - 1), :rand.uniform(20))
+      :counters.add(done, 1, Enum.count(results, &(&1 == :ok)))
+      calls(pool, keys, done, answers, Enum.reduce(results, counts, &count/2))
+    end
+  end
+
+  defp count(:ok, counts), do: %{counts | ok: counts.ok + 1}
+  defp count(:wrong, counts), do: %{counts | wrong: counts.wrong + 1}
+
+  defp count({:error, %Error{reason: reason}}, counts),
+    do: %{counts | errors: Map.update(counts.errors, reason, 1, &(&1 + 1))}
+
+  # One on a lease, one in a list, else one by itself.
+  defp results(pool, key, 1) do
+    leased = fn -> for _ <- 1..3, do: result(pool, key, :rand.bytes(32)) end
+
+    case Pkcs11Pool.with_session(pool, leased) do
+      {:error, error} -> [{:error, error}]
+      results -> results
+    end
+  end
+
+  defp results(pool, {:generic_secret_key_gen, label, value}, 2) do
+    data = for _ <- 1..10, do: :rand.bytes(32)
+    {:ok, results} = Pkcs11Pool.sign_many(pool, label, :sha256_hmac, data)
+    for {result, data} <- Enum.zip(results, data), do: judge(result, mac(value, data))
+  end
+
+  defp results(pool, key, _other), do: [result(pool, key, :rand.bytes(32))]
+
+  defp result(pool, {:generic_secret_key_gen, label, value}, data) do
+    mac = mac(value, data)
+
+    case :rand.uniform(3) do
+      1 -> judge(Pkcs11Pool.verify(pool, label, :sha256_hmac, data, mac), :ok)
+      _ -> judge(Pkcs11Pool.sign(pool, label, :sha256_hmac, data), mac)
+    end
+  end
+
+  defp result(pool, {:aes_key_gen, label, value}, data) do
+    iv = :rand.bytes(16)
+    cipher = [encrypt: true, padding: :pkcs_padding]
+    ciphertext = :crypto.crypto_one_time(:aes_256_cbc, value, iv, data, cipher)
+
+    case :rand.uniform(2) do
+      1 -> judge(Pkcs11Pool.encrypt(pool, label, {:aes_cbc_pad, iv}, data), ciphertext)
+      2 -> judge(Pkcs11Pool.decrypt(pool, label, {:aes_cbc_pad, iv}, ciphertext), data)
+    end
+  end
+
+  defp mac(value, data), do: :crypto.mac(:hmac, :sha256, value, data)
+
+  # What another key would give, or says of what is right that it is wrong, is a wrong answer.
+  defp judge(:ok, :ok), do: :ok
+  defp judge({:ok, same}, same), do: :ok
+
+  defp judge({:error, %Error{reason: reason} = error}, _expected) do
+    if reason in [:signature_invalid, :decryption_failed], do: :wrong, else: {:error, error}
+  end
+
+  defp judge(_other, _expected), do: :wrong
+end
