@@ -267,6 +267,69 @@ defmodule Pkcs11Pool.HealthTest do
     end
   end
 
+  describe "a pool that nobody calls any more" do
+    # What its keeper does every 30 s.
+    defp look_again(pool) do
+      send(Pools.keeper(pool), :look_again)
+      :sys.get_state(Pools.keeper(pool))
+    end
+
+    test "asks a PIN source again that gave none", %{token: token} do
+      source = ChaosToken.source!({:error, :unset})
+      pool = start(token, pin: ChaosToken.pin(source))
+      await(pool, :down)
+      ChaosToken.give(source, token.pin)
+      look_again(pool)
+      await(pool, :ready)
+      # Then there is nothing to look for.
+      asked = ChaosToken.asked(source)
+      look_again(pool)
+      Pools.drained!(pool)
+      assert ChaosToken.asked(source) == asked
+    end
+
+    test "tries to open a session again", %{token: token, chaos: chaos} do
+      Chaos.fail(chaos, :C_OpenSession, :function_failed)
+      pool = start(token, [])
+      await(pool, :down)
+      Chaos.reset(chaos)
+      look_again(pool)
+      await(pool, :ready)
+    end
+
+    test "tries no PIN again that was refused, and no login that failed for another reason",
+         %{token: token, chaos: chaos} do
+      pool = start(token, pin: fn -> "0000" end)
+      await(pool, :down)
+      for _ <- 1..3, do: look_again(pool)
+      Pools.drained!(pool)
+      assert Chaos.calls(chaos, :C_Login) == 1
+      :ok = stop_supervised(pool)
+
+      Chaos.reset(chaos)
+      Chaos.fail(chaos, :C_Login, :general_error)
+      pool = start(token, [])
+      await(pool, :down)
+      logins = Chaos.calls(chaos, :C_Login)
+      for _ <- 1..3, do: look_again(pool)
+      Pools.drained!(pool)
+      assert Chaos.calls(chaos, :C_Login) == logins
+    end
+
+    test "asks for no PIN if it is lazy, or has its token for itself", %{token: token} do
+      for opts <- [[lazy: true], [type: :token, pool_size: 1, lazy: false]] do
+        source = ChaosToken.source!({:error, :unset})
+        pool = start(token, [pin: ChaosToken.pin(source)] ++ opts)
+        assert {:error, %Error{reason: :pin_source_failed}} = random(pool)
+        asked = ChaosToken.asked(source)
+        for _ <- 1..3, do: look_again(pool)
+        Pools.drained!(pool)
+        assert ChaosToken.asked(source) == asked
+        :ok = stop_supervised(pool)
+      end
+    end
+  end
+
   describe "Pkcs11Pool.Health.check/2" do
     test "a pool that does not run is an error, and so is one that has stopped", %{token: token} do
       assert {:error, %Error{reason: :pool_not_found, pool: :no_such_pool}} =

@@ -28,6 +28,9 @@ defmodule Pkcs11Pool.Keeper do
   # `ceiling`: as it was at the last tick; `warned`: the lowest that was logged. `drained`: it has closed its last session.
   defstruct [:options, :pool, :ceiling, :warned, asking: %{}, drained: false]
 
+  # How often a pool that is not well sees if it is better, in ms: a PIN source that failed is not to be asked more often.
+  @look_again 30_000
+
   # How long a pool that has used up its :shutdown_timeout hears out what its sessions come to, and how often it looks at them, in ms.
   @last_words 100
   @look 50
@@ -112,6 +115,7 @@ defmodule Pkcs11Pool.Keeper do
     start_runners(state)
     tick(state)
     if up?, do: warm_up(state.options)
+    look_again()
     {:noreply, state}
   end
 
@@ -134,6 +138,14 @@ defmodule Pkcs11Pool.Keeper do
     ceiling = Native.tick(state.pool)
     tick(state)
     {:noreply, ceiling(state, ceiling)}
+  end
+
+  def handle_info(:look_again, state) do
+    if starts_by_itself?(state.options) and worth_another_look?(Native.status(state.pool)),
+      do: ping(state.options.name, fn _error -> :ok end)
+
+    look_again()
+    {:noreply, state}
   end
 
   # It provides the PIN by itself; one that ends otherwise must not leave anybody waiting.
@@ -296,16 +308,37 @@ defmodule Pkcs11Pool.Keeper do
   defp warm_up(%{lazy: true}), do: :ok
 
   defp warm_up(%{name: name}) do
-    spawn(fn ->
-      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.call!([])) do
-        unless error.reason in [:draining, :pool_not_found] do
-          Logger.warning("the first session could not be opened. " <> Exception.message(error))
-        end
+    ping(name, fn error ->
+      unless error.reason in [:draining, :pool_not_found] do
+        Logger.warning("the first session could not be opened. " <> Exception.message(error))
       end
+    end)
+  end
+
+  defp ping(name, failed) do
+    spawn(fn ->
+      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.call!([])),
+           do: failed.(error)
     end)
 
     :ok
   end
+
+  ## A pool that is not well, and that nobody calls for that reason
+
+  # A PIN pad or a person may be behind the source of a :token pool: they are not asked without need.
+  defp starts_by_itself?(%{lazy: lazy, type: type}), do: not lazy and type != :token
+
+  # Whether an operation may put right what is wrong, without trying a PIN that may count as wrong: one that was refused is not tried again, but
+  # after another failure of C_Login nobody knows. What the token itself wants is looked after by the native side.
+  defp worth_another_look?(%{health_reason: {reason, _code, function, _executed, details}}) do
+    reason in [:pin_source_failed, :starting] or function == "C_OpenSession" or
+      match?(%{poisoned: true}, details)
+  end
+
+  defp worth_another_look?(_ready), do: false
+
+  defp look_again, do: Process.send_after(self(), :look_again, @look_again)
 
   ## Time
 
