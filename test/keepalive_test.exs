@@ -71,6 +71,18 @@ defmodule Pkcs11Pool.KeepaliveTest do
     Chaos.session_idle_limit(chaos, :infinity)
   end
 
+  test "that all idle sessions are dead, and the library does not know it, is nothing that a caller notices",
+       %{token: token, chaos: chaos} do
+    pool = start(token, [])
+    open(pool, 3)
+    Chaos.session_idle_limit(chaos, 500)
+    Process.sleep(600)
+    assert {:ok, _} = Pkcs11Pool.digest(pool, :sha256, "data")
+    assert Chaos.status(chaos).dead_sessions > 1
+    Chaos.session_idle_limit(chaos, :infinity)
+    assert Chaos.violations(chaos) == []
+  end
+
   for executor <- [:dirty_io, :threads] do
     test "every idle session is called on, and none dies (#{executor})",
          %{token: token, chaos: chaos} do

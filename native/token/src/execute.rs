@@ -476,9 +476,11 @@ impl Attempt<'_> {
         session_info(self.resolver.functions, self.resolver.session).is_ok()
     }
 
+    /// Whether another try may be made on a session that has lain idle. Many a library says by itself that it lives: the device is asked, too.
     fn is_alive(&self) -> bool {
-        let info = session_info(self.resolver.functions, self.resolver.session);
-        !info.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
+        let Resolver { functions, session, .. } = self.resolver;
+        let asked = session_info(functions, session).and_then(|_| crypto::generate_random(functions, session, PROBE).map(drop));
+        !asked.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
     }
 
     fn forget_key(&self, request: &mut Request) -> bool {
