@@ -551,7 +551,9 @@ defmodule Pkcs11Pool do
 
   @doc """
   Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also for one of a wrong
-  length. `signature: :der` as in `sign/5`; on a curve that is neither well known nor spelled out by the key, it is `:curve_not_supported`.
+  length. Where mechanism and key say how long a signature is (`*_hmac`, `*_mac`, `*_general`, RSA, ECDSA, EdDSA), one of another length does not
+  reach the token: some look no further than its beginning, or read on behind its end. r and s of an ECDSA signature are each as long as the
+  curve's order, zeros in front included. How long RSA and EC signatures are is asked of the token once per key; where it does not say, it decides. `signature: :der` as in `sign/5`; on a curve that is neither well known nor spelled out by the key, it is `:curve_not_supported`.
 
   Calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
   """

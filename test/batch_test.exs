@@ -87,9 +87,13 @@ defmodule Pkcs11Pool.BatchTest do
       assert {:ok, results} = Pkcs11Pool.verify_many(pool, "mac", :sha256_hmac, list)
 
       for {{data, _mac}, result} <- Enum.zip(list, results) do
-        if List.keymember?(bad, data, 0),
-          do: assert({:error, %Error{reason: :signature_invalid, executed: true}} = result),
-          else: assert(result == {:ok, true})
+        # What has another length than the mechanism's does not reach the module.
+        if List.keymember?(bad, data, 0) do
+          assert {:error, %Error{reason: :signature_invalid, executed: executed}} = result
+          assert executed == (data == "3")
+        else
+          assert result == {:ok, true}
+        end
       end
 
       assert_at_rest(context)

@@ -36,7 +36,7 @@ defmodule Pkcs11Pool.Error do
   | `:login_shared` | `logout/2` would log out others, too | `:pools`, `:leases`: how many; `:leases` alone from within a block of the pool |
   | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
   | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
-  | `:signature_invalid` | the signature is not the data's, or has a wrong length | |
+  | `:signature_invalid` | the signature is not the data's, or has a wrong length (then the token was not asked) | `:given_bytes`, `:expected_bytes`, where the length is wrong |
   | `:curve_not_supported` | a signature in DER, and a curve that is not known: only the raw form can be verified | |
   | `:decryption_failed` | the token could not decrypt | |
   | `:key_type_inconsistent` | the key is none that the mechanism takes, or not for this; where the token tells what the key is, the module was not asked (`code: nil`) | `:class`, `:key_type`, `:mechanism` |

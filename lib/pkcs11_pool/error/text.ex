@@ -228,6 +228,11 @@ defmodule Pkcs11Pool.Error.Text do
 
   # Results
 
+  defp explain(:signature_invalid, %{given_bytes: given, expected_bytes: expected}, _error) do
+    {"the signature is not valid: it has #{given} bytes, and those of this key and mechanism have #{expected}",
+     "Give the signature as it was made: an ECDSA one in DER needs signature: :der"}
+  end
+
   defp explain(:signature_invalid, _details, _error),
     do: {"the signature is not valid for this data, key and mechanism", nil}
 

@@ -545,6 +545,38 @@ defmodule Pkcs11Pool.Testing.Chaos do
     Control.tell!(chaos, ["make_iv", if(make_iv?, do: "on", else: "off")])
   end
 
+  @doc """
+  What a function says of how long its output is, when it succeeds: the `:true` length; `:kept`, the length of the buffer that
+  it was given, as by opencryptoki 3.23 of ciphertexts by OFB and CFB; `:exceeded`, one byte more than that.
+  """
+  @spec told_size(t, function_name, :kept | :exceeded | true) :: :ok
+  def told_size(%__MODULE__{} = chaos, function, told) when told in [:kept, :exceeded, true] do
+    Control.tell!(chaos, ["told_size", Control.function!(function), Atom.to_string(told)])
+  end
+
+  @doc """
+  `C_Verify` takes a signature to be so many bytes long, whatever it is told, and reads on behind a shorter one, as opencryptoki
+  3.23 does with MACs; `nil`: it does what it is told.
+  """
+  @spec signature_size(t, pos_integer | nil) :: :ok
+  def signature_size(%__MODULE__{} = chaos, size) when is_nil(size) or size > 0 do
+    size = if size, do: option!(:signature_size, size), else: "off"
+    Control.tell!(chaos, ["signature_size", size])
+  end
+
+  @doc """
+  How many random bytes `C_GenerateRandom` gives in one call: for fewer or more it answers `CKR_ARGUMENTS_BAD`. `8..1024` are those
+  of Google's kmsp11, `1..65_536` those of NSS; `:infinity`: as many as the real module gives.
+  """
+  @spec random_limits(t, Range.t() | :infinity) :: :ok
+  def random_limits(%__MODULE__{} = chaos, :infinity),
+    do: Control.tell!(chaos, ["random_limits", "off"])
+
+  def random_limits(%__MODULE__{} = chaos, %Range{first: min, last: max}) when min <= max do
+    limits = for bytes <- [min, max], do: option!(:random_limits, bytes)
+    Control.tell!(chaos, ["random_limits" | limits])
+  end
+
   ## What was seen
 
   @doc "How often each function was called, `%{\"C_Sign\" => 3}`, refused calls included."

@@ -24,6 +24,9 @@
 //! | `token_flags SET CLEARED` | what tokens show |
 //! | `pin_limit N\|off`, `pin_tries user\|so` | the counter of wrong PINs |
 //! | `cant_lock on\|off` | `CKR_CANT_LOCK` at `C_Initialize` |
+//! | `told_size F true\|kept\|exceeded` | what it says of how long its output is |
+//! | `signature_size N\|off` | `C_Verify` takes a signature to be so long |
+//! | `random_limits MIN MAX\|off` | `CKR_ARGUMENTS_BAD` from `C_GenerateRandom` for fewer or more bytes |
 //! | `make_iv on\|off` | writes an IV of its own over that of AES-GCM |
 //! | `slot_events on\|off` | slots are removable, and `C_WaitForSlotEvent` tells of tokens that come and go |
 //! | `malformed_info on\|off` | slots and tokens describe themselves carelessly |
@@ -41,6 +44,7 @@ use std::sync::atomic::Ordering;
 
 use cryptoki_sys::*;
 
+use crate::careless;
 use crate::function::Function;
 use crate::pins::Owner;
 use crate::point::Point;
@@ -226,6 +230,22 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
         }
         "pin_limit" => CHAOS.pins.set_limit(number_or_off(words.word(0)?)?.map(|limit| limit as u32)),
         "cant_lock" => CHAOS.cant_lock.store(words.word(0)? == "on", Ordering::SeqCst),
+        "told_size" => {
+            let told = careless::told(words.word(1)?)?;
+            words.points()?.iter().for_each(|point| point.told_size.store(told, Ordering::SeqCst));
+        }
+        "signature_size" => {
+            let size = number_or_off(words.word(0)?)?.map_or(0, |size| size as usize);
+            CHAOS.signature_size.store(size, Ordering::SeqCst);
+        }
+        "random_limits" => {
+            let (min, max) = match number_or_off(words.word(0)?)? {
+                Some(min) => (min as usize, number(words.word(1)?)? as usize),
+                None => (0, usize::MAX),
+            };
+            CHAOS.random_min.store(min, Ordering::SeqCst);
+            CHAOS.random_max.store(max, Ordering::SeqCst);
+        }
         "make_iv" => CHAOS.makes_iv.store(words.word(0)? == "on", Ordering::SeqCst),
         "slot_events" => CHAOS.slot_events.store(words.word(0)? == "on", Ordering::SeqCst),
         "malformed_info" => CHAOS.malformed_info.store(words.word(0)? == "on", Ordering::SeqCst),

@@ -6,6 +6,7 @@ use cryptoki_sys::*;
 
 use crate::C_GetFunctionList;
 use crate::call::{on_session, on_slot, plain};
+use crate::careless::{self, C_GenerateRandom, C_Verify};
 use crate::function::Function;
 use crate::iv::C_EncryptInit;
 use crate::lifecycle::{C_Finalize, C_Initialize};
@@ -22,14 +23,20 @@ use crate::state::CHAOS;
 macro_rules! on_session {
     ($(
         $name:ident($($argument:ident: $type:ty),*)
-        $(takes($($taken:ident: $invalid:ident),+))? $(asks($output:ident))? $(gives($($given:ident),+))?;
+        $(takes($($taken:ident: $invalid:ident),+))? $(asks($output:ident, $size:ident))? $(gives($($given:ident),+))?;
     )*) => { $(
         unsafe extern "C" fn $name(session: CK_SESSION_HANDLE, $($argument: $type),*) -> CK_RV {
             let size_query = false $(|| $output.is_null())?;
             on_session(Function::$name, session, size_query, |list, claim| {
                 $($(let $taken = CHAOS.objects.real($taken, claim.generation(), $invalid)?;)+)?
+                // SAFETY: NULL or room for one number is the application's promise.
+                $(let given = unsafe { $size.as_ref() }.copied();)?
                 // SAFETY: the application promises the real function what it needs; the handles are the real ones.
                 let code = unsafe { real!(list, $name(claim.real(), $($argument),*)) };
+                $(if code == CKR_OK && !$output.is_null() {
+                    // SAFETY: the real function wrote there.
+                    unsafe { careless::tell_size(CHAOS.point(Function::$name), given, $size) };
+                })?
                 $(if code == CKR_OK {
                     $(
                         // SAFETY: the real function wrote one handle there.
@@ -43,7 +50,7 @@ macro_rules! on_session {
 }
 
 on_session! {
-    C_GetOperationState(state: *mut CK_BYTE, size: *mut CK_ULONG) asks(state);
+    C_GetOperationState(state: *mut CK_BYTE, size: *mut CK_ULONG) asks(state, size);
     C_SetOperationState(state: *mut CK_BYTE, size: CK_ULONG, encryption_key: CK_OBJECT_HANDLE, authentication_key: CK_OBJECT_HANDLE)
         takes(encryption_key: CKR_KEY_HANDLE_INVALID, authentication_key: CKR_KEY_HANDLE_INVALID);
     C_Logout();
@@ -56,46 +63,44 @@ on_session! {
         takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_FindObjectsInit(template: *mut CK_ATTRIBUTE, count: CK_ULONG);
     C_FindObjectsFinal();
-    C_Encrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_EncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_EncryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
+    C_Encrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_EncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_EncryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DecryptInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
-    C_Decrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_DecryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_DecryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
+    C_Decrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_DecryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_DecryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DigestInit(mechanism: *mut CK_MECHANISM);
-    C_Digest(data: *mut CK_BYTE, size: CK_ULONG, digest: *mut CK_BYTE, digest_size: *mut CK_ULONG) asks(digest);
+    C_Digest(data: *mut CK_BYTE, size: CK_ULONG, digest: *mut CK_BYTE, digest_size: *mut CK_ULONG) asks(digest, digest_size);
     C_DigestUpdate(part: *mut CK_BYTE, size: CK_ULONG);
     C_DigestKey(key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
-    C_DigestFinal(digest: *mut CK_BYTE, digest_size: *mut CK_ULONG) asks(digest);
+    C_DigestFinal(digest: *mut CK_BYTE, digest_size: *mut CK_ULONG) asks(digest, digest_size);
     C_SignInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
-    C_Sign(data: *mut CK_BYTE, size: CK_ULONG, signature: *mut CK_BYTE, signature_size: *mut CK_ULONG) asks(signature);
+    C_Sign(data: *mut CK_BYTE, size: CK_ULONG, signature: *mut CK_BYTE, signature_size: *mut CK_ULONG) asks(signature, signature_size);
     C_SignUpdate(part: *mut CK_BYTE, size: CK_ULONG);
-    C_SignFinal(signature: *mut CK_BYTE, signature_size: *mut CK_ULONG) asks(signature);
+    C_SignFinal(signature: *mut CK_BYTE, signature_size: *mut CK_ULONG) asks(signature, signature_size);
     C_SignRecoverInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
-    C_SignRecover(data: *mut CK_BYTE, size: CK_ULONG, signature: *mut CK_BYTE, signature_size: *mut CK_ULONG) asks(signature);
+    C_SignRecover(data: *mut CK_BYTE, size: CK_ULONG, signature: *mut CK_BYTE, signature_size: *mut CK_ULONG) asks(signature, signature_size);
     C_VerifyInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
-    C_Verify(data: *mut CK_BYTE, size: CK_ULONG, signature: *mut CK_BYTE, signature_size: CK_ULONG);
     C_VerifyUpdate(part: *mut CK_BYTE, size: CK_ULONG);
     C_VerifyFinal(signature: *mut CK_BYTE, signature_size: CK_ULONG);
     C_VerifyRecoverInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
-    C_VerifyRecover(signature: *mut CK_BYTE, signature_size: CK_ULONG, data: *mut CK_BYTE, size: *mut CK_ULONG) asks(data);
-    C_DigestEncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_DecryptDigestUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_SignEncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
-    C_DecryptVerifyUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output);
+    C_VerifyRecover(signature: *mut CK_BYTE, signature_size: CK_ULONG, data: *mut CK_BYTE, size: *mut CK_ULONG) asks(data, size);
+    C_DigestEncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_DecryptDigestUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_SignEncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
+    C_DecryptVerifyUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_GenerateKey(mechanism: *mut CK_MECHANISM, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut CK_OBJECT_HANDLE)
         gives(key);
     C_GenerateKeyPair(mechanism: *mut CK_MECHANISM, public_template: *mut CK_ATTRIBUTE, public_count: CK_ULONG, private_template: *mut CK_ATTRIBUTE, private_count: CK_ULONG, public_key: *mut CK_OBJECT_HANDLE, private_key: *mut CK_OBJECT_HANDLE)
         gives(public_key, private_key);
     C_WrapKey(mechanism: *mut CK_MECHANISM, wrapping_key: CK_OBJECT_HANDLE, key: CK_OBJECT_HANDLE, wrapped: *mut CK_BYTE, wrapped_size: *mut CK_ULONG)
-        takes(wrapping_key: CKR_WRAPPING_KEY_HANDLE_INVALID, key: CKR_KEY_HANDLE_INVALID) asks(wrapped);
+        takes(wrapping_key: CKR_WRAPPING_KEY_HANDLE_INVALID, key: CKR_KEY_HANDLE_INVALID) asks(wrapped, wrapped_size);
     C_UnwrapKey(mechanism: *mut CK_MECHANISM, unwrapping_key: CK_OBJECT_HANDLE, wrapped: *mut CK_BYTE, size: CK_ULONG, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut CK_OBJECT_HANDLE)
         takes(unwrapping_key: CKR_UNWRAPPING_KEY_HANDLE_INVALID) gives(key);
     C_DeriveKey(mechanism: *mut CK_MECHANISM, base_key: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut CK_OBJECT_HANDLE)
         takes(base_key: CKR_KEY_HANDLE_INVALID) gives(key);
     C_SeedRandom(seed: *mut CK_BYTE, size: CK_ULONG);
-    C_GenerateRandom(random: *mut CK_BYTE, size: CK_ULONG);
     C_GetFunctionStatus();
     C_CancelFunction();
 }

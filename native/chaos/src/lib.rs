@@ -16,6 +16,7 @@
 #![allow(non_snake_case)]
 
 mod call;
+mod careless;
 mod command;
 mod config;
 mod control;

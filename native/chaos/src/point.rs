@@ -1,6 +1,6 @@
 //! One function's counters and rules: the point where chaos enters.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub struct Point {
     pub inside: AtomicUsize,
     pub hanging: AtomicUsize,
     pub latency: Latency,
+    /// What it says of how long its output is, see `careless`.
+    pub told_size: AtomicU8,
     /// The count that it answers, whatever the real one is; 0: the real one.
     pub count: AtomicU64,
     armed: AtomicBool,
@@ -62,6 +64,7 @@ impl Point {
             inside: AtomicUsize::new(0),
             hanging: AtomicUsize::new(0),
             latency: Latency::none(),
+            told_size: AtomicU8::new(0),
             count: AtomicU64::new(0),
             armed: AtomicBool::new(false),
             rules: Mutex::new(Vec::new()),

@@ -56,6 +56,11 @@ pub struct Chaos {
     pub flags_cleared: AtomicU64,
     /// `CKR_CANT_LOCK` for an application with threads.
     pub cant_lock: AtomicBool,
+    /// What `C_Verify` takes a signature to be long, whatever it is told; 0: what it is told.
+    pub signature_size: AtomicUsize,
+    /// The fewest and the most bytes that `C_GenerateRandom` gives in one call.
+    pub random_min: AtomicUsize,
+    pub random_max: AtomicUsize,
     /// The token makes IVs by itself.
     pub makes_iv: AtomicBool,
     /// Slots are readers of cards, which tell when one comes and goes.
@@ -91,6 +96,9 @@ pub static CHAOS: Chaos = Chaos {
     flags_set: AtomicU64::new(0),
     flags_cleared: AtomicU64::new(0),
     cant_lock: AtomicBool::new(false),
+    signature_size: AtomicUsize::new(0),
+    random_min: AtomicUsize::new(0),
+    random_max: AtomicUsize::new(usize::MAX),
     makes_iv: AtomicBool::new(false),
     slot_events: AtomicBool::new(false),
     malformed_info: AtomicBool::new(false),
@@ -196,6 +204,9 @@ impl Chaos {
         self.flags_set.store(0, Ordering::SeqCst);
         self.flags_cleared.store(0, Ordering::SeqCst);
         self.cant_lock.store(false, Ordering::SeqCst);
+        self.signature_size.store(0, Ordering::SeqCst);
+        self.random_min.store(0, Ordering::SeqCst);
+        self.random_max.store(usize::MAX, Ordering::SeqCst);
         self.makes_iv.store(false, Ordering::SeqCst);
         self.slot_events.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);

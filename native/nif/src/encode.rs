@@ -101,6 +101,9 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         Error::ModuleConflict { path, option } => {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }
+        Error::SignatureLength { expected, given } => {
+            vec![(atoms::expected_bytes(), expected.encode(env)), (atoms::given_bytes(), given.encode(env))]
+        }
         Error::SessionsHung { hung, size } => vec![(atoms::hung(), hung.encode(env)), (atoms::size(), size.encode(env))],
         Error::KeyMisfit { class, key_type } => {
             let class = class.map(|class| (atoms::class(), class.encode(env)));

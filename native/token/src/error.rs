@@ -92,6 +92,14 @@ pub enum Error {
         /// Bytes of the order.
         longest: usize,
     },
+    /// The signature has another length than mechanism and key give it: the module was not asked.
+    #[error("the signature has {given} bytes where {expected} are due")]
+    SignatureLength {
+        /// Bytes that it should have.
+        expected: usize,
+        /// Bytes that it has.
+        given: usize,
+    },
     /// The ciphertext could not be decrypted: it was changed, or key or parameters are not its own.
     #[error("{call}: the ciphertext could not be decrypted")]
     DecryptionFailed {
@@ -262,6 +270,7 @@ impl Error {
             Self::ObjectOfOtherToken => "object_of_other_token",
             Self::KeyMisfit { .. } => "key_type_inconsistent",
             Self::DigestTooLong { .. } => "digest_too_long",
+            Self::SignatureLength { .. } => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::DecryptionFailed { .. } => "decryption_failed",
             Self::IvReplaced { .. } => "iv_replaced",
             Self::IvNotMade => "iv_not_made",

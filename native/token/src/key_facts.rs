@@ -7,6 +7,7 @@ use cryptoki_sys::{
 };
 
 use crate::p11::attributes::{AttributeRead, get_attributes, read_together};
+use crate::p11::lengths::SignatureLength;
 use crate::p11::{CallError, Functions, curves};
 
 /// What is asked for. Modules that stop at the first attribute that a key does not have, stop late.
@@ -60,6 +61,20 @@ impl KeyFacts {
         curves::order_size(self.params_of(CKK_EC)?)
     }
 
+    /// Bytes of a signature that this key makes or verifies, where mechanism and key fix them and the token says what they are.
+    pub(crate) fn signature_size(&self, length: SignatureLength) -> Option<usize> {
+        match length {
+            SignatureLength::Bytes(size) => Some(size),
+            SignatureLength::Modulus => self.modulus_size.filter(|_| self.key_type == Some(CKK_RSA)),
+            SignatureLength::TwoOrders => Some(2 * self.order_size()?),
+            // Before there was a type for them, Edwards keys were EC keys.
+            SignatureLength::Edwards => {
+                curves::edwards_signature_size(self.params_of(CKK_EC_EDWARDS).or_else(|| self.params_of(CKK_EC))?)
+            }
+            SignatureLength::Unknown => None,
+        }
+    }
+
     fn params_of(&self, key_type: CK_KEY_TYPE) -> Option<&[u8]> {
         self.ec_params.as_deref().filter(|_| self.key_type == Some(key_type))
     }
@@ -91,6 +106,28 @@ mod tests {
         assert_eq!(ec(CKK_RSA, P256).order_size(), None);
         assert_eq!(ec(CKK_EC, b"\x06\x01\x2a").order_size(), None);
         assert_eq!(KeyFacts::default().order_size(), None);
+    }
+
+    #[test]
+    fn a_signature_is_as_long_as_mechanism_and_key_say() {
+        let rsa = KeyFacts { key_type: Some(CKK_RSA), modulus_size: Some(256), ..KeyFacts::default() };
+        assert_eq!(rsa.signature_size(SignatureLength::Modulus), Some(256));
+        assert_eq!(ec(CKK_EC, P256).signature_size(SignatureLength::TwoOrders), Some(64));
+        for key_type in [CKK_EC_EDWARDS, CKK_EC] {
+            assert_eq!(ec(key_type, b"\x06\x03\x2b\x65\x70").signature_size(SignatureLength::Edwards), Some(64));
+        }
+        assert_eq!(KeyFacts::default().signature_size(SignatureLength::Bytes(32)), Some(32));
+    }
+
+    #[test]
+    fn what_the_token_does_not_say_or_says_of_another_key_is_not_guessed() {
+        let none = KeyFacts::default();
+        for length in [SignatureLength::Modulus, SignatureLength::TwoOrders, SignatureLength::Edwards, SignatureLength::Unknown] {
+            assert_eq!(none.signature_size(length), None);
+        }
+        assert_eq!(ec(CKK_RSA, P256).signature_size(SignatureLength::TwoOrders), None);
+        assert_eq!(ec(CKK_EC, P256).signature_size(SignatureLength::Modulus), None);
+        assert_eq!(ec(CKK_EC, b"\x06\x01\x2a").signature_size(SignatureLength::TwoOrders), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::execute::{Attempt, Fault};
 use crate::key_facts::KeyFacts;
 use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
 use crate::p11::fit::{Use, fits};
+use crate::p11::lengths;
 use crate::p11::{CallError, Class, Mechanism, Params, Phase};
 use crate::request::{Answer, ContextPin};
 
@@ -117,12 +118,18 @@ impl Attempt<'_> {
         }
     }
 
-    /// Refuses what no module should be asked: some crash on a key that is none of the mechanism's, and some sign the first bytes of a message
-    /// that is given in place of a digest.
+    /// Refuses what no module should be asked: some crash on a key that is none of the mechanism's, some sign the first bytes of a message
+    /// that is given in place of a digest, and some take a signature to be as long as it should be, and read on behind its end.
     fn check(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
         let Some(usage) = task.usage() else { return Ok(()) };
         if !fits(mechanism.code, usage, facts.class, facts.key_type) {
             return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
+        }
+        if let Task::Verify { signature, .. } = task
+            && let Some(expected) = facts.signature_size(lengths::of_signature(mechanism))
+            && signature.len() != expected
+        {
+            return Err(Error::SignatureLength { expected, given: signature.len() });
         }
         let (Task::Sign(data) | Task::Verify { data, .. }) = task else { return Ok(()) };
         match (mechanism, facts.order_size()) {

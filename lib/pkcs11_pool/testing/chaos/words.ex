@@ -28,7 +28,12 @@ defmodule Pkcs11Pool.Testing.Chaos.Words do
   @doc "The value of an option."
   @spec option!(atom, term) :: term
   def option!(name, value) when name in [:nth, :count] and value in 1..@ulong, do: value
-  def option!(name, value) when name in [:slot_id, :from, :seed] and value in 0..@ulong, do: value
+
+  def option!(name, value)
+      when name in [:slot_id, :from, :seed, :signature_size, :random_limits] and
+             value in 0..@ulong,
+      do: value
+
   def option!(name, value) when name in [:run, :objects] and is_boolean(value), do: value
   def option!(:code, value), do: code!(value)
 

@@ -55,6 +55,10 @@ pub fn sign_after(
     })
 }
 
+/// Zeros behind a signature that a module verifies: some read as many bytes as it should have, whatever they are told (opencryptoki 3.23). Enough
+/// for RSA-8192.
+const SIGNATURE_MARGIN: usize = 1024;
+
 /// `C_VerifyInit`, `C_Verify`. A signature that does not match is `CKR_SIGNATURE_INVALID`, or
 /// `CKR_SIGNATURE_LEN_RANGE` where its length alone gives it away.
 pub fn verify(
@@ -66,12 +70,14 @@ pub fn verify(
     signature: &[u8],
 ) -> Result<(), CallError> {
     check_raw_rsa("C_Verify", functions, session, key, mechanism, data)?;
+    let mut padded = zeroed(signature.len().saturating_add(SIGNATURE_MARGIN), "C_Verify", Phase::Init)?;
+    padded[..signature.len()].copy_from_slice(signature);
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
         let code = unsafe { call!(functions, C_VerifyInit(session, mechanism, key)) };
         check("C_VerifyInit", Phase::Init, code)?;
         // SAFETY: both inputs are only read.
-        let code = unsafe { call!(functions, C_Verify(session, input(data), length(data), input(signature), length(signature))) };
+        let code = unsafe { call!(functions, C_Verify(session, input(data), length(data), input(&padded), length(signature))) };
         check("C_Verify", Phase::Final, code)
     })
 }
@@ -242,4 +248,44 @@ pub fn generate_random(functions: &Functions, session: CK_SESSION_HANDLE, count:
     let code = unsafe { call!(functions, C_GenerateRandom(session, bytes.as_mut_ptr(), count as CK_ULONG)) };
     check("C_GenerateRandom", Phase::Single, code)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: CK_FUNCTION_LIST = {
+        // SAFETY: a version of zeros, and no functions.
+        unsafe { std::mem::zeroed() }
+    };
+
+    unsafe extern "C" fn verify_init(_: CK_SESSION_HANDLE, _: *mut CK_MECHANISM, _: CK_OBJECT_HANDLE) -> CK_RV {
+        CKR_OK
+    }
+
+    /// Reads a whole MAC, whatever the length: good if it is two ones and zeros.
+    unsafe extern "C" fn verify_whole(
+        _: CK_SESSION_HANDLE,
+        _: *mut CK_BYTE,
+        _: CK_ULONG,
+        signature: *mut CK_BYTE,
+        _: CK_ULONG,
+    ) -> CK_RV {
+        // SAFETY: what this test is about.
+        let whole = unsafe { std::slice::from_raw_parts(signature, 64) };
+        if whole[..2] == [1, 1] && whole[2..] == [0; 62] { CKR_OK } else { CKR_SIGNATURE_INVALID }
+    }
+
+    #[test]
+    fn behind_a_signature_are_zeros() {
+        static LIST: CK_FUNCTION_LIST =
+            CK_FUNCTION_LIST { C_VerifyInit: Some(verify_init), C_Verify: Some(verify_whole), ..EMPTY };
+        // SAFETY: the functions above do what is asked of them.
+        let functions = unsafe { Functions::from_list(&LIST) };
+        let mechanism = Mechanism::new(CKM_SHA256_HMAC);
+        // What lies behind in memory would be these.
+        let signature = [1; 64];
+        assert_eq!(verify(&functions, 1, 1, &mechanism, b"", &signature[..2]), Ok(()));
+        assert!(verify(&functions, 1, 1, &mechanism, b"", &signature[..1]).is_err());
+    }
 }

@@ -17,6 +17,7 @@ mod error;
 pub mod fit;
 mod functions;
 pub mod keys;
+pub mod lengths;
 mod mechanism;
 pub mod objects;
 pub mod session;
