@@ -868,8 +868,8 @@ defmodule Pkcs11Pool do
         [token: true, label: "ec", private: true, sensitive: true, sign: true])
 
   The templates reach the module as they are. One without `token: true` would make a session object, which dies with the session that
-  happened to make it: `:session_object_needs_session`, unless that is the session of a `with_session/3` block, or the call says
-  `session_object: :allow`.
+  happened to make it: `:session_object_needs_session`, unless that is the session of a `with_session/3` block, or the call or the pool
+  says `session_object: :allow`.
 
   Calls `C_GenerateKeyPair` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the keys.
   """
@@ -902,11 +902,17 @@ defmodule Pkcs11Pool do
   defp token_object(_pool, _template, %{session_object: :allow}), do: :ok
   defp token_object(%Lease{}, _template, _opts), do: :ok
 
-  defp token_object(pool, template, _opts) do
-    if List.keyfind(template, @token, 0) == {@token, true} or Lease.current(pool) != nil,
-      do: :ok,
-      else: {:error, Error.new(:session_object_needs_session, pool: pool, executed: false)}
+  defp token_object(pool, template, opts) do
+    if List.keyfind(template, @token, 0) == {@token, true} or Lease.current(pool) != nil or
+         allows_session_objects?(pool, opts),
+       do: :ok,
+       else: {:error, Error.new(:session_object_needs_session, pool: pool, executed: false)}
   end
+
+  defp allows_session_objects?(pool, %{session_object: nil}),
+    do: match?({:ok, _keeper, %{session_object: :allow}}, Registry.lookup(pool))
+
+  defp allows_session_objects?(_pool, _opts), do: false
 
   @doc """
   The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.

@@ -31,6 +31,7 @@ defmodule Pkcs11Pool.OptionsTest do
              module_env: nil,
              module_args: nil,
              slot: {:token_label, "payments"},
+             profile: nil,
              type: :hsm,
              pool_size: 4,
              stripes: 1,
@@ -57,6 +58,7 @@ defmodule Pkcs11Pool.OptionsTest do
              reauthentication: :prompt,
              read_only: false,
              serialize: false,
+             session_object: :refuse,
              retry_policy: %{}
            }
   end
@@ -68,6 +70,7 @@ defmodule Pkcs11Pool.OptionsTest do
       module_env: %{"SOFTHSM2_CONF" => "/etc/softhsm2.conf"},
       module_args: "configdir=/tmp",
       slot: {:slot_id, 0},
+      profile: :luna,
       type: :soft_hsm,
       pool_size: 8,
       stripes: 8,
@@ -92,6 +95,7 @@ defmodule Pkcs11Pool.OptionsTest do
       inactivity_timeout: 1,
       reauthentication: :fail,
       serialize: true,
+      session_object: :allow,
       retry_policy: %{:general_error => :device_trouble, 0x80000123 => :dead_session}
     ]
 
@@ -319,7 +323,7 @@ defmodule Pkcs11Pool.OptionsTest do
                telemetry_metadata: %{},
                signature: :raw,
                partial: false,
-               session_object: :refuse,
+               session_object: nil,
                force: false,
                prefix: "",
                suffix: ""

@@ -71,6 +71,7 @@ defmodule Pkcs11Pool.Keeper do
         :max_waiting,
         :type,
         :lazy,
+        :session_object,
         :pin_timeout,
         :protected_authentication_path
       ])

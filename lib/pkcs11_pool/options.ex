@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.Options do
   # documented in `Pkcs11Pool`. No message shows a PIN, or what could be one.
 
   alias Pkcs11Pool.Options.Value
-  alias Pkcs11Pool.{PinSource, ReturnCode, Suggestion}
+  alias Pkcs11Pool.{PinSource, Profile, ReturnCode, Suggestion}
 
   @default_pool_size 4
 
@@ -16,6 +16,7 @@ defmodule Pkcs11Pool.Options do
     module_env: nil,
     module_args: nil,
     slot: nil,
+    profile: nil,
     type: :hsm,
     pool_size: nil,
     stripes: 1,
@@ -42,6 +43,7 @@ defmodule Pkcs11Pool.Options do
     reauthentication: :prompt,
     read_only: false,
     serialize: false,
+    session_object: :refuse,
     retry_policy: %{}
   ]
   @names Keyword.keys(@defaults)
@@ -70,6 +72,7 @@ defmodule Pkcs11Pool.Options do
           module_env: sealed(%{optional(String.t()) => String.t()}) | nil,
           module_args: sealed(String.t()) | nil,
           slot: slot,
+          profile: Profile.name() | nil,
           type: :hsm | :cloud_hsm | :token,
           pool_size: 1..1_024,
           stripes: 1..1_024,
@@ -96,17 +99,18 @@ defmodule Pkcs11Pool.Options do
           reauthentication: :prompt | :fail,
           read_only: boolean,
           serialize: boolean,
+          session_object: :refuse | :allow,
           retry_policy: %{optional(non_neg_integer) => ReturnCode.class()}
         }
 
-  @typedoc "The options of a call; a timeout of nil is the pool's."
+  @typedoc "The options of a call; a timeout or `:session_object` of nil is the pool's."
   @type call :: %{
           queue_timeout: timeout | nil,
           operation_timeout: timeout | nil,
           telemetry_metadata: map,
           signature: :raw | :der,
           partial: boolean,
-          session_object: :refuse | :allow,
+          session_object: :refuse | :allow | nil,
           force: boolean,
           prefix: binary,
           suffix: binary
@@ -119,7 +123,7 @@ defmodule Pkcs11Pool.Options do
     telemetry_metadata: %{},
     signature: :raw,
     partial: false,
-    session_object: :refuse,
+    session_object: nil,
     force: false,
     prefix: "",
     suffix: ""
@@ -135,9 +139,8 @@ defmodule Pkcs11Pool.Options do
 
     required!(options, @required)
 
-    # As everywhere in Keyword, the first of several counts.
-    values = for name <- @names, Keyword.has_key?(options, name), do: {name, options[name]}
-    values = for {name, value} <- values, do: {name, Value.validate!(name, value)}
+    profile = options |> Keyword.get(:profile) |> of_profile()
+    values = Map.merge(validated!(profile), validated!(options), &explicit/3)
 
     __MODULE__
     |> struct!(values)
@@ -322,6 +325,25 @@ defmodule Pkcs11Pool.Options do
 
   defp hint([unknown], valid), do: Suggestion.for(unknown, valid)
   defp hint(_several, _valid), do: ""
+
+  # As everywhere in Keyword, the first of several counts.
+  defp validated!(options) do
+    for name <- @names,
+        Keyword.has_key?(options, name),
+        into: %{},
+        do: {name, Value.validate!(name, options[name])}
+  end
+
+  defp of_profile(name) do
+    case Value.validate!(:profile, name) do
+      nil -> []
+      name -> Profile.options(name)
+    end
+  end
+
+  # What is given itself wins.
+  defp explicit(:retry_policy, profile, policy), do: Map.merge(profile, policy)
+  defp explicit(_name, _profile, value), do: value
 
   # Several options
 

@@ -16,6 +16,7 @@ defmodule Pkcs11Pool.Registry do
           max_waiting: non_neg_integer,
           type: :hsm | :cloud_hsm | :token,
           lazy: boolean,
+          session_object: :refuse | :allow,
           pin_timeout: pos_integer,
           protected_authentication_path: boolean
         }

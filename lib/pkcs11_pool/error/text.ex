@@ -136,7 +136,7 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp explain(:session_object_needs_session, _details, _error) do
     {"the template makes a session object, which would be lost when the pool closes its session",
-     "Add token: true, make it inside with_session/3, or give session_object: :allow"}
+     "Add token: true, make it inside with_session/3, or give session_object: :allow (to the call, or to the pool)"}
   end
 
   defp explain(:attribute_sensitive, details, _error) do

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Options.Value do
   @moduledoc false
   # The check of one option by itself, with messages in NimbleOptions' words.
 
-  alias Pkcs11Pool.{PinSource, ReturnCode, Suggestion}
+  alias Pkcs11Pool.{PinSource, Profile, ReturnCode, Suggestion}
 
   # Two of them added up are still a timeout that `receive` takes.
   @longest_ms 0x7FFFFFFF
@@ -116,6 +116,9 @@ defmodule Pkcs11Pool.Options.Value do
     do: one_of!(:reauthentication, value, [:prompt, :fail])
 
   def validate!(:signature, value), do: one_of!(:signature, value, [:raw, :der])
+
+  def validate!(:profile, nil), do: nil
+  def validate!(:profile, value), do: one_of!(:profile, value, Profile.names())
 
   def validate!(:session_object, value),
     do: one_of!(:session_object, value, [:refuse, :allow])
