@@ -80,6 +80,10 @@ defmodule Pkcs11Pool.Soak.Storm do
   def rage(chaos, opts, callers, slot, duration, seed) do
     :rand.seed(:exsss, seed)
     Chaos.seed(chaos, seed)
+
+    # The numbers of sessions and objects that are lost are given out again, and a second Init replaces the first.
+    Chaos.reuse_handles(chaos, true, objects: true)
+    Chaos.replace_operations(chaos)
     now = now()
 
     storm =

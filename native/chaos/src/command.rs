@@ -322,8 +322,11 @@ fn kill_sessions() -> Result<(), String> {
     let slots = CHAOS.sessions.slots();
     CHAOS.sessions.kill(None);
     if CHAOS.objects.reuses.load(Ordering::SeqCst) {
-        log_out(&slots)?;
-        CHAOS.objects.invalidate();
+        // Where the module is not initialized, nobody is logged in.
+        if CHAOS.mode() == Mode::Up {
+            log_out(&slots)?;
+        }
+        CHAOS.objects.number_anew();
     }
     Ok(())
 }

@@ -30,12 +30,15 @@ impl Objects {
         Self { generation: AtomicU64::new(0), stale: AtomicU64::new(0), reuses: AtomicBool::new(false), names: Mutex::new(names) }
     }
 
-    /// Makes every handle that the application has invalid; where they are reused, the first object that is found next gets the first one again.
+    /// Makes every handle that the application has invalid, and gives the first one to the object that is found next.
+    pub fn number_anew(&self) {
+        self.names.lock().next = FIRST;
+        self.invalidate();
+    }
+
+    /// Makes every handle that the application has invalid.
     pub fn invalidate(&self) {
         let mut names = self.names.lock();
-        if self.reuses.load(Ordering::SeqCst) {
-            names.next = FIRST;
-        }
         names.to_real.clear();
         names.to_shown.clear();
         self.generation.fetch_add(1, Ordering::SeqCst);
