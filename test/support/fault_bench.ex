@@ -128,6 +128,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
     # Long enough for a loaded machine: only a device that is lost fails for so long.
     soon = if happening == :device_lost, do: [trouble_timeout: 500], else: []
     bench = %{bench | opts: bench.opts ++ soon}
+    if happening == :numbers_reused, do: Chaos.reuse_handles(bench.chaos)
 
     try do
       within_pool(bench, fn ->
@@ -168,7 +169,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
   end
 
   # The rest befalls a call while the module is in its function.
-  defp happen(happening, %{chaos: chaos, token: token, pool: pool}, place) do
+  defp happen(happening, %{chaos: chaos, token: token, pool: pool} = bench, place) do
     Chaos.hang(chaos, Faults.function(place), nth: 1)
     opts = if happening == :hung, do: [operation_timeout: @soon], else: []
     task = Task.async(fn -> call(pool, place, opts) end)
@@ -177,6 +178,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
     case happening do
       :hung -> Poll.until(fn -> not Process.alive?(task.pid) end)
       :sessions_died -> Chaos.kill_sessions(chaos)
+      :numbers_reused -> reuse_numbers(bench)
       :objects_invalidated -> Chaos.invalidate_objects(chaos)
       :logged_out -> Chaos.logout(chaos)
       :token_removed -> Chaos.remove_token(chaos)
@@ -192,6 +194,16 @@ defmodule Pkcs11Pool.Test.FaultBench do
     if reload, do: :ok = Task.await(reload, 15_000)
     if happening == :token_removed, do: Chaos.return_token(chaos, slot_id: token.slot_id + 77)
     result
+  end
+
+  # A pool that comes and goes is given them.
+  defp reuse_numbers(%{chaos: chaos, opts: opts} = bench) do
+    Chaos.kill_sessions(chaos)
+    other = {bench.pool, :other}
+
+    within_pool(%{bench | opts: Keyword.put(opts, :name, other)}, fn ->
+      {:ok, _digest} = Pkcs11Pool.digest(other, :sha256, "other")
+    end)
   end
 
   # It waits for the call that is inside: others are held up.

@@ -219,6 +219,7 @@ defmodule Pkcs11Pool.Test.Faults do
   What befalls a call while the module is in a function:
 
     * `:sessions_died`, `:objects_invalidated`, `:logged_out`, `:uninitialized` - all sessions, all handles, the login, or the module's state are lost
+    * `:numbers_reused` - all sessions are lost, and their numbers are given to those of another pool before the call goes on
     * `:token_removed` - the token is taken away, and comes back in another slot when the call has been answered
     * `:hung`, `:slow` - the function does not return within `:operation_timeout`, until somebody releases it, or later by itself
     * `:full` - the token gives no session
@@ -228,6 +229,7 @@ defmodule Pkcs11Pool.Test.Faults do
   """
   @type happening ::
           :sessions_died
+          | :numbers_reused
           | :objects_invalidated
           | :logged_out
           | :uninitialized
@@ -241,6 +243,7 @@ defmodule Pkcs11Pool.Test.Faults do
 
   @happenings [
     :sessions_died,
+    :numbers_reused,
     :objects_invalidated,
     :logged_out,
     :uninitialized,
@@ -268,6 +271,12 @@ defmodule Pkcs11Pool.Test.Faults do
   # A lost handle or login is refused before anything is done, and then a change is not made a second time either; what else is lost leaves open
   # whether it was made.
   def outcome(:sessions_died, :change), do: {:session_handle_invalid, :unknown}
+
+  # Found and destroyed on a session that is another's: whether it was the right one, nobody knows. A handle of before was refused, and the
+  # change is made on a session of its own. Before the first session and its login there is no number to lose.
+  def outcome(:numbers_reused, :change_look_up), do: {:session_lost, :unknown}
+
+  def outcome(:numbers_reused, place) when place in [:open, :login], do: nil
   def outcome(:uninitialized, :change), do: {:cryptoki_not_initialized, :unknown}
   def outcome(:objects_invalidated, :change), do: {:object_handle_invalid, false}
   def outcome(:logged_out, :change), do: nil
