@@ -72,6 +72,30 @@ defmodule Pkcs11Pool.CipherTest do
       end
     end
 
+    test "uses all of an IV, however long one may be", %{pool: pool, aes: aes} do
+      for size <- [1, 8, 13, 16, 64, 127, 128] do
+        iv = iv(size)
+
+        {ciphertext, tag} =
+          :crypto.crypto_one_time_aead(:aes_256_gcm, aes, iv, @data, "", 16, true)
+
+        assert Pkcs11Pool.encrypt(pool, "aes", {:aes_gcm, iv: iv}, @data) ==
+                 {:ok, ciphertext <> tag}
+      end
+
+      # SoftHSM would use the first 12 bytes of these, and so the same IV twice.
+      same = iv()
+      items = for last <- ["a", "b"], do: {[iv: same <> String.duplicate(last, 117)], @data}
+
+      for call <- [
+            fn -> Pkcs11Pool.encrypt_many(pool, "aes", :aes_gcm, items) end,
+            fn -> Pkcs11Pool.encrypt(pool, "aes", {:aes_gcm, iv: iv(257)}, @data) end,
+            fn -> Pkcs11Pool.decrypt(pool, "aes", {:aes_gcm, iv: iv(129)}, @data) end
+          ] do
+        assert_raise ArgumentError, ~r/:iv .* at most 128 bytes/, call
+      end
+    end
+
     test "refuses what is not the ciphertext that was made", %{pool: pool} do
       iv = iv()
       mechanism = {:aes_gcm, iv: iv, aad: "header"}

@@ -228,6 +228,21 @@ defmodule Pkcs11Pool.MechanismTest do
 
     assert message(fn -> Mechanism.encode!({:aes_gcm, iv: ""}) end) =~ "non-empty"
 
+    # Some tokens use but the beginning of a longer one.
+    longest = :binary.copy("i", 128)
+    assert {0x1087, {:gcm, ^longest, "", 128}} = Mechanism.encode!({:aes_gcm, iv: longest})
+
+    for mechanism <- [
+          {:aes_gcm, iv: longest <> "i"},
+          {:vendor, 0x80000001, {:aes_gcm, iv: :binary.copy("i", 256)}}
+        ] do
+      message = message(fn -> Mechanism.encode!(mechanism) end)
+      assert message =~ "invalid parameter :iv of mechanism :aes_gcm"
+      assert message =~ "at most 128 bytes"
+      assert message =~ "some tokens use only the beginning of a longer one"
+      refute message =~ "iii"
+    end
+
     assert message(fn -> Mechanism.encode!({:aes_gcm, iv: <<1::96>>, tag_bits: 12}) end) =~
              ":tag_bits"
   end

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.Mechanism do
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
   | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""` |
   | `:ecdsa`, `:ecdsa_sha256`, ..., `:eddsa` | none |
-  | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required, a non-empty binary, or `:token` where the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
+  | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required, a binary of 1 to 128 bytes (of longer ones some tokens use only the beginning), or `:token` where the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
   | `{:aes_cbc, iv: iv}`, `:aes_cbc_pad`, `:aes_ofb`, `:aes_cfb8`, `:aes_xts`, ... | `:iv` of 16 bytes is required |
   | `{:des3_cbc, iv: iv}`, `:des3_cbc_pad`, ... | `:iv` of 8 bytes is required |
   | `{:aes_ctr, counter_block: block, counter_bits: 128}` | `:counter_block` of 16 bytes is required; `:counter_bits` defaults to 128 |

@@ -79,6 +79,8 @@ defmodule Pkcs11Pool.Mechanism.Params do
             do: {written, code}
   @kdf_names Keyword.keys(Constants.kdfs())
 
+  # SoftHSM uses the first 12 bytes of IVs of 129, 256 and 257 bytes.
+  @longest_gcm_iv 128
   @gcm_tag_bits [32, 64, 96, 104, 112, 120, 128]
   @ulong_bytes :erlang.system_info(:wordsize)
   @max_ulong Bitwise.bsl(1, 8 * @ulong_bytes) - 1
@@ -238,6 +240,13 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
     unless iv == :token or (is_binary(iv) and iv != ""),
       do: bad!(name, :iv, "a non-empty binary, or :token for one that the token makes", iv)
+
+    if is_binary(iv) and byte_size(iv) > @longest_gcm_iv do
+      raise ArgumentError,
+            "invalid parameter :iv of mechanism #{inspect(name)}: expected a binary of at most #{@longest_gcm_iv} bytes, " <>
+              "got: #{shape(iv)}; some tokens use only the beginning of a longer one, so that two that differ may be the same. " <>
+              "12 bytes are usual"
+    end
 
     unless tag_bits in @gcm_tag_bits,
       do: bad!(name, :tag_bits, "one of #{inspect(@gcm_tag_bits)}", tag_bits)
