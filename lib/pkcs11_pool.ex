@@ -553,7 +553,10 @@ defmodule Pkcs11Pool do
   Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also for one of a wrong
   length. Where mechanism and key say how long a signature is (`*_hmac`, `*_mac`, `*_general`, RSA, ECDSA, EdDSA), one of another length does not
   reach the token: some look no further than its beginning, or read on behind its end. r and s of an ECDSA signature are each as long as the
-  curve's order, zeros in front included. How long RSA and EC signatures are is asked of the token once per key; where it does not say, it decides. `signature: :der` as in `sign/5`; on a curve that is neither well known nor spelled out by the key, it is `:curve_not_supported`.
+  curve's order, zeros in front included. How long RSA and EC signatures are is asked of the token once per key; where it does not say, it decides.
+
+  What the token said of a wrong signature is in `code`: NSS says `CKR_DEVICE_ERROR` to a MAC of other data. What may mean anything is taken for a wrong
+  signature if the session answers otherwise, and is not tried again; the guide "When the token fails" says how far that can be told. `signature: :der` as in `sign/5`; on a curve that is neither well known nor spelled out by the key, it is `:curve_not_supported`.
 
   Calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
   """
@@ -626,7 +629,8 @@ defmodule Pkcs11Pool do
   Decrypts `data` (iodata) with a secret or private key: `{:ok, plaintext}`, a binary.
 
   A ciphertext or tag that was changed or cut off, or is another key's, is the error `:decryption_failed`. What the token said is in `code`: some
-  say what may mean anything (`CKR_GENERAL_ERROR`), which is taken for a failed decryption if the token answers otherwise. To whom you tell that a
+  say what may mean anything (`CKR_GENERAL_ERROR`, `CKR_DEVICE_ERROR`), which is taken for a failed decryption if the session answers otherwise. It is
+  not tried again, and each refusal makes the same calls, so that none takes longer for a reason of the pool's. To whom you tell that a
   decryption failed, and how soon, is told something about the plaintext, unless the mechanism authenticates as AES-GCM does: not so AES-CBC and RSA
   PKCS #1 v1.5. Of the latter some tokens give random bytes rather than an error, for that reason.
 

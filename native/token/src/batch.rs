@@ -150,6 +150,7 @@ impl Attempt<'_> {
         match error {
             Error::Call(call) => matches!(self.class(call), Class::Caller | Class::Buffer),
             Error::DecryptionFailed { .. }
+            | Error::SignatureInvalid { .. }
             | Error::SignatureLength { .. }
             | Error::IvReplaced { .. }
             | Error::IvNotMade

@@ -92,6 +92,12 @@ pub enum Error {
         /// Bytes of the order.
         longest: usize,
     },
+    /// The signature is not the data's.
+    #[error("{call}: the signature is not valid")]
+    SignatureInvalid {
+        /// What the module said.
+        call: CallError,
+    },
     /// The signature has another length than mechanism and key give it: the module was not asked.
     #[error("the signature has {given} bytes where {expected} are due")]
     SignatureLength {
@@ -270,7 +276,7 @@ impl Error {
             Self::ObjectOfOtherToken => "object_of_other_token",
             Self::KeyMisfit { .. } => "key_type_inconsistent",
             Self::DigestTooLong { .. } => "digest_too_long",
-            Self::SignatureLength { .. } => p11::codes::name(CKR_SIGNATURE_INVALID),
+            Self::SignatureInvalid { .. } | Self::SignatureLength { .. } => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::DecryptionFailed { .. } => "decryption_failed",
             Self::IvReplaced { .. } => "iv_replaced",
             Self::IvNotMade => "iv_not_made",
@@ -318,6 +324,7 @@ impl Error {
         match self {
             Self::Call(call)
             | Self::DecryptionFailed { call }
+            | Self::SignatureInvalid { call }
             | Self::PinRequired { call }
             | Self::LoginConflict { call: Some(call) }
             | Self::TokenUnavailable(Unavailable { call: Some(call), .. }) => Some(*call),

@@ -143,7 +143,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) resolver: Resolver<'a>,
     /// When a slice of a batch is to end.
     pub(crate) until: Instant,
-    session: &'a Session,
+    pub(crate) session: &'a Session,
     pub(crate) used: &'a HandleUse<'a>,
     /// Whether it is the first one on its session.
     fresh: bool,
@@ -263,8 +263,8 @@ impl Attempt<'_> {
         }
         let call = match error {
             Error::Call(call) => call,
-            // It may be the device, which fails whatever the ciphertext.
-            Error::DecryptionFailed { call } if self.suspects(&call) == Suspected::Device => {
+            // It may be the device, which fails whatever the ciphertext or signature.
+            Error::DecryptionFailed { call } | Error::SignatureInvalid { call } if self.suspects(&call) == Suspected::Device => {
                 let failure = Failure { error: call.into(), executed: Executed::Unknown };
                 return Some(self.lasting(call, failure, false));
             }

@@ -1,8 +1,9 @@
 //! What a key does with data: an Init call and a final one, and what their outcome means.
 
 use cryptoki_sys::{
-    CK_OBJECT_HANDLE, CKM_ECDSA, CKM_HSS, CKM_XMSS, CKM_XMSSMT, CKR_AEAD_DECRYPT_FAILED, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE,
-    CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE,
+    CK_OBJECT_HANDLE, CKM_ECDSA, CKM_HSS, CKM_XMSS, CKM_XMSSMT, CKR_AEAD_DECRYPT_FAILED, CKR_ARGUMENTS_BAD, CKR_DATA_INVALID,
+    CKR_DATA_LEN_RANGE, CKR_DEVICE_MEMORY, CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FIPS_SELF_TEST_FAILED,
+    CKR_HOST_MEMORY, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
 };
 
 use crate::data::Data;
@@ -102,16 +103,19 @@ impl Attempt<'_> {
                 })
                 .map(Answer::Bytes),
             Task::Verify { data, signature } => {
-                self.hashed(key, facts, mechanism, data, |mechanism, data| {
+                let verified = self.hashed(key, facts, mechanism, data, |mechanism, data| {
                     crypto::verify(functions, session, key, mechanism, data, signature)
-                })?;
-                Ok(Answer::Done)
+                });
+                match verified {
+                    Ok(()) => Ok(Answer::Done),
+                    Err(call) => Err(self.refused(call.into(), |call| Error::SignatureInvalid { call })),
+                }
             }
             Task::Encrypt(data) => encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?),
             Task::Decrypt(data) => self
                 .with_login(key, facts, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
                 .map(Answer::Bytes)
-                .map_err(|fault| self.undecryptable(fault)),
+                .map_err(|fault| self.refused(fault, |call| Error::DecryptionFailed { call })),
             Task::DigestKey { prefix, suffix } => {
                 Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
             }
@@ -142,26 +146,42 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether a failed decryption is the ciphertext's fault. Some modules say so by a code that may mean anything (SoftHSM:
-    /// `CKR_GENERAL_ERROR`): then a probe that no input decides tells it from a failing token.
-    fn undecryptable(&self, fault: Fault) -> Fault {
-        let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, active: false, .. }), then: None, .. } = fault
-        else {
+    /// Whether the module has refused what it was to decrypt or to verify, rather than failed to. Some modules say so by a code that may mean anything
+    /// (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a probe that no input decides tells it
+    /// from a failing session. It is asked whatever the code, so that each refusal takes as long as any other, and none is tried again.
+    fn refused(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
+        let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, .. }), then: None, .. } = fault else {
             return fault;
         };
-        let is_ciphertexts = match self.class(&call) {
-            Class::Caller => matches!(
-                call.code,
-                CKR_ENCRYPTED_DATA_INVALID
-                    | CKR_ENCRYPTED_DATA_LEN_RANGE
-                    | CKR_AEAD_DECRYPT_FAILED
-                    | CKR_DATA_INVALID
-                    | CKR_DATA_LEN_RANGE
-            ),
-            Class::Ambiguous => self.answers(),
-            _ => false,
-        };
-        if is_ciphertexts { Fault::ran(Error::DecryptionFailed { call }) } else { fault }
+        let class = self.class(&call);
+        if !is_refusal(&call, class) || !self.answers() {
+            return fault;
+        }
+        if call.active || class != Class::Caller {
+            // Whether the module has ended the operation, the next one sees.
+            self.session.set_unclear();
+        }
+        Fault::ran(error(call))
+    }
+}
+
+/// Whether a final call that returned this code may have found fault with a ciphertext or signature. What speaks of memory does not.
+fn is_refusal(call: &CallError, class: Class) -> bool {
+    match class {
+        Class::Caller => matches!(
+            call.code,
+            CKR_ARGUMENTS_BAD
+                | CKR_DATA_INVALID
+                | CKR_DATA_LEN_RANGE
+                | CKR_ENCRYPTED_DATA_INVALID
+                | CKR_ENCRYPTED_DATA_LEN_RANGE
+                | CKR_AEAD_DECRYPT_FAILED
+                | CKR_SIGNATURE_INVALID
+                | CKR_SIGNATURE_LEN_RANGE
+        ),
+        Class::Ambiguous => true,
+        Class::DeviceTrouble => !matches!(call.code, CKR_HOST_MEMORY | CKR_DEVICE_MEMORY | CKR_FIPS_SELF_TEST_FAILED),
+        _ => false,
     }
 }
 
