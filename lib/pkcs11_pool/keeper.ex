@@ -424,6 +424,7 @@ defmodule Pkcs11Pool.Keeper do
       read_only: options.read_only,
       serialize: options.serialize,
       operation_timeout: finite(options.operation_timeout),
+      random_chunk: options.random_chunk,
       keepalive: if(options.keepalive == :off, do: nil, else: options.keepalive),
       key_cache_ttl: finite(options.key_cache_ttl),
       trouble_timeout: finite(options.trouble_timeout),

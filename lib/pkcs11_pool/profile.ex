@@ -20,6 +20,7 @@ defmodule Pkcs11Pool.Profile do
     google_kmsp11: [
       type: :cloud_hsm,
       session_object: :allow,
+      random_chunk: 1_024,
       operation_timeout: 40_000
     ],
     luna: [

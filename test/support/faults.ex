@@ -454,8 +454,14 @@ defmodule Pkcs11Pool.Test.Faults do
   ## What goes by the code rather than by its class
 
   # These come before the module looks at the operation, which so stays active.
-  defp exception(code, :final) when code in [:arguments_bad, :function_not_supported],
-    do: returned(true, :closed)
+  defp exception(:arguments_bad, :final), do: returned(true, :closed)
+
+  # The module has no such function, or had no operation to end: nothing has run.
+  defp exception(:function_not_supported, :final), do: returned(false, :closed)
+  defp exception(:function_not_supported, :change), do: returned(false, :kept)
+
+  defp exception(:operation_not_initialized, place) when place in [:final, :change],
+    do: returned(false, :closed)
 
   defp exception(:host_memory, :final), do: retried(:unknown, :closed)
 

@@ -6,6 +6,7 @@ defmodule Pkcs11Pool.Options.Value do
 
   # Two of them added up are still a timeout that `receive` takes.
   @longest_ms 0x7FFFFFFF
+  @most_random 1_048_576
 
   # Each may be a thread, and those of a token are far fewer.
   @most_sessions 1_024
@@ -181,6 +182,12 @@ defmodule Pkcs11Pool.Options.Value do
     IO.iodata_to_binary(value)
   rescue
     ArgumentError -> invalid!(name, "iodata")
+  end
+
+  def validate!(:random_chunk, value) do
+    if is_integer(value) and value in 8..@most_random,
+      do: value,
+      else: invalid!(:random_chunk, "integer from 8 to 1_048_576 (bytes)", value)
   end
 
   def validate!(:keepalive, value) do

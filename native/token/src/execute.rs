@@ -121,17 +121,6 @@ pub(crate) fn may_retry<H: Host>(operation: &Operation<H>, executed: Executed) -
     operation.may_be_tried_again() && (executed == Executed::No || operation.request.is_idempotent())
 }
 
-/// Whether an operation may have run whose call failed with this class.
-fn executed(call: &CallError, class: Class) -> Executed {
-    match (call.phase, class) {
-        (Phase::Init, _) => Executed::No,
-        // It runs on.
-        _ if call.code == cryptoki_sys::CKR_PENDING => Executed::Unknown,
-        (_, Class::Caller | Class::StaleHandle | Class::LoginLost | Class::Buffer | Class::DirtySession) => Executed::Yes,
-        _ => Executed::Unknown,
-    }
-}
-
 /// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
 fn ended(call: &CallError, class: Class, failure: Failure) -> Step {
     if call.phase == Phase::Final { Step::Discard(Err(failure), class.name()) } else { Step::Keep(Err(failure)) }
@@ -164,7 +153,8 @@ pub(crate) fn execute<H: Host>(
     let resolver = Resolver { token, functions, session: used.handle(), epoch, now, ttl, found: Cell::new(None) };
     let (until, fresh) = (Instant::now() + SLICE, session.begin_use());
     let attempt = Attempt { options, resolver, until, session, used, fresh };
-    if operation.retried_as == Some(Class::DeadSession) && !fresh && !attempt.is_alive() {
+    let lay_idle = session.index() < operation.opened_since;
+    if operation.retried_as == Some(Class::DeadSession) && lay_idle && !attempt.is_alive() {
         // Where one has died, those that lay idle beside it mostly have, too: the other try is for one that lives.
         token.doubt(epoch);
         return Step::Exchange;
@@ -202,7 +192,7 @@ impl Attempt<'_> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
             Request::Ping => Answer::Done,
-            Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE)?),
+            Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE, PROBE)?),
             Request::Apply { key, mechanism, task } => {
                 let key = self.resolver.resolve(key)?.handle;
                 self.apply(key, mechanism, task, context)?
@@ -212,7 +202,9 @@ impl Attempt<'_> {
                 Answer::Done
             }
             Request::Digest { mechanism, data } => Answer::Bytes(crypto::digest(functions, session, mechanism, data)?),
-            Request::GenerateRandom { length } => Answer::Bytes(crypto::generate_random(functions, session, *length)?),
+            Request::GenerateRandom { length } => {
+                Answer::Bytes(crypto::generate_random(functions, session, *length, self.options.random_chunk)?)
+            }
             Request::SeedRandom { seed } => {
                 crypto::seed_random(functions, session, seed)?;
                 Answer::Done
@@ -281,17 +273,17 @@ impl Attempt<'_> {
             other => return Some(Step::Keep(Err(Failure { error: other, executed: known }))),
         };
         let class = self.class(&call);
-        let executed = executed.unwrap_or_else(|| self::executed(&call, class));
-        let may_retry = may_retry(operation, executed);
+        // What the module refuses in the call itself may not have run either, but is the caller's to ask for again.
+        let has_begun = executed != Some(Executed::No) && call.phase != Phase::Init;
+        let may_retry = may_retry(operation, if has_begun { Executed::Unknown } else { Executed::No });
+        let executed = executed.unwrap_or_else(|| crate::executed::executed(&call, class));
         let failure = Failure { error: call.into(), executed };
         let step = match class {
             // An earlier operation left it so: this one has not been tried.
-            Class::DirtySession
-                if executed == Executed::No && self.session.is_unclear() && matches!(operation.place, Place::Pool) =>
-            {
+            Class::DirtySession if !has_begun && self.session.is_unclear() && matches!(operation.place, Place::Pool) => {
                 Step::Exchange
             }
-            Class::DirtySession if may_retry && executed == Executed::No => {
+            Class::DirtySession if may_retry && !has_begun => {
                 operation.again(class, call, executed);
                 Step::Elsewhere(class.name())
             }
@@ -479,7 +471,8 @@ impl Attempt<'_> {
     /// Whether another try may be made on a session that has lain idle. Many a library says by itself that it lives: the device is asked, too.
     fn is_alive(&self) -> bool {
         let Resolver { functions, session, .. } = self.resolver;
-        let asked = session_info(functions, session).and_then(|_| crypto::generate_random(functions, session, PROBE).map(drop));
+        let asked =
+            session_info(functions, session).and_then(|_| crypto::generate_random(functions, session, PROBE, PROBE).map(drop));
         !asked.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
     }
 

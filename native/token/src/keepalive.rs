@@ -105,7 +105,7 @@ impl<H: Host> TokenPool<H> {
         }
         let Ok(_inside) = enter(token, in_use.cell(), is_wanted) else { return Kept::Good };
         let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Kept::Broken("stale") };
-        match generate_random(token.module.functions(), used.handle(), PROBE) {
+        match generate_random(token.module.functions(), used.handle(), PROBE, PROBE) {
             Ok(_bytes) => {
                 token.suspicion.succeeded();
                 Kept::Good

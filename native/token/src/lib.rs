@@ -27,6 +27,7 @@ mod courier;
 mod data;
 mod error;
 mod execute;
+mod executed;
 mod exit;
 mod express;
 mod gate;

@@ -69,6 +69,8 @@ pub struct PoolOptions {
     pub read_only: bool,
     /// How long an operation may run; then its call is held for hung, though its caller is dead and cannot give it up.
     pub operation_timeout: Option<Millis>,
+    /// The most bytes that `C_GenerateRandom` is asked for at once.
+    pub random_chunk: usize,
     /// An idle session is called on after so long.
     pub keepalive: Option<Millis>,
     /// How long a device may fail before something is done about it; `None`: for ever.

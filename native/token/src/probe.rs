@@ -2,6 +2,7 @@
 
 use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
+use crate::execute::PROBE;
 use crate::handle::{HandleUse, OpenHandle};
 use crate::p11::crypto::generate_random;
 use crate::p11::objects::find_objects;
@@ -112,7 +113,7 @@ pub(crate) fn is_trouble(class: Class) -> bool {
 pub(crate) fn ask_device(options: &PoolOptions, token: &Token, session: Option<(u64, CK_SESSION_HANDLE)>) -> Reply {
     let functions = token.module.functions();
     let fails = |error: &CallError| is_suspicious(options.class(error));
-    let answers = |session| match generate_random(functions, session, 8) {
+    let answers = |session| match generate_random(functions, session, PROBE, PROBE) {
         Ok(_) => true,
         Err(error) if fails(&error) => false,
         // It has none, or not for anybody.

@@ -332,6 +332,8 @@ pub struct Operation<H: Host> {
     pub retries: u8,
     /// What it failed with before it was tried again.
     pub retried_as: Option<Class>,
+    /// The number of the first session that was opened after its last failure.
+    pub(crate) opened_since: u64,
     /// The same, until it has been told.
     pub retry: Option<Retry>,
     /// Whether an earlier try of it may have run.
@@ -379,6 +381,7 @@ impl<H: Host> Operation<H> {
             request,
             retries: 0,
             retried_as: None,
+            opened_since: 0,
             retry: None,
             executed: Executed::No,
             place,
@@ -390,6 +393,7 @@ impl<H: Host> Operation<H> {
     pub(crate) fn again(&mut self, class: Class, call: CallError, executed: Executed) {
         self.retries += 1;
         self.retried_as = Some(class);
+        self.opened_since = crate::session::next_number();
         self.retry = Some(Retry { class, call });
         if executed != Executed::No {
             self.executed = Executed::Unknown;

@@ -12,6 +12,11 @@ use crate::token::Token;
 /// The number of the next session, the first being 1.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// The number that the next session will have.
+pub(crate) fn next_number() -> u64 {
+    NEXT.load(Ordering::Relaxed)
+}
+
 /// An open session on a token. Dropped, it is closed by the reaper.
 pub struct Session {
     open: Option<Closable>,

@@ -47,7 +47,7 @@ pub(super) fn output(
     mut call: impl FnMut(CK_BYTE_PTR, &mut CK_ULONG) -> CK_RV,
 ) -> Result<Wiped, CallError> {
     let limit = input_size.saturating_mul(2).saturating_add(OUTPUT_SLACK);
-    let mut size = guess.clamp(1, limit);
+    let (mut size, mut grown) = (guess.clamp(1, limit), false);
     loop {
         let mut buffer = zeroed(size, function, phase)?;
         let mut written = length(&buffer);
@@ -63,6 +63,7 @@ pub(super) fn output(
                 return Err(CallError { function, code: CKR_GENERAL_ERROR, phase, active: phase == Phase::Final });
             }
             CKR_BUFFER_TOO_SMALL if size < limit => {
+                grown = true;
                 let told = (written > size && written != usize::MAX).then_some(written);
                 size = match told {
                     Some(wanted) if wanted > limit => {
@@ -72,6 +73,8 @@ pub(super) fn output(
                     None => size.saturating_mul(2).min(limit),
                 };
             }
+            // It ended the operation with its first answer, which a module must not: that answer is what came of it.
+            CKR_OPERATION_NOT_INITIALIZED if grown => return Err(CallError::new(function, CKR_BUFFER_TOO_SMALL, phase)),
             code => return Err(CallError::new(function, code, phase)),
         }
     }
@@ -123,6 +126,17 @@ mod tests {
         let (result, sizes) = run(1 << 10, usize::MAX, Some(1 << 40));
         assert_eq!(result.unwrap_err().code, CKR_BUFFER_TOO_SMALL);
         assert_eq!(sizes.len(), 1);
+    }
+
+    #[test]
+    fn an_operation_that_ended_with_the_first_answer_has_not_failed_to_begin() {
+        let mut calls = 0;
+        let error = output("C_Sign", Phase::Final, 8, 0, |_, _| {
+            calls += 1;
+            if calls == 1 { CKR_BUFFER_TOO_SMALL } else { CKR_OPERATION_NOT_INITIALIZED }
+        })
+        .unwrap_err();
+        assert_eq!((error.code, calls), (CKR_BUFFER_TOO_SMALL, 2));
     }
 
     #[test]

@@ -238,16 +238,34 @@ pub fn seed_random(functions: &Functions, session: CK_SESSION_HANDLE, seed: &[u8
     check("C_SeedRandom", Phase::Single, code)
 }
 
-/// `C_GenerateRandom`: `count` bytes. None at all makes no call.
-pub fn generate_random(functions: &Functions, session: CK_SESSION_HANDLE, count: usize) -> Result<Wiped, CallError> {
+/// The fewest bytes that `C_GenerateRandom` is asked for: some tokens give no fewer at once.
+const LEAST_RANDOM: usize = 8;
+
+/// `C_GenerateRandom`: `count` bytes, in calls for at most `chunk` each and at least [`LEAST_RANDOM`], of which what is too much is cut. None at
+/// all makes no call.
+pub fn generate_random(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    count: usize,
+    chunk: usize,
+) -> Result<Wiped, CallError> {
     let mut bytes = zeroed(count, "C_GenerateRandom", Phase::Single)?;
-    if bytes.is_empty() {
-        return Ok(bytes);
+    for piece in bytes.chunks_mut(chunk.max(LEAST_RANDOM)) {
+        if piece.len() >= LEAST_RANDOM {
+            fill_random(functions, session, piece)?;
+        } else {
+            let mut more = zeroed(LEAST_RANDOM, "C_GenerateRandom", Phase::Single)?;
+            fill_random(functions, session, &mut more)?;
+            piece.copy_from_slice(&more[..piece.len()]);
+        }
     }
-    // SAFETY: the buffer has room for `count` bytes.
-    let code = unsafe { call!(functions, C_GenerateRandom(session, bytes.as_mut_ptr(), count as CK_ULONG)) };
-    check("C_GenerateRandom", Phase::Single, code)?;
     Ok(bytes)
+}
+
+fn fill_random(functions: &Functions, session: CK_SESSION_HANDLE, bytes: &mut [u8]) -> Result<(), CallError> {
+    // SAFETY: the buffer has room for so many bytes.
+    let code = unsafe { call!(functions, C_GenerateRandom(session, bytes.as_mut_ptr(), bytes.len() as CK_ULONG)) };
+    check("C_GenerateRandom", Phase::Single, code)
 }
 
 #[cfg(test)]

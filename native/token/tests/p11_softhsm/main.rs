@@ -154,11 +154,11 @@ fn digests_and_random() {
     let abc = crypto::digest(f, session.0, &mechanism, b"abc").unwrap();
     assert_eq!(abc[..4], [0xba, 0x78, 0x16, 0xbf]);
 
-    let one = crypto::generate_random(f, session.0, 32).unwrap();
-    let two = crypto::generate_random(f, session.0, 32).unwrap();
+    let one = crypto::generate_random(f, session.0, 32, 32).unwrap();
+    let two = crypto::generate_random(f, session.0, 32, 32).unwrap();
     assert!(one.len() == 32 && one != two && one[..] != [0; 32]);
-    assert_eq!(crypto::generate_random(f, session.0, 0), Ok(vec![].into()));
-    let error = crypto::generate_random(f, session.0, usize::MAX).unwrap_err();
+    assert_eq!(crypto::generate_random(f, session.0, 0, 32), Ok(vec![].into()));
+    let error = crypto::generate_random(f, session.0, usize::MAX, 32).unwrap_err();
     assert_eq!(error.code, CKR_HOST_MEMORY);
 }
 

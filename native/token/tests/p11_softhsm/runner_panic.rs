@@ -125,6 +125,7 @@ fn options() -> PoolOptions {
         read_only: false,
         operation_timeout: None,
         keepalive: None,
+        random_chunk: 65_536,
         trouble: None,
         key_cache_ttl: None,
         policy: HashMap::new(),
