@@ -29,7 +29,8 @@ defmodule Pkcs11Pool.Profile do
     ],
     yubihsm2: [
       keepalive: 20_000,
-      session_object: :allow
+      session_object: :allow,
+      random_chunk: 1_024
     ]
   ]
 
@@ -43,7 +44,7 @@ defmodule Pkcs11Pool.Profile do
   The options of a profile.
 
       iex> Pkcs11Pool.Profile.options(:yubihsm2)
-      [keepalive: 20_000, session_object: :allow]
+      [keepalive: 20_000, session_object: :allow, random_chunk: 1_024]
   """
   @spec options(name) :: keyword
   def options(name) when name in @names, do: Keyword.fetch!(@profiles, name)
