@@ -2,7 +2,7 @@
 //! an operation's, but nobody waits for it, and whatever does goes first.
 //!
 //! At every moment the session is the runner's, as with an operation; the pool knows that it is only being kept alive, and since when it is idle
-//! all the same. If the runner dies, the grant goes to another one; if the call hangs, it is found to by the pool's look, as a call without a caller;
+//! all the same. If the runner dies, the grant goes to another one; if the call hangs, it is found by the pool's look, as a call without a caller;
 //! if the pool drains, the grant is dropped and the session closed.
 
 use std::sync::Weak;
