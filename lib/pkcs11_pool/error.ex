@@ -41,6 +41,7 @@ defmodule Pkcs11Pool.Error do
   | `:decryption_failed` | the token could not decrypt | |
   | `:key_type_inconsistent` | the key is none that the mechanism takes, or not for this; where the token tells what the key is, the module was not asked (`code: nil`) | `:class`, `:key_type`, `:mechanism` |
   | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
+  | `:output_length_invalid` | the module said that all went well, but the length of its answer cannot be: no such answer is given away | |
   | `:iv_replaced` | the module took another IV than the given | `:iv` |
   | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
   | `:token_unavailable` | the token is away or does not answer, and is looked for | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look came to) |

@@ -262,6 +262,11 @@ defmodule Pkcs11Pool.Error.Text do
      "Some tokens take OAEP with SHA-1 only, for hash and MGF: {:rsa_pkcs_oaep, hash: :sha1}"}
   end
 
+  defp explain(:output_length_invalid, _details, error) do
+    {"#{error.function || "the module"} returned CKR_OK, but the length that it says its answer has cannot be, and no part of it is given away",
+     "The mechanism does not work on this token: use another one, and tell the module's vendor"}
+  end
+
   defp explain(:iv_replaced, _details, _error) do
     {"the module encrypted with another IV than the given one",
      "The IV is in details.iv; give iv: :token for tokens that make their own"}

@@ -152,6 +152,7 @@ impl Attempt<'_> {
             Error::DecryptionFailed { .. }
             | Error::SignatureInvalid { .. }
             | Error::SignatureLength { .. }
+            | Error::OutputLength { .. }
             | Error::IvReplaced { .. }
             | Error::IvNotMade
             | Error::KeyMisfit { .. }

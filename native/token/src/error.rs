@@ -112,6 +112,12 @@ pub enum Error {
         /// What the module said.
         call: CallError,
     },
+    /// The module said that all is well, and gave an output of a length that cannot be.
+    #[error("{function} returned CKR_OK with an output of a length that cannot be")]
+    OutputLength {
+        /// The C function.
+        function: &'static str,
+    },
     /// The module encrypted with another IV than the given one.
     #[error("the module replaced the IV")]
     IvReplaced {
@@ -250,7 +256,7 @@ pub struct Unavailable {
 
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
-        Self::Call(error)
+        if error.is_of_output() { Self::OutputLength { function: error.function } } else { Self::Call(error) }
     }
 }
 
@@ -278,6 +284,7 @@ impl Error {
             Self::DigestTooLong { .. } => "digest_too_long",
             Self::SignatureInvalid { .. } | Self::SignatureLength { .. } => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::DecryptionFailed { .. } => "decryption_failed",
+            Self::OutputLength { .. } => "output_length_invalid",
             Self::IvReplaced { .. } => "iv_replaced",
             Self::IvNotMade => "iv_not_made",
             Self::QueueTimeout => "queue_timeout",
@@ -313,6 +320,7 @@ impl Error {
     /// The C function that returned it.
     pub fn function(&self) -> Option<&'static str> {
         match self {
+            Self::OutputLength { function } => Some(function),
             Self::IvReplaced { .. } | Self::IvNotMade => Some("C_Encrypt"),
             Self::Poisoned { .. } => Some("C_Login"),
             _ => self.call().map(|call| call.function),

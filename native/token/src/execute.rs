@@ -19,7 +19,7 @@ use crate::p11::keys::{generate_key, generate_key_pair};
 use crate::p11::objects::{describe, destroy_object, find_objects};
 use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
-use crate::p11::{CallError, Class, ObjectInfo, Phase};
+use crate::p11::{CallError, Class, ObjectInfo, Phase, lengths};
 use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
 use crate::probe::{Diagnosis, Reply, ask_device, diagnose, is_suspicious, is_trouble};
@@ -27,6 +27,7 @@ use crate::recovery::Trouble;
 use crate::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::session::Session;
 use crate::suspicion::{Failed, Verdict};
+use crate::task::checked;
 use crate::vanished::Vanished;
 
 /// The bytes of a probe: there is nothing smaller that goes to the device for sure, whatever the library knows by itself.
@@ -112,6 +113,11 @@ impl From<Error> for Fault {
 
 impl From<CallError> for Fault {
     fn from(call: CallError) -> Self {
+        if call.is_of_output() {
+            // It has run, and we do not know what came of it.
+            let then = call.active.then_some(Then::Discard("output_length"));
+            return Self { then, ..Self::ran(call) };
+        }
         Self { error: call.into(), executed: None, then: None }
     }
 }
@@ -201,7 +207,10 @@ impl Attempt<'_> {
                 self.go_on(batch, context)?;
                 Answer::Done
             }
-            Request::Digest { mechanism, data } => Answer::Bytes(crypto::digest(functions, session, mechanism, data)?),
+            Request::Digest { mechanism, data } => {
+                let digest = crypto::digest(functions, session, mechanism, data)?;
+                Answer::Bytes(checked("C_Digest", digest, lengths::of_digest(mechanism))?)
+            }
             Request::GenerateRandom { length } => {
                 Answer::Bytes(crypto::generate_random(functions, session, *length, self.options.random_chunk)?)
             }

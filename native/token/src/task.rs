@@ -1,5 +1,7 @@
 //! What a key does with data: an Init call and a final one, and what their outcome means.
 
+use std::ops::RangeInclusive;
+
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CKM_ECDSA, CKM_HSS, CKM_XMSS, CKM_XMSSMT, CKR_AEAD_DECRYPT_FAILED, CKR_ARGUMENTS_BAD, CKR_DATA_INVALID,
     CKR_DATA_LEN_RANGE, CKR_DEVICE_MEMORY, CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FIPS_SELF_TEST_FAILED,
@@ -15,6 +17,7 @@ use crate::p11::fit::{Use, fits};
 use crate::p11::lengths;
 use crate::p11::{CallError, Class, Mechanism, Params, Phase};
 use crate::request::{Answer, ContextPin};
+use crate::wiped::Wiped;
 
 /// What a key does with data.
 #[derive(Debug)]
@@ -95,13 +98,17 @@ impl Attempt<'_> {
         let facts = &*self.resolver.facts(key)?;
         self.check(mechanism, task, facts)?;
         match task {
-            Task::Sign(data) => self
-                .with_login(key, facts, context, |login| {
+            Task::Sign(data) => {
+                let size = facts.signature_size(lengths::of_signature(mechanism));
+                // More than it gives: what fills the buffer is not believed.
+                let hint = SIGNATURE_HINT.max(size.map_or(0, |size| size.saturating_add(1)));
+                let signature = self.with_login(key, facts, context, |login| {
                     self.hashed(key, facts, mechanism, data, |mechanism, data| {
-                        crypto::sign_after(functions, session, key, mechanism, data, SIGNATURE_HINT, login)
+                        crypto::sign_after(functions, session, key, mechanism, data, hint, login)
                     })
-                })
-                .map(Answer::Bytes),
+                })?;
+                checked("C_Sign", signature, size.map(|size| size..=size)).map(Answer::Bytes)
+            }
             Task::Verify { data, signature } => {
                 let verified = self.hashed(key, facts, mechanism, data, |mechanism, data| {
                     crypto::verify(functions, session, key, mechanism, data, signature)
@@ -111,9 +118,13 @@ impl Attempt<'_> {
                     Err(call) => Err(self.refused(call.into(), |call| Error::SignatureInvalid { call })),
                 }
             }
-            Task::Encrypt(data) => encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?),
+            Task::Encrypt(data) => {
+                let allowed = lengths::of_ciphertext(mechanism, data.len(), facts.modulus_size);
+                encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, allowed)
+            }
             Task::Decrypt(data) => self
                 .with_login(key, facts, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
+                .and_then(|bytes| checked("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len())))
                 .map(Answer::Bytes)
                 .map_err(|fault| self.refused(fault, |call| Error::DecryptionFailed { call })),
             Task::DigestKey { prefix, suffix } => {
@@ -185,11 +196,23 @@ fn is_refusal(call: &CallError, class: Class) -> bool {
     }
 }
 
+/// An output goes out if it has a length that mechanism, input and key allow, as far as they are known.
+pub(crate) fn checked(function: &'static str, bytes: Wiped, allowed: Option<RangeInclusive<usize>>) -> Result<Wiped, Fault> {
+    if allowed.is_none_or(|allowed| allowed.contains(&bytes.len())) {
+        return Ok(bytes);
+    }
+    Err(Fault::ran(Error::OutputLength { function }))
+}
+
 /// A ciphertext goes out with the IV that it was made with, or not at all.
-fn encrypted(mechanism: &Mechanism, Encrypted { bytes, iv }: Encrypted) -> Result<Answer, Fault> {
+fn encrypted(
+    mechanism: &Mechanism,
+    Encrypted { bytes, iv }: Encrypted,
+    allowed: Option<RangeInclusive<usize>>,
+) -> Result<Answer, Fault> {
     match (mechanism.has_token_iv(), iv) {
-        (false, None) => Ok(Answer::Bytes(bytes)),
-        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes }),
+        (false, None) => Ok(Answer::Bytes(checked("C_Encrypt", bytes, allowed)?)),
+        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes: checked("C_Encrypt", bytes, allowed)? }),
         (false, Some(iv)) => Err(Fault::ran(Error::IvReplaced { iv })),
         // Made with our zeros, then, as everything else under this key would be.
         (true, None) => Err(Fault::ran(Error::IvNotMade)),

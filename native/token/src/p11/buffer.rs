@@ -35,10 +35,20 @@ pub(super) fn zeroed(size: usize, function: &'static str, phase: Phase) -> Resul
     Ok(bytes.into())
 }
 
-/// Runs a call that writes its output into a buffer: straight into one of `guess` bytes, and again into a larger one
+/// The size of a buffer for an output of so many bytes: larger than that, and odd, which keys, blocks and tags seldom make an output.
+///
+/// Some modules leave the length of their output as it was given (opencryptoki 3.23, of OFB and CFB). An output that fills such a buffer is none.
+fn room(bytes: usize) -> usize {
+    bytes.saturating_add(1) | 1
+}
+
+/// Runs a call that writes its output into a buffer: straight into one of `guess` bytes, or one more, and again into a larger one
 /// for as long as it answers `CKR_BUFFER_TOO_SMALL`, up to twice `input_size` and 1 MiB.
 ///
-/// `call` gets the buffer's address and its length, replaces the length by that of the output, and returns the `CK_RV`.
+/// `guess` is more than any output that may come, as far as that is known.
+///
+/// `call` gets the buffer's address and its length, replaces the length by that of the output, and returns the `CK_RV`. An output that is said to fill
+/// the buffer, or more than that, is the error `CKR_OK`: see [`CallError::is_of_output`].
 pub(super) fn output(
     function: &'static str,
     phase: Phase,
@@ -47,31 +57,31 @@ pub(super) fn output(
     mut call: impl FnMut(CK_BYTE_PTR, &mut CK_ULONG) -> CK_RV,
 ) -> Result<Wiped, CallError> {
     let limit = input_size.saturating_mul(2).saturating_add(OUTPUT_SLACK);
-    let (mut size, mut grown) = (guess.clamp(1, limit), false);
+    let (mut wanted, mut grown) = (guess.clamp(1, limit), false);
+    let mut size = wanted | 1;
     loop {
         let mut buffer = zeroed(size, function, phase)?;
         let mut written = length(&buffer);
         let code = call(buffer.as_mut_ptr(), &mut written);
         let written = usize::try_from(written).unwrap_or(usize::MAX);
         match code {
-            CKR_OK if written <= size => {
+            CKR_OK if written < size => {
                 buffer.truncate(written);
                 return Ok(buffer);
             }
-            // It claims to have written beyond the buffer: nothing it says can be trusted.
-            CKR_OK => {
-                return Err(CallError { function, code: CKR_GENERAL_ERROR, phase, active: phase == Phase::Final });
-            }
-            CKR_BUFFER_TOO_SMALL if size < limit => {
+            // If it claims to have written beyond the buffer, nothing it says can be trusted, and the session neither.
+            CKR_OK => return Err(CallError { function, code: CKR_OK, phase, active: written > size && phase == Phase::Final }),
+            CKR_BUFFER_TOO_SMALL if wanted < limit => {
                 grown = true;
                 let told = (written > size && written != usize::MAX).then_some(written);
-                size = match told {
-                    Some(wanted) if wanted > limit => {
+                wanted = match told {
+                    Some(told) if told > limit => {
                         return Err(CallError::new(function, code, phase));
                     }
-                    Some(wanted) => wanted,
-                    None => size.saturating_mul(2).min(limit),
+                    Some(told) => told,
+                    None => wanted.saturating_mul(2).min(limit),
                 };
+                size = room(wanted);
             }
             // It ended the operation with its first answer, which a module must not: that answer is what came of it.
             CKR_OPERATION_NOT_INITIALIZED if grown => return Err(CallError::new(function, CKR_BUFFER_TOO_SMALL, phase)),
@@ -102,18 +112,18 @@ mod tests {
 
     #[test]
     fn one_call_when_the_guess_fits() {
-        assert_eq!(run(1024, 256, None), (Ok(256), vec![1024]));
+        assert_eq!(run(1024, 256, None), (Ok(256), vec![1025]));
     }
 
     #[test]
     fn takes_the_length_it_is_told() {
-        assert_eq!(run(1, 256, None), (Ok(256), vec![1, 256]));
+        assert_eq!(run(1, 256, None), (Ok(256), vec![1, 257]));
     }
 
     #[test]
     fn doubles_when_told_nothing_useful() {
         for answer in [0, 1, CK_ULONG::MAX] {
-            assert_eq!(run(2, 9, Some(answer)), (Ok(9), vec![2, 4, 8, 16]));
+            assert_eq!(run(2, 10, Some(answer)), (Ok(10), vec![3, 5, 9, 17]));
         }
     }
 
@@ -122,7 +132,7 @@ mod tests {
         let (result, sizes) = run(1 << 10, usize::MAX, Some(0));
         let error = result.unwrap_err();
         assert_eq!((error.code, error.active), (CKR_BUFFER_TOO_SMALL, true));
-        assert_eq!(sizes.last(), Some(&OUTPUT_SLACK));
+        assert_eq!(sizes.last(), Some(&(OUTPUT_SLACK + 1)));
         let (result, sizes) = run(1 << 10, usize::MAX, Some(1 << 40));
         assert_eq!(result.unwrap_err().code, CKR_BUFFER_TOO_SMALL);
         assert_eq!(sizes.len(), 1);
@@ -140,13 +150,27 @@ mod tests {
     }
 
     #[test]
-    fn does_not_believe_more_than_the_buffer_holds() {
-        let error = output("C_Sign", Phase::Final, 8, 0, |_, length| {
-            *length = 9;
-            CKR_OK
-        })
-        .unwrap_err();
-        assert_eq!((error.code, error.active), (CKR_GENERAL_ERROR, true));
+    fn does_not_believe_more_than_the_buffer_holds_nor_what_was_left_as_it_was() {
+        let told = |more| {
+            output("C_Sign", Phase::Final, 8, 0, |_, length| {
+                *length += more;
+                CKR_OK
+            })
+            .map(|_bytes| ())
+        };
+        let error = |active| Err(CallError { function: "C_Sign", code: CKR_OK, phase: Phase::Final, active });
+        assert_eq!(told(1), error(true));
+        assert_eq!(told(0), error(false));
+        assert!(error(false).is_err_and(|error: CallError| error.is_of_output()));
+    }
+
+    #[test]
+    fn no_output_that_may_come_fills_the_buffer() {
+        // A module that is told to need so many bytes may well write as many.
+        for needed in [8, 9, 1024, 1025, 4096] {
+            assert_eq!(run(needed + 1, needed, None).0, Ok(needed));
+            assert_eq!(run(1, needed, None).0, Ok(needed));
+        }
     }
 
     #[test]

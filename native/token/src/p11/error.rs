@@ -46,6 +46,11 @@ impl CallError {
         codes::name(self.code)
     }
 
+    /// The module said `CKR_OK`, and of its output a length that cannot be.
+    pub fn is_of_output(&self) -> bool {
+        self.code == CKR_OK
+    }
+
     /// The code's class.
     pub fn class(&self) -> Class {
         codes::classify(self.code)

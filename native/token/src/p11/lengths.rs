@@ -1,4 +1,6 @@
-//! How long a signature or MAC is, as far as its mechanism says.
+//! How long a signature, MAC, digest, ciphertext or plaintext is, as far as its mechanism says.
+
+use std::ops::RangeInclusive;
 
 use cryptoki_sys::*;
 
@@ -116,6 +118,80 @@ fn of_general_mac(mechanism: &Mechanism) -> Option<usize> {
     usize::try_from(length).ok()
 }
 
+/// Bytes of a digest; `None`: unknown.
+pub fn of_digest(mechanism: &Mechanism) -> Option<RangeInclusive<usize>> {
+    let size = match mechanism.code {
+        CKM_MD2 | CKM_MD5 | CKM_RIPEMD128 => 16,
+        CKM_SHA_1 | CKM_RIPEMD160 | CKM_BLAKE2B_160 => 20,
+        CKM_SHA224 | CKM_SHA512_224 | CKM_SHA3_224 => 28,
+        CKM_SHA256 | CKM_SHA512_256 | CKM_SHA3_256 | CKM_BLAKE2B_256 => 32,
+        CKM_SHA384 | CKM_SHA3_384 | CKM_BLAKE2B_384 => 48,
+        CKM_SHA512 | CKM_SHA3_512 | CKM_BLAKE2B_512 => 64,
+        _ => return None,
+    };
+    Some(size..=size)
+}
+
+/// What a mode makes of the length of its input.
+enum Mode {
+    /// Nothing.
+    Same,
+    /// It fills up the last block, with at least one byte.
+    Padded(usize),
+    /// It adds an authentication tag of so many bytes.
+    Tagged(RangeInclusive<usize>),
+    /// RSA.
+    Rsa,
+}
+
+fn mode(mechanism: &Mechanism) -> Option<Mode> {
+    Some(match mechanism.code {
+        CKM_AES_ECB | CKM_AES_CBC | CKM_AES_CTR | CKM_AES_OFB | CKM_AES_CFB1 | CKM_AES_CFB8 | CKM_AES_CFB64 | CKM_AES_CFB128
+        | CKM_AES_CTS | CKM_AES_XTS | CKM_CAMELLIA_ECB | CKM_CAMELLIA_CBC | CKM_CAMELLIA_CTR | CKM_ARIA_ECB | CKM_ARIA_CBC
+        | CKM_SEED_ECB | CKM_SEED_CBC | CKM_TWOFISH_CBC | CKM_BLOWFISH_CBC | CKM_DES_ECB | CKM_DES_CBC | CKM_DES_OFB8
+        | CKM_DES_OFB64 | CKM_DES_CFB8 | CKM_DES_CFB64 | CKM_DES3_ECB | CKM_DES3_CBC | CKM_CDMF_ECB | CKM_CDMF_CBC
+        | CKM_CAST_ECB | CKM_CAST_CBC | CKM_CAST3_ECB | CKM_CAST3_CBC | CKM_CAST128_ECB | CKM_CAST128_CBC | CKM_IDEA_ECB
+        | CKM_IDEA_CBC | CKM_RC2_ECB | CKM_RC2_CBC | CKM_RC4 | CKM_CHACHA20 | CKM_SALSA20 => Mode::Same,
+        CKM_AES_CBC_PAD | CKM_CAMELLIA_CBC_PAD | CKM_ARIA_CBC_PAD | CKM_SEED_CBC_PAD | CKM_TWOFISH_CBC_PAD => Mode::Padded(16),
+        CKM_DES_CBC_PAD | CKM_DES3_CBC_PAD | CKM_CDMF_CBC_PAD | CKM_CAST_CBC_PAD | CKM_CAST3_CBC_PAD | CKM_CAST128_CBC_PAD
+        | CKM_IDEA_CBC_PAD | CKM_BLOWFISH_CBC_PAD | CKM_RC2_CBC_PAD => Mode::Padded(8),
+        CKM_AES_GCM => match &mechanism.params {
+            Params::Gcm { tag_bits, .. } => {
+                let tag = usize::try_from(tag_bits.div_ceil(8)).ok()?;
+                Mode::Tagged(tag..=tag)
+            }
+            _ => Mode::Tagged(0..=16),
+        },
+        CKM_AES_CCM => Mode::Tagged(0..=16),
+        CKM_CHACHA20_POLY1305 | CKM_SALSA20_POLY1305 => Mode::Tagged(16..=16),
+        CKM_RSA_PKCS | CKM_RSA_PKCS_OAEP | CKM_RSA_X_509 => Mode::Rsa,
+        _ => return None,
+    })
+}
+
+/// Bytes that a ciphertext of so many bytes may have, with an RSA key whose modulus has so many; `None`: unknown.
+pub fn of_ciphertext(mechanism: &Mechanism, plain: usize, modulus: Option<usize>) -> Option<RangeInclusive<usize>> {
+    match mode(mechanism)? {
+        Mode::Same => Some(plain..=plain),
+        Mode::Padded(block) => {
+            let padded = (plain / block).checked_add(1)?.checked_mul(block)?;
+            Some(padded..=padded)
+        }
+        Mode::Tagged(tag) => Some(plain.checked_add(*tag.start())?..=plain.checked_add(*tag.end())?),
+        Mode::Rsa => modulus.map(|modulus| modulus..=modulus),
+    }
+}
+
+/// Bytes that a plaintext may have whose ciphertext has so many; `None`: unknown.
+pub fn of_plaintext(mechanism: &Mechanism, cipher: usize) -> Option<RangeInclusive<usize>> {
+    Some(match mode(mechanism)? {
+        Mode::Same => cipher..=cipher,
+        Mode::Padded(block) => cipher.saturating_sub(block)..=cipher.saturating_sub(1),
+        Mode::Tagged(tag) => cipher.saturating_sub(*tag.end())..=cipher.saturating_sub(*tag.start()),
+        Mode::Rsa => 0..=cipher,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,5 +225,40 @@ mod tests {
         for code in [CKM_DSA, CKM_ML_DSA, CKM_VENDOR_DEFINED + 1] {
             assert_eq!(of(code), SignatureLength::Unknown);
         }
+    }
+
+    #[test]
+    fn a_mode_says_how_long_its_output_is() {
+        let (of, key) = (|code| Mechanism::new(code), Some(256));
+        let both = |code, plain, cipher| (of_ciphertext(&of(code), plain, key), of_plaintext(&of(code), cipher));
+        for code in [CKM_AES_OFB, CKM_AES_CFB8, CKM_AES_CFB128, CKM_AES_CTR, CKM_DES3_CBC] {
+            assert_eq!(both(code, 225, 225), (Some(225..=225), Some(225..=225)));
+        }
+        assert_eq!(both(CKM_AES_CBC_PAD, 15, 16), (Some(16..=16), Some(0..=15)));
+        assert_eq!(both(CKM_AES_CBC_PAD, 16, 32), (Some(32..=32), Some(16..=31)));
+        assert_eq!(both(CKM_DES3_CBC_PAD, 0, 8), (Some(8..=8), Some(0..=7)));
+        assert_eq!(both(CKM_CHACHA20_POLY1305, 5, 21), (Some(21..=21), Some(5..=5)));
+        assert_eq!(both(CKM_RSA_PKCS_OAEP, 5, 256), (Some(256..=256), Some(0..=256)));
+        assert_eq!(of_ciphertext(&of(CKM_RSA_PKCS), 5, None), None);
+        assert_eq!(both(CKM_VENDOR_DEFINED + 1, 5, 5), (None, None));
+    }
+
+    #[test]
+    fn a_tag_is_as_long_as_its_parameter_says() {
+        let gcm = |tag_bits| {
+            let iv = super::super::mechanism::Iv::Given(vec![1; 12]);
+            Mechanism { code: CKM_AES_GCM, params: Params::Gcm { iv, aad: Default::default(), tag_bits } }
+        };
+        assert_eq!(of_ciphertext(&gcm(96), 5, None), Some(17..=17));
+        assert_eq!(of_plaintext(&gcm(128), 16), Some(0..=0));
+        // Shorter than its tag: whatever that is, it is refused.
+        assert_eq!(of_plaintext(&gcm(128), 7), Some(0..=0));
+        assert_eq!(of_ciphertext(&gcm(128), usize::MAX, None), None);
+    }
+
+    #[test]
+    fn digests() {
+        assert_eq!(of_digest(&Mechanism::new(CKM_SHA512_256)), Some(32..=32));
+        assert_eq!(of_digest(&Mechanism::new(CKM_VENDOR_DEFINED)), None);
     }
 }
