@@ -354,15 +354,22 @@ defmodule Pkcs11Pool.HungTest do
 
         log =
           capture_log(fn ->
+            keeper = Pools.keeper(pool)
+            1 = :erlang.trace(keeper, true, [:receive])
             # What is told late is told as it was.
-            :sys.suspend(Pools.keeper(pool))
+            :sys.suspend(keeper)
             hang(pool, chaos, 1)
             Chaos.release(chaos)
             Poll.until(fn -> Pkcs11Pool.status(pool).hung == 0 end)
-            :sys.resume(Pools.keeper(pool))
+            :sys.resume(keeper)
             let_go(pool, chaos)
-            # Its notices have been read.
-            :sys.get_state(Pools.keeper(pool))
+            # Its notices have come, and have been read.
+            assert_receive {:trace, ^keeper, :receive, {:pkcs11_pool, notice}}
+                           when elem(notice, 0) == :hung_returned,
+                           60_000
+
+            :erlang.trace(keeper, false, [:receive])
+            :sys.get_state(keeper)
           end)
 
         assert log =~
