@@ -33,6 +33,11 @@ defmodule Pkcs11Pool do
   A key or another object: an object that an earlier call returned, a template (`[label: "signing"]`, `[id: <<1>>]`), a label, or a
   PKCS#11 URI. Where the operation implies a class (a private key signs), it need not be given.
 
+  A template must identify an object: at least one of `:label`, `:id`, `:unique_id`, `:value`, `:modulus`, `:ec_point`, `:public_key_info`,
+  `:check_value`, `:subject`, `:serial_number`, `:object_id`, `:url`, `:hash_of_subject_public_key`, `:hash_of_certificate`, or a vendor's
+  attribute of bytes, with a value that is not empty. A URI must have `object` or `id`. What many objects share (the class, the key type, the token,
+  booleans) would find whatever single object there is: such a key, `[]` and `""` raise `ArgumentError`.
+
   No match is `:key_not_found`; more than one is `:ambiguous_key`, with their ids and labels in `details.candidates`.
   One whose class or type is none of the mechanism's is `:key_type_inconsistent`, and does not reach the module: it might crash. A vendor's mechanism takes any key.
   """
@@ -985,7 +990,7 @@ defmodule Pkcs11Pool do
   end
 
   @doc """
-  Destroys an object: `:ok`. An object, or a template that names its `:class`.
+  Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
 
   Calls `C_DestroyObject` (PKCS#11 2.40, 5.7). Never tried again.
   """

@@ -74,6 +74,47 @@ defmodule Pkcs11Pool.KeyTest do
              Key.encode!(%{object | id: nil, label: nil}, :private_key)
   end
 
+  test "a key that tells no object from another is refused, whatever the operation implies" do
+    for class <- [nil, :private_key],
+        key <- [
+          "",
+          [],
+          [class: :private_key],
+          [class: :secret_key, key_type: :aes, token: true, private: true, sign: true],
+          [key_type: :ec, ec_params: :secp256r1],
+          [value_len: 32],
+          [label: ""],
+          [id: ""],
+          [id: "", label: "", class: :private_key],
+          "pkcs11:",
+          "pkcs11:token=payments",
+          "pkcs11:slot-id=1;library-manufacturer=x;type=private",
+          "pkcs11:object=;id="
+        ] do
+      assert_raise ArgumentError, ~r/identifies no object.*label/s, fn ->
+        Key.encode!(key, class)
+      end
+    end
+  end
+
+  test "a key that has what differs from object to object is taken" do
+    for key <- [
+          "signing",
+          [label: "signing"],
+          [label: "", id: <<0>>],
+          [id: <<1>>, class: :secret_key],
+          [unique_id: "7"],
+          [ec_point: <<4, 1, 2>>],
+          [modulus: 12_345],
+          [value: <<1>>, class: :certificate],
+          [{{:vendor, 0x8000_0001}, <<7>>}],
+          "pkcs11:object=signing",
+          "pkcs11:token=payments;id=%01"
+        ] do
+      assert elem(Key.encode!(key, nil), 0) == :find
+    end
+  end
+
   test "what is no key is refused" do
     for bad <- [nil, :signing, 1, {:label, "a"}, %{label: "a"}] do
       assert_raise ArgumentError, ~r/expected a key/, fn -> Key.encode!(bad, :private_key) end

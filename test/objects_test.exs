@@ -266,7 +266,12 @@ defmodule Pkcs11Pool.ObjectsTest do
     test "never the first of several", %{pool: pool, label: label} do
       {public, private} = generate_ec!(pool, label)
       assert {:error, %Error{reason: :ambiguous_key}} = Pkcs11Pool.destroy_object(pool, label)
-      assert {:error, %Error{reason: :ambiguous_key}} = Pkcs11Pool.destroy_object(pool, [])
+
+      for key <- [[], "", [class: :public_key], "pkcs11:token=any"] do
+        assert_raise ArgumentError, ~r/identifies no object/, fn ->
+          Pkcs11Pool.destroy_object(pool, key)
+        end
+      end
 
       assert {:error, %Error{reason: :key_not_found}} =
                Pkcs11Pool.destroy_object(pool, "#{label}-other")

@@ -24,7 +24,7 @@ defmodule Pkcs11Pool.Key do
   @doc """
   The key, with the class that the operation implies unless the key names one itself.
 
-  Raises `ArgumentError` for what is no key.
+  Raises `ArgumentError` for what is no key, and for what identifies no object: the only object that matches may be any.
   """
   @spec encode!(t, class :: atom | nil) :: encoded
   def encode!(%Object{} = object, class) do
@@ -36,7 +36,7 @@ defmodule Pkcs11Pool.Key do
 
   def encode!("pkcs11:" <> _rest = uri, class) do
     uri = Pkcs11Pool.URI.parse!(uri)
-    template = with_class(Template.encode!(Pkcs11Pool.URI.to_template(uri)), class)
+    template = with_class(identifying!(Pkcs11Pool.URI.to_template(uri)), class)
 
     case Pkcs11Pool.URI.to_slot(uri) do
       selector when selector == %{} -> {:find, template}
@@ -45,10 +45,10 @@ defmodule Pkcs11Pool.Key do
   end
 
   def encode!(label, class) when is_binary(label),
-    do: {:find, with_class(Template.encode!(label: label), class)}
+    do: {:find, with_class(identifying!(label: label), class)}
 
   def encode!(template, class) when is_list(template),
-    do: {:find, with_class(Template.encode!(template), class)}
+    do: {:find, with_class(identifying!(template), class)}
 
   def encode!(_other, _class) do
     raise ArgumentError,
@@ -63,6 +63,45 @@ defmodule Pkcs11Pool.Key do
   def native_slot(selector) do
     for {name, value} <- selector,
         do: {name |> Atom.to_string() |> String.replace("_", "-"), to_string(value)}
+  end
+
+  # Attributes whose values differ from object to object. What many objects share (class, key type, curve, public exponent, lengths, booleans,
+  # dates) finds whatever single object there happens to be.
+  @identifying [
+    :label,
+    :id,
+    :unique_id,
+    :value,
+    :modulus,
+    :ec_point,
+    :public_key_info,
+    :check_value,
+    :subject,
+    :serial_number,
+    :object_id,
+    :url,
+    :hash_of_subject_public_key,
+    :hash_of_certificate
+  ]
+  @identifying_codes Enum.map(@identifying, &Template.name!/1)
+  @first_of_vendors 0x8000_0000
+
+  defp identifying!(template) do
+    encoded = Template.encode!(template)
+    if Enum.any?(encoded, &identifies?/1), do: encoded, else: identifies_none!()
+  end
+
+  defp identifies?({_code, ""}), do: false
+
+  defp identifies?({code, value}),
+    do: is_binary(value) and (code in @identifying_codes or code >= @first_of_vendors)
+
+  @spec identifies_none!() :: no_return
+  defp identifies_none! do
+    raise ArgumentError,
+          "the key identifies no object: a label or template or PKCS#11 URI must name, with a value that is not empty, one of " <>
+            "#{Enum.map_join(@identifying, ", ", &inspect/1)}, or a vendor's attribute of bytes " <>
+            "(in a URI: object or id)"
   end
 
   @largest Bitwise.bsl(1, 64) - 1
