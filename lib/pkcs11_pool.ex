@@ -992,6 +992,9 @@ defmodule Pkcs11Pool do
   @doc """
   Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
 
+  An object of before a logout, a reload or the token's absence is `:object_stale`, and nothing is destroyed: another may have its id and label by
+  now. Find it again with `find_objects/3`.
+
   Calls `C_DestroyObject` (PKCS#11 2.40, 5.7). Never tried again.
   """
   @spec destroy_object(pool, key, [call_option]) :: :ok | {:error, Error.t()}

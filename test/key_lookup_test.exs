@@ -141,7 +141,11 @@ defmodule Pkcs11Pool.KeyLookupTest do
     {destroyed_public, destroyed} = generate!(pool, label: "destroyed")
 
     restart!(pool, token)
-    assert :ok = Pkcs11Pool.destroy_object(pool, destroyed_public)
+
+    assert {:error, %Error{reason: :object_stale}} =
+             Pkcs11Pool.destroy_object(pool, destroyed_public)
+
+    assert :ok = Pkcs11Pool.destroy_object(pool, label: "destroyed", class: :public_key)
     assert :ok = Pkcs11Pool.destroy_object(pool, label: "destroyed", class: :private_key)
 
     assert_signed(sign(pool, private), public_key)
@@ -160,6 +164,29 @@ defmodule Pkcs11Pool.KeyLookupTest do
     Poll.until(fn -> SoftHSM.calls(token)["C_Finalize"] == 1 end)
     assert start!(token, pool_size: 2) == pool
     assert SoftHSM.calls(token)["C_Initialize"] == before["C_Initialize"] + 1
+  end
+
+  test "an object of before a logout does not destroy the key that has its id and label by now",
+       %{pool: pool} do
+    {_public, old} = generate!(pool, label: "signing", id: <<1>>)
+    {_public, untouched} = generate!(pool, label: "untouched", id: <<2>>)
+    :ok = Pkcs11Pool.logout(pool)
+    :ok = Pkcs11Pool.destroy_object(pool, label: "signing", class: :public_key)
+    :ok = Pkcs11Pool.destroy_object(pool, label: "signing", class: :private_key)
+    {public, _new} = generate!(pool, label: "signing", id: <<1>>)
+    public_key = Pkcs11Pool.public_key!(pool, public)
+
+    for object <- [old, untouched] do
+      assert {:error, %Error{reason: :object_stale, executed: false}} =
+               Pkcs11Pool.destroy_object(pool, object)
+    end
+
+    assert_signed(sign(pool, "signing"), public_key)
+
+    # Found anew, it is destroyed.
+    [found] = Pkcs11Pool.find_objects!(pool, label: "untouched", class: :private_key)
+    assert Pkcs11Pool.destroy_object(pool, found) == :ok
+    assert_drained(pool)
   end
 
   test "an object whose key was destroyed", %{pool: pool, token: token} do

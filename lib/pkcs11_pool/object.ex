@@ -5,7 +5,9 @@ defmodule Pkcs11Pool.Object do
   `Pkcs11Pool.find_objects/3` and the calls that make keys return it, and every call that takes a
   key takes it. It may be kept: a handle that the token has forgotten meanwhile is found again by
   class, id and label, or the call says `:object_stale`; on another token,
-  `:object_of_other_token`.
+  `:object_of_other_token`. `Pkcs11Pool.destroy_object/3` does not find it again: another object may
+  have the same id and label by now, so an object of before a logout, a reload or the token's absence
+  is `:object_stale` there.
 
     * `:class` and `:key_type` are atoms, numbers that the standard does not name, or nil where the
       token did not say (`:key_type` of what is no key)

@@ -73,6 +73,9 @@ pub enum Error {
     /// An object of an old epoch could not be found again.
     #[error("the object is stale")]
     ObjectStale,
+    /// An object of an old epoch is not changed: what is found by its id and label may be another by now.
+    #[error("the object is of an old epoch")]
+    ObjectOfOldEpoch,
     /// An object of another token.
     #[error("the object is of another token")]
     ObjectOfOtherToken,
@@ -278,7 +281,7 @@ impl Error {
             Self::SessionLost => "session_lost",
             Self::KeyNotFound => "key_not_found",
             Self::AmbiguousKey { .. } => "ambiguous_key",
-            Self::ObjectStale => "object_stale",
+            Self::ObjectStale | Self::ObjectOfOldEpoch => "object_stale",
             Self::ObjectOfOtherToken => "object_of_other_token",
             Self::KeyMisfit { .. } => "key_type_inconsistent",
             Self::DigestTooLong { .. } => "digest_too_long",

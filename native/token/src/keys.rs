@@ -207,10 +207,15 @@ impl Resolver<'_> {
         }
     }
 
-    /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now.
+    /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now. An object
+    /// of an old epoch is not looked for: another may have its id and label by now.
     pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<Resolved, Error> {
-        if let KeyRef::Find(template, _) = key {
-            self.token.keys.forget(template);
+        match key {
+            KeyRef::Find(template, _) => self.token.keys.forget(template),
+            KeyRef::Object { epoch, token, .. } if **token == *self.token.identity && *epoch != self.epoch => {
+                return Err(Error::ObjectOfOldEpoch);
+            }
+            KeyRef::Object { .. } => (),
         }
         self.resolve(key)
     }
