@@ -376,6 +376,8 @@ defmodule Pkcs11Pool do
   A login belongs to the token: where other pools use the token, or a `with_session/3` block of this pool, it would end for them, too. That is
   `:login_shared`, and nothing happens, unless `force: true`. Within a block of its own it takes another session than the block's, as `login/3` does.
 
+  A pool of type `:cloud_hsm` never logs in, so that there is nothing to do: `:ok`.
+
   Calls `C_Logout` (PKCS#11 2.40, 5.6).
   """
   @spec logout(pool, [call_option | {:force, boolean}]) :: :ok | {:error, Error.t()}
@@ -383,13 +385,17 @@ defmodule Pkcs11Pool do
     pool = name(pool)
     opts = Options.call!(opts, [:force])
 
-    with {:ok, entry} <- fetch_login(pool),
+    with {:ok, %{type: type} = entry} when type != :cloud_hsm <- fetch(pool),
          :ok <- no_own_block(pool, entry, opts) do
       opts = but_own(opts, pool, entry)
 
       Call.within_span(pool, :logout, opts, fn ->
         Call.submit(pool, opts, &Native.logout(&1, &2, opts.force, &3))
       end)
+    else
+      # Nobody has logged in.
+      {:ok, %{type: :cloud_hsm}} -> :ok
+      {:error, error} -> {:error, error}
     end
   end
 

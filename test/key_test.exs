@@ -124,4 +124,13 @@ defmodule Pkcs11Pool.KeyTest do
     assert_raise ArgumentError, ~r/PKCS#11 URI/, fn -> Key.encode!("pkcs11:x", nil) end
     assert_raise ArgumentError, ~r/UTF-8/, fn -> Key.encode!(<<255>>, nil) end
   end
+
+  test "a URI is one whatever the case of its scheme" do
+    assert Key.encode!("PKCS11:object=r", nil) == Key.encode!("pkcs11:object=r", nil)
+    assert {:find, [{_class, _}, {_label, "r"}]} = Key.encode!("Pkcs11:object=r", :private_key)
+
+    assert_raise ArgumentError, ~r/pin-value is not accepted/, fn ->
+      Key.encode!("PKCS11:object=r?pin-value=1234", nil)
+    end
+  end
 end

@@ -91,4 +91,15 @@ defmodule Pkcs11Pool.SlotsTest do
     stop_supervised!({Pkcs11Pool, name})
     Poll.until(fn -> Slots.pool_size(name) == 1 end)
   end
+
+  test "a size beyond what the counter takes is refused when it is registered" do
+    for size <- [0, -1, 4_294_967_296, 10_000_000_000_000_000_000_000, 1.5] do
+      assert_raise ArgumentError, ~r/to be an integer from 1 to 4_294_967_295/, fn ->
+        Slots.register({__MODULE__, :too_large}, size)
+      end
+    end
+
+    assert :ok = Slots.register({__MODULE__, :large}, 4_294_967_295)
+    assert Slots.next_worker_index({__MODULE__, :large}) in 1..4_294_967_295
+  end
 end

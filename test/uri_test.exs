@@ -162,4 +162,30 @@ defmodule Pkcs11Pool.URITest do
     assert URI.to_template(URI.parse!("pkcs11:token=a")) == []
     assert URI.to_slot(URI.parse!("pkcs11:object=a")) == %{}
   end
+
+  test "a version without a minor number is that of .0, and versions are numbers of a byte each" do
+    slot = &Pkcs11Pool.URI.to_slot(Pkcs11Pool.URI.parse!("pkcs11:library-version=" <> &1))
+    assert slot.("3") == %{library_version: "3.0"}
+    assert slot.("3.0") == %{library_version: "3.0"}
+    assert slot.("3.04") == %{library_version: "3.4"}
+    assert slot.("255.255") == %{library_version: "255.255"}
+
+    for version <- ["256", "3.256", "99999999999999999999"] do
+      assert_raise ArgumentError, ~r/library-version must be a version/, fn -> slot.(version) end
+    end
+  end
+
+  test "a slot id has 64 bits" do
+    assert Pkcs11Pool.URI.parse!("pkcs11:slot-id=18446744073709551615").slot_id ==
+             18_446_744_073_709_551_615
+
+    assert_raise ArgumentError, ~r/slot-id must be a decimal number of at most 64 bits/, fn ->
+      Pkcs11Pool.URI.parse!("pkcs11:slot-id=18446744073709551616")
+    end
+  end
+
+  test "a slot is named by a URI whatever the case of its scheme" do
+    opts = [name: :x, module: "/x.so", slot: "PKCS11:token=y"]
+    assert %{slot: {:uri, %{token: "y"}}} = Pkcs11Pool.Options.validate!(opts)
+  end
 end

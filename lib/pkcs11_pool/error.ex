@@ -63,7 +63,6 @@ defmodule Pkcs11Pool.Error do
   """
 
   alias Pkcs11Pool.Error.Text
-  alias Pkcs11Pool.Lease
   alias Pkcs11Pool.{ReturnCode, Template}
 
   @type reason :: atom
@@ -189,8 +188,9 @@ defmodule Pkcs11Pool.Error do
   def new(reason, fields \\ []) when is_atom(reason) do
     executed = if reason in @never_executed, do: false, else: :unknown
     error = struct!(%__MODULE__{reason: reason, executed: executed}, fields)
-    # A call takes a lease in the place of the pool's name.
-    error = with %{pool: %Lease{pool: name}} <- error, do: %{error | pool: name}
+
+    # A call takes a lease in the place of the pool's name. Known by its fields: a lease's own module makes errors.
+    error = with %{pool: %{holder: _, native: _, pool: name}} <- error, do: %{error | pool: name}
     %{error | message: error.message || Text.of(error)}
   end
 

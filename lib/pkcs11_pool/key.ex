@@ -34,18 +34,11 @@ defmodule Pkcs11Pool.Key do
     {:object, object.handle, object.epoch, object.token, template}
   end
 
-  def encode!("pkcs11:" <> _rest = uri, class) do
-    uri = Pkcs11Pool.URI.parse!(uri)
-    template = with_class(identifying!(Pkcs11Pool.URI.to_template(uri)), class)
-
-    case Pkcs11Pool.URI.to_slot(uri) do
-      selector when selector == %{} -> {:find, template}
-      selector -> {:find, template, native_slot(selector)}
-    end
+  def encode!(string, class) when is_binary(string) do
+    if Pkcs11Pool.URI.uri?(string),
+      do: encode_uri!(Pkcs11Pool.URI.parse!(string), class),
+      else: {:find, with_class(identifying!(label: string), class)}
   end
-
-  def encode!(label, class) when is_binary(label),
-    do: {:find, with_class(identifying!(label: label), class)}
 
   def encode!(template, class) when is_list(template),
     do: {:find, with_class(identifying!(template), class)}
@@ -54,6 +47,15 @@ defmodule Pkcs11Pool.Key do
     raise ArgumentError,
           "expected a key: a %Pkcs11Pool.Object{}, a template such as [label: \"signing\"], " <>
             "a label, or a PKCS#11 URI"
+  end
+
+  defp encode_uri!(uri, class) do
+    template = with_class(identifying!(Pkcs11Pool.URI.to_template(uri)), class)
+
+    case Pkcs11Pool.URI.to_slot(uri) do
+      selector when selector == %{} -> {:find, template}
+      selector -> {:find, template, native_slot(selector)}
+    end
   end
 
   @doc """

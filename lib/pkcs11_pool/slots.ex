@@ -13,6 +13,9 @@ defmodule Pkcs11Pool.Slots do
 
   alias Pkcs11Pool.Native
 
+  # The largest round that the counter in native memory is asked for.
+  @largest 4_294_967_295
+
   @type slot_ref :: term
 
   @doc "The specification for a supervisor. The application has one running already."
@@ -26,16 +29,16 @@ defmodule Pkcs11Pool.Slots do
   def start_link(_options \\ []), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc """
-  Registers a slot with its number of sessions. The same size again changes nothing; another one replaces it, starts its round robin anew,
+  Registers a slot with its number of sessions, from 1 to 4,294,967,295. The same size again changes nothing; another one replaces it, starts its round robin anew,
   and logs a warning.
   """
   @spec register(slot_ref, pos_integer) :: :ok
-  def register(slot_ref, size) when is_integer(size) and size > 0,
+  def register(slot_ref, size) when is_integer(size) and size in 1..@largest,
     do: GenServer.call(__MODULE__, {:register, slot_ref, size, nil})
 
   def register(slot_ref, size) do
     raise ArgumentError,
-          "expected the size of slot #{inspect(slot_ref)} to be a positive integer, got: #{inspect(size)}"
+          "expected the size of slot #{inspect(slot_ref)} to be an integer from 1 to 4_294_967_295, got: #{inspect(size)}"
   end
 
   @doc false

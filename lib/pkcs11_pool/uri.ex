@@ -33,6 +33,7 @@ defmodule Pkcs11Pool.URI do
   }
   @names Map.values(@attributes)
   @key_names [:object, :id, :type]
+  @largest_slot Bitwise.bsl(1, 64) - 1
 
   @classes %{
     "public" => :public_key,
@@ -77,13 +78,7 @@ defmodule Pkcs11Pool.URI do
   @spec parse!(String.t()) :: t
   def parse!(uri) when is_binary(uri) do
     {path, query} =
-      case uri do
-        <<scheme::binary-size(7), rest::binary>> ->
-          if String.downcase(scheme, :ascii) == "pkcs11:", do: split_query(rest), else: no_uri!()
-
-        _short ->
-          no_uri!()
-      end
+      if uri?(uri), do: split_query(binary_part(uri, 7, byte_size(uri) - 7)), else: no_uri!()
 
     # The query first: a PIN in it is the most urgent thing to say.
     check_query!(query)
@@ -97,6 +92,18 @@ defmodule Pkcs11Pool.URI do
   end
 
   def parse!(_other), do: no_uri!()
+
+  @doc """
+  Whether a string begins like a PKCS#11 URI. The scheme may be written in capitals (RFC 3986, 3.1).
+
+      iex> Pkcs11Pool.URI.uri?("PKCS11:object=signing")
+      true
+  """
+  @spec uri?(term) :: boolean
+  def uri?(<<scheme::binary-size(7), _rest::binary>>),
+    do: String.downcase(scheme, :ascii) == "pkcs11:"
+
+  def uri?(_other), do: false
 
   @doc """
   The template of the key that a URI names: `:class` from `type`, `:label` from `object`, `:id`.
@@ -114,9 +121,22 @@ defmodule Pkcs11Pool.URI do
   @spec to_slot(t) :: slot
   def to_slot(%__MODULE__{} = uri) do
     for {name, value} <- Map.from_struct(uri), name not in @key_names, value != nil, into: %{} do
-      {name, value}
+      {name, comparable(name, value)}
     end
   end
+
+  # RFC 7512, 2.3: without a minor number it is 0. Versions are numbers: 3.04 is 3.4.
+  defp comparable(:library_version, version) do
+    case numbers(version) do
+      [major] -> "#{major}.0"
+      [major, minor] -> "#{major}.#{minor}"
+    end
+  end
+
+  defp comparable(_name, value), do: value
+
+  defp numbers(version),
+    do: for(number <- String.split(version, "."), do: String.to_integer(number))
 
   defp split_query(rest) do
     case String.split(rest, "?", parts: 2) do
@@ -157,15 +177,23 @@ defmodule Pkcs11Pool.URI do
   defp value!(:id, _name, value), do: value
 
   defp value!(:slot_id, name, value) do
-    if value =~ ~r/\A[0-9]+\z/,
-      do: String.to_integer(value),
-      else: refuse!("attribute #{name} must be a decimal number")
+    with true <- value =~ ~r/\A[0-9]+\z/,
+         number = String.to_integer(value),
+         true <- number <= @largest_slot do
+      number
+    else
+      _no_slot -> refuse!("attribute #{name} must be a decimal number of at most 64 bits")
+    end
   end
 
   defp value!(:library_version, name, value) do
-    if value =~ ~r/\A[0-9]+(\.[0-9]+)?\z/,
-      do: value,
-      else: refuse!("attribute #{name} must be a version such as 3 or 3.1")
+    with true <- value =~ ~r/\A[0-9]+(\.[0-9]+)?\z/,
+         true <- Enum.all?(numbers(value), &(&1 <= 255)) do
+      value
+    else
+      false ->
+        refuse!("attribute #{name} must be a version such as 3 or 3.1, of numbers up to 255")
+    end
   end
 
   defp value!(:type, name, value) do

@@ -184,26 +184,29 @@ defmodule Pkcs11Pool.Bench.Options do
         do: refuse("#{option(name)} is given #{length(values)} times: give it once")
   end
 
-  defp option(name), do: "--" <> (name |> Atom.to_string() |> String.replace("_", "-"))
-
-  ## What is measured, and how
-
-  defp check(:key, "pkcs11:" <> _rest = uri) do
-    parsed = parse_uri(uri, "--key")
-
-    if URI.to_slot(parsed) != %{},
+  defp key_of(uri) do
+    if URI.to_slot(uri) != %{},
       do: refuse("--key: the URI names a token, too: give that part with --uri")
 
-    case URI.to_template(parsed) do
+    case URI.to_template(uri) do
       [] -> refuse("--key: the URI names no key: give object=LABEL or id=%01 in it")
       template -> template
     end
   end
 
-  defp check(:key, ""),
+  defp label_of(""),
     do: refuse("--key is empty: give a label, or pkcs11:id=%01 for a key without one")
 
-  defp check(:key, label), do: [label: label]
+  defp label_of(label), do: [label: label]
+
+  defp option(name), do: "--" <> (name |> Atom.to_string() |> String.replace("_", "-"))
+
+  ## What is measured, and how
+
+  defp check(:key, key) do
+    if URI.uri?(key), do: key_of(parse_uri(key, "--key")), else: label_of(key)
+  end
+
   defp check(:mechanism, text), do: mechanism(text)
   defp check(:bytes, bytes) when bytes in 1..@most_bytes, do: bytes
 

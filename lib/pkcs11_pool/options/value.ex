@@ -73,10 +73,13 @@ defmodule Pkcs11Pool.Options.Value do
   def validate!(:slot, {:slot_id, id}) when is_integer(id) and id in 0..@largest_slot_id,
     do: {:slot_id, id}
 
-  def validate!(:slot, "pkcs11:" <> _rest = uri), do: {:uri, slot_of_uri!(uri)}
-  def validate!(:slot, text) when is_binary(text), do: invalid_slot!("a string without that")
-
   # A URI may hold a PIN, so that a string is not shown.
+  def validate!(:slot, text) when is_binary(text) do
+    if Pkcs11Pool.URI.uri?(text),
+      do: {:uri, slot_of_uri!(text)},
+      else: invalid_slot!("a string without that")
+  end
+
   def validate!(:slot, {kind, value}) when is_atom(kind) and not is_binary(value),
     do: invalid_slot!(inspect({kind, value}))
 
