@@ -123,7 +123,7 @@ defmodule Pkcs11Pool.PinSource do
   @doc """
   The details of an error for this reason: `:cause`, half a sentence, and `:source_reason`, the source's own atom where it gave one.
   """
-  @spec details(reason | :timeout | :killed) :: details
+  @spec details(reason | :timeout | :killed | :not_handed_over) :: details
   def details({:refused, atom} = reason), do: %{cause: explain(reason), source_reason: atom}
   def details(reason), do: %{cause: explain(reason)}
 
