@@ -929,17 +929,24 @@ defmodule Pkcs11Pool do
 
   defp allows_session_objects?(_pool, _opts), do: false
 
+  @most_objects 10_000
+
   @doc """
   The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.
 
+  With `limit: n` at most so many are returned, and the others are left out (1 to 1,000,000). Without it, more than 10,000 are the error
+  `:too_many_objects`. An object that vanishes during the call is left out.
+
   Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` for each (PKCS#11 2.40, 5.7).
   """
-  @spec find_objects(pool, template, [call_option]) :: {:ok, [Object.t()]} | {:error, Error.t()}
+  @spec find_objects(pool, template, [call_option | {:limit, pos_integer}]) ::
+          {:ok, [Object.t()]} | {:error, Error.t()}
   def find_objects(pool, template, opts \\ []) do
-    opts = Options.call!(opts)
+    opts = Options.call!(opts, [:limit])
+    template = Template.encode!(template)
+    request = {:find_objects, template, opts.limit || @most_objects, opts.limit != nil}
 
-    with {:ok, objects} <-
-           Call.run(pool, :find_objects, nil, {:find_objects, Template.encode!(template)}, opts) do
+    with {:ok, objects} <- Call.run(pool, :find_objects, nil, request, opts) do
       {:ok, Enum.map(objects, &Object.from_native/1)}
     end
   end

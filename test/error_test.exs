@@ -68,7 +68,7 @@ defmodule Pkcs11Pool.ErrorTest do
   test "every reason has words, a pool and no crash, whatever the details are" do
     documented =
       ~w(queue_timeout operation_timeout overloaded pool_not_found draining key_not_found
-      ambiguous_key object_stale object_of_other_token session_object_needs_session
+      ambiguous_key object_stale too_many_objects object_of_other_token session_object_needs_session
       attribute_sensitive attribute_type_invalid pin_required pin_source_failed pin_final_try
       login_conflict reauthentication_required signature_invalid curve_not_supported decryption_failed
       mechanism_invalid iv_replaced token_unavailable module_load_failed module_digest_mismatch module_conflict
@@ -104,6 +104,7 @@ defmodule Pkcs11Pool.ErrorTest do
           {:key_not_found, %{}, "find_objects/3"},
           {:ambiguous_key, %{candidates: [{<<1>>, "a"}, {"", "a"}]},
            "\"a\" with id 01, \"a\" with id empty"},
+          {:too_many_objects, %{limit: 10_000}, ":limit"},
           {:object_stale, %{}, "find_objects/3"},
           {:object_of_other_token, %{}, "another token"},
           {:session_object_needs_session, %{}, "token: true"},

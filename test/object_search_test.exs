@@ -78,4 +78,34 @@ defmodule Pkcs11Pool.ObjectSearchTest do
     Chaos.clear(chaos, :C_GetSessionInfo)
     assert {:ok, _signature} = sign.()
   end
+
+  test "a search that never ends is an error, or ends at the caller's limit", %{
+    pool: pool,
+    chaos: chaos
+  } do
+    Chaos.endless_search(chaos, true)
+
+    assert {:error, %Error{reason: :too_many_objects, details: %{limit: 10_000}} = error} =
+             Pkcs11Pool.find_objects(pool, label: "key")
+
+    assert Exception.message(error) =~ ":limit"
+    assert {:ok, found} = Pkcs11Pool.find_objects(pool, [label: "key"], limit: 100)
+    assert length(found) == 100
+    Chaos.endless_search(chaos, false)
+    assert {:ok, [_, _]} = Pkcs11Pool.find_objects(pool, label: "key")
+    assert {:ok, [_]} = Pkcs11Pool.find_objects(pool, [label: "key"], limit: 1)
+    assert Chaos.violations(chaos) == []
+  end
+
+  test "an object that vanishes before it is described is left out", %{pool: pool, chaos: chaos} do
+    Chaos.hang(chaos, :C_GetAttributeValue, nth: 1)
+    search = Task.async(fn -> Pkcs11Pool.find_objects(pool, label: "key") end)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_GetAttributeValue"] == 1 end)
+
+    for class <- [:public_key, :private_key],
+        do: :ok = Pkcs11Pool.destroy_object(pool, label: "key", class: class)
+
+    Chaos.release(chaos)
+    assert {:ok, []} = Task.await(search, 60_000)
+  end
 end

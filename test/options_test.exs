@@ -327,6 +327,7 @@ defmodule Pkcs11Pool.OptionsTest do
                partial: false,
                session_object: nil,
                force: false,
+               limit: nil,
                prefix: "",
                suffix: ""
              } == Options.call!([])

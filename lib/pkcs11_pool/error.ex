@@ -23,6 +23,7 @@ defmodule Pkcs11Pool.Error do
   | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered is not used | |
   | `:key_not_found` | no object matches the key | |
   | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}` |
+  | `:too_many_objects` | more objects match than `find_objects/3` returns without a `:limit` | `:limit` |
   | `:object_stale` | the object is no longer on the token; or it is to be destroyed, and its handle is of an earlier login or token state | |
   | `:object_of_other_token` | the object belongs to another token | |
   | `:session_object_needs_session` | the template makes no token object | |
@@ -94,6 +95,7 @@ defmodule Pkcs11Pool.Error do
     :key_not_found,
     :ambiguous_key,
     :object_stale,
+    :too_many_objects,
     :object_of_other_token,
     :session_object_needs_session,
     :curve_not_supported,

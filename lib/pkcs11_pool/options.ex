@@ -114,6 +114,7 @@ defmodule Pkcs11Pool.Options do
           partial: boolean,
           session_object: :refuse | :allow | nil,
           force: boolean,
+          limit: pos_integer | nil,
           prefix: binary,
           suffix: binary
         }
@@ -127,6 +128,7 @@ defmodule Pkcs11Pool.Options do
     partial: false,
     session_object: nil,
     force: false,
+    limit: nil,
     prefix: "",
     suffix: ""
   }
@@ -167,10 +169,12 @@ defmodule Pkcs11Pool.Options do
 
   @doc """
   The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of
-  `:signature`, `:partial`, `:session_object`, `:force`, `:prefix` and `:suffix` those in `extra`.
+  `:signature`, `:partial`, `:session_object`, `:force`, `:limit`, `:prefix` and `:suffix` those in `extra`.
   Raises `ArgumentError` that names the option.
   """
-  @spec call!(keyword, [:signature | :partial | :session_object | :force | :prefix | :suffix]) ::
+  @spec call!(keyword, [
+          :signature | :partial | :session_object | :force | :limit | :prefix | :suffix
+        ]) ::
           call
   def call!(options, extra \\ [])
   def call!([], _extra), do: @call_defaults

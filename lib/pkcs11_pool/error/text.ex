@@ -125,6 +125,11 @@ defmodule Pkcs11Pool.Error.Text do
      "Name it by id as well as label, or by an object from find_objects/3"}
   end
 
+  defp explain(:too_many_objects, details, _error) do
+    {"more than #{Map.get(details, :limit, 10_000)} objects match the template",
+     "Give find_objects/3 a narrower template, or the option :limit, with which it returns up to so many"}
+  end
+
   defp explain(:object_stale, _details, _error) do
     {"the object's handle is of an earlier login or token state, and the object was not found again (one that is to be destroyed is not looked for)",
      "Find it again with find_objects/3; give objects an id or a label"}

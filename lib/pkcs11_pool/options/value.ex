@@ -187,6 +187,12 @@ defmodule Pkcs11Pool.Options.Value do
     ArgumentError -> invalid!(name, "iodata")
   end
 
+  def validate!(:limit, value) do
+    if is_integer(value) and value in 1..1_000_000,
+      do: value,
+      else: invalid!(:limit, "positive integer of at most 1_000_000 (objects)", value)
+  end
+
   def validate!(:random_chunk, value) do
     if is_integer(value) and value in 8..@most_random,
       do: value,

@@ -288,6 +288,13 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  Makes `C_FindObjects` find one object again and again, without end, as a module with a fault does; or no longer.
+  """
+  @spec endless_search(t, boolean) :: :ok
+  def endless_search(%__MODULE__{} = chaos, endless?) when is_boolean(endless?),
+    do: Control.tell!(chaos, ["endless_search", if(endless?, do: "on", else: "off")])
+
+  @doc """
   Aborts the VM in a call of a function: for tests that start one of their own.
   """
   @spec crash(t, function_name, [which]) :: :ok

@@ -19,6 +19,7 @@
 //! | `hide_objects` | nothing is found until the next `C_Initialize` |
 //! | `reuse_handles on\|off [objects=true]` | the number of what has died is given out again |
 //! | `replace_operations on\|off` | a second Init ends the operation that is active, instead of being refused |
+//! | `endless_search on\|off` | `C_FindObjects` finds one object again and again |
 //! | `logout` | a real `C_Logout` |
 //! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
 //! | `token_flags SET CLEARED` | what tokens show |
@@ -206,6 +207,7 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             CHAOS.sessions.reuses.store(on, Ordering::SeqCst);
             CHAOS.objects.reuses.store(on && words.options.get("objects") == Some(&"true"), Ordering::SeqCst);
         }
+        "endless_search" => CHAOS.endless_search.store(words.word(0)? == "on", Ordering::SeqCst),
         "replace_operations" => CHAOS.replaces_operations.store(words.word(0)? == "on", Ordering::SeqCst),
         "invalidate_objects" => CHAOS.objects.invalidate(),
         "device_trouble" if words.word(0)? == "off" => CHAOS.trouble.end(),

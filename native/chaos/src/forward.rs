@@ -1,6 +1,6 @@
 //! Our function list, and the functions that need nothing but to be handed on.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::*;
 
@@ -105,6 +105,9 @@ on_session! {
     C_CancelFunction();
 }
 
+/// The object that an endless search finds again and again.
+static LAST_FOUND: AtomicU64 = AtomicU64::new(0);
+
 unsafe extern "C" fn C_FindObjects(
     session: CK_SESSION_HANDLE,
     objects: *mut CK_OBJECT_HANDLE,
@@ -118,6 +121,17 @@ unsafe extern "C" fn C_FindObjects(
             // SAFETY: the real function wrote there.
             unsafe { *count = 0 };
         } else if code == CKR_OK {
+            if CHAOS.endless_search.load(Ordering::SeqCst) && max > 0 {
+                // SAFETY: there is room for `max` handles, and for their count.
+                unsafe {
+                    if *count == 0 {
+                        *objects = LAST_FOUND.load(Ordering::SeqCst);
+                    }
+                    LAST_FOUND.store(*objects, Ordering::SeqCst);
+                    (1..max as usize).for_each(|index| *objects.add(index) = *objects);
+                    *count = max;
+                }
+            }
             // SAFETY: so many handles the real function wrote.
             unsafe { CHAOS.objects.show(objects, *count as usize) };
             // SAFETY: the real function wrote there.

@@ -26,7 +26,7 @@ rustler::atoms! {
     // errors
     pools, leases, inside,
     class, key_type, longest,
-    unknown, iv, cause, source_reason, away_ms, retry_after_ms, path, expected, expected_bytes, given_bytes, actual, option, candidates, selector, available, poisoned,
+    unknown, iv, cause, source_reason, away_ms, retry_after_ms, path, expected, expected_bytes, given_bytes, actual, option, candidates, limit, selector, available, poisoned,
     // notices
     runners_wanted, pin_wanted, session_opened, session_refused, session_closed, session_hung, hung_returned, login_ended, logged_out,
     drained, lease_expired, retried, up, reinitialized,

@@ -84,7 +84,9 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
             public: template(*public)?,
             private: template(*private)?,
         },
-        [wanted] if tag == atoms::find_objects() => Request::FindObjects { template: template(*wanted)? },
+        [wanted, limit, at_most] if tag == atoms::find_objects() => {
+            Request::FindObjects { template: template(*wanted)?, limit: limit.decode()?, cut: at_most.decode()? }
+        }
         [object, attributes] if tag == atoms::get_attributes() => {
             Request::GetAttributes { object: key(*object)?, attributes: attributes.decode()? }
         }

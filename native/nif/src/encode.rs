@@ -84,6 +84,7 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             vec![(atoms::pools(), pools.encode(env)), (atoms::leases(), leases.encode(env))]
         }
         Error::Interrupted { cause } => vec![(atoms::cause(), cause.encode(env))],
+        Error::TooManyObjects { limit } => vec![(atoms::limit(), limit.encode(env))],
         Error::AmbiguousKey { candidates } => {
             let candidate = |(id, label): &(Vec<u8>, Vec<u8>)| {
                 (binary(env, id), binary(env, String::from_utf8_lossy(label).as_bytes())).encode(env)

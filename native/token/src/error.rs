@@ -70,6 +70,12 @@ pub enum Error {
         /// Their ids and labels, the first ones.
         candidates: Vec<(Vec<u8>, Vec<u8>)>,
     },
+    /// More objects match than the caller takes.
+    #[error("more than {limit} objects match")]
+    TooManyObjects {
+        /// How many it takes.
+        limit: usize,
+    },
     /// An object of an old epoch could not be found again.
     #[error("the object is stale")]
     ObjectStale,
@@ -281,6 +287,7 @@ impl Error {
             Self::SessionLost => "session_lost",
             Self::KeyNotFound => "key_not_found",
             Self::AmbiguousKey { .. } => "ambiguous_key",
+            Self::TooManyObjects { .. } => "too_many_objects",
             Self::ObjectStale | Self::ObjectOfOldEpoch => "object_stale",
             Self::ObjectOfOtherToken => "object_of_other_token",
             Self::KeyMisfit { .. } => "key_type_inconsistent",

@@ -1,9 +1,10 @@
 //! One operation on one session: the C calls, and what their return code asks for.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::time::Instant;
 
-use cryptoki_sys::CK_OBJECT_HANDLE;
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_OBJECT_HANDLE_INVALID};
 use session_pool::Millis;
 
 use crate::access::Wait;
@@ -19,7 +20,7 @@ use crate::p11::keys::{generate_key, generate_key_pair};
 use crate::p11::objects::{describe, destroy_object, find_objects};
 use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
-use crate::p11::{CallError, Class, ObjectInfo, Phase, lengths};
+use crate::p11::{CallError, Class, ObjectInfo, Phase, Template, lengths};
 use crate::parking::Lacks;
 use crate::pool::{LoginMode, PoolOptions};
 use crate::probe::{Diagnosis, Reply, ask_device, diagnose, is_suspicious, is_trouble};
@@ -32,6 +33,9 @@ use crate::vanished::Vanished;
 
 /// The bytes of a probe: there is nothing smaller that goes to the device for sure, whatever the library knows by itself.
 pub(crate) const PROBE: usize = 8;
+
+/// How often objects are looked for when some vanish before they are described.
+const MOST_SEARCHES: usize = 8;
 
 /// What becomes of the session, and of the operation.
 pub(crate) enum Step {
@@ -225,12 +229,8 @@ impl Attempt<'_> {
                 let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
                 Answer::KeyPair(self.made(public)?, self.made(private)?)
             }
-            Request::FindObjects { template } => {
-                let handles = find_objects(functions, session, template, None)?;
-                let mut objects = Vec::with_capacity(handles.len());
-                for handle in handles {
-                    objects.push(self.object(describe(functions, session, handle)?));
-                }
+            Request::FindObjects { template, limit, cut } => {
+                let objects = self.search(template, *limit, *cut)?;
                 if self.may_have_missed()? {
                     return Err(self.login_lost().into());
                 }
@@ -415,6 +415,40 @@ impl Attempt<'_> {
         operation.again(Class::LoginLost, call, Executed::No);
         // As with a stale handle: what waits for the login then, does so on another session.
         if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
+    }
+
+    /// The objects that a template finds. One that vanishes before it is described is left out, once a later search finds nothing but what has
+    /// been described: its handle alone does not tell that it is gone, for all handles may have become invalid.
+    fn search(&self, template: &Template, limit: usize, cut: bool) -> Result<Vec<Object>, Fault> {
+        let Resolver { functions, session, .. } = self.resolver;
+        let find = || -> Result<Vec<CK_OBJECT_HANDLE>, Fault> {
+            let handles = find_objects(functions, session, template, Some(if cut { limit } else { limit.saturating_add(1) }))?;
+            if handles.len() > limit { Err(Error::TooManyObjects { limit }.into()) } else { Ok(handles) }
+        };
+        let mut handles = find()?;
+        let mut searches = 1;
+        loop {
+            let (mut described, mut vanished) = (Vec::with_capacity(handles.len()), None);
+            for handle in &handles {
+                match describe(functions, session, *handle) {
+                    Ok(info) => described.push(info),
+                    Err(call) if call.code == CKR_OBJECT_HANDLE_INVALID => vanished = Some(call),
+                    Err(call) => return Err(call.into()),
+                }
+            }
+            if let Some(call) = vanished {
+                handles = find()?;
+                let known: HashSet<_> = described.iter().map(|info| info.handle).collect();
+                if !handles.iter().all(|handle| known.contains(handle)) {
+                    if searches == MOST_SEARCHES {
+                        return Err(call.into());
+                    }
+                    searches += 1;
+                    continue;
+                }
+            }
+            return Ok(described.into_iter().map(|info| self.object(info)).collect());
+        }
     }
 
     /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.

@@ -94,6 +94,10 @@ pub enum Request {
     FindObjects {
         /// What they must have.
         template: Template,
+        /// How many are taken.
+        limit: usize,
+        /// Whether those beyond are left out; otherwise they are an error.
+        cut: bool,
     },
     /// `C_GetAttributeValue`.
     GetAttributes {
