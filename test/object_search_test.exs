@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.ObjectSearchTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.Error
-  alias Pkcs11Pool.Test.{ChaosToken, Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
   setup do
@@ -107,5 +107,28 @@ defmodule Pkcs11Pool.ObjectSearchTest do
 
     Chaos.release(chaos)
     assert {:ok, []} = Task.await(search, 60_000)
+  end
+
+  test "a search that does not end stops when its caller has given it up, or is dead",
+       %{pool: pool, chaos: chaos} do
+    Chaos.endless_search(chaos, true)
+    # By itself it would take more than a minute.
+    Chaos.latency(chaos, :C_FindObjects, 5)
+    search = &Pkcs11Pool.find_objects(pool, [], [limit: 1_000_000] ++ &1)
+
+    assert {:error, %Error{reason: :operation_timeout}} = search.(operation_timeout: 100)
+    Pools.drained!(pool, 20_000)
+
+    before = Chaos.calls(chaos, :C_FindObjects)
+    {caller, monitor} = spawn_monitor(fn -> search.([]) end)
+    Poll.until(fn -> Chaos.calls(chaos, :C_FindObjects) > before + 3 end)
+    Process.exit(caller, :kill)
+    assert_receive {:DOWN, ^monitor, :process, ^caller, :killed}
+    Pools.drained!(pool, 20_000)
+
+    Chaos.endless_search(chaos, false)
+    Chaos.latency(chaos, :C_FindObjects, 0)
+    assert {:ok, [_, _]} = Pkcs11Pool.find_objects(pool, label: "key")
+    assert Chaos.violations(chaos) == []
   end
 end

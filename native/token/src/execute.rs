@@ -17,7 +17,7 @@ use crate::keys::Resolver;
 use crate::p11::attributes::get_attributes;
 use crate::p11::crypto;
 use crate::p11::keys::{generate_key, generate_key_pair};
-use crate::p11::objects::{describe, destroy_object, find_objects};
+use crate::p11::objects::{describe, destroy_object, find_objects_until};
 use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase, Template, lengths};
@@ -146,6 +146,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) used: &'a HandleUse<'a>,
     /// Whether it is the first one on its session.
     fresh: bool,
+    /// Whether nobody waits for a search any more, which may take long.
+    is_over: &'a dyn Fn() -> bool,
 }
 
 /// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in. Called inside of the module.
@@ -155,6 +157,7 @@ pub(crate) fn execute<H: Host>(
     used: &HandleUse<'_>,
     operation: &mut Operation<H>,
     epoch: u64,
+    is_over: &dyn Fn() -> bool,
 ) -> Step {
     let Some(token) = session.token() else { return Step::Exchange };
     let functions = token.module.functions();
@@ -162,7 +165,7 @@ pub(crate) fn execute<H: Host>(
     let ttl: Option<Millis> = options.key_cache_ttl;
     let resolver = Resolver { token, functions, session: used.handle(), epoch, now, ttl, found: Cell::new(None) };
     let (until, fresh) = (Instant::now() + SLICE, session.begin_use());
-    let attempt = Attempt { options, resolver, until, session, used, fresh };
+    let attempt = Attempt { options, resolver, until, session, used, fresh, is_over };
     let lay_idle = session.index() < operation.opened_since;
     if operation.retried_as == Some(Class::DeadSession) && lay_idle && !attempt.is_alive() {
         // Where one has died, those that lay idle beside it mostly have, too: the other try is for one that lives.
@@ -422,7 +425,9 @@ impl Attempt<'_> {
     fn search(&self, template: &Template, limit: usize, cut: bool) -> Result<Vec<Object>, Fault> {
         let Resolver { functions, session, .. } = self.resolver;
         let find = || -> Result<Vec<CK_OBJECT_HANDLE>, Fault> {
-            let handles = find_objects(functions, session, template, Some(if cut { limit } else { limit.saturating_add(1) }))?;
+            let most = if cut { limit } else { limit.saturating_add(1) };
+            let handles = find_objects_until(functions, session, template, Some(most), self.is_over)?;
+            self.check_wanted()?;
             if handles.len() > limit { Err(Error::TooManyObjects { limit }.into()) } else { Ok(handles) }
         };
         let mut handles = find()?;
@@ -430,6 +435,7 @@ impl Attempt<'_> {
         loop {
             let (mut described, mut vanished) = (Vec::with_capacity(handles.len()), None);
             for handle in &handles {
+                self.check_wanted()?;
                 match describe(functions, session, *handle) {
                     Ok(info) => described.push(info),
                     Err(call) if call.code == CKR_OBJECT_HANDLE_INVALID => vanished = Some(call),
@@ -449,6 +455,10 @@ impl Attempt<'_> {
             }
             return Ok(described.into_iter().map(|info| self.object(info)).collect());
         }
+    }
+
+    fn check_wanted(&self) -> Result<(), Error> {
+        if (self.is_over)() { Err(Error::Interrupted { cause: "nobody waits for it" }) } else { Ok(()) }
     }
 
     /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.

@@ -316,7 +316,10 @@ impl<H: Host> TokenPool<H> {
             Passage::Refuse(error) => return Step::Keep(Err(operation.failure(error))),
             Passage::Wait(wait) => return Step::Wait(wait),
         };
-        survive(|| execute(&self.options, session, &used, operation, epoch)).unwrap_or_else(|| {
+        // Only a search takes many calls.
+        let searcher = matches!(operation.request, Request::FindObjects { .. }).then(|| operation.header.clone());
+        let is_over = || searcher.as_ref().is_some_and(|header| !is_wanted(header, outlet));
+        survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
         })

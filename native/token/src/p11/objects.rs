@@ -43,13 +43,24 @@ pub fn find_objects(
     template: &[Attribute],
     limit: Option<usize>,
 ) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+    find_objects_until(functions, session, template, limit, &|| false)
+}
+
+/// The same; it ends early, with what there is, when `is_over` says so.
+pub fn find_objects_until(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    template: &[Attribute],
+    limit: Option<usize>,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
     let code = with_ck(template, |attributes| {
         let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));
         // SAFETY: the template lives through the call; the module only reads it.
         unsafe { call!(functions, C_FindObjectsInit(session, pointer, size)) }
     });
     check("C_FindObjectsInit", Phase::Init, code)?;
-    let found = collect(functions, session, limit.unwrap_or(usize::MAX));
+    let found = collect(functions, session, limit.unwrap_or(usize::MAX), is_over);
     // SAFETY: takes a handle only.
     let code = unsafe { call!(functions, C_FindObjectsFinal(session)) };
     let ended = matches!(code, CKR_OK | CKR_OPERATION_NOT_INITIALIZED);
@@ -60,9 +71,14 @@ pub fn find_objects(
     }
 }
 
-fn collect(functions: &Functions, session: CK_SESSION_HANDLE, limit: usize) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+fn collect(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    limit: usize,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
     let mut handles = Vec::new();
-    while handles.len() < limit {
+    while handles.len() < limit && !is_over() {
         let mut batch = [CK_INVALID_HANDLE; BATCH];
         let wanted = BATCH.min(limit - handles.len());
         let batch = &mut batch[..wanted];
