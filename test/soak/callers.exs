@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Soak.Callers do
   @moduledoc false
   # Processes that call a pool, and what came of it. What must not happen whatever fails is a *lie*: a wrong answer, a crash, a reason that is not true.
 
-  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.{Error, ReturnCode}
 
   @kinds [steady: 38, hasty: 12, leasing: 6, victim: 6, comer: 2]
   @timeouts [queue_timeout: 2_000, operation_timeout: 1_000]
@@ -19,6 +19,9 @@ defmodule Pkcs11Pool.Soak.Callers do
     :slot_in_use,
     :overloaded
   ]
+
+  @signature_invalid ReturnCode.code(:signature_invalid)
+  @signature_len_range ReturnCode.code(:signature_len_range)
 
   @enforce_keys [:pool, :pin, :public_key, :card, :signature, :table, :flags]
   defstruct @enforce_keys
@@ -270,12 +273,20 @@ defmodule Pkcs11Pool.Soak.Callers do
 
       {:error, %Error{reason: reason} = error} ->
         count(callers, {operation, reason})
-        if reason in @never, do: lie(callers, "#{operation}: #{Exception.message(error)}")
+
+        if reason in @never and not troubled?(error),
+          do: lie(callers, "#{operation}: #{Exception.message(error)}")
 
         if kind in [:steady, :leased, :leasing] and :atomics.get(callers.flags, 1) == 1,
           do: lie(callers, "after the storm: #{operation}: #{Exception.message(error)}")
     end
   end
+
+  # What the storm makes C_Verify answer is a refusal as any, if the session answers: its own code tells it from what the module finds invalid.
+  defp troubled?(%Error{reason: :signature_invalid, code: code}),
+    do: code not in [nil, @signature_invalid, @signature_len_range]
+
+  defp troubled?(_error), do: false
 
   defp count(callers, key),
     do: :ets.update_counter(callers.table, {:count, key}, 1, {{:count, key}, 0})
