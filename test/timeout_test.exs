@@ -66,6 +66,8 @@ defmodule Pkcs11Pool.TimeoutTest do
 
   describe ":operation_timeout" do
     for timeout <- [0, 50] do
+      # A native thread's session is replaced if the call goes on for long.
+      @tag pool: [executor: :dirty_io]
       test "of #{timeout} ms frees the caller; the answer is dropped, and the session stays in use",
            %{pool: pool, token: token} do
         caller = self()
