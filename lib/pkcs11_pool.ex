@@ -935,7 +935,9 @@ defmodule Pkcs11Pool do
   The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.
 
   With `limit: n` at most so many are returned, and the others are left out (1 to 1,000,000). Without it, more than 10,000 are the error
-  `:too_many_objects`. An object that vanishes during the call is left out.
+  `:too_many_objects`. An object that vanishes during the call is left out, if the token says CKR_OBJECT_HANDLE_INVALID of it. Where the token
+  refuses to describe an object with another code, the call fails with that: SoftHSM sometimes says CKR_ATTRIBUTE_VALUE_INVALID or CKR_GENERAL_ERROR of one that is being
+  made or destroyed.
 
   Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` for each (PKCS#11 2.40, 5.7).
   """
