@@ -197,10 +197,7 @@ defmodule Pkcs11Pool.LastingTroubleTest do
   end
 
   test "is left to the library that has initialized the module", %{token: token} do
-    [_, real] = Regex.run(~r/^module=(.*)$/m, File.read!(token.module <> ".conf"))
-    opts = [copy: false, module_env: token.module_env, tmp_dir: SoftHSM.dir()]
-    other = Chaos.start!(real, opts)
-    on_exit(fn -> Chaos.stop(other) end)
+    other = ChaosToken.second_wrapper!(token)
     first = start!(token, pool_size: 1)
     assert {:ok, _bytes} = Pkcs11Pool.generate_random(first, 8)
     pool = start_ready!(Map.merge(token, %{module: other.module, chaos: other}), pool_size: 1)

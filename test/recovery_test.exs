@@ -394,14 +394,7 @@ defmodule Pkcs11Pool.RecoveryTest do
 
     test "that another library has initialized is left to that one", %{token: token} do
       # Two chaos modules around one real one: to the second, the first is the other library.
-      other =
-        Chaos.start!(token.module |> real_of(),
-          copy: false,
-          module_env: token.module_env,
-          tmp_dir: SoftHSM.dir()
-        )
-
-      on_exit(fn -> Chaos.stop(other) end)
+      other = ChaosToken.second_wrapper!(token)
       first = start!(token, pool_size: 1)
       assert {:ok, _bytes} = Pkcs11Pool.generate_random(first, 8)
       {pool, _private} = start_ready!(Map.merge(token, %{module: other.module, chaos: other}))
@@ -422,12 +415,6 @@ defmodule Pkcs11Pool.RecoveryTest do
       assert {:ok, _signature} = sign(pool)
       assert Chaos.calls(other, :C_Initialize) == 0
       at_rest(pool, other)
-    end
-
-    # The module that a chaos module wraps.
-    defp real_of(module) do
-      [_, real] = Regex.run(~r/^module=(.*)$/m, File.read!(module <> ".conf"))
-      real
     end
 
     test "that says of C_Initialize that it failed, and the next time that it was done, is ours to initialize",

@@ -20,6 +20,19 @@ defmodule Pkcs11Pool.Test.ChaosToken do
     %{token: token, chaos: token.chaos}
   end
 
+  @doc """
+  Another chaos module around the token's real one, with which it shares `C_Initialize`, sessions and login: as where another library of the VM
+  has initialized the module. It stops with the test.
+  """
+  @spec second_wrapper!(map) :: Chaos.t()
+  def second_wrapper!(token) do
+    [_, real] = Regex.run(~r/^module=(.*)$/m, File.read!(token.module <> ".conf"))
+    opts = [copy: false, module_env: token.module_env, tmp_dir: SoftHSM.dir()]
+    other = Chaos.start!(real, opts)
+    ExUnit.Callbacks.on_exit(fn -> Chaos.stop(other) end)
+    other
+  end
+
   @doc "A source of a PIN that can be changed: an agent's pid."
   @spec source!(term) :: pid
   def source!(answer) do
