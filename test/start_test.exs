@@ -225,6 +225,23 @@ defmodule Pkcs11Pool.StartTest do
       end
     end
 
+    test "a version of the module that is another number", %{token: token, pool: pool} do
+      {:ok, %{module: %{version: {major, minor}}}} =
+        Pkcs11Pool.Token.list(module: token.module, module_env: token.module_env)
+
+      # A leading zero is none of the number's.
+      {:ok, _} =
+        start(token, slot: "PKCS11:token=#{token.label};library-version=#{major}.0#{minor}")
+
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
+      stop_supervised!({Pkcs11Pool, pool})
+
+      {:ok, _} =
+        start(token, slot: "pkcs11:token=#{token.label};library-version=#{major}.#{minor + 1}")
+
+      assert {:error, %Error{reason: :slot_not_found}} = Pkcs11Pool.await_ready(pool, 0)
+    end
+
     test "two tokens of one label", %{pool: pool} do
       module = SoftHSM.new_module!()
       label = "twin-#{System.unique_integer([:positive])}"
