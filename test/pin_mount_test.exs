@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.PinMountTest do
   # PIN files as Kubernetes and Docker mount them, in a VM with mounts of its own. It takes root, or a user who may have a namespace of his own: elsewhere
-  # only the rule itself is tested, in native/token/src/pin_file.rs.
+  # only the rule itself is tested, in native/token/src/support/pin_file.rs.
   use ExUnit.Case, async: true
 
   @moduletag :tmp_dir

@@ -44,7 +44,7 @@ defmodule Pkcs11Pool.PinSource do
           | {:file_mode, Path.t()}
           | {:file_writable, Path.t()}
 
-  # See native/token/src/pin_file.rs.
+  # See native/token/src/support/pin_file.rs.
   @largest_file 4096
 
   @doc """

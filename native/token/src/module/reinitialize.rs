@@ -8,8 +8,8 @@ use cryptoki_sys::CKR_CRYPTOKI_NOT_INITIALIZED;
 use parking_lot::MutexGuard;
 
 use super::{Lifecycle, Module, Phase};
-use crate::attachment::PATIENCE;
 use crate::error::Error;
+use crate::pool::availability::PATIENCE;
 use crate::token::Token;
 
 /// What came of initializing a module again, once it was finalized.

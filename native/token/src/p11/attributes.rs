@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 use super::buffer::length;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
-use crate::wiped::Wiped;
+use crate::support::wiped::Wiped;
 
 /// `CK_ULONG`s in the buffer that each attribute gets at first; 512 bytes hold all but certificates and large keys.
 const GUESS: usize = 512 / size_of::<CK_ULONG>();

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::error::{CallError, Phase};
-use crate::wiped::Wiped;
+use crate::support::wiped::Wiped;
 
 /// Bytes that an output may need beyond twice the input, whatever the module says.
 const OUTPUT_SLACK: usize = 1 << 20;

@@ -11,7 +11,7 @@ use super::codes::Class;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::mechanism::Mechanism;
-use crate::wiped::Wiped;
+use crate::support::wiped::Wiped;
 
 /// Bytes of the first buffer for a signature or digest when the caller has no better idea. Enough for RSA-8192.
 pub const SIGNATURE_HINT: usize = 1024;

@@ -7,7 +7,7 @@ use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::mechanism::Mechanism;
 use super::template::{Attribute, count, with_ck};
-use crate::wiped::Wiped;
+use crate::support::wiped::Wiped;
 
 /// Bytes of the first buffer for a wrapped key. Enough for RSA-4096.
 const WRAPPED_HINT: usize = 4096;

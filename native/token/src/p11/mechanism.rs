@@ -6,7 +6,7 @@ use std::ptr;
 use cryptoki_sys::*;
 
 use super::buffer::{length, optional};
-use crate::wiped::{Wiped, wipe};
+use crate::support::wiped::{Wiped, wipe};
 
 /// A mechanism with its parameters, owned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

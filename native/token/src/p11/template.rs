@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::buffer::{input, length};
-use crate::wiped::wipe;
+use crate::support::wiped::wipe;
 use cryptoki_sys::*;
 
 /// The attributes of an object that is to be found or made.

@@ -1,0 +1,78 @@
+//! Whether an answer is the operation's own. A module may lose sessions and give their handles, and those of objects, to others while an
+//! operation runs: then what it answers may have been made on another session, or with another key, and counts for nothing.
+
+use crate::error::{Error, Executed, Failure};
+use crate::execution::{Attempt, Recover, Step, may_retry};
+use crate::operation::host::Host;
+use crate::operation::request::{Answer, Operation};
+use crate::p11::{CallError, Class, Phase};
+use crate::token::keys::Resolver;
+use crate::token::session::lost;
+
+/// Why an answer counts for nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    /// The session's handle is another session's by now.
+    Displaced,
+    /// The key's handle may have been another key's.
+    OtherKey,
+}
+
+impl Attempt<'_> {
+    /// Between two calls: whether the session still has its handle.
+    pub(crate) fn check_owner(&self) -> Result<(), CallError> {
+        if self.used.is_owner() { Ok(()) } else { Err(CallError { phase: Phase::Init, ..lost("C_GetSessionInfo") }) }
+    }
+
+    /// The step, unless what it answers counts for nothing: then the operation is tried again, or its caller is told. `before`: how many tasks of
+    /// its list were answered before this attempt.
+    pub(crate) fn checked<H: Host>(&self, step: Step, operation: &mut Operation<H>, before: usize) -> Step {
+        let executed = match &step {
+            Step::Keep(Ok(_)) | Step::Discard(Ok(_), _) => Executed::Unknown,
+            Step::Keep(Err(failure)) | Step::Discard(Err(failure), _) | Step::Recover(Recover { failure, .. }) => {
+                if failure.executed == Executed::No { Executed::No } else { Executed::Unknown }
+            }
+            // These answer nothing.
+            Step::Elsewhere(_)
+            | Step::Pause(_)
+            | Step::Exchange
+            | Step::Return
+            | Step::LogIn
+            | Step::Wait(_)
+            | Step::Park(_)
+            | Step::Reload(_) => {
+                return step;
+            }
+        };
+        let Some(flaw) = self.flaw(&step, operation) else { return step };
+        let given = operation.request.withdraw_answers(before);
+        if may_retry(operation, executed) {
+            let class = if flaw == Flaw::Displaced { Class::DeadSession } else { Class::StaleHandle };
+            operation.again(class, lost("C_GetSessionInfo"), executed);
+            return if flaw == Flaw::Displaced { Step::Elsewhere("displaced") } else { Step::LogIn };
+        }
+        let failure = Failure { error: Error::SessionLost, executed };
+        let outcome = if operation.request.refuse_answers(given, &failure) { Ok(Answer::Done) } else { Err(failure) };
+        if flaw == Flaw::Displaced { Step::Discard(outcome, "displaced") } else { Step::Keep(outcome) }
+    }
+
+    fn flaw<H: Host>(&self, step: &Step, operation: &mut Operation<H>) -> Option<Flaw> {
+        if !self.used.is_owner() {
+            return Some(Flaw::Displaced);
+        }
+        // A session that is closed has not been asked by anybody else, and cannot be asked any more.
+        if !matches!(step, Step::Keep(_)) {
+            return None;
+        }
+        let Resolver { token, functions, session, epoch, now, ttl, ref found } = self.resolver;
+        let current = token.gate.epoch();
+        if current == epoch {
+            return None;
+        }
+        // Somebody has logged in again, or sessions have died, since the handle was found: it may have become another key's before it was used.
+        let (used, key) = (found.get()?, operation.request.key_mut()?);
+        let anew = Resolver { token, functions, session, epoch: current, now, ttl, found: Default::default() };
+        let is_same = anew.resolve(key).is_ok_and(|resolved| resolved.handle == used);
+        (!is_same).then_some(Flaw::OtherKey)
+    }
+}

@@ -1,0 +1,135 @@
+//! How a pool ends: it takes nothing any more, what runs goes on for as long as it may, and the last session lets the module go.
+
+use std::sync::Weak;
+
+use session_pool::{Drained, Millis, Source};
+
+use crate::error::{Error, Executed, Failure};
+use crate::module::exit;
+use crate::operation::host::{Host, Keeper, Notice, Posting, Wake};
+use crate::operation::request::{Operation, Place, Work};
+use crate::pool::availability::Attachment;
+use crate::pool::in_flight::{Cell, Reported};
+use crate::pool::lease::End;
+use crate::pool::{Grant, TokenPool};
+
+impl<H: Host> TokenPool<H> {
+    /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
+    pub fn drain(&self) {
+        self.record.drains();
+        if let Some(anchor) = self.mooring.attachment.read().anchor() {
+            anchor.claim.leave();
+        }
+        let Drained { waiting, closing } = self.sessions.drain();
+        for work in waiting {
+            refuse(work, &Error::Draining);
+        }
+        for (closing, session) in closing {
+            self.close(closing, session, "drain");
+        }
+        self.refuse_backlog();
+        self.abandon_access();
+        self.end_recovery();
+        // Runners on native threads see that they may end.
+        for (_, runner, _) in self.roster.list() {
+            runner.post();
+        }
+    }
+
+    /// Whether it takes nothing any more.
+    pub fn is_draining(&self) -> bool {
+        self.sessions.is_draining()
+    }
+
+    /// Sessions of a draining pool that are not yet closed.
+    pub fn left(&self) -> usize {
+        let stats = self.sessions.stats();
+        stats.idle + stats.running + stats.opening + stats.closing + stats.hung
+    }
+
+    /// Those of them for which it is worth waiting: they are not in a call that hangs.
+    pub fn pending(&self) -> usize {
+        let hung = self.sessions.stats().hung + self.stuck();
+        self.left().saturating_sub(hung)
+    }
+
+    /// Answers the callers of what still runs in a pool that has drained for long enough. For what has been at it for as long as the VM's end
+    /// would wait for it, that waits no more.
+    pub fn give_up(&self) {
+        let token = self.anchored();
+        let module = token.as_ref().map(|token| &token.module);
+        let header = |cell: &Cell<H>| {
+            let mut doing = cell.look();
+            let doing = doing.as_mut()?;
+            if doing.has_taken(exit::TIMEOUT.as_millis() as Millis) {
+                doing.reported.get_or_insert_with(|| Reported::to(module));
+            }
+            doing.errand.header.clone()
+        };
+        let running: Vec<_> = self.all_cells().iter().filter_map(|(_, cell)| header(cell)).collect();
+        for header in running {
+            header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
+        }
+        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
+        for lease in leases {
+            lease.end(End::Close("drain"), &mut Posting);
+        }
+        if let Some(anchor) = self.mooring.attachment.read().anchor() {
+            anchor.claim.release();
+        }
+    }
+
+    /// Lets the module go when a draining pool has closed its last session.
+    pub(crate) fn settle(&self) {
+        if self.sessions.is_draining() && self.left() == 0 {
+            let attachment = self.change(|attachment| (Attachment::Stopped, attachment));
+            if let Some(anchor) = attachment.anchor() {
+                // It had no session any more to log out with.
+                let _ = anchor.claim.token().gate.leave(self.access.id);
+            }
+            if !matches!(attachment, Attachment::Stopped) {
+                self.keeper.post(Notice::Drained);
+            }
+        }
+    }
+
+    /// A draining pool whose last runner has gone runs nothing any more.
+    pub(crate) fn refuse_if_deserted(&self) {
+        if self.sessions.is_draining() && self.roster.is_empty() {
+            self.refuse_backlog();
+        }
+    }
+
+    fn refuse_backlog(&self) {
+        let is_leased = |grant: &Grant<H>| matches!(&grant.waiter.payload, Work::Call(Operation { place: Place::Within(_), .. }));
+        for grant in self.roster.take_backlog() {
+            if is_leased(&grant) && !self.roster.is_empty() {
+                // What a lease's holder does on it is part of what runs already.
+                self.dispatch(grant, &mut Posting);
+                continue;
+            }
+            match (grant.source, &grant.waiter.payload) {
+                // A closed session grants nothing.
+                (Source::Session(held), Work::Call(Operation { place: Place::Within(lease), .. })) => {
+                    drop(lease.give_back(self, held, Some("drain")));
+                }
+                (Source::Session(held), _) => {
+                    let (closing, session) = self.sessions.discard(held);
+                    self.close(closing, session, "drain");
+                }
+                (Source::Capacity(opening), _) => drop(self.sessions.open_failed(opening)),
+            }
+            refuse(grant.waiter.payload, &Error::Draining);
+        }
+        self.settle();
+    }
+}
+
+/// Answers work that a pool will not run.
+pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
+    match work {
+        Work::Call(operation) => operation.post(error.clone()),
+        Work::Express(express) => express.refuse(error.clone()),
+        Work::Keepalive(keepalive) => drop(keepalive),
+    }
+}

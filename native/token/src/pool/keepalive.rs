@@ -1,0 +1,138 @@
+//! Idle sessions that are kept alive: some tokens drop a session that is not used for a while. A runner makes one small call on it, as it would make
+//! an operation's, but nobody waits for it, and whatever does goes first.
+//!
+//! At every moment the session is the runner's, as with an operation; the pool knows that it is only being kept alive, and since when it is idle
+//! all the same. If the runner dies, the grant goes to another one; if the call hangs, it is found by the pool's look, as a call without a caller;
+//! if the pool drains, the grant is dropped and the session closed.
+
+use std::sync::Weak;
+
+use session_pool::{Held, Millis};
+
+use crate::execution::PROBE;
+use crate::module::handle::HandleUse;
+use crate::operation::host::{Host, Outlet};
+use crate::operation::request::{Place, Work};
+use crate::p11::crypto::generate_random;
+use crate::p11::{CallError, Class};
+use crate::pool::availability::Readiness;
+use crate::pool::in_flight::{Hand, InUse};
+use crate::pool::opening::enter;
+use crate::pool::recovery::{Trouble, own_trouble};
+use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::support::clock::now;
+use crate::token::diagnosis::{Diagnosis, diagnose, is_suspicious};
+use crate::token::session::Session;
+
+/// That a session is to be kept alive. The pool keeps no other one alive as long as this lives.
+pub struct Keepalive<H: Host> {
+    pool: Weak<TokenPool<H>>,
+    /// Those on which the token was called last at this time or before are to be.
+    called_before: Millis,
+}
+
+impl<H: Host> Drop for Keepalive<H> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.sessions.end_keeping();
+        }
+    }
+}
+
+/// What becomes of the session.
+enum Kept {
+    Good,
+    Broken(&'static str),
+    Trouble(Trouble, CallError),
+}
+
+impl<H: Host> TokenPool<H> {
+    /// Time passes: if a session is to be kept alive, a runner does; it goes on with the others that are.
+    pub(crate) fn keep_alive(&self, outlet: &mut impl Outlet<H>) {
+        let Some(interval) = self.options.keepalive else { return };
+        if matches!(self.readiness(), Readiness::Ready)
+            && let Some(grant) = self.next_to_keep(now().saturating_sub(interval))
+        {
+            self.dispatch(grant, outlet);
+        }
+    }
+
+    fn next_to_keep(&self, called_before: Millis) -> Option<Grant<H>> {
+        let keepalive = || Work::Keepalive(Keepalive { pool: self.me.clone(), called_before });
+        self.sessions.take_to_keep(called_before, now(), keepalive)
+    }
+
+    /// One session, from its grant to the next one.
+    pub(crate) fn turn_of_keepalive(&self, hand: Hand<'_, H>, keepalive: Keepalive<H>) -> Option<Grant<H>> {
+        let in_use = match hand.in_use() {
+            Ok(in_use) => in_use,
+            // Not reachable: only open ones are kept alive.
+            Err(hand) => return self.give_back(hand, &Place::Pool),
+        };
+        let kept = self.keep(&in_use);
+        let held = self.returned(in_use.lay_down());
+        let next = self.after_keeping(held, kept);
+        let called_before = keepalive.called_before;
+        drop(keepalive);
+        next.or_else(|| self.next_to_keep(called_before))
+    }
+
+    fn after_keeping(&self, held: Held<Session>, kept: Kept) -> Option<Grant<H>> {
+        let reason = match kept {
+            _ if held.is_hung() => "hung",
+            Kept::Good => return self.free(held, &Place::Pool),
+            Kept::Broken(reason) => reason,
+            Kept::Trouble(trouble, call) => {
+                if let Some(token) = held.session.token() {
+                    let token = token.clone();
+                    self.face(trouble, &token, held.session.generation(), call);
+                }
+                self.options.class(&call).name()
+            }
+        };
+        self.discard(held, &Place::Pool, reason);
+        None
+    }
+
+    /// The call. It needs no login, and asks for none.
+    fn keep(&self, in_use: &InUse<'_, H>) -> Kept {
+        let session = in_use.session();
+        let Some(token) = session.token() else { return Kept::Broken("stale") };
+        // What waits by now goes first.
+        let is_wanted = || self.sessions.waiting() == 0 && !self.is_draining();
+        if !is_wanted() {
+            return Kept::Good;
+        }
+        let Ok(_inside) = enter(token, in_use.cell(), is_wanted) else { return Kept::Good };
+        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Kept::Broken("stale") };
+        match generate_random(token.module.functions(), used.handle(), PROBE, PROBE) {
+            Ok(_bytes) => {
+                token.suspicion.succeeded();
+                Kept::Good
+            }
+            Err(call) => self.judge_keeping(session, &used, call),
+        }
+    }
+
+    /// What a return code asks for, as of an operation that nobody waits for. Called inside of the module.
+    fn judge_keeping(&self, session: &Session, used: &HandleUse<'_>, call: CallError) -> Kept {
+        let Some(token) = session.token() else { return Kept::Broken("stale") };
+        let (class, epoch) = (self.options.class(&call), token.gate.epoch());
+        if is_suspicious(class) {
+            let Diagnosis { trouble, is_good } = diagnose(&self.options, session, used, class, epoch, false);
+            // No caller's input is to blame for it.
+            return match trouble.or_else(|| own_trouble(&self.options, token, class)) {
+                Some(trouble) => Kept::Trouble(trouble, call),
+                None if is_good && matches!(class, Class::DeviceTrouble | Class::Ambiguous) => Kept::Good,
+                None => Kept::Broken(class.name()),
+            };
+        }
+        if class == Class::LoginLost && self.options.login != LoginMode::None {
+            token.gate.lost(epoch);
+        }
+        match class {
+            Class::DirtySession => Kept::Broken(class.name()),
+            _ => Kept::Good,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Keys that want a login for each use (`CKA_ALWAYS_AUTHENTICATE`). Their operations are parked beside the pool until the source has given the PIN,
+//! and until it is their turn: so no runner waits, and a wrong PIN is tried once.
+
+use session_pool::{Grant as PoolGrant, Held, Source, Ticket, Waiting};
+
+use crate::error::{Error, Failure};
+use crate::operation::host::{Host, Posting};
+use crate::operation::request::{ContextPin, Operation, Pin, Place, Work};
+use crate::pool::drain::refuse;
+use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::support::clock::now;
+use crate::token::login_gate::Awaited;
+use crate::token::session::Session;
+
+/// An operation that waits outside of the pool's queue, where it has a place to come back to.
+pub(crate) struct Parked<H: Host> {
+    pub(crate) operation: Operation<H>,
+    pub(crate) ticket: Ticket,
+    /// The session of its lease.
+    pub(crate) held: Option<Held<Session>>,
+}
+
+/// What an operation on such a key lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lacks {
+    Pin,
+    Turn,
+}
+
+impl<H: Host> TokenPool<H> {
+    /// Parks an operation; its session serves others meanwhile, unless it is a lease's.
+    pub(crate) fn park(
+        &self,
+        held: Held<Session>,
+        mut operation: Operation<H>,
+        ticket: Ticket,
+        lacks: Lacks,
+    ) -> Option<Grant<H>> {
+        let Some(token) = held.session.token().cloned() else {
+            let next = self.free(held, &operation.place);
+            operation.post(Error::Interrupted { cause: "the session was closed" });
+            return next;
+        };
+        if lacks == Lacks::Pin {
+            if self.options.login == LoginMode::Protected {
+                operation.context = ContextPin::Given(None);
+            } else if let Some(pin) = self.retained() {
+                operation.context = ContextPin::Given(Some(pin));
+            } else if let Err(error) = token.gate.may_ask(self.options.user, now()) {
+                let next = self.free(held, &operation.place);
+                operation.post(error);
+                return next;
+            }
+        }
+        let leased = matches!(operation.place, Place::Within(_));
+        let (held, next) = if leased { (Some(held), None) } else { (None, self.release(held)) };
+        let parked = Parked { operation, ticket, held };
+        match (lacks, &parked.operation.context) {
+            (Lacks::Pin, ContextPin::Given(_)) => self.resume(parked),
+            (Lacks::Pin, _) => {
+                self.access.for_pin.lock().push(parked);
+                self.ask_for_keys(&token);
+            }
+            (Lacks::Turn, _) => {
+                self.access.for_turn.lock().push(parked);
+                if !token.gate.listen(Awaited::Proof, self.listener()) {
+                    self.resume_turns();
+                }
+            }
+        }
+        if self.is_draining() {
+            self.refuse_parked(&Error::Draining);
+        }
+        next
+    }
+
+    /// The PIN has come, or will not.
+    pub(crate) fn provide_for_keys(&self, pin: Result<Pin, Error>) {
+        let waiting = std::mem::take(&mut *self.access.for_pin.lock());
+        for mut parked in waiting {
+            match &pin {
+                Ok(pin) => {
+                    parked.operation.context = ContextPin::Given(Some(pin.clone()));
+                    self.resume(parked);
+                }
+                Err(error) => self.end(parked, error.clone()),
+            }
+        }
+    }
+
+    /// Whoever waits for a turn looks again.
+    pub(crate) fn resume_turns(&self) {
+        let waiting = std::mem::take(&mut *self.access.for_turn.lock());
+        for parked in waiting {
+            self.resume(parked);
+        }
+    }
+
+    pub(crate) fn resume(&self, Parked { operation, ticket, held }: Parked<H>) {
+        let waiter = Waiting { payload: Work::Call(operation), ticket };
+        if let Some(held) = held {
+            return self.dispatch(PoolGrant { source: Source::Session(held), waiter }, &mut Posting);
+        }
+        match self.sessions.requeue(waiter) {
+            Ok(grants) => {
+                for grant in grants {
+                    self.dispatch(grant, &mut Posting);
+                }
+            }
+            Err(work) => refuse(work, &Error::Draining),
+        }
+    }
+
+    fn end(&self, Parked { operation, held, .. }: Parked<H>, error: Error) {
+        if let Some(grant) = held.and_then(|held| self.free(held, &operation.place)) {
+            self.dispatch(grant, &mut Posting);
+        }
+        operation.header.post(Err(Failure::not_executed(error)));
+    }
+
+    /// A pool that drains, or is down, brings no PIN any more.
+    pub(crate) fn refuse_parked(&self, error: &Error) {
+        let mut parked = std::mem::take(&mut *self.access.for_pin.lock());
+        parked.append(&mut self.access.for_turn.lock());
+        for parked in parked {
+            self.end(parked, error.clone());
+        }
+    }
+}

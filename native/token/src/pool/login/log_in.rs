@@ -1,0 +1,207 @@
+//! One `C_Login`, on a runner's session, for everybody.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use cryptoki_sys::{
+    CK_FLAGS, CK_SESSION_HANDLE, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY,
+    CKF_USER_PIN_LOCKED, CKU_SO,
+};
+
+use crate::error::{Error, Failure};
+use crate::operation::host::Host;
+use crate::operation::request::{Answer, Pin, Place};
+use crate::p11::{self, CallError, Class, Functions};
+use crate::pool::control::{Asked, Credential, Express};
+use crate::pool::in_flight::InUse;
+use crate::pool::login::policy::ExplicitLogin;
+use crate::pool::recovery::{Trouble, from_the_start, own_trouble};
+use crate::pool::{Grant, PoolOptions, TokenPool};
+use crate::support::clock::{nanos, now};
+use crate::token::Token;
+use crate::token::diagnosis::{Finding, examine, is_suspicious};
+use crate::token::login_gate::Attempt;
+use crate::token::session::{Session, lost};
+
+/// How a login ended.
+enum Ended {
+    /// The gate's word in which the pool is admitted.
+    In(u64),
+    /// `reusable`: the session may be used again.
+    Refused { error: Error, reusable: bool },
+    /// The session is dead, or it is worse, and the attempt goes on: the PIN was not looked at.
+    Trouble { attempt: Attempt, call: CallError, trouble: Option<Trouble> },
+    /// The module is being initialized again, and the attempt goes on.
+    Return(Attempt),
+}
+
+impl<H: Host> TokenPool<H> {
+    /// A login's turn, with the attempt ended or handed on, whatever comes. `started`: when it began, in nanoseconds.
+    pub(crate) fn turn_of_login(
+        &self,
+        in_use: InUse<'_, H>,
+        Credential { attempt, pin }: Credential,
+        asked: Asked<H>,
+        started: u64,
+    ) -> Option<Grant<H>> {
+        let user = self.options.user;
+        let session = in_use.session();
+        let token = session.token().cloned();
+        if token.as_ref().is_some_and(|token| !attempt.is_at(&token.gate)) {
+            // The pool has another token than when it began: whoever needs a login begins anew, there.
+            drop(attempt);
+            let next = self.free(self.returned(in_use.lay_down()), &Place::Pool);
+            if let Some(asker) = asked.by {
+                self.begin_explicit(ExplicitLogin { asker, pin, force: asked.force });
+            }
+            return next;
+        }
+        let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
+        // Whoever waits for the login is to find that it is the pool's.
+        let before = self.swap_mark(mark);
+        let entered = || session.token().map(|token| token.module.enter_while(|| !self.is_draining()));
+        let run = AssertUnwindSafe(|| match entered() {
+            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
+            Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
+            Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
+        });
+        let panicked = Error::Interrupted { cause: "the login panicked" };
+        let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
+        let held = self.returned(in_use.lay_down());
+        let (name, outcome, reusable) = match result {
+            Ended::In(word) => {
+                self.now_with(mark, pin.as_ref());
+                self.admit(word);
+                self.keep_login();
+                ("ok", Ok(Answer::Done), true)
+            }
+            Ended::Return(attempt) => {
+                self.swap_mark(before);
+                self.await_module_for(Express::login(Credential { attempt, pin }, asked));
+                return self.free(held, &Place::Pool);
+            }
+            Ended::Trouble { attempt, call, trouble } => {
+                self.swap_mark(before);
+                let work = Express::login(Credential { attempt, pin }, asked);
+                self.after_trouble(held, work, call, trouble, false, started);
+                return None;
+            }
+            Ended::Refused { error, reusable } => {
+                self.swap_mark(before);
+                self.forget_retained();
+                (error.reason(), Err(Failure::not_executed(error)), reusable)
+            }
+        };
+        self.tell_of_login(name, started);
+        let next = if reusable {
+            self.free(held, &Place::Pool)
+        } else {
+            self.discard(held, &Place::Pool, name);
+            None
+        };
+        asked.answer(outcome);
+        next
+    }
+}
+
+/// Logs in and tells the gate. Called inside of the module.
+fn login<H: Host>(
+    options: &PoolOptions,
+    session: &Session,
+    user: CK_USER_TYPE,
+    attempt: Attempt,
+    pin: Option<&Pin>,
+    asked: &Asked<H>,
+) -> Ended {
+    let interrupted = Error::Interrupted { cause: "the session was closed" };
+    let Some(token) = session.token() else {
+        return Ended::Refused { error: interrupted, reusable: false };
+    };
+    let Some(used) = session.begin() else {
+        return Ended::Trouble { attempt, call: lost("C_Login"), trouble: None };
+    };
+    let (functions, handle) = (token.module.functions(), used.handle());
+    let failed = |attempt: Attempt, error: Error, reusable| {
+        attempt.fail(error.clone(), false, nanos());
+        Ended::Refused { error, reusable }
+    };
+    let broken = |attempt: Attempt, call: CallError| {
+        let class = match options.class(&call) {
+            // A login needs no room for another session: a token that says so is not what it was.
+            Class::Capacity => Class::TokenGone,
+            class => class,
+        };
+        let seen = token.module.incarnation();
+        let finding = if is_suspicious(class) { examine(options, token, Some(handle), class) } else { Finding::SessionAnswers };
+        let trouble = match finding {
+            Finding::ModuleDown => Some(Trouble::Module { seen }),
+            Finding::Silence => Some(Trouble::Silence),
+            Finding::TokenAnswers if class == Class::DeadSession => from_the_start(session, seen),
+            Finding::SessionAnswers | Finding::TokenAnswers => own_trouble(options, token, class),
+        };
+        if trouble.is_some() || class == Class::DeadSession {
+            return Ended::Trouble { attempt, call, trouble };
+        }
+        failed(attempt, call.into(), class == Class::Caller)
+    };
+    let pin = pin.map(|pin| pin.as_slice());
+    let mark = pin.map(|pin| token.gate.mark(pin));
+    if let Some(pin) = pin
+        && asked.by.is_none()
+        && attempt.is_known_bad(pin)
+    {
+        // Since it was asked for, as by a login for one use of a key.
+        attempt.stay_poisoned(pin, now());
+        let error = token.gate.poison(user).unwrap_or(interrupted);
+        return Ended::Refused { error, reusable: true };
+    }
+    let refusal = if asked.force { Ok(()) } else { may_try(token, user) };
+    match refusal {
+        Ok(()) => (),
+        Err(Error::Call(call)) => return broken(attempt, call),
+        Err(error) => {
+            // It was not tried, so that nothing is known against it.
+            attempt.poison(error.clone(), None, now());
+            return Ended::Refused { error, reusable: true };
+        }
+    }
+    let Err(call) = p11::session::login(functions, handle, user, pin) else {
+        token.suspicion.logged_in();
+        return Ended::In(attempt.succeed(mark, true, session.generation()));
+    };
+    match options.class(&call) {
+        // Some modules say so of another user, too.
+        Class::AlreadyLoggedIn if is_other(functions, handle, user) => {
+            failed(attempt, Error::LoginConflict { call: Some(call) }, true)
+        }
+        Class::AlreadyLoggedIn => Ended::In(attempt.succeed(mark, false, session.generation())),
+        Class::LoginConflict => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
+        Class::Credential => {
+            let error = Error::Poisoned { code: call.code };
+            attempt.poison(error.clone(), mark, now());
+            Ended::Refused { error, reusable: true }
+        }
+        _ => broken(attempt, call),
+    }
+}
+
+fn is_other(functions: &Functions, handle: CK_SESSION_HANDLE, user: CK_USER_TYPE) -> bool {
+    p11::session::session_info(functions, handle)
+        .is_ok_and(|info| if user == CKU_SO { info.is_user() } else { info.is_security_officer() })
+}
+
+/// A token whose next wrong PIN locks it, or that is locked, is left alone.
+fn may_try(token: &Token, user: CK_USER_TYPE) -> Result<(), Error> {
+    allowed(user, p11::slots::token_info(token.module.functions(), token.slot())?.flags)
+}
+
+/// Whether a token with these flags may be given a PIN without being told to.
+pub(crate) fn allowed(user: CK_USER_TYPE, flags: CK_FLAGS) -> Result<(), Error> {
+    let (locked, last) = match user {
+        CKU_SO => (CKF_SO_PIN_LOCKED, CKF_SO_PIN_FINAL_TRY),
+        _ => (CKF_USER_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY),
+    };
+    if flags & locked != 0 {
+        return Err(Error::Locked);
+    }
+    if flags & last != 0 { Err(Error::FinalTry) } else { Ok(()) }
+}

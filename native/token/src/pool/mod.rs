@@ -1,0 +1,452 @@
+//! A pool of sessions on a token: what is submitted, cancelled and counted. What runners do is in `serve.rs`, how it ends in `stopping.rs`.
+
+pub(crate) mod availability;
+pub(crate) mod closing;
+pub(crate) mod control;
+pub(crate) mod drain;
+pub(crate) mod health;
+pub(crate) mod hung;
+pub(crate) mod in_flight;
+pub(crate) mod keepalive;
+pub(crate) mod key_pins;
+pub(crate) mod lease;
+pub(crate) mod login;
+pub(crate) mod opening;
+pub(crate) mod recovery;
+pub(crate) mod reload;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use cryptoki_sys::{CK_RV, CK_USER_TYPE};
+use parking_lot::Mutex;
+use session_pool::{
+    Abandoned, Config, ConfigError, Departed, Dispatch, Millis, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted,
+    Ticket,
+};
+
+use crate::error::Error;
+use crate::module::ModuleConfig;
+use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
+use crate::operation::request::{Header, Operation, Place, Request, Work};
+use crate::p11::{CallError, Class};
+use crate::pool::availability::Mooring;
+use crate::pool::health::{Ailment, Record};
+use crate::pool::in_flight::{Cell, Kind};
+use crate::pool::lease::Lease;
+use crate::pool::login::policy::Access;
+use crate::runner::inline_call::Guests;
+use crate::support::clock::now;
+use crate::token::Selector;
+use crate::token::login_gate::Listener;
+use crate::token::session::Session;
+use crate::token::suspicion::Limits;
+
+pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
+pub(crate) type SessionPool<H> = Pool<Session, Work<H>>;
+
+/// Whether and how a pool logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginMode {
+    /// It doesn't.
+    None,
+    /// With a PIN that the keeper asks for.
+    Pin,
+    /// With a NULL PIN: the token asks for it by its own means (a pin-pad).
+    Protected,
+}
+
+/// What a pool is made of.
+#[derive(Debug, Clone)]
+pub struct PoolOptions {
+    /// The module's path.
+    pub module: String,
+    /// What belongs to the module.
+    pub module_config: ModuleConfig,
+    /// The slot.
+    pub selector: Selector,
+    /// Whether it wants the token for itself.
+    pub exclusive: bool,
+    /// Whether and how it logs in.
+    pub login: LoginMode,
+    /// As whom.
+    pub user: CK_USER_TYPE,
+    /// Whether the PIN is kept until the pool stops, rather than asked for at each login.
+    pub retain_pin: bool,
+    /// Without operations for so long, it logs out.
+    pub inactivity_timeout: Option<Millis>,
+    /// After a logout it logs in only when it is told to.
+    pub explicit_login: bool,
+    /// Whether it opens its first session when it is first used.
+    pub lazy: bool,
+    /// Whether its sessions are read-only.
+    pub read_only: bool,
+    /// How long an operation may run; then its call is held for hung, though its caller is dead and cannot give it up.
+    pub operation_timeout: Option<Millis>,
+    /// The most bytes that `C_GenerateRandom` is asked for at once.
+    pub random_chunk: usize,
+    /// An idle session is called on after so long.
+    pub keepalive: Option<Millis>,
+    /// How long a device may fail before something is done about it; `None`: for ever.
+    pub trouble: Option<Limits>,
+    /// How long a key's handle is remembered.
+    pub key_cache_ttl: Option<Millis>,
+    /// The caller's overrides of the return-code policy.
+    pub policy: HashMap<CK_RV, Class>,
+    /// Sessions, stripes, TTL, waiters.
+    pub sessions: Config,
+}
+
+/// A pool.
+pub struct TokenPool<H: Host> {
+    pub(crate) options: PoolOptions,
+    pub(crate) sessions: SessionPool<H>,
+    pub(crate) roster: Roster<Grant<H>, H::Runner>,
+    pub(crate) keeper: H::Keeper,
+    cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
+    /// Those of the sessions that are being closed.
+    pub(crate) closes: Mutex<Vec<Arc<Cell<H>>>>,
+    /// Whether those that were given up early are about to be looked at.
+    pub(crate) looks_again: AtomicBool,
+    pub(crate) guests: Guests<H>,
+    pub(crate) mooring: Mooring<H>,
+    pub(crate) access: Access<H>,
+    pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
+    /// The most sessions: what the options say, until it is resized.
+    size: AtomicUsize,
+    pub(crate) record: Record,
+    pub(crate) me: Weak<Self>,
+}
+
+/// One snapshot for `status/1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The counters.
+    pub sessions: Stats,
+    /// Sessions that callers have for themselves.
+    pub leased: usize,
+    /// Operations that runners have taken.
+    pub active: usize,
+    /// Calls that the module does not return from, though their time is over.
+    pub hung: usize,
+    /// Runners that can be woken or are at work.
+    pub runners: usize,
+    /// The token's epoch; 0 while there is no token.
+    pub epoch: u64,
+    /// The login's state.
+    pub login: &'static str,
+    /// Whether one call is in the module at a time.
+    pub serialized: bool,
+    /// Why the pool is down.
+    pub down: Option<Error>,
+    /// What is wrong with it.
+    pub ailment: Option<Ailment>,
+}
+
+impl PoolOptions {
+    /// What is done about a call that failed: the standard's class, or the one that this pool gives it.
+    pub(crate) fn class(&self, call: &CallError) -> Class {
+        self.policy.get(&call.code).copied().unwrap_or_else(|| call.class())
+    }
+}
+
+impl<H: Host> TokenPool<H> {
+    /// A pool that is not yet attached to its token.
+    pub fn new(options: PoolOptions, keeper: H::Keeper) -> Result<Arc<Self>, ConfigError> {
+        let sessions = Pool::new(&options.sessions)?;
+        if options.login != LoginMode::None {
+            // Closing the last session would log out.
+            sessions.set_floor(1);
+        }
+        let size = options.sessions.max_sessions;
+        Ok(Arc::new_cyclic(|me| Self {
+            options,
+            sessions,
+            roster: Roster::new(),
+            keeper,
+            cells: Mutex::default(),
+            closes: Mutex::default(),
+            looks_again: AtomicBool::new(false),
+            guests: Guests::default(),
+            mooring: Mooring::default(),
+            access: Access::new(),
+            leases: Mutex::default(),
+            size: AtomicUsize::new(size),
+            record: Record::new(),
+            me: me.clone(),
+        }))
+    }
+
+    /// Takes a call. The ticket is for giving it up.
+    pub fn submit(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        self.take(Operation::new(header, request, Place::Pool), outlet)
+    }
+
+    /// Takes a call for a session of its own: it is answered when the lease has one.
+    pub fn submit_lease(&self, header: Arc<Header<H>>, outlet: &mut impl Outlet<H>) -> Result<(Ticket, Arc<Lease<H>>), Error> {
+        let lease = Lease::new(self.me.clone());
+        let place = Place::Takes(lease.clone());
+        let ticket = self.take(Operation::new(header, Request::Ping, place), outlet)?;
+        let mut leases = self.leases.lock();
+        leases.retain(|lease| lease.strong_count() > 0);
+        leases.push(Arc::downgrade(&lease));
+        Ok((ticket, lease))
+    }
+
+    /// Takes a call on a lease's session.
+    pub fn submit_within(
+        lease: &Arc<Lease<H>>,
+        header: Arc<Header<H>>,
+        request: Request,
+        outlet: &mut impl Outlet<H>,
+    ) -> Result<Ticket, Error> {
+        let operation = Operation::new(header, request, Place::Within(lease.clone()));
+        lease.submit(operation, outlet)
+    }
+
+    pub(crate) fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        if let Some(error) = self.refusal() {
+            // The caller gets it as this function's result.
+            let _ = operation.header.progress.abandon();
+            return Err(error);
+        }
+        let work = Work::Call(operation);
+        let mut swept = Vec::new();
+        let is_dead = |work: &Work<H>| match work {
+            Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
+            Work::Express(_) | Work::Keepalive(_) => false,
+        };
+        match self.sessions.submit(work, is_dead, &mut swept) {
+            Submitted::Granted(grant) => {
+                let ticket = grant.waiter.ticket;
+                if let Work::Call(Operation { header, .. }) = &grant.waiter.payload
+                    && header.start_by == Some(header.submitted)
+                {
+                    // It may not wait, and it doesn't: it has a session, and its runner is on the way.
+                    let _ = header.progress.start(header.submitted);
+                }
+                self.dispatch(grant, outlet);
+                Ok(ticket)
+            }
+            Submitted::Queued(ticket) => Ok(ticket),
+            Submitted::Refused(work, refusal) => {
+                // The caller gets the error as this function's result: nobody is to answer it once more.
+                if let Work::Call(operation) = work {
+                    let _ = operation.header.progress.abandon();
+                }
+                Err(match refusal {
+                    Refusal::Overloaded => Error::Overloaded,
+                    Refusal::Draining => Error::Draining,
+                })
+            }
+        }
+    }
+
+    /// A caller gives up its operation, if it still waits or (`running`) in any case. A login or logout has no ticket.
+    pub fn abandon(&self, header: &Header<H>, ticket: Option<Ticket>, running: bool) -> Abandoned {
+        let abandoned = if running { header.progress.abandon() } else { header.progress.abandon_queued() };
+        if matches!(abandoned, Abandoned::BeforeStart | Abandoned::WhileRunning { .. }) {
+            match ticket {
+                Some(ticket) => drop(self.sessions.cancel(ticket)),
+                None => {
+                    self.sweep_logins();
+                    self.sweep_logouts(&Posting);
+                    self.sweep_express(&Posting);
+                }
+            }
+        }
+        if let Abandoned::WhileRunning { .. } = abandoned {
+            self.given_up(header);
+        }
+        abandoned
+    }
+
+    /// A runner joins; `true`: it must come in at once.
+    pub fn join(&self, address: H::Runner) -> (RunnerId, bool) {
+        let cell = Arc::new(Cell::new(address.is_expendable()));
+        let (id, woken) = self.roster.join(address);
+        self.cells.lock().insert(id, cell);
+        (id, woken)
+    }
+
+    /// A runner's process has died.
+    pub fn runner_down(&self, id: RunnerId, outlet: &mut impl Outlet<H>) {
+        if let Departed::Vacant(grant) = self.roster.down(id) {
+            self.cells.lock().remove(&id);
+            if let Some(grant) = grant {
+                self.dispatch(grant, outlet);
+            }
+            self.refuse_if_deserted();
+            self.keeper.post(Notice::RunnersWanted);
+        }
+    }
+
+    /// A runner's call returns for the last time.
+    pub fn depart(&self, id: RunnerId) {
+        self.withdraw(id);
+        self.keeper.post(Notice::RunnersWanted);
+    }
+
+    /// A runner leaves, and no successor is asked for.
+    pub fn withdraw(&self, id: RunnerId) {
+        if let Some(grant) = self.roster.leave(id) {
+            self.dispatch(grant, &mut Posting);
+        }
+        self.cells.lock().remove(&id);
+        self.refuse_if_deserted();
+    }
+
+    pub(crate) fn forget_cell(&self, id: RunnerId) {
+        self.cells.lock().remove(&id);
+    }
+
+    pub(crate) fn cell(&self, id: RunnerId) -> Arc<Cell<H>> {
+        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell::new(false))).clone()
+    }
+
+    /// Where calls into the module may be in progress, with the runner whose place goes with it.
+    pub(crate) fn all_cells(&self) -> Vec<(Option<RunnerId>, Arc<Cell<H>>)> {
+        let mut cells: Vec<_> = self.cells.lock().iter().map(|(id, cell)| (Some(*id), cell.clone())).collect();
+        cells.extend(self.guests.cells().into_iter().map(|cell| (None, cell)));
+        cells.extend(self.closes.lock().iter().map(|cell| (None, cell.clone())));
+        cells
+    }
+
+    /// The most sessions.
+    pub fn size(&self) -> usize {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// How many sessions may be in use at a time, each of which wants a runner: its size, or, after a shrink, as many as still are.
+    pub fn places(&self) -> usize {
+        // Read first: what has shrunk the pool says so before.
+        let size = self.size();
+        if !self.sessions.is_shrinking() {
+            return size;
+        }
+        let stats = self.sessions.stats();
+        size.max(stats.running + stats.opening)
+    }
+
+    /// How many runners are missing.
+    pub fn vacancies(&self) -> usize {
+        if self.is_draining() { 0 } else { self.places().saturating_sub(self.roster.len()) }
+    }
+
+    /// The addresses of its runners, of the dead whose calls have not returned too.
+    pub fn runners(&self) -> Vec<H::Runner> {
+        self.roster.list().into_iter().map(|(_, runner, _)| runner).collect()
+    }
+
+    /// Grows or shrinks. No call fails of it: sessions close as they come free, runners leave as they have nothing to do.
+    pub fn resize(&self, size: usize, outlet: &mut impl Outlet<H>) {
+        let (granted, closing) = self.sessions.resize(size);
+        self.size.store(size, Ordering::Release);
+        for grant in granted {
+            self.dispatch(grant, outlet);
+        }
+        for (closing, session) in closing {
+            self.close(closing, session, "resize");
+        }
+        self.dismiss_surplus();
+    }
+
+    /// If there are too many runners, those that are parked come in, and see it.
+    fn dismiss_surplus(&self) {
+        if self.roster.len() > self.places() {
+            self.runners().iter().for_each(Wake::post);
+        }
+    }
+
+    /// Finds a runner for a grant.
+    pub(crate) fn dispatch(&self, grant: Grant<H>, outlet: &mut impl Outlet<H>) {
+        match self.roster.dispatch(grant) {
+            Dispatch::Wake(_, runner) => outlet.wake(&runner),
+            Dispatch::Ring(_, runner) => runner.ring(),
+            Dispatch::Later => self.refuse_if_deserted(),
+        }
+    }
+
+    /// Time passes. The ceiling, before it is tried upwards.
+    pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
+        let ceiling = self.sessions.stats().ceiling;
+        self.attend_if_alone();
+        self.lose_patience();
+        self.log_out_if_inactive();
+        self.sweep_logins();
+        self.sweep_logouts(outlet);
+        self.sweep_express(outlet);
+        self.resume_logouts();
+        self.look_for_hung(outlet);
+        let (granted, closing) = self.sessions.tick(now());
+        for grant in granted {
+            self.dispatch(grant, &mut Posting);
+        }
+        for (closing, session) in closing {
+            self.close(closing, session, "ttl");
+        }
+        // Sessions of before a shrink may have closed.
+        self.dismiss_surplus();
+        self.keep_alive(&mut Posting);
+        ceiling
+    }
+
+    /// Forgets every key's handle.
+    pub fn forget_keys(&self) {
+        if let Ok(token) = self.token() {
+            token.keys.clear();
+        }
+    }
+
+    /// Whether callers have sessions for themselves.
+    pub fn has_leases(&self) -> bool {
+        self.leased() > 0
+    }
+
+    /// Sessions that callers have for themselves.
+    pub(crate) fn leased(&self) -> usize {
+        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
+        leases.iter().filter(|lease| lease.is_active()).count()
+    }
+
+    /// One snapshot.
+    pub fn status(&self) -> Status {
+        let is_active = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| matches!(doing.errand.kind, Kind::Call(_)));
+        let active = self.all_cells().iter().filter(|(_, cell)| is_active(cell)).count();
+        let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
+        let token = self.anchored();
+        let serialized = token.as_ref().is_some_and(|token| token.module.is_serialized());
+        let (epoch, login) = match token {
+            Some(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict"),
+            Some(token) => (token.gate.epoch(), token.gate.state_name(self.options.user)),
+            None => (0, "logged_out"),
+        };
+        let down = self.refusal().or_else(|| self.is_stopped().then_some(Error::Draining));
+        let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
+        let leased = self.leased();
+        let mut sessions = self.sessions.stats();
+        let stuck = self.stuck();
+        let hung = sessions.hung + stuck;
+        let ailment = self.ailment(&sessions, stuck);
+        // The pool does not tell a lease's session from a running one.
+        let leased = leased.min(sessions.running);
+        sessions.running -= leased;
+        Status { sessions, leased, active, hung, runners, epoch, login, serialized, down, ailment }
+    }
+}
+
+impl<H: Host> Listener for TokenPool<H> {
+    fn gate_changed(&self) {
+        self.resume_logins();
+        self.resume_logouts();
+        self.resume_turns();
+        self.open_gate();
+    }
+}
+
+impl<H: Host> TokenPool<H> {
+    pub(crate) fn listener(&self) -> Weak<dyn Listener> {
+        self.me.clone()
+    }
+}

@@ -1,0 +1,164 @@
+//! From a grant to an open session; and what becomes of what was to run on one that the token does not give.
+
+use cryptoki_sys::CKR_ARGUMENTS_BAD;
+use session_pool::{Opening, Source, Waiting};
+
+use crate::error::{Error, Unavailable};
+use crate::module::Inside;
+use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting};
+use crate::operation::request::{Place, Work};
+use crate::p11::Class;
+use crate::pool::availability::Readiness;
+use crate::pool::in_flight::{Cell, Hand, InUse};
+use crate::pool::recovery::{Trouble, as_seen_by};
+use crate::pool::{Grant, TokenPool};
+use crate::runner::setbacks::Remains;
+use crate::support::clock::{nanos, now};
+use crate::token::Token;
+use crate::token::session::Session;
+
+/// No session could be opened.
+pub(crate) struct Unopened<'a, H: Host> {
+    error: Error,
+    remains: Remains,
+    hand: Hand<'a, H>,
+}
+
+/// What becomes of work for which no session could be opened.
+#[expect(clippy::large_enum_variant, reason = "it is handed over once, and never kept")]
+pub(crate) enum Refused<H: Host> {
+    /// It is back in its place; what is next.
+    Waits(Option<Grant<H>>),
+    /// It gets none.
+    For(Refusal<H>, Work<H>),
+}
+
+/// Why there is no session, what remains to be done about it, and what is next.
+pub(crate) struct Refusal<H: Host> {
+    pub(crate) error: Error,
+    pub(crate) remains: Remains,
+    pub(crate) next: Option<Grant<H>>,
+}
+
+impl<H: Host> TokenPool<H> {
+    /// The session of a grant, opened if need be; or why not. `is_wanted`: asked while it waits for its turn in the module.
+    pub(crate) fn session<'a>(
+        &self,
+        hand: Hand<'a, H>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<InUse<'a, H>, Box<Unopened<'a, H>>> {
+        let hand = match hand.in_use() {
+            Ok(in_use) => return Ok(in_use),
+            Err(hand) => hand,
+        };
+        let started = nanos();
+        match self.open(hand.cell(), is_wanted) {
+            Ok(session) => {
+                self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
+                self.record.may_open();
+                let in_use = hand.opened(&self.sessions, session);
+                if self.sessions.is_capped() {
+                    for grant in self.sessions.widen(now()) {
+                        self.dispatch(grant, &mut Posting);
+                    }
+                }
+                Ok(in_use)
+            }
+            Err((error, remains)) => {
+                self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
+                Err(Box::new(Unopened { error, remains, hand }))
+            }
+        }
+    }
+
+    /// No session could be opened. What was to run on it waits for another, if the token only has no room for more than there are.
+    pub(crate) fn unopened(
+        &self,
+        Unopened { error, remains, hand }: Unopened<'_, H>,
+        waiter: Waiting<Work<H>>,
+        outlet: &mut impl Outlet<H>,
+    ) -> Refused<H> {
+        let refused = |error, work, next| Refused::For(Refusal { error, remains, next }, work);
+        let opening = match self.returned(hand.lay_down()) {
+            Source::Capacity(opening) => opening,
+            Source::Session(held) => return refused(error, waiter.payload, self.release(held)),
+        };
+        if opening.is_hung() || !self.is_full(&error) {
+            self.note_refusal(&error);
+            return refused(error, waiter.payload, self.never_opened(opening));
+        }
+        match self.sessions.refused(opening, waiter, now()) {
+            Ok(grants) => Refused::Waits(self.first_of_all(grants, outlet)),
+            Err((opening, waiter)) => {
+                let error = self.none_to_be_had(error);
+                self.note_refusal(&error);
+                refused(error, waiter.payload, self.never_opened(opening))
+            }
+        }
+    }
+
+    /// Whatever is to be opened next may fail in the same way. Of a token that is away, or comes back, it says nothing.
+    fn note_refusal(&self, error: &Error) {
+        if matches!(self.readiness(), Readiness::Ready) && matches!(error, Error::Call(_)) {
+            self.record.could_not_open(error);
+        }
+    }
+
+    /// The token gives this pool no session at all. If none of ours is open on it, nothing will come free: it is as good as away.
+    fn none_to_be_had(&self, error: Error) -> Error {
+        let (Error::Call(call), Ok(token)) = (&error, self.token()) else { return error };
+        if token.gate.sessions() > 0 {
+            return error;
+        }
+        self.face(Trouble::Silence, &token, token.generation(), *call);
+        match self.readiness() {
+            Readiness::Refused(refusal) => as_seen_by(*call, refusal),
+            // It has been found again already: the answer is the same as a moment ago.
+            Readiness::Ready | Readiness::Held => {
+                Error::TokenUnavailable(Unavailable { call: Some(*call), cause: None, away: 0, retry_after: 1 })
+            }
+        }
+    }
+
+    /// Whether the token gives no further session, though nothing is wrong with it.
+    fn is_full(&self, error: &Error) -> bool {
+        let Error::Call(call) = error else { return false };
+        let class = self.options.class(call);
+        // CloudHSM says it so.
+        let has_others = || self.token().is_ok_and(|token| token.gate.sessions() > 0);
+        call.function == "C_OpenSession"
+            && (class == Class::Capacity || (call.code == CKR_ARGUMENTS_BAD && class == Class::Caller && has_others()))
+    }
+
+    /// Capacity comes back unused: whose it is next.
+    fn never_opened(&self, opening: Opening) -> Option<Grant<H>> {
+        let next = self.sessions.open_failed(opening);
+        // It may have been the last thing that a draining pool waited for.
+        self.settle();
+        next
+    }
+
+    /// Gives back what was granted to work that does not run.
+    pub(crate) fn give_back(&self, hand: Hand<'_, H>, place: &Place<H>) -> Option<Grant<H>> {
+        self.put_back(self.returned(hand.lay_down()), place)
+    }
+
+    /// The same for what nobody has taken in hand.
+    pub(crate) fn put_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
+        match source {
+            Source::Session(held) => self.free(held, place),
+            Source::Capacity(opening) => self.never_opened(opening),
+        }
+    }
+}
+
+/// Enters a module for what is in a cell: while that waits for its turn, nothing hangs.
+pub(crate) fn enter<'a, H: Host>(token: &'a Token, cell: &Cell<H>, is_wanted: impl Fn() -> bool) -> Result<Inside<'a>, Error> {
+    if !token.module.is_serialized() {
+        return token.module.enter_while(is_wanted);
+    }
+    cell.begins(false);
+    let inside = token.module.enter_while(is_wanted);
+    cell.begins(true);
+    inside
+}

@@ -1,0 +1,419 @@
+//! The runner's loop: it owns a session, takes the next operation, runs it, answers, and goes on while there is work. Two kinds of runner
+//! call it: a process in a dirty NIF, and a native thread.
+
+pub(crate) mod inline_call;
+pub(crate) mod setbacks;
+pub(crate) mod spin;
+
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
+use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
+
+use crate::error::{Error, Executed, Failure};
+use crate::execution::{Recover, Step, execute};
+use crate::operation::host::{Delivery, Host, Outcome, Outlet};
+use crate::operation::request::{Header, Operation, Place, Request, Work, weight};
+use crate::p11::{CallError, Phase};
+use crate::pool::availability::Readiness;
+use crate::pool::drain::refuse;
+use crate::pool::in_flight::{Cell, Errand, Hand, InUse};
+use crate::pool::lease::Late;
+use crate::pool::login::policy::{Passage, Wait};
+use crate::pool::opening::{Refused, enter};
+use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::support::clock::{nanos, now};
+use crate::support::panics::survive;
+use crate::token::session::Session;
+
+/// How much a runner does before it steps outside for a moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Time.
+    pub time: Duration,
+    /// Bytes of answers, which stay on its process's heap until then.
+    pub bytes: usize,
+}
+
+/// How a runner's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Served {
+    /// It has nothing to do.
+    Parked,
+    /// It has, and must come in again.
+    Again,
+    /// It is not on the roster any more.
+    Gone,
+}
+
+/// What came of one operation.
+pub(crate) struct Turn<H: Host> {
+    /// What to run next.
+    pub(crate) next: Option<Grant<H>>,
+    /// The answer, to be sent when the session is free already: a caller that has its answer finds the pool drained.
+    pub(crate) answer: Option<(Operation<H>, Outcome)>,
+}
+
+impl<H: Host> TokenPool<H> {
+    /// A runner's turn.
+    pub fn serve(&self, id: RunnerId, outlet: &mut impl Outlet<H>, budget: Budget) -> Served {
+        let mut grant = match self.roster.enter(id) {
+            Entered::Run(grant) => grant,
+            Entered::Parked => return self.parked(id),
+            Entered::Gone => return Served::Gone,
+        };
+        let cell = self.cell(id);
+        cell.pace.called(nanos());
+        let until = Instant::now() + budget.time;
+        let mut bytes = 0;
+        loop {
+            let Some(Turn { next, answer }) = survive(|| self.turn(grant, &cell, outlet)) else {
+                let next = self.after_panic(&cell);
+                return self.quit(id, next, outlet);
+            };
+            let mut delivery = Delivery::Done;
+            if let Some((mut operation, outcome)) = answer {
+                let outcome = operation.settle(outcome);
+                bytes += weight(&outcome);
+                delivery = operation.answer(outlet, outcome);
+            }
+            if delivery == Delivery::SenderDead {
+                return self.quit(id, next, outlet);
+            }
+            let next = match next {
+                Some(next) => next,
+                None => match self.rest(id, &cell, outlet) {
+                    Entered::Run(next) => next,
+                    Entered::Parked => return self.parked(id),
+                    Entered::Gone => return self.quit(id, None, outlet),
+                },
+            };
+            if bytes < budget.bytes && Instant::now() < until {
+                grant = next;
+                continue;
+            }
+            return match self.roster.step_out(id, next) {
+                None => Served::Again,
+                Some(next) => self.quit(id, Some(next), outlet),
+            };
+        }
+    }
+
+    /// A parked runner stays, unless the pool has shrunk and it is one too many.
+    fn parked(&self, id: RunnerId) -> Served {
+        if self.roster.retire(id, self.places()) {
+            self.forget_cell(id);
+            return Served::Gone;
+        }
+        Served::Parked
+    }
+
+    /// A dead runner's call returns: what it has in hand goes to another.
+    fn quit(&self, id: RunnerId, grant: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Served {
+        if let Some(grant) = grant {
+            self.dispatch(grant, outlet);
+        }
+        self.depart(id);
+        Served::Gone
+    }
+
+    /// After a panic of ours: the session has gone to the reaper, and its capacity goes to the next.
+    pub(crate) fn after_panic(&self, cell: &Cell<H>) -> Option<Grant<H>> {
+        let next = cell.take_stake().and_then(|stake| self.sessions.forfeit(stake));
+        survive(|| self.resume_logouts());
+        survive(|| self.settle());
+        next
+    }
+
+    /// One operation, from its grant to the next one.
+    pub(crate) fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
+        let turn = self.turn_of(grant, cell, outlet);
+        self.resume_logouts();
+        turn
+    }
+
+    fn turn_of(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
+        let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
+        if !self.is_draining() {
+            match self.readiness() {
+                Readiness::Ready => (),
+                Readiness::Held => return self.turn_back(source, payload, ticket, outlet),
+                Readiness::Refused(error) => return self.turn_away(source, payload, error),
+            }
+        }
+        let hand = cell.take_up(source, Errand::of(&payload));
+        match payload {
+            Work::Keepalive(keepalive) => Turn { next: self.turn_of_keepalive(hand, keepalive), answer: None },
+            Work::Express(express) => Turn { next: self.turn_of_express(hand, express, ticket, outlet), answer: None },
+            Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
+                Admission::Run => self.turn_of_call(hand, operation, ticket, outlet),
+                Admission::Refuse(error) => {
+                    let next = self.give_back(hand, &operation.place);
+                    Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }
+                }
+                Admission::Drop => {
+                    let next = self.give_back(hand, &operation.place);
+                    // Nobody waits for it: its progress says so, or is made to.
+                    let _ = operation.header.progress.abandon();
+                    Turn { next, answer: None }
+                }
+            },
+        }
+    }
+
+    fn turn_of_call(
+        &self,
+        hand: Hand<'_, H>,
+        mut operation: Operation<H>,
+        ticket: Ticket,
+        outlet: &mut impl Outlet<H>,
+    ) -> Turn<H> {
+        let in_use = match self.session(hand, || is_wanted(&operation.header, outlet)) {
+            Ok(in_use) => in_use,
+            Err(unopened) => {
+                return match self.unopened(*unopened, Waiting { payload: Work::Call(operation), ticket }, outlet) {
+                    Refused::Waits(next) => Turn { next, answer: None },
+                    Refused::For(refusal, Work::Call(operation)) => self.turn_of_unopened(refusal, operation, ticket, outlet),
+                    Refused::For(refusal, _) => Turn { next: refusal.next, answer: None },
+                };
+            }
+        };
+        operation.header.runs_on(in_use.session().index());
+        // Before the gate: whoever is to see to a login there has begun it.
+        let step = if in_use.session().is_stale() {
+            Step::Exchange
+        } else {
+            match self.pass_gate(in_use.session(), &operation) {
+                Passage::Pass(_) => self.execute(&in_use, &mut operation, outlet),
+                Passage::Refuse(error) => Step::Keep(Err(operation.failure(error))),
+                Passage::Wait(wait) => Step::Wait(wait),
+            }
+        };
+        let held = self.returned(in_use.lay_down());
+        self.tell_of_retry(&mut operation);
+        if held.is_hung() {
+            self.leave_off(held, operation, step);
+            return Turn { next: None, answer: None };
+        }
+        if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
+            self.forget_retained();
+        }
+        match step {
+            Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
+            Step::Discard(outcome, reason) => {
+                self.discard(held, &operation.place, reason);
+                Turn { next: None, answer: Some((operation, outcome)) }
+            }
+            Step::Elsewhere(reason) => {
+                self.discard(held, &operation.place, reason);
+                Turn { next: self.requeue(operation, ticket, outlet), answer: None }
+            }
+            Step::Pause(reason) => Turn { next: self.pause(held, operation, ticket, reason), answer: None },
+            Step::Recover(recover) => self.turn_of_trouble(held, operation, ticket, recover, outlet),
+            Step::Exchange => self.turn_of_stale(held, operation, ticket, outlet),
+            Step::Return => {
+                self.await_module();
+                self.turn_back(Source::Session(held), Work::Call(operation), ticket, outlet)
+            }
+            Step::LogIn => {
+                let granted = self.requeue(operation, ticket, outlet);
+                Turn { next: self.first_of(granted, self.free(held, &Place::Pool), outlet), answer: None }
+            }
+            Step::Wait(wait) => Turn { next: self.wait_at_gate(held, operation, ticket, wait, outlet), answer: None },
+            Step::Reload(vanished) => Turn { next: self.turn_of_vanished(held, operation, ticket, vanished), answer: None },
+            Step::Park(lacks) => Turn { next: self.park(held, operation, ticket, lacks), answer: None },
+        }
+    }
+
+    /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
+    fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: Step) {
+        let token = held.session.token().cloned();
+        let generation = held.session.generation();
+        self.discard(held, &operation.place, "hung");
+        let _ = operation.header.progress.abandon();
+        // What it has found is seen to all the same, as is a login that was its to begin: others wait for it.
+        match (step, token) {
+            (Step::Wait(wait), Some(token)) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
+            (Step::Recover(Recover { trouble, call, .. }), Some(token)) => self.face(trouble, &token, generation, call),
+            _ => (),
+        }
+    }
+
+    /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
+    fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Turn<H> {
+        self.touch();
+        if outcome.is_ok() {
+            self.record.serves();
+        }
+        let (next, outcome) = match (&operation.place, outcome) {
+            (Place::Takes(lease), Ok(answer)) => match lease.start(held, ticket) {
+                Ok(()) => (None, Ok(answer)),
+                Err(Late(held)) => (self.free(held, &Place::Pool), Err(Failure::not_executed(Error::LeaseEnded))),
+            },
+            (place, outcome) => (self.free(held, place), outcome),
+        };
+        Turn { next, answer: Some((operation, outcome)) }
+    }
+
+    /// Whether an operation on this session may go on, as far as a login is due.
+    fn pass_gate(&self, session: &Session, operation: &Operation<H>) -> Passage {
+        let Some(token) = session.token() else {
+            return Passage::Refuse(Error::Interrupted { cause: "the session was closed" });
+        };
+        if self.options.login == LoginMode::None || matches!(operation.request, Request::Probe) {
+            return Passage::Pass(token.gate.epoch());
+        }
+        if let Some(epoch) = self.is_admitted(token) {
+            return Passage::Pass(epoch);
+        }
+        if !matches!(operation.place, Place::Within(_)) {
+            return self.pass(token, operation.header.asked_at);
+        }
+        // The session's state is the holder's affair: it is told, and no login is made behind its back.
+        match token.gate.shares(self.who()) {
+            Some(word) => Passage::Pass(self.admit(word)),
+            None => Passage::Refuse(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Single).into()),
+        }
+    }
+
+    /// An operation goes back to its place until the login in progress has ended. The pool holds everything else back with it, and this
+    /// session is free for the login itself.
+    fn wait_at_gate(
+        &self,
+        held: Held<Session>,
+        operation: Operation<H>,
+        ticket: Ticket,
+        wait: Wait,
+        outlet: &mut impl Outlet<H>,
+    ) -> Option<Grant<H>> {
+        let token = held.session.token().cloned();
+        let asked_at = operation.header.asked_at;
+        self.sessions.close_gate();
+        let granted = self.requeue(operation, ticket, outlet);
+        let next = self.first_of(granted, self.free(held, &Place::Pool), outlet);
+        let waits = token.is_some_and(|token| self.wait_for(&token, wait, asked_at));
+        if !waits {
+            // It ended between the look at the gate and the closing of ours.
+            self.open_gate();
+        }
+        next
+    }
+
+    fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, outlet: &impl Outlet<H>) -> Step {
+        if in_use.is_hung() {
+            // Its opening was: it goes no further.
+            return Step::Elsewhere("hung");
+        }
+        let session = in_use.session();
+        let Some(token) = session.token() else { return Step::Exchange };
+        let _inside = match enter(token, in_use.cell(), || is_wanted(&operation.header, outlet)) {
+            Ok(inside) => inside,
+            Err(Error::Reinitializing) => return Step::Return,
+            Err(error) => return Step::Keep(Err(operation.failure(error))),
+        };
+        // From here on the module is not initialized again behind it, and nobody else calls with its handle.
+        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Step::Exchange };
+        // While it waited for its turn, the login may have been lost, and handles with it.
+        let epoch = match self.pass_gate(session, operation) {
+            Passage::Pass(epoch) => epoch,
+            Passage::Refuse(error) => return Step::Keep(Err(operation.failure(error))),
+            Passage::Wait(wait) => return Step::Wait(wait),
+        };
+        // Only a search takes many calls.
+        let searcher = matches!(operation.request, Request::FindObjects { .. }).then(|| operation.header.clone());
+        let is_over = || searcher.as_ref().is_some_and(|header| !is_wanted(header, outlet));
+        survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
+            let error = Error::Interrupted { cause: "the operation panicked" };
+            Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
+        })
+    }
+
+    /// A session comes free: for the lease that it belongs to, or for the pool.
+    pub(crate) fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
+        if let Place::Within(lease) = place {
+            return lease.give_back(self, held, None);
+        }
+        self.release(held)
+    }
+
+    /// A session must not be used again: what runs next is nothing of its own.
+    pub(crate) fn discard(&self, held: Held<Session>, place: &Place<H>, reason: &'static str) {
+        if let Place::Within(lease) = place {
+            // A closed session grants nothing.
+            let granted = lease.give_back(self, held, Some(reason));
+            debug_assert!(granted.is_none());
+            return;
+        }
+        let (closing, session) = self.sessions.discard(held);
+        self.close(closing, session, reason);
+    }
+
+    /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
+    pub(crate) fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+        match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
+            Ok(grants) => self.first_of_all(grants, outlet),
+            Err(work) => {
+                refuse(work, &Error::Draining);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn first_of_all(&self, grants: Vec<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+        let mut grants = grants.into_iter();
+        let first = grants.next();
+        for grant in grants {
+            self.dispatch(grant, outlet);
+        }
+        first
+    }
+
+    pub(crate) fn first_of(
+        &self,
+        first: Option<Grant<H>>,
+        second: Option<Grant<H>>,
+        outlet: &mut impl Outlet<H>,
+    ) -> Option<Grant<H>> {
+        match (first, second) {
+            (Some(first), Some(second)) => {
+                self.dispatch(second, outlet);
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        }
+    }
+}
+
+pub(crate) fn is_wanted<H: Host>(header: &Header<H>, outlet: &impl Outlet<H>) -> bool {
+    !header.is_over() && outlet.is_wanted(&header.reply)
+}
+
+/// Whether granted work is to run.
+enum Admission {
+    Run,
+    Refuse(Error),
+    /// Nobody waits for it.
+    Drop,
+}
+
+fn admit<H: Host>(operation: &Operation<H>, outlet: &impl Outlet<H>, draining: bool) -> Admission {
+    let Header { progress, reply, start_by, .. } = &*operation.header;
+    let now = now();
+    if operation.header.is_over() || !outlet.is_wanted(reply) {
+        return Admission::Drop;
+    }
+    if progress.state() == State::Queued {
+        // What a lease's holder does on it is part of what runs already.
+        if draining && !matches!(operation.place, Place::Within(_)) {
+            return Admission::Refuse(Error::Draining);
+        }
+        if start_by.is_some_and(|start_by| start_by <= now) {
+            return Admission::Refuse(Error::QueueTimeout);
+        }
+    }
+    match progress.start(now) {
+        Started::Run => Admission::Run,
+        Started::Gone => Admission::Drop,
+    }
+}
