@@ -17,9 +17,10 @@ use crate::operation::host::{Host, Keeper, Notice};
 use crate::operation::request::{Operation, Place};
 use crate::p11::Template;
 use crate::p11::objects::find_objects;
+use crate::pool::TokenPool;
+use crate::pool::grant::Grant;
 use crate::pool::key_pins::Parked;
 use crate::pool::reload::WAIT;
-use crate::pool::{Grant, TokenPool};
 use crate::token::session::Session;
 
 /// The module seems to have lost sight of its token.
@@ -89,7 +90,7 @@ impl Attempt<'_> {
 
 impl<H: Host> TokenPool<H> {
     /// The operation waits until the module has been reloaded.
-    pub(crate) fn turn_of_vanished(
+    pub(crate) fn handle_vanished(
         &self,
         held: Held<Session>,
         operation: Operation<H>,

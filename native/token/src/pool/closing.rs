@@ -1,14 +1,14 @@
 //! How a session ends, and what one that comes free does next.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use session_pool::{Closing, Freed, Held};
+use session_pool::Closing;
 
 use crate::operation::host::{Host, Keeper, Notice, Posting};
 use crate::pool::availability::Readiness;
-use crate::pool::in_flight::Cell;
-use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::pool::grant::Grant;
+use crate::pool::in_flight::InFlight;
+use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::now;
 use crate::support::panics::survive;
 use crate::token::session::{Closable, Session};
@@ -19,11 +19,10 @@ impl<H: Host> TokenPool<H> {
         let is_hung = closing.is_hung();
         let reason = if is_hung { "hung" } else { reason };
         self.keeper.post(Notice::SessionClosed { session: session.index(), reason });
-        let cell = Arc::new(Cell::closing(session.index(), closing));
-        self.closes.lock().push(cell.clone());
-        let (me, its) = (self.me.clone(), cell.clone());
+        let record = self.in_flight.begin_closing(session.index(), closing);
+        let (me, its) = (self.me.clone(), record.clone());
         let before = move |session: &Closable| {
-            its.begins(true);
+            its.set_inside(true);
             // What hung has its successor.
             me.upgrade().filter(|_| !is_hung)?.before_close(session)
         };
@@ -31,9 +30,9 @@ impl<H: Host> TokenPool<H> {
         session.close_then(before, move |heir| {
             // No pool, no capacity to give back.
             let Some(pool) = me.upgrade() else { return };
-            pool.closes.lock().retain(|other| !Arc::ptr_eq(other, &cell));
+            pool.in_flight.end_closing(&record);
             // Its capacity comes back in any case.
-            let granted = survive(|| pool.closed(&cell, heir)).unwrap_or_else(|| pool.after_panic(&cell));
+            let granted = survive(|| pool.closed(&record, heir)).unwrap_or_else(|| pool.after_panic(&record));
             if let Some(grant) = granted {
                 survive(|| pool.dispatch(grant, &mut Posting));
             }
@@ -43,8 +42,8 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Its session is closed: what its capacity, or its heir, serves next.
-    fn closed(&self, cell: &Cell<H>, heir: Option<Session>) -> Option<Grant<H>> {
-        let closing = self.returned(cell.closed());
+    fn closed(&self, record: &InFlight<H>, heir: Option<Session>) -> Option<Grant<H>> {
+        let closing = self.returned(record.end_closing());
         match heir {
             None => self.sessions.closed(closing),
             Some(session) => {
@@ -73,24 +72,5 @@ impl<H: Host> TokenPool<H> {
             session.log_out();
         }
         None
-    }
-
-    /// A session comes free: what it serves next.
-    pub(crate) fn release(&self, held: Held<Session>) -> Option<Grant<H>> {
-        if held.session.is_stale() {
-            let (closing, session) = self.sessions.discard(held);
-            self.close(closing, session, "stale");
-            return None;
-        }
-        // From now on it may die for another reason than that it never lived.
-        let _ = held.session.begin_use();
-        match self.sessions.release(held, now()) {
-            Freed::Granted(grant) => Some(grant),
-            Freed::Idle => None,
-            Freed::Close(closing, session) => {
-                self.close(closing, session, "surplus");
-                None
-            }
-        }
     }
 }

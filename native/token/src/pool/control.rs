@@ -8,13 +8,14 @@ use crate::error::{Error, Failure};
 use crate::operation::host::{Host, Keeper, Notice, Outcome, Outlet, Posting};
 use crate::operation::request::{Header, Pin, Place, Work};
 use crate::p11::{self, CallError, Class};
+use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
-use crate::pool::in_flight::{Hand, Kind};
+use crate::pool::grant::Grant;
+use crate::pool::in_flight::{Kind, Taken};
+use crate::pool::opening::Remains;
 use crate::pool::opening::{Refusal, Refused};
 use crate::pool::recovery::{Trouble, as_seen_by, from_the_start};
-use crate::pool::{Grant, TokenPool};
 use crate::runner::is_wanted;
-use crate::runner::setbacks::Remains;
 use crate::support::clock::{nanos, now};
 use crate::token::login_gate::Attempt;
 use crate::token::session::{Session, lost};
@@ -162,18 +163,18 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Its turn: on a session that lives, opened if need be.
-    pub(crate) fn turn_of_express(
+    pub(crate) fn handle_control(
         &self,
-        hand: Hand<'_, H>,
+        taken: Taken<'_, H>,
         work: Express<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Option<Grant<H>> {
         if self.has_no_use(&work, outlet) {
-            return self.give_back(hand, &Place::Pool);
+            return self.give_back(taken, &Place::Pool);
         }
         let started = nanos();
-        let in_use = match self.session(hand, || !self.is_draining()) {
+        let in_use = match self.session(taken, || !self.is_draining()) {
             Ok(in_use) => in_use,
             Err(unopened) => {
                 return match self.unopened(*unopened, Waiting { payload: Work::Express(work), ticket }, outlet) {
@@ -188,19 +189,19 @@ impl<H: Host> TokenPool<H> {
         };
         let seen = in_use.session().token().map(|token| token.module.incarnation());
         if in_use.session().is_stale() {
-            self.discard(self.returned(in_use.lay_down()), &Place::Pool, "stale");
+            self.discard(self.returned(in_use.finish()), &Place::Pool, "stale");
             self.submit_express(work);
             return None;
         }
         if let (Some(seen), Some(call)) = (seen, self.death(in_use.session())) {
             let trouble = from_the_start(in_use.session(), seen);
-            self.after_trouble(self.returned(in_use.lay_down()), work, call, trouble, trouble.is_none(), started);
+            self.after_trouble(self.returned(in_use.finish()), work, call, trouble, trouble.is_none(), started);
             return None;
         }
         let Express { change, asked } = work;
         match change {
-            Change::Login(credential) => self.turn_of_login(in_use, credential, asked, started),
-            Change::Logout(holds_back) => self.turn_of_logout(in_use, holds_back, asked),
+            Change::Login(credential) => self.handle_login(in_use, credential, asked, started),
+            Change::Logout(holds_back) => self.handle_logout(in_use, holds_back, asked),
         }
     }
 

@@ -8,10 +8,11 @@ use crate::error::{Error, Executed, Failure};
 use crate::module::exit;
 use crate::operation::host::{Host, Keeper, Notice, Posting, Wake};
 use crate::operation::request::{Operation, Place, Work};
+use crate::pool::TokenPool;
 use crate::pool::availability::Attachment;
-use crate::pool::in_flight::{Cell, Reported};
+use crate::pool::grant::Grant;
+use crate::pool::in_flight::{InFlight, Reported};
 use crate::pool::lease::End;
-use crate::pool::{Grant, TokenPool};
 
 impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
@@ -49,7 +50,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Those of them for which it is worth waiting: they are not in a call that hangs.
     pub fn pending(&self) -> usize {
-        let hung = self.sessions.stats().hung + self.stuck();
+        let hung = self.sessions.stats().hung + self.in_flight.stuck();
         self.left().saturating_sub(hung)
     }
 
@@ -58,15 +59,15 @@ impl<H: Host> TokenPool<H> {
     pub fn give_up(&self) {
         let token = self.anchored();
         let module = token.as_ref().map(|token| &token.module);
-        let header = |cell: &Cell<H>| {
-            let mut doing = cell.look();
-            let doing = doing.as_mut()?;
-            if doing.has_taken(exit::TIMEOUT.as_millis() as Millis) {
-                doing.reported.get_or_insert_with(|| Reported::to(module));
+        let header = |record: &InFlight<H>| {
+            let mut current = record.lock();
+            let current = current.as_mut()?;
+            if current.has_taken(exit::TIMEOUT.as_millis() as Millis) {
+                current.reported.get_or_insert_with(|| Reported::to(module));
             }
-            doing.errand.header.clone()
+            current.purpose.header.clone()
         };
-        let running: Vec<_> = self.all_cells().iter().filter_map(|(_, cell)| header(cell)).collect();
+        let running: Vec<_> = self.in_flight.all().iter().filter_map(|(_, record)| header(record)).collect();
         for header in running {
             header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
         }

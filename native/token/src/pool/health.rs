@@ -9,7 +9,6 @@ use session_pool::{Millis, Stats};
 use crate::error::Error;
 use crate::operation::host::Host;
 use crate::pool::availability::Attachment;
-use crate::pool::in_flight::Doing;
 use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::{at, now};
 
@@ -153,10 +152,10 @@ impl<H: Host> TokenPool<H> {
             return None;
         }
         let (mut since, mut login) = (now(), false);
-        for (_, cell) in self.all_cells() {
-            if let Some(doing) = cell.look().as_ref().filter(|doing| doing.hangs()) {
-                since = since.min(doing.since.unwrap_or(since));
-                login |= !doing.errand.kind.is_replaceable();
+        for (_, record) in self.in_flight.all() {
+            if let Some(current) = record.lock().as_ref().filter(|current| current.hangs()) {
+                since = since.min(current.since.unwrap_or(since));
+                login |= !current.purpose.kind.is_replaceable();
             }
         }
         let trouble = (Error::SessionsHung { hung, size: stats.size }, since);
@@ -172,12 +171,5 @@ impl<H: Host> TokenPool<H> {
         }
         let starts = !self.options.lazy && !self.record.has_served.load(Ordering::Relaxed);
         starts.then(|| Ailment::degraded((Error::Starting, self.record.made)))
-    }
-}
-
-impl<H: Host> Doing<H> {
-    /// It is a call that was reported as hung, or given up.
-    pub(crate) fn hangs(&self) -> bool {
-        self.reported.is_some() || (self.since.is_some() && self.is_given_up())
     }
 }

@@ -11,7 +11,7 @@ use session_pool::{Millis, Quarantined, RunnerId};
 use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting};
 use crate::operation::request::Header;
 use crate::pool::TokenPool;
-use crate::pool::in_flight::{Cell, Doing, Kind, Late, Reported};
+use crate::pool::in_flight::{Current, InFlight, Kind, LateReturn, Reported};
 use crate::support::clock::now;
 
 /// A call that was given up earlier than this is only slow: its session is left alone for so long.
@@ -33,16 +33,16 @@ pub enum Cost {
 impl<H: Host> TokenPool<H> {
     /// A caller has given up its running operation.
     pub(crate) fn given_up(&self, header: &Header<H>) {
-        let is_its = |doing: &Doing<H>| doing.errand.header.as_ref().is_some_and(|other| std::ptr::eq(&**other, header));
+        let is_its = |current: &Current<H>| current.purpose.header.as_ref().is_some_and(|other| std::ptr::eq(&**other, header));
         self.quarantine_after_grace(is_its);
     }
 
     /// Sees to those whose time is over. One that is given up early is looked at again: the pool's own look may be a second away.
-    fn quarantine_after_grace(&self, is_over: impl Fn(&Doing<H>) -> bool) {
+    fn quarantine_after_grace(&self, is_over: impl Fn(&Current<H>) -> bool) {
         let is_early = AtomicBool::new(false);
-        for (id, cell) in self.all_cells() {
-            self.hangs(id, &cell, |doing| {
-                let (is_over, is_late) = (is_over(doing), doing.has_taken(GRACE));
+        for (id, record) in self.in_flight.all() {
+            self.hangs(id, &record, |current| {
+                let (is_over, is_late) = (is_over(current), current.has_taken(GRACE));
                 is_early.fetch_or(is_over && !is_late, Ordering::Relaxed);
                 is_over && is_late
             });
@@ -52,7 +52,7 @@ impl<H: Host> TokenPool<H> {
             let look = move || {
                 if let Some(pool) = pool.upgrade() {
                     pool.looks_again.store(false, Ordering::SeqCst);
-                    pool.quarantine_after_grace(Doing::is_given_up);
+                    pool.quarantine_after_grace(Current::is_given_up);
                 }
             };
             H::later(Duration::from_millis(GRACE), Box::new(look));
@@ -62,54 +62,54 @@ impl<H: Host> TokenPool<H> {
     /// Looks for calls that were given up early, or that nobody gives up: their callers are dead, or they have none.
     pub(crate) fn look_for_hung(&self, outlet: &impl Outlet<H>) {
         let limit = self.options.operation_timeout.unwrap_or(Millis::MAX);
-        let is_hung = |doing: &Doing<H>| {
+        let is_hung = |current: &Current<H>| {
             let has_caller =
-                doing.errand.header.as_ref().is_some_and(|header| !header.is_over() && outlet.is_wanted(&header.reply));
-            let may_take_longer = has_caller && matches!(doing.errand.kind, Kind::Call(_));
-            doing.reported.is_some()
-                || (doing.is_given_up() && doing.has_taken(GRACE))
-                || (doing.has_taken(limit) && !may_take_longer)
+                current.purpose.header.as_ref().is_some_and(|header| !header.is_over() && outlet.is_wanted(&header.reply));
+            let may_take_longer = has_caller && matches!(current.purpose.kind, Kind::Call(_));
+            current.reported.is_some()
+                || (current.is_given_up() && current.has_taken(GRACE))
+                || (current.has_taken(limit) && !may_take_longer)
         };
-        for (id, cell) in self.all_cells() {
-            self.hangs(id, &cell, is_hung);
+        for (id, record) in self.in_flight.all() {
+            self.hangs(id, &record, is_hung);
         }
         if let Some(token) = self.anchored() {
             token.module.reaper().look_after(limit);
         }
     }
 
-    /// If what a cell is about hangs: quarantines it where that may be, and reports it. One that was reported may be quarantined later.
-    fn hangs(&self, id: Option<RunnerId>, cell: &Arc<Cell<H>>, is_hung: impl Fn(&Doing<H>) -> bool) {
+    /// If what a record is about hangs: quarantines it where that may be, and reports it. One that was reported may be quarantined later.
+    fn hangs(&self, id: Option<RunnerId>, record: &Arc<InFlight<H>>, is_hung: impl Fn(&Current<H>) -> bool) {
         let token = self.anchored();
         let module = token.as_ref().map(|token| &token.module);
         let serialized = module.is_some_and(|module| module.is_serialized());
         let (quarantined, lease, notice) = {
-            let mut doing = cell.look();
-            let Some(doing) = doing.as_mut().filter(|doing| doing.since.is_some() && is_hung(doing)) else { return };
-            let kind = doing.errand.kind;
-            let replaceable = cell.is_expendable && kind.is_replaceable() && !serialized;
-            let quarantined = if replaceable { self.sessions.quarantine(&mut doing.stake) } else { Quarantined::Kept };
-            let is_new = doing.reported.is_none() || matches!(quarantined, Quarantined::Freed(_));
-            doing.reported.get_or_insert_with(|| Reported::to(module));
+            let mut current = record.lock();
+            let Some(current) = current.as_mut().filter(|current| current.since.is_some() && is_hung(current)) else { return };
+            let kind = current.purpose.kind;
+            let replaceable = record.is_expendable && kind.is_replaceable() && !serialized;
+            let quarantined = if replaceable { self.sessions.quarantine(&mut current.stake) } else { Quarantined::Kept };
+            let is_new = current.reported.is_none() || matches!(quarantined, Quarantined::Freed(_));
+            current.reported.get_or_insert_with(|| Reported::to(module));
             let cost = match (kind, &quarantined) {
                 (_, Quarantined::Freed(_)) => Cost::Replaced,
                 (Kind::Login | Kind::Logout, _) => Cost::Login,
-                _ if cell.is_expendable => Cost::Session,
+                _ if record.is_expendable => Cost::Session,
                 _ => Cost::Scheduler,
             };
-            let (session, operation) = (doing.session, kind.name());
-            let ms = now().saturating_sub(doing.since.unwrap_or_default());
+            let (session, operation) = (current.session, kind.name());
+            let ms = now().saturating_sub(current.since.unwrap_or_default());
             // It counts itself here, where it cannot return meanwhile.
-            let hung = self.sessions.stats().hung + usize::from(!doing.stake.is_hung());
+            let hung = self.sessions.stats().hung + usize::from(!current.stake.is_hung());
             let tell = move |others| Notice::SessionHung {
                 session,
                 operation,
                 ms,
                 cost,
-                threads: cell.is_expendable,
+                threads: record.is_expendable,
                 hung: hung + others,
             };
-            (quarantined, doing.errand.lease.clone(), is_new.then_some(tell))
+            (quarantined, current.purpose.lease.clone(), is_new.then_some(tell))
         };
         if let Some(lease) = lease {
             lease.hangs();
@@ -123,7 +123,7 @@ impl<H: Host> TokenPool<H> {
             self.resume_logouts();
         }
         if let Some(notice) = notice {
-            self.keeper.post(notice(self.stuck_besides(Some(cell))));
+            self.keeper.post(notice(self.in_flight.stuck_besides(Some(record))));
         }
     }
 
@@ -137,22 +137,11 @@ impl<H: Host> TokenPool<H> {
         self.keeper.post(Notice::RunnersWanted);
     }
 
-    /// What a cell has held comes out; if it was reported as hung, that it is so no longer is reported, too.
-    pub(crate) fn returned<T>(&self, (what, late): (T, Option<Late>)) -> T {
-        if let Some(Late { kind, session, since }) = late {
+    /// What a record has held comes out; if it was reported as hung, that it is so no longer is reported, too.
+    pub(crate) fn returned<T>(&self, (what, late): (T, Option<LateReturn>)) -> T {
+        if let Some(LateReturn { kind, session, since }) = late {
             self.keeper.post(Notice::HungReturned { session, operation: kind.name(), ms: now().saturating_sub(since) });
         }
         what
-    }
-
-    /// Calls that hang (or were given up, and have not yet returned) and hold their capacity all the same.
-    pub(crate) fn stuck(&self) -> usize {
-        self.stuck_besides(None)
-    }
-
-    fn stuck_besides(&self, besides: Option<&Arc<Cell<H>>>) -> usize {
-        let is_stuck = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| doing.hangs() && !doing.stake.is_hung());
-        let is_other = |cell: &Arc<Cell<H>>| besides.is_none_or(|besides| !Arc::ptr_eq(cell, besides));
-        self.all_cells().iter().filter(|(_, cell)| is_other(cell) && is_stuck(cell)).count()
     }
 }

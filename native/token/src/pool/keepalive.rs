@@ -16,10 +16,11 @@ use crate::operation::request::{Place, Work};
 use crate::p11::crypto::generate_random;
 use crate::p11::{CallError, Class};
 use crate::pool::availability::Readiness;
-use crate::pool::in_flight::{Hand, InUse};
+use crate::pool::grant::Grant;
+use crate::pool::in_flight::{InUse, Taken};
 use crate::pool::opening::enter;
 use crate::pool::recovery::{Trouble, own_trouble};
-use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::now;
 use crate::token::diagnosis::{Diagnosis, diagnose, is_suspicious};
 use crate::token::session::Session;
@@ -63,14 +64,14 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// One session, from its grant to the next one.
-    pub(crate) fn turn_of_keepalive(&self, hand: Hand<'_, H>, keepalive: Keepalive<H>) -> Option<Grant<H>> {
-        let in_use = match hand.in_use() {
+    pub(crate) fn handle_keepalive(&self, taken: Taken<'_, H>, keepalive: Keepalive<H>) -> Option<Grant<H>> {
+        let in_use = match taken.in_use() {
             Ok(in_use) => in_use,
             // Not reachable: only open ones are kept alive.
-            Err(hand) => return self.give_back(hand, &Place::Pool),
+            Err(taken) => return self.give_back(taken, &Place::Pool),
         };
         let kept = self.keep(&in_use);
-        let held = self.returned(in_use.lay_down());
+        let held = self.returned(in_use.finish());
         let next = self.after_keeping(held, kept);
         let called_before = keepalive.called_before;
         drop(keepalive);
@@ -103,7 +104,7 @@ impl<H: Host> TokenPool<H> {
         if !is_wanted() {
             return Kept::Good;
         }
-        let Ok(_inside) = enter(token, in_use.cell(), is_wanted) else { return Kept::Good };
+        let Ok(_inside) = enter(token, in_use.record(), is_wanted) else { return Kept::Good };
         let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Kept::Broken("stale") };
         match generate_random(token.module.functions(), used.handle(), PROBE, PROBE) {
             Ok(_bytes) => {

@@ -7,7 +7,8 @@ use crate::error::{Error, Failure};
 use crate::operation::host::{Host, Posting};
 use crate::operation::request::{ContextPin, Operation, Pin, Place, Work};
 use crate::pool::drain::refuse;
-use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::pool::grant::Grant;
+use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::now;
 use crate::token::login_gate::Awaited;
 use crate::token::session::Session;
@@ -29,7 +30,7 @@ pub(crate) enum Lacks {
 
 impl<H: Host> TokenPool<H> {
     /// Parks an operation; its session serves others meanwhile, unless it is a lease's.
-    pub(crate) fn park(
+    pub(crate) fn park_operation(
         &self,
         held: Held<Session>,
         mut operation: Operation<H>,

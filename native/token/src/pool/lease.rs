@@ -10,7 +10,8 @@ use session_pool::{Held, Source, Ticket, Waiting};
 use crate::error::Error;
 use crate::operation::host::{Host, Outlet};
 use crate::operation::request::{Operation, Work};
-use crate::pool::{Grant, TokenPool};
+use crate::pool::TokenPool;
+use crate::pool::grant::Grant;
 use crate::support::sender::Timer;
 use crate::token::session::Session;
 

@@ -4,6 +4,8 @@ pub(crate) mod availability;
 pub(crate) mod closing;
 pub(crate) mod control;
 pub(crate) mod drain;
+pub(crate) mod grant;
+pub(crate) mod hand_over;
 pub(crate) mod health;
 pub(crate) mod hung;
 pub(crate) mod in_flight;
@@ -12,6 +14,7 @@ pub(crate) mod key_pins;
 pub(crate) mod lease;
 pub(crate) mod login;
 pub(crate) mod opening;
+pub(crate) mod pace;
 pub(crate) mod recovery;
 pub(crate) mod reload;
 
@@ -22,8 +25,7 @@ use std::sync::{Arc, Weak};
 use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::Mutex;
 use session_pool::{
-    Abandoned, Config, ConfigError, Departed, Dispatch, Millis, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted,
-    Ticket,
+    Abandoned, Config, ConfigError, Departed, Millis, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted, Ticket,
 };
 
 use crate::error::Error;
@@ -32,19 +34,15 @@ use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::operation::request::{Header, Operation, Place, Request, Work};
 use crate::p11::{CallError, Class};
 use crate::pool::availability::Mooring;
+use crate::pool::grant::{Grant, SessionPool};
 use crate::pool::health::{Ailment, Record};
-use crate::pool::in_flight::{Cell, Kind};
+use crate::pool::in_flight::{InFlight, InFlightRecords};
 use crate::pool::lease::Lease;
 use crate::pool::login::policy::Access;
-use crate::runner::inline_call::Guests;
 use crate::support::clock::now;
 use crate::token::Selector;
 use crate::token::login_gate::Listener;
-use crate::token::session::Session;
 use crate::token::suspicion::Limits;
-
-pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
-pub(crate) type SessionPool<H> = Pool<Session, Work<H>>;
 
 /// Whether and how a pool logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,12 +102,9 @@ pub struct TokenPool<H: Host> {
     pub(crate) sessions: SessionPool<H>,
     pub(crate) roster: Roster<Grant<H>, H::Runner>,
     pub(crate) keeper: H::Keeper,
-    cells: Mutex<HashMap<RunnerId, Arc<Cell<H>>>>,
-    /// Those of the sessions that are being closed.
-    pub(crate) closes: Mutex<Vec<Arc<Cell<H>>>>,
-    /// Whether those that were given up early are about to be looked at.
+    pub(crate) in_flight: InFlightRecords<H>,
+    /// Whether calls that were given up early are about to be looked at.
     pub(crate) looks_again: AtomicBool,
-    pub(crate) guests: Guests<H>,
     pub(crate) mooring: Mooring<H>,
     pub(crate) access: Access<H>,
     pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
@@ -165,10 +160,8 @@ impl<H: Host> TokenPool<H> {
             sessions,
             roster: Roster::new(),
             keeper,
-            cells: Mutex::default(),
-            closes: Mutex::default(),
+            in_flight: InFlightRecords::default(),
             looks_again: AtomicBool::new(false),
-            guests: Guests::default(),
             mooring: Mooring::default(),
             access: Access::new(),
             leases: Mutex::default(),
@@ -264,16 +257,16 @@ impl<H: Host> TokenPool<H> {
 
     /// A runner joins; `true`: it must come in at once.
     pub fn join(&self, address: H::Runner) -> (RunnerId, bool) {
-        let cell = Arc::new(Cell::new(address.is_expendable()));
+        let record = InFlight::new(address.is_expendable());
         let (id, woken) = self.roster.join(address);
-        self.cells.lock().insert(id, cell);
+        self.in_flight.add_runner(id, record);
         (id, woken)
     }
 
     /// A runner's process has died.
     pub fn runner_down(&self, id: RunnerId, outlet: &mut impl Outlet<H>) {
         if let Departed::Vacant(grant) = self.roster.down(id) {
-            self.cells.lock().remove(&id);
+            self.in_flight.remove_runner(id);
             if let Some(grant) = grant {
                 self.dispatch(grant, outlet);
             }
@@ -293,24 +286,8 @@ impl<H: Host> TokenPool<H> {
         if let Some(grant) = self.roster.leave(id) {
             self.dispatch(grant, &mut Posting);
         }
-        self.cells.lock().remove(&id);
+        self.in_flight.remove_runner(id);
         self.refuse_if_deserted();
-    }
-
-    pub(crate) fn forget_cell(&self, id: RunnerId) {
-        self.cells.lock().remove(&id);
-    }
-
-    pub(crate) fn cell(&self, id: RunnerId) -> Arc<Cell<H>> {
-        self.cells.lock().entry(id).or_insert_with(|| Arc::new(Cell::new(false))).clone()
-    }
-
-    /// Where calls into the module may be in progress, with the runner whose place goes with it.
-    pub(crate) fn all_cells(&self) -> Vec<(Option<RunnerId>, Arc<Cell<H>>)> {
-        let mut cells: Vec<_> = self.cells.lock().iter().map(|(id, cell)| (Some(*id), cell.clone())).collect();
-        cells.extend(self.guests.cells().into_iter().map(|cell| (None, cell)));
-        cells.extend(self.closes.lock().iter().map(|cell| (None, cell.clone())));
-        cells
     }
 
     /// The most sessions.
@@ -359,15 +336,6 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// Finds a runner for a grant.
-    pub(crate) fn dispatch(&self, grant: Grant<H>, outlet: &mut impl Outlet<H>) {
-        match self.roster.dispatch(grant) {
-            Dispatch::Wake(_, runner) => outlet.wake(&runner),
-            Dispatch::Ring(_, runner) => runner.ring(),
-            Dispatch::Later => self.refuse_if_deserted(),
-        }
-    }
-
     /// Time passes. The ceiling, before it is tried upwards.
     pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
         let ceiling = self.sessions.stats().ceiling;
@@ -412,8 +380,7 @@ impl<H: Host> TokenPool<H> {
 
     /// One snapshot.
     pub fn status(&self) -> Status {
-        let is_active = |cell: &Cell<H>| cell.look().as_ref().is_some_and(|doing| matches!(doing.errand.kind, Kind::Call(_)));
-        let active = self.all_cells().iter().filter(|(_, cell)| is_active(cell)).count();
+        let active = self.in_flight.active();
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
         let token = self.anchored();
         let serialized = token.as_ref().is_some_and(|token| token.module.is_serialized());
@@ -426,7 +393,7 @@ impl<H: Host> TokenPool<H> {
         let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
         let leased = self.leased();
         let mut sessions = self.sessions.stats();
-        let stuck = self.stuck();
+        let stuck = self.in_flight.stuck();
         let hung = sessions.hung + stuck;
         let ailment = self.ailment(&sessions, stuck);
         // The pool does not tell a lease's session from a running one.

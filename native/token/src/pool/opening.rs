@@ -1,27 +1,28 @@
 //! From a grant to an open session; and what becomes of what was to run on one that the token does not give.
 
 use cryptoki_sys::CKR_ARGUMENTS_BAD;
-use session_pool::{Opening, Source, Waiting};
+use session_pool::{Source, Waiting};
 
 use crate::error::{Error, Unavailable};
 use crate::module::Inside;
 use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting};
-use crate::operation::request::{Place, Work};
-use crate::p11::Class;
+use crate::operation::request::Work;
+use crate::p11::{CallError, Class};
+use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
-use crate::pool::in_flight::{Cell, Hand, InUse};
-use crate::pool::recovery::{Trouble, as_seen_by};
-use crate::pool::{Grant, TokenPool};
-use crate::runner::setbacks::Remains;
+use crate::pool::grant::Grant;
+use crate::pool::in_flight::{InFlight, InUse, Taken};
+use crate::pool::recovery::{Trouble, as_seen_by, own_trouble};
 use crate::support::clock::{nanos, now};
 use crate::token::Token;
+use crate::token::diagnosis::{Finding, examine, is_suspicious};
 use crate::token::session::Session;
 
 /// No session could be opened.
 pub(crate) struct Unopened<'a, H: Host> {
     error: Error,
     remains: Remains,
-    hand: Hand<'a, H>,
+    taken: Taken<'a, H>,
 }
 
 /// What becomes of work for which no session could be opened.
@@ -33,6 +34,18 @@ pub(crate) enum Refused<H: Host> {
     For(Refusal<H>, Work<H>),
 }
 
+/// What remains to be done when no session could be opened.
+pub(crate) enum Remains {
+    /// Its error is the answer.
+    Answer,
+    /// It goes back to its place: the module is being initialized again.
+    Return,
+    /// It may be tried again, once, when the pool has recovered.
+    Retry(Class, CallError),
+    /// It may be tried again, once, after a while.
+    Pause(Class, CallError),
+}
+
 /// Why there is no session, what remains to be done about it, and what is next.
 pub(crate) struct Refusal<H: Host> {
     pub(crate) error: Error,
@@ -41,22 +54,73 @@ pub(crate) struct Refusal<H: Host> {
 }
 
 impl<H: Host> TokenPool<H> {
+    /// `C_OpenSession`; or why not, and what is to be done about it.
+    pub(crate) fn open(&self, record: &InFlight<H>, is_wanted: impl Fn() -> bool) -> Result<Session, (Error, Remains)> {
+        let answer = |error| (error, Remains::Answer);
+        let token = self.token().map_err(|error| match error {
+            Error::Reinitializing => (error, Remains::Return),
+            other => answer(other),
+        })?;
+        let generation = token.generation();
+        let (call, class, finding, seen, lasting) = {
+            let _inside = enter(&token, record, is_wanted).map_err(|error| match error {
+                Error::Reinitializing => (error, Remains::Return),
+                other => answer(other),
+            })?;
+            let call = match Session::open(&token, self.options.read_only) {
+                Ok(session) => return Ok(session),
+                Err(call) => call,
+            };
+            let class = self.options.class(&call);
+            if !is_suspicious(class) {
+                return Err(answer(call.into()));
+            }
+            let finding = examine(&self.options, &token, None, class);
+            let lasting = matches!(finding, Finding::TokenAnswers | Finding::SessionAnswers)
+                .then(|| own_trouble(&self.options, &token, class))
+                .flatten();
+            (call, class, finding, token.module.incarnation(), lasting)
+        };
+        if let Some(trouble) = lasting {
+            self.face(trouble, &token, generation, call);
+            return Err((call.into(), Remains::Retry(class, call)));
+        }
+        match finding {
+            Finding::ModuleDown => {
+                self.face(Trouble::Module { seen }, &token, generation, call);
+                Err((call.into(), Remains::Retry(class, call)))
+            }
+            Finding::Silence => {
+                self.face(Trouble::Silence, &token, generation, call);
+                match self.readiness() {
+                    Readiness::Refused(error) => Err(answer(as_seen_by(call, error))),
+                    // That was the token of before.
+                    Readiness::Ready | Readiness::Held => Err((call.into(), Remains::Retry(class, call))),
+                }
+            }
+            Finding::TokenAnswers | Finding::SessionAnswers if class == Class::DeviceTrouble => {
+                Err((call.into(), Remains::Pause(class, call)))
+            }
+            Finding::TokenAnswers | Finding::SessionAnswers => Err(answer(call.into())),
+        }
+    }
+
     /// The session of a grant, opened if need be; or why not. `is_wanted`: asked while it waits for its turn in the module.
     pub(crate) fn session<'a>(
         &self,
-        hand: Hand<'a, H>,
+        taken: Taken<'a, H>,
         is_wanted: impl Fn() -> bool,
     ) -> Result<InUse<'a, H>, Box<Unopened<'a, H>>> {
-        let hand = match hand.in_use() {
+        let taken = match taken.in_use() {
             Ok(in_use) => return Ok(in_use),
-            Err(hand) => hand,
+            Err(taken) => taken,
         };
         let started = nanos();
-        match self.open(hand.cell(), is_wanted) {
+        match self.open(taken.record(), is_wanted) {
             Ok(session) => {
                 self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
                 self.record.may_open();
-                let in_use = hand.opened(&self.sessions, session);
+                let in_use = taken.opened(&self.sessions, session);
                 if self.sessions.is_capped() {
                     for grant in self.sessions.widen(now()) {
                         self.dispatch(grant, &mut Posting);
@@ -66,7 +130,7 @@ impl<H: Host> TokenPool<H> {
             }
             Err((error, remains)) => {
                 self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
-                Err(Box::new(Unopened { error, remains, hand }))
+                Err(Box::new(Unopened { error, remains, taken }))
             }
         }
     }
@@ -74,12 +138,12 @@ impl<H: Host> TokenPool<H> {
     /// No session could be opened. What was to run on it waits for another, if the token only has no room for more than there are.
     pub(crate) fn unopened(
         &self,
-        Unopened { error, remains, hand }: Unopened<'_, H>,
+        Unopened { error, remains, taken }: Unopened<'_, H>,
         waiter: Waiting<Work<H>>,
         outlet: &mut impl Outlet<H>,
     ) -> Refused<H> {
         let refused = |error, work, next| Refused::For(Refusal { error, remains, next }, work);
-        let opening = match self.returned(hand.lay_down()) {
+        let opening = match self.returned(taken.finish()) {
             Source::Capacity(opening) => opening,
             Source::Session(held) => return refused(error, waiter.payload, self.release(held)),
         };
@@ -129,36 +193,19 @@ impl<H: Host> TokenPool<H> {
         call.function == "C_OpenSession"
             && (class == Class::Capacity || (call.code == CKR_ARGUMENTS_BAD && class == Class::Caller && has_others()))
     }
-
-    /// Capacity comes back unused: whose it is next.
-    fn never_opened(&self, opening: Opening) -> Option<Grant<H>> {
-        let next = self.sessions.open_failed(opening);
-        // It may have been the last thing that a draining pool waited for.
-        self.settle();
-        next
-    }
-
-    /// Gives back what was granted to work that does not run.
-    pub(crate) fn give_back(&self, hand: Hand<'_, H>, place: &Place<H>) -> Option<Grant<H>> {
-        self.put_back(self.returned(hand.lay_down()), place)
-    }
-
-    /// The same for what nobody has taken in hand.
-    pub(crate) fn put_back(&self, source: Source<Session>, place: &Place<H>) -> Option<Grant<H>> {
-        match source {
-            Source::Session(held) => self.free(held, place),
-            Source::Capacity(opening) => self.never_opened(opening),
-        }
-    }
 }
 
-/// Enters a module for what is in a cell: while that waits for its turn, nothing hangs.
-pub(crate) fn enter<'a, H: Host>(token: &'a Token, cell: &Cell<H>, is_wanted: impl Fn() -> bool) -> Result<Inside<'a>, Error> {
+/// Enters a module for what is in a record: while that waits for its turn, nothing hangs.
+pub(crate) fn enter<'a, H: Host>(
+    token: &'a Token,
+    record: &InFlight<H>,
+    is_wanted: impl Fn() -> bool,
+) -> Result<Inside<'a>, Error> {
     if !token.module.is_serialized() {
         return token.module.enter_while(is_wanted);
     }
-    cell.begins(false);
+    record.set_inside(false);
     let inside = token.module.enter_while(is_wanted);
-    cell.begins(true);
+    record.set_inside(true);
     inside
 }

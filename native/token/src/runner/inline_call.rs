@@ -3,14 +3,11 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::Error;
 use crate::operation::host::{Host, Outcome, Outlet};
 use crate::operation::request::{Header, Operation, Place, Request, Work};
 use crate::pool::TokenPool;
-use crate::pool::in_flight::Cell;
-use crate::runner::Turn;
+use crate::pool::grant::Handled;
 use crate::support::panics::survive;
 use session_pool::Ticket;
 
@@ -23,46 +20,6 @@ pub enum Direct {
     Later(Ticket),
 }
 
-/// The cells of such callers. Each has one for the time of its call.
-pub(crate) struct Guests<H: Host>(Mutex<Seats<H>>);
-
-struct Seats<H: Host> {
-    all: Vec<Arc<Cell<H>>>,
-    free: Vec<Arc<Cell<H>>>,
-}
-
-impl<H: Host> Default for Guests<H> {
-    fn default() -> Self {
-        Self(Mutex::new(Seats { all: Vec::new(), free: Vec::new() }))
-    }
-}
-
-impl<H: Host> Guests<H> {
-    fn sit(&self) -> Arc<Cell<H>> {
-        let mut seats = self.0.lock();
-        seats.free.pop().unwrap_or_else(|| {
-            let cell = Arc::new(Cell::new(false));
-            seats.all.push(cell.clone());
-            cell
-        })
-    }
-
-    fn rise(&self, cell: Arc<Cell<H>>) {
-        self.0.lock().free.push(cell);
-    }
-
-    /// How many are taken.
-    fn taken(&self) -> usize {
-        let seats = self.0.lock();
-        seats.all.len() - seats.free.len()
-    }
-
-    /// Every cell.
-    pub(crate) fn cells(&self) -> Vec<Arc<Cell<H>>> {
-        self.0.lock().all.clone()
-    }
-}
-
 impl<H: Host> TokenPool<H> {
     /// Whether [`run_here`](Self::run_here) would find a session at once: a hint.
     pub fn has_idle(&self) -> bool {
@@ -71,7 +28,7 @@ impl<H: Host> TokenPool<H> {
 
     /// How many callers are at it.
     pub fn guests(&self) -> usize {
-        self.guests.taken()
+        self.in_flight.inline_calls()
     }
 
     /// Runs a call on the caller's own thread, if a session lies idle and nothing waits; else takes it as `submit` does. The thread must be
@@ -84,11 +41,11 @@ impl<H: Host> TokenPool<H> {
             Err(_) => return Err(Error::Interrupted { cause: "the operation was mistaken for a login" }),
         };
         let ticket = grant.waiter.ticket;
-        let cell = self.guests.sit();
+        let record = self.in_flight.begin_inline();
         // The operation of one that panicked has answered itself.
-        let Turn { next, answer } =
-            survive(|| self.turn(grant, &cell, outlet)).unwrap_or_else(|| Turn { next: self.after_panic(&cell), answer: None });
-        self.guests.rise(cell);
+        let Handled { next, answer } =
+            survive(|| self.handle(grant, &record, outlet)).unwrap_or_else(|| Handled::next(self.after_panic(&record)));
+        self.in_flight.end_inline(record);
         if let Some(next) = next {
             self.dispatch(next, outlet);
         }

@@ -16,12 +16,12 @@ use crate::operation::host::{Delivery, Host, Outcome, Outlet};
 use crate::operation::request::{Header, Operation, Place, Request, Work, weight};
 use crate::p11::{CallError, Phase};
 use crate::pool::availability::Readiness;
-use crate::pool::drain::refuse;
-use crate::pool::in_flight::{Cell, Errand, Hand, InUse};
+use crate::pool::grant::{Grant, Handled};
+use crate::pool::in_flight::{InFlight, InUse, Purpose, Taken};
 use crate::pool::lease::Late;
 use crate::pool::login::policy::{Passage, Wait};
 use crate::pool::opening::{Refused, enter};
-use crate::pool::{Grant, LoginMode, TokenPool};
+use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::{nanos, now};
 use crate::support::panics::survive;
 use crate::token::session::Session;
@@ -47,14 +47,6 @@ pub enum Served {
     Gone,
 }
 
-/// What came of one operation.
-pub(crate) struct Turn<H: Host> {
-    /// What to run next.
-    pub(crate) next: Option<Grant<H>>,
-    /// The answer, to be sent when the session is free already: a caller that has its answer finds the pool drained.
-    pub(crate) answer: Option<(Operation<H>, Outcome)>,
-}
-
 impl<H: Host> TokenPool<H> {
     /// A runner's turn.
     pub fn serve(&self, id: RunnerId, outlet: &mut impl Outlet<H>, budget: Budget) -> Served {
@@ -63,13 +55,13 @@ impl<H: Host> TokenPool<H> {
             Entered::Parked => return self.parked(id),
             Entered::Gone => return Served::Gone,
         };
-        let cell = self.cell(id);
-        cell.pace.called(nanos());
+        let record = self.in_flight.of_runner(id);
+        record.pace.note_call(nanos());
         let until = Instant::now() + budget.time;
         let mut bytes = 0;
         loop {
-            let Some(Turn { next, answer }) = survive(|| self.turn(grant, &cell, outlet)) else {
-                let next = self.after_panic(&cell);
+            let Some(Handled { next, answer }) = survive(|| self.handle(grant, &record, outlet)) else {
+                let next = self.after_panic(&record);
                 return self.quit(id, next, outlet);
             };
             let mut delivery = Delivery::Done;
@@ -83,7 +75,7 @@ impl<H: Host> TokenPool<H> {
             }
             let next = match next {
                 Some(next) => next,
-                None => match self.rest(id, &cell, outlet) {
+                None => match self.park(id, &record, outlet) {
                     Entered::Run(next) => next,
                     Entered::Parked => return self.parked(id),
                     Entered::Gone => return self.quit(id, None, outlet),
@@ -103,13 +95,13 @@ impl<H: Host> TokenPool<H> {
     /// A parked runner stays, unless the pool has shrunk and it is one too many.
     fn parked(&self, id: RunnerId) -> Served {
         if self.roster.retire(id, self.places()) {
-            self.forget_cell(id);
+            self.in_flight.remove_runner(id);
             return Served::Gone;
         }
         Served::Parked
     }
 
-    /// A dead runner's call returns: what it has in hand goes to another.
+    /// A dead runner's call returns: what it has in taken goes to another.
     fn quit(&self, id: RunnerId, grant: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Served {
         if let Some(grant) = grant {
             self.dispatch(grant, outlet);
@@ -118,64 +110,56 @@ impl<H: Host> TokenPool<H> {
         Served::Gone
     }
 
-    /// After a panic of ours: the session has gone to the reaper, and its capacity goes to the next.
-    pub(crate) fn after_panic(&self, cell: &Cell<H>) -> Option<Grant<H>> {
-        let next = cell.take_stake().and_then(|stake| self.sessions.forfeit(stake));
-        survive(|| self.resume_logouts());
-        survive(|| self.settle());
-        next
-    }
-
     /// One operation, from its grant to the next one.
-    pub(crate) fn turn(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
-        let turn = self.turn_of(grant, cell, outlet);
+    pub(crate) fn handle(&self, grant: Grant<H>, record: &InFlight<H>, outlet: &mut impl Outlet<H>) -> Handled<H> {
+        let handled = self.handle_granted(grant, record, outlet);
         self.resume_logouts();
-        turn
+        handled
     }
 
-    fn turn_of(&self, grant: Grant<H>, cell: &Cell<H>, outlet: &mut impl Outlet<H>) -> Turn<H> {
+    fn handle_granted(&self, grant: Grant<H>, record: &InFlight<H>, outlet: &mut impl Outlet<H>) -> Handled<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
         if !self.is_draining() {
             match self.readiness() {
                 Readiness::Ready => (),
-                Readiness::Held => return self.turn_back(source, payload, ticket, outlet),
-                Readiness::Refused(error) => return self.turn_away(source, payload, error),
+                Readiness::Held => return self.put_off(source, payload, ticket, outlet),
+                Readiness::Refused(error) => return self.refuse_granted(source, payload, error),
             }
         }
-        let hand = cell.take_up(source, Errand::of(&payload));
+        let taken = record.take(source, Purpose::of(&payload));
         match payload {
-            Work::Keepalive(keepalive) => Turn { next: self.turn_of_keepalive(hand, keepalive), answer: None },
-            Work::Express(express) => Turn { next: self.turn_of_express(hand, express, ticket, outlet), answer: None },
+            Work::Keepalive(keepalive) => Handled::next(self.handle_keepalive(taken, keepalive)),
+            Work::Express(express) => Handled::next(self.handle_control(taken, express, ticket, outlet)),
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
-                Admission::Run => self.turn_of_call(hand, operation, ticket, outlet),
+                Admission::Run => self.handle_call(taken, operation, ticket, outlet),
                 Admission::Refuse(error) => {
-                    let next = self.give_back(hand, &operation.place);
-                    Turn { next, answer: Some((operation, Err(Failure::not_executed(error)))) }
+                    let next = self.give_back(taken, &operation.place);
+                    Handled::answer(operation, Err(Failure::not_executed(error)), next)
                 }
                 Admission::Drop => {
-                    let next = self.give_back(hand, &operation.place);
+                    let next = self.give_back(taken, &operation.place);
                     // Nobody waits for it: its progress says so, or is made to.
                     let _ = operation.header.progress.abandon();
-                    Turn { next, answer: None }
+                    Handled::next(next)
                 }
             },
         }
     }
 
-    fn turn_of_call(
+    fn handle_call(
         &self,
-        hand: Hand<'_, H>,
+        taken: Taken<'_, H>,
         mut operation: Operation<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
-    ) -> Turn<H> {
-        let in_use = match self.session(hand, || is_wanted(&operation.header, outlet)) {
+    ) -> Handled<H> {
+        let in_use = match self.session(taken, || is_wanted(&operation.header, outlet)) {
             Ok(in_use) => in_use,
             Err(unopened) => {
                 return match self.unopened(*unopened, Waiting { payload: Work::Call(operation), ticket }, outlet) {
-                    Refused::Waits(next) => Turn { next, answer: None },
-                    Refused::For(refusal, Work::Call(operation)) => self.turn_of_unopened(refusal, operation, ticket, outlet),
-                    Refused::For(refusal, _) => Turn { next: refusal.next, answer: None },
+                    Refused::Waits(next) => Handled::next(next),
+                    Refused::For(refusal, Work::Call(operation)) => self.handle_unopened(refusal, operation, ticket, outlet),
+                    Refused::For(refusal, _) => Handled::next(refusal.next),
                 };
             }
         };
@@ -190,11 +174,11 @@ impl<H: Host> TokenPool<H> {
                 Passage::Wait(wait) => Step::Wait(wait),
             }
         };
-        let held = self.returned(in_use.lay_down());
+        let held = self.returned(in_use.finish());
         self.tell_of_retry(&mut operation);
         if held.is_hung() {
             self.leave_off(held, operation, step);
-            return Turn { next: None, answer: None };
+            return Handled::next(None);
         }
         if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
             self.forget_retained();
@@ -203,26 +187,26 @@ impl<H: Host> TokenPool<H> {
             Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
             Step::Discard(outcome, reason) => {
                 self.discard(held, &operation.place, reason);
-                Turn { next: None, answer: Some((operation, outcome)) }
+                Handled::answer(operation, outcome, None)
             }
             Step::Elsewhere(reason) => {
                 self.discard(held, &operation.place, reason);
-                Turn { next: self.requeue(operation, ticket, outlet), answer: None }
+                Handled::next(self.requeue(operation, ticket, outlet))
             }
-            Step::Pause(reason) => Turn { next: self.pause(held, operation, ticket, reason), answer: None },
-            Step::Recover(recover) => self.turn_of_trouble(held, operation, ticket, recover, outlet),
-            Step::Exchange => self.turn_of_stale(held, operation, ticket, outlet),
+            Step::Pause(reason) => Handled::next(self.pause(held, operation, ticket, reason)),
+            Step::Recover(recover) => self.handle_trouble(held, operation, ticket, recover, outlet),
+            Step::Exchange => self.handle_stale(held, operation, ticket, outlet),
             Step::Return => {
                 self.await_module();
-                self.turn_back(Source::Session(held), Work::Call(operation), ticket, outlet)
+                self.put_off(Source::Session(held), Work::Call(operation), ticket, outlet)
             }
             Step::LogIn => {
                 let granted = self.requeue(operation, ticket, outlet);
-                Turn { next: self.first_of(granted, self.free(held, &Place::Pool), outlet), answer: None }
+                Handled::next(self.first_of(granted, self.free(held, &Place::Pool), outlet))
             }
-            Step::Wait(wait) => Turn { next: self.wait_at_gate(held, operation, ticket, wait, outlet), answer: None },
-            Step::Reload(vanished) => Turn { next: self.turn_of_vanished(held, operation, ticket, vanished), answer: None },
-            Step::Park(lacks) => Turn { next: self.park(held, operation, ticket, lacks), answer: None },
+            Step::Wait(wait) => Handled::next(self.wait_at_gate(held, operation, ticket, wait, outlet)),
+            Step::Reload(vanished) => Handled::next(self.handle_vanished(held, operation, ticket, vanished)),
+            Step::Park(lacks) => Handled::next(self.park_operation(held, operation, ticket, lacks)),
         }
     }
 
@@ -241,7 +225,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
-    fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Turn<H> {
+    fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Handled<H> {
         self.touch();
         if outcome.is_ok() {
             self.record.serves();
@@ -253,7 +237,7 @@ impl<H: Host> TokenPool<H> {
             },
             (place, outcome) => (self.free(held, place), outcome),
         };
-        Turn { next, answer: Some((operation, outcome)) }
+        Handled::answer(operation, outcome, next)
     }
 
     /// Whether an operation on this session may go on, as far as a login is due.
@@ -307,7 +291,7 @@ impl<H: Host> TokenPool<H> {
         }
         let session = in_use.session();
         let Some(token) = session.token() else { return Step::Exchange };
-        let _inside = match enter(token, in_use.cell(), || is_wanted(&operation.header, outlet)) {
+        let _inside = match enter(token, in_use.record(), || is_wanted(&operation.header, outlet)) {
             Ok(inside) => inside,
             Err(Error::Reinitializing) => return Step::Return,
             Err(error) => return Step::Keep(Err(operation.failure(error))),
@@ -327,61 +311,6 @@ impl<H: Host> TokenPool<H> {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
         })
-    }
-
-    /// A session comes free: for the lease that it belongs to, or for the pool.
-    pub(crate) fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
-        if let Place::Within(lease) = place {
-            return lease.give_back(self, held, None);
-        }
-        self.release(held)
-    }
-
-    /// A session must not be used again: what runs next is nothing of its own.
-    pub(crate) fn discard(&self, held: Held<Session>, place: &Place<H>, reason: &'static str) {
-        if let Place::Within(lease) = place {
-            // A closed session grants nothing.
-            let granted = lease.give_back(self, held, Some(reason));
-            debug_assert!(granted.is_none());
-            return;
-        }
-        let (closing, session) = self.sessions.discard(held);
-        self.close(closing, session, reason);
-    }
-
-    /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
-    pub(crate) fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
-        match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
-            Ok(grants) => self.first_of_all(grants, outlet),
-            Err(work) => {
-                refuse(work, &Error::Draining);
-                None
-            }
-        }
-    }
-
-    pub(crate) fn first_of_all(&self, grants: Vec<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
-        let mut grants = grants.into_iter();
-        let first = grants.next();
-        for grant in grants {
-            self.dispatch(grant, outlet);
-        }
-        first
-    }
-
-    pub(crate) fn first_of(
-        &self,
-        first: Option<Grant<H>>,
-        second: Option<Grant<H>>,
-        outlet: &mut impl Outlet<H>,
-    ) -> Option<Grant<H>> {
-        match (first, second) {
-            (Some(first), Some(second)) => {
-                self.dispatch(second, outlet);
-                Some(first)
-            }
-            (first, second) => first.or(second),
-        }
     }
 }
 

@@ -8,46 +8,31 @@ use crate::error::{Error, Executed};
 use crate::execution::Recover;
 use crate::operation::host::{Host, Keeper, Notice, Outlet};
 use crate::operation::request::{Operation, Place, Work};
-use crate::p11::{CallError, Class};
+use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
-use crate::pool::in_flight::Cell;
+use crate::pool::grant::Grant;
+use crate::pool::grant::Handled;
 use crate::pool::key_pins::Parked;
-use crate::pool::opening::{Refusal, enter};
-use crate::pool::recovery::{Trouble, as_seen_by, own_trouble};
-use crate::pool::{Grant, TokenPool};
-use crate::runner::Turn;
+use crate::pool::opening::{Refusal, Remains};
 use crate::support::backoff::random_unit;
-use crate::token::diagnosis::{Finding, examine, is_suspicious};
 use crate::token::session::Session;
-
-/// What remains to be done when no session could be opened.
-pub(crate) enum Remains {
-    /// Its error is the answer.
-    Answer,
-    /// It goes back to its place: the module is being initialized again.
-    Return,
-    /// It may be tried again, once, when the pool has recovered.
-    Retry(Class, CallError),
-    /// It may be tried again, once, after a while.
-    Pause(Class, CallError),
-}
 
 /// The pause before another try, in milliseconds: long enough for a device to come to its senses, short beside any deadline.
 const PAUSE: std::ops::Range<f64> = 20.0..60.0;
 
 impl<H: Host> TokenPool<H> {
     /// The token may be back at once: what was granted goes back to its place. On a lease it does not wait: its session is gone in any case.
-    pub(crate) fn turn_back(
+    pub(crate) fn put_off(
         &self,
         source: Source<Session>,
         work: Work<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
-    ) -> Turn<H> {
+    ) -> Handled<H> {
         let next = match work {
             Work::Call(Operation { place: Place::Within(_), .. }) => {
                 let error = self.refusal().unwrap_or(Error::Reinitializing);
-                return self.turn_away(source, work, error);
+                return self.refuse_granted(source, work, error);
             }
             Work::Call(operation) => {
                 let granted = self.hold_back(operation, ticket, outlet);
@@ -60,50 +45,51 @@ impl<H: Host> TokenPool<H> {
             }
             Work::Keepalive(_over) => self.put_back(source, &Place::Pool),
         };
-        Turn { next, answer: None }
+        Handled::next(next)
     }
 
     /// The token is away.
-    pub(crate) fn turn_away(&self, source: Source<Session>, work: Work<H>, error: Error) -> Turn<H> {
+    pub(crate) fn refuse_granted(&self, source: Source<Session>, work: Work<H>, error: Error) -> Handled<H> {
         match work {
             Work::Call(operation) => {
                 let failure = operation.failure(error);
-                Turn { next: self.put_back(source, &operation.place), answer: Some((operation, Err(failure))) }
+                let next = self.put_back(source, &operation.place);
+                Handled::answer(operation, Err(failure), next)
             }
             Work::Express(express) => {
                 let next = self.put_back(source, &Place::Pool);
                 express.refuse(error);
-                Turn { next, answer: None }
+                Handled::next(next)
             }
-            Work::Keepalive(_over) => Turn { next: self.put_back(source, &Place::Pool), answer: None },
+            Work::Keepalive(_over) => Handled::next(self.put_back(source, &Place::Pool)),
         }
     }
 
     /// The session died with what the token was before. A lease ends with it; any other operation takes another one.
-    pub(crate) fn turn_of_stale(
+    pub(crate) fn handle_stale(
         &self,
         held: Held<Session>,
         operation: Operation<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
-    ) -> Turn<H> {
+    ) -> Handled<H> {
         self.discard(held, &operation.place, "stale");
         if matches!(operation.place, Place::Within(_)) {
             let failure = operation.failure(Error::LeaseEnded);
-            return Turn { next: None, answer: Some((operation, Err(failure))) };
+            return Handled::answer(operation, Err(failure), None);
         }
-        Turn { next: self.requeue(operation, ticket, outlet), answer: None }
+        Handled::next(self.requeue(operation, ticket, outlet))
     }
 
     /// Something is wrong with the session's token or module: that is seen to, and the operation tried again or answered.
-    pub(crate) fn turn_of_trouble(
+    pub(crate) fn handle_trouble(
         &self,
         held: Held<Session>,
         mut operation: Operation<H>,
         ticket: Ticket,
         Recover { trouble, call, class, failure, retry }: Recover,
         outlet: &mut impl Outlet<H>,
-    ) -> Turn<H> {
+    ) -> Handled<H> {
         if let Some(token) = held.session.token() {
             let token = token.clone();
             self.face(trouble, &token, held.session.generation(), call);
@@ -112,10 +98,10 @@ impl<H: Host> TokenPool<H> {
         if retry && !matches!(self.readiness(), Readiness::Refused(_)) {
             operation.again(class, call, failure.executed);
             self.tell_of_retry(&mut operation);
-            return Turn { next: self.hold_back(operation, ticket, outlet), answer: None };
+            return Handled::next(self.hold_back(operation, ticket, outlet));
         }
         let failure = self.troubled_failure(call, failure);
-        Turn { next: None, answer: Some((operation, Err(failure))) }
+        Handled::answer(operation, Err(failure), None)
     }
 
     /// The session is given back, and the operation waits outside of the queue for a while.
@@ -147,87 +133,36 @@ impl<H: Host> TokenPool<H> {
         H::later(Duration::from_secs_f64(millis / 1_000.0), Box::new(resume));
     }
 
-    pub(crate) fn turn_of_unopened(
+    pub(crate) fn handle_unopened(
         &self,
         Refusal { error, next, remains }: Refusal<H>,
         mut operation: Operation<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
-    ) -> Turn<H> {
+    ) -> Handled<H> {
         let may_retry = operation.retries == 0 && !operation.header.is_over();
         match remains {
             Remains::Return => {
                 self.await_module();
                 let granted = self.hold_back(operation, ticket, outlet);
-                return Turn { next: self.first_of(next, granted, outlet), answer: None };
+                return Handled::next(self.first_of(next, granted, outlet));
             }
             Remains::Retry(class, call) if may_retry => {
                 operation.again(class, call, Executed::No);
                 self.tell_of_retry(&mut operation);
                 let granted = self.hold_back(operation, ticket, outlet);
-                return Turn { next: self.first_of(next, granted, outlet), answer: None };
+                return Handled::next(self.first_of(next, granted, outlet));
             }
             Remains::Pause(class, call) if may_retry => {
                 operation.again(class, call, Executed::No);
                 self.tell_of_retry(&mut operation);
                 self.resume_later(operation, ticket);
-                return Turn { next, answer: None };
+                return Handled::next(next);
             }
             Remains::Answer | Remains::Retry(..) | Remains::Pause(..) => (),
         }
         let failure = operation.failure(error);
-        Turn { next, answer: Some((operation, Err(failure))) }
-    }
-
-    /// `C_OpenSession`; or why not, and what is to be done about it.
-    pub(crate) fn open(&self, cell: &Cell<H>, is_wanted: impl Fn() -> bool) -> Result<Session, (Error, Remains)> {
-        let answer = |error| (error, Remains::Answer);
-        let token = self.token().map_err(|error| match error {
-            Error::Reinitializing => (error, Remains::Return),
-            other => answer(other),
-        })?;
-        let generation = token.generation();
-        let (call, class, finding, seen, lasting) = {
-            let _inside = enter(&token, cell, is_wanted).map_err(|error| match error {
-                Error::Reinitializing => (error, Remains::Return),
-                other => answer(other),
-            })?;
-            let call = match Session::open(&token, self.options.read_only) {
-                Ok(session) => return Ok(session),
-                Err(call) => call,
-            };
-            let class = self.options.class(&call);
-            if !is_suspicious(class) {
-                return Err(answer(call.into()));
-            }
-            let finding = examine(&self.options, &token, None, class);
-            let lasting = matches!(finding, Finding::TokenAnswers | Finding::SessionAnswers)
-                .then(|| own_trouble(&self.options, &token, class))
-                .flatten();
-            (call, class, finding, token.module.incarnation(), lasting)
-        };
-        if let Some(trouble) = lasting {
-            self.face(trouble, &token, generation, call);
-            return Err((call.into(), Remains::Retry(class, call)));
-        }
-        match finding {
-            Finding::ModuleDown => {
-                self.face(Trouble::Module { seen }, &token, generation, call);
-                Err((call.into(), Remains::Retry(class, call)))
-            }
-            Finding::Silence => {
-                self.face(Trouble::Silence, &token, generation, call);
-                match self.readiness() {
-                    Readiness::Refused(error) => Err(answer(as_seen_by(call, error))),
-                    // That was the token of before.
-                    Readiness::Ready | Readiness::Held => Err((call.into(), Remains::Retry(class, call))),
-                }
-            }
-            Finding::TokenAnswers | Finding::SessionAnswers if class == Class::DeviceTrouble => {
-                Err((call.into(), Remains::Pause(class, call)))
-            }
-            Finding::TokenAnswers | Finding::SessionAnswers => Err(answer(call.into())),
-        }
+        Handled::answer(operation, Err(failure), next)
     }
 
     /// Tells why an operation is tried again, once.

@@ -12,10 +12,11 @@ use crate::operation::host::Host;
 use crate::operation::request::{Answer, Pin, Place};
 use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::control::{Asked, Credential, Express};
+use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
 use crate::pool::login::policy::ExplicitLogin;
 use crate::pool::recovery::{Trouble, from_the_start, own_trouble};
-use crate::pool::{Grant, PoolOptions, TokenPool};
+use crate::pool::{PoolOptions, TokenPool};
 use crate::support::clock::{nanos, now};
 use crate::token::Token;
 use crate::token::diagnosis::{Finding, examine, is_suspicious};
@@ -36,7 +37,7 @@ enum Ended {
 
 impl<H: Host> TokenPool<H> {
     /// A login's turn, with the attempt ended or handed on, whatever comes. `started`: when it began, in nanoseconds.
-    pub(crate) fn turn_of_login(
+    pub(crate) fn handle_login(
         &self,
         in_use: InUse<'_, H>,
         Credential { attempt, pin }: Credential,
@@ -49,7 +50,7 @@ impl<H: Host> TokenPool<H> {
         if token.as_ref().is_some_and(|token| !attempt.is_at(&token.gate)) {
             // The pool has another token than when it began: whoever needs a login begins anew, there.
             drop(attempt);
-            let next = self.free(self.returned(in_use.lay_down()), &Place::Pool);
+            let next = self.free(self.returned(in_use.finish()), &Place::Pool);
             if let Some(asker) = asked.by {
                 self.begin_explicit(ExplicitLogin { asker, pin, force: asked.force });
             }
@@ -66,7 +67,7 @@ impl<H: Host> TokenPool<H> {
         });
         let panicked = Error::Interrupted { cause: "the login panicked" };
         let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
-        let held = self.returned(in_use.lay_down());
+        let held = self.returned(in_use.finish());
         let (name, outcome, reusable) = match result {
             Ended::In(word) => {
                 self.now_with(mark, pin.as_ref());

@@ -8,9 +8,10 @@ use crate::error::{Error, Failure};
 use crate::operation::host::{Host, Keeper, Notice, Outlet};
 use crate::operation::request::{Answer, Header, Place};
 use crate::p11::{self, CallError, Class};
+use crate::pool::TokenPool;
 use crate::pool::control::{Asked, Asker, Express, HoldsBack};
+use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
-use crate::pool::{Grant, TokenPool};
 use crate::support::clock::now;
 use crate::token::Token;
 use crate::token::login_gate::{Awaited, Leave};
@@ -46,7 +47,7 @@ impl<H: Host> TokenPool<H> {
         self.options.inactivity_timeout.is_some_and(|timeout| used_at.saturating_add(timeout) <= now())
     }
 
-    pub(crate) fn turn_of_logout(
+    pub(crate) fn handle_logout(
         &self,
         in_use: InUse<'_, H>,
         mut holds_back: Option<HoldsBack<H>>,
@@ -58,7 +59,7 @@ impl<H: Host> TokenPool<H> {
             // A closed one has nothing to log out of.
             None => Made::NotDue,
         };
-        let next = self.free(self.returned(in_use.lay_down()), &Place::Pool);
+        let next = self.free(self.returned(in_use.finish()), &Place::Pool);
         let outcome = match made {
             // It comes again by itself.
             Made::Later if asked.by.is_none() => Ok(Answer::Done),
