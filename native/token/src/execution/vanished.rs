@@ -116,7 +116,7 @@ impl<H: Host> TokenPool<H> {
             // That is for the library that has initialized it.
             Ok(false) | Err(Error::ModuleAdopted { .. }) => (),
             Err(_) => {
-                if let Some(token) = self.anchored() {
+                if let Some(token) = self.availability.bound_token() {
                     token.known.is_not_known_to_be_gone(&templates);
                 }
             }

@@ -1,16 +1,17 @@
-//! Whether a pool has its token, in one place.
+//! Whether a pool has its token, in one place. It knows neither sessions nor callers: each event is a method, and says by its result what the
+//! pool has to do about it.
 //!
 //! ```text
-//!   Detached --found--> Up <----------------------+
-//!      |                | \__ trouble __          |
-//!      |       token lost              v          | found again
-//!      |                |       Recovering -------+
-//!      v                v              | not at once
-//!     Down(never found) Down <---------+ ---------^
+//!   Detached --found--> Up <-----------------------+
+//!      |                | \__ trouble __           |
+//!      |       token lost               v          | found again
+//!      |                |        Recovering -------+
+//!      v                v               | not at once
+//!     Down(never found) Down <----------+ ---------^
 //! ```
 //!
-//! While it recovers, for a moment, operations are held back; while it is down, they are refused. In both, one thread sees to it
-//! (`recovery.rs`); from everywhere a drain leads to `Stopped`.
+//! While it recovers, for a moment, operations are held back; while it is down, they are refused. In both, one thread looks for the token
+//! (`recovery_thread.rs`). A pool that ends goes from everywhere to `Stopped`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,30 +22,37 @@ use session_pool::Millis;
 
 use crate::error::{Error, Unavailable};
 use crate::module::ModuleUse;
-use crate::operation::host::Host;
 use crate::p11::CallError;
-use crate::pool::TokenPool;
-use crate::pool::control::Express;
+use crate::support::clock::at;
 use crate::token::{Claim, Token};
 
 /// For how long operations are held back; then new ones are refused.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often who waits for the attachment asks whether it still should.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often who waits for a change asks whether it still should.
+const RECHECK: Duration = Duration::from_millis(100);
 
-/// What a pool that has found its token holds on to. The claim goes before the module's use: the last one out finalizes it.
-pub(crate) struct Anchor {
+/// What a pool that has found its token holds on to. The claim goes before the module's use: the last one out finalizes the module.
+pub(crate) struct Binding {
     pub(crate) claim: Claim,
     pub(crate) module: ModuleUse,
 }
 
-/// A pool's attachment to its token.
-pub(crate) enum Attachment {
+/// Whether a pool has its token, and who waits for that to change.
+pub(crate) struct Availability {
+    state: RwLock<State>,
+    /// The state is not `Up`: for a look without the lock. Written under it.
+    is_troubled: AtomicBool,
+    /// Where the recovery's thread sleeps, and who waits for the state to change.
+    waiting: Mutex<()>,
+    changed: Condvar,
+}
+
+enum State {
     /// Nothing was looked for yet.
     Detached,
     /// The token is there.
-    Up(Anchor),
+    Up(Binding),
     /// It may be back at once.
     Recovering(Absence),
     /// It is away.
@@ -54,24 +62,26 @@ pub(crate) enum Attachment {
 }
 
 /// A token that is away.
-pub(crate) struct Absence {
+struct Absence {
     /// `None`: it was never there.
-    pub(crate) anchor: Option<Anchor>,
-    pub(crate) since: Instant,
+    binding: Option<Binding>,
+    since: Instant,
     /// The call that told.
-    pub(crate) call: Option<CallError>,
+    call: Option<CallError>,
     /// What the last look came to.
-    pub(crate) cause: Option<Error>,
-    pub(crate) remedy: Remedy,
-    pub(crate) retry_at: Instant,
-    /// Whether a thread sees to it.
-    pub(crate) attended: bool,
+    cause: Option<Error>,
+    remedy: Remedy,
+    retry_at: Instant,
+    /// Whether a thread looks for it.
+    has_thread: bool,
 }
 
 /// What the next look for a token begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
+    /// Nothing.
     Look,
+    /// A logout.
     LogOut,
     /// A logout, if that was not tried before, and then what helps a device in trouble that lasts.
     Revive {
@@ -79,6 +89,7 @@ pub(crate) enum Remedy {
         restarts: u64,
         logs_out: bool,
     },
+    /// The module is initialized again.
     Reinitialize {
         /// The module's incarnation that is in trouble.
         seen: u64,
@@ -93,36 +104,89 @@ pub(crate) enum Readiness {
     Refused(Error),
 }
 
-/// A pool's attachment, and who waits for it.
-pub(crate) struct Mooring<H: Host> {
-    pub(crate) attachment: RwLock<Attachment>,
-    /// It is not `Up`: for a look without the lock. Written under it.
-    pub(crate) troubled: AtomicBool,
-    /// Logins and logouts that are held back: they would pass the pool's gate.
-    pub(crate) held: Mutex<Vec<Express<H>>>,
-    /// Where the recovery's thread sleeps, and who waits for the attachment to change.
-    pub(crate) bed: Mutex<()>,
-    pub(crate) woken: Condvar,
+/// What a look for the token has found.
+pub(crate) enum Found {
+    /// What the pool had.
+    Same,
+    /// Another one that is as good.
+    Replacement(Claim),
+    /// For the first time.
+    First(Binding),
 }
 
-impl<H: Host> Default for Mooring<H> {
+/// The token has gone away.
+pub(crate) struct Fallen {
+    /// No thread looks for it yet.
+    pub(crate) needs_thread: bool,
+}
+
+/// The token is there again.
+pub(crate) struct Risen {
+    /// The pool was down: whether the token had been there before.
+    pub(crate) was_down: Option<bool>,
+}
+
+/// The next thing to do for who looks for the token.
+pub(crate) enum NextLook {
+    /// There is nothing to look for any more.
+    Over,
+    /// It is time to look: for what the pool had, after this remedy.
+    Now(Option<Had>, Remedy),
+    /// A look is not due yet, but the module may tell of the token.
+    Listen(Had),
+}
+
+/// What a pool had that looks for its token. The pool may stop while a look is inside of the module: the use keeps that from being finalized.
+pub(crate) struct Had {
+    pub(crate) token: Arc<Token>,
+    _use: ModuleUse,
+}
+
+/// Why the token is not to be had, and since when.
+pub(crate) struct Outage {
+    pub(crate) error: Error,
+    pub(crate) since: Millis,
+    /// Operations are held back, and not refused yet.
+    pub(crate) is_recovering: bool,
+}
+
+impl Default for Availability {
     fn default() -> Self {
         Self {
-            attachment: RwLock::new(Attachment::Detached),
-            troubled: AtomicBool::new(true),
-            held: Mutex::default(),
-            bed: Mutex::default(),
-            woken: Condvar::new(),
+            state: RwLock::new(State::Detached),
+            is_troubled: AtomicBool::new(true),
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
         }
     }
 }
 
-impl Attachment {
-    pub(crate) fn anchor(&self) -> Option<&Anchor> {
+impl Had {
+    fn of(binding: &Binding) -> Self {
+        Self { token: binding.claim.token().clone(), _use: binding.module.share() }
+    }
+}
+
+impl State {
+    fn binding(&self) -> Option<&Binding> {
         match self {
-            Self::Up(anchor) => Some(anchor),
-            Self::Recovering(absence) | Self::Down(absence) => absence.anchor.as_ref(),
+            Self::Up(binding) => Some(binding),
+            Self::Recovering(absence) | Self::Down(absence) => absence.binding.as_ref(),
             Self::Detached | Self::Stopped => None,
+        }
+    }
+
+    fn absence(&self) -> Option<&Absence> {
+        match self {
+            Self::Recovering(absence) | Self::Down(absence) => Some(absence),
+            Self::Detached | Self::Up(_) | Self::Stopped => None,
+        }
+    }
+
+    fn absence_mut(&mut self) -> Option<&mut Absence> {
+        match self {
+            Self::Recovering(absence) | Self::Down(absence) => Some(absence),
+            Self::Detached | Self::Up(_) | Self::Stopped => None,
         }
     }
 
@@ -139,28 +203,28 @@ impl Attachment {
 
 impl Absence {
     /// A token that has just been lost.
-    pub(crate) fn of(mut anchor: Anchor, call: Option<CallError>, remedy: Remedy, delay: Duration) -> Self {
-        anchor.module.set_up(false);
+    fn of(mut binding: Binding, call: Option<CallError>, remedy: Remedy, delay: Duration) -> Self {
+        binding.module.set_up(false);
         let since = Instant::now();
-        Self { anchor: Some(anchor), since, call, cause: None, remedy, retry_at: since + delay, attended: true }
+        Self { binding: Some(binding), since, call, cause: None, remedy, retry_at: since + delay, has_thread: true }
     }
 
     /// A token that was not found at the start.
-    pub(crate) fn never_found(cause: Error, delay: Duration) -> Self {
+    fn never_found(cause: Error, delay: Duration) -> Self {
         let since = Instant::now();
         let (call, remedy, retry_at) = (None, Remedy::Look, since + delay);
-        Self { anchor: None, since, call, cause: Some(cause), remedy, retry_at, attended: true }
+        Self { binding: None, since, call, cause: Some(cause), remedy, retry_at, has_thread: true }
     }
 
     /// Whether it has lasted for longer than who waits is held back for.
-    pub(crate) fn is_late(&self) -> bool {
-        let holds_back = || self.anchor.as_ref().is_some_and(|anchor| anchor.module.module().holds_back());
+    fn is_late(&self) -> bool {
+        let holds_back = || self.binding.as_ref().is_some_and(|binding| binding.module.module().holds_back());
         self.since.elapsed() >= PATIENCE && !holds_back()
     }
 
     /// What callers are told.
-    pub(crate) fn error(&self) -> Error {
-        if self.anchor.is_none()
+    fn error(&self) -> Error {
+        if self.binding.is_none()
             && let Some(cause) = &self.cause
         {
             return cause.clone();
@@ -173,50 +237,45 @@ impl Absence {
             retry_after: millis(self.retry_at.saturating_duration_since(Instant::now())).max(1),
         })
     }
+
+    /// It is over: what is next, and what is left over.
+    fn end(mut self, found: Found) -> (State, Option<Found>) {
+        let (mut binding, left_over) = match (self.binding.take(), found) {
+            (Some(mut binding), Found::Replacement(claim)) => {
+                let before = std::mem::replace(&mut binding.claim, claim);
+                (binding, Some(Found::Replacement(before)))
+            }
+            (Some(binding), found) => (binding, Some(found)),
+            (None, Found::First(binding)) => (binding, None),
+            (None, found) => return (State::Down(self), Some(found)),
+        };
+        binding.module.set_up(true);
+        (State::Up(binding), left_over)
+    }
 }
 
 fn millis(duration: Duration) -> Millis {
     duration.as_millis() as Millis
 }
 
-impl<H: Host> TokenPool<H> {
-    /// The token that it has, or had before it went away.
-    pub(crate) fn anchored(&self) -> Option<Arc<Token>> {
-        self.mooring.attachment.read().anchor().map(|anchor| anchor.claim.token().clone())
-    }
-
-    /// The token, or why there is none.
-    pub fn token(&self) -> Result<Arc<Token>, Error> {
-        match &*self.mooring.attachment.read() {
-            Attachment::Up(anchor) | Attachment::Recovering(Absence { anchor: Some(anchor), .. }) => {
-                Ok(anchor.claim.token().clone())
-            }
-            other => match other.readiness() {
-                Readiness::Refused(error) => Err(error),
-                Readiness::Ready | Readiness::Held => Err(Error::Reinitializing),
-            },
-        }
-    }
-
+/// Questions.
+impl Availability {
     /// Whether an operation may run.
     #[inline]
     pub(crate) fn readiness(&self) -> Readiness {
-        if !self.mooring.troubled.load(Ordering::Acquire) {
-            return Readiness::Ready;
-        }
-        self.mooring.attachment.read().readiness()
+        if self.is_troubled() { self.state.read().readiness() } else { Readiness::Ready }
     }
 
     /// Why a new operation is not even taken.
     #[inline]
     pub(crate) fn refusal(&self) -> Option<Error> {
-        if !self.mooring.troubled.load(Ordering::Acquire) {
+        if !self.is_troubled() {
             return None;
         }
-        match &*self.mooring.attachment.read() {
-            Attachment::Recovering(absence) if absence.is_late() => Some(absence.error()),
+        match &*self.state.read() {
+            State::Recovering(absence) if absence.is_late() => Some(absence.error()),
             // A pool that has stopped says so by itself.
-            Attachment::Stopped => None,
+            State::Stopped => None,
             other => match other.readiness() {
                 Readiness::Refused(error) => Some(error),
                 Readiness::Ready | Readiness::Held => None,
@@ -224,49 +283,238 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        matches!(*self.mooring.attachment.read(), Attachment::Stopped)
+    #[inline]
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.is_troubled.load(Ordering::Acquire)
     }
 
-    /// One step of the attachment, and what comes of it.
-    pub(crate) fn change<T>(&self, step: impl FnOnce(Attachment) -> (Attachment, T)) -> T {
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(*self.state.read(), State::Stopped)
+    }
+
+    /// The token that the pool has, or had before it went away.
+    pub(crate) fn bound_token(&self) -> Option<Arc<Token>> {
+        self.state.read().binding().map(|binding| binding.claim.token().clone())
+    }
+
+    /// The token, or why there is none.
+    pub(crate) fn token(&self) -> Result<Arc<Token>, Error> {
+        match &*self.state.read() {
+            State::Up(binding) | State::Recovering(Absence { binding: Some(binding), .. }) => Ok(binding.claim.token().clone()),
+            other => match other.readiness() {
+                Readiness::Refused(error) => Err(error),
+                Readiness::Ready | Readiness::Held => Err(Error::Reinitializing),
+            },
+        }
+    }
+
+    /// Another use of the module that the pool has; it is not finalized as long as that lives.
+    pub(crate) fn share_module(&self) -> Option<ModuleUse> {
+        self.state.read().binding().map(|binding| binding.module.share())
+    }
+
+    /// Why the token is not to be had. `made`: when the pool was.
+    pub(crate) fn outage(&self, made: Millis) -> Option<Outage> {
+        let down = |error, since| Some(Outage { error, since, is_recovering: false });
+        match &*self.state.read() {
+            State::Up(_) => None,
+            State::Recovering(absence) => {
+                let is_recovering = !absence.is_late();
+                Some(Outage { error: absence.error(), since: at(absence.since), is_recovering })
+            }
+            State::Down(absence) => down(absence.error(), at(absence.since)),
+            State::Detached => down(Error::not_initialized("C_Initialize"), made),
+            State::Stopped => down(Error::Draining, made),
+        }
+    }
+}
+
+/// Events.
+impl Availability {
+    /// The first look for the token has ended; `Err`: the token is not there, and is looked for again after a delay. Nothing changes if the pool
+    /// has ended meanwhile.
+    pub(crate) fn attach(&self, found: Result<Binding, (Error, Duration)>) {
+        let first = match found {
+            Ok(binding) => State::Up(binding),
+            Err((error, delay)) => State::Down(Absence::never_found(error, delay)),
+        };
+        // What is not taken is dropped outside of the lock.
+        drop(self.change(|state| match state {
+            State::Detached => (first, None),
+            other => (other, Some(first)),
+        }));
+    }
+
+    /// Something is wrong with the token or its module: operations are held back until a thread has looked. `false`: that is known.
+    pub(crate) fn begin_recovery(&self, remedy: Remedy, call: Option<CallError>) -> bool {
+        self.change(|state| match state {
+            State::Up(binding) => (State::Recovering(Absence::of(binding, call, remedy, Duration::ZERO)), true),
+            other => (other, false),
+        })
+    }
+
+    /// The token is away. `None`: that is known.
+    pub(crate) fn fall(&self, call: Option<CallError>, remedy: Remedy, delay: Duration) -> Option<Fallen> {
+        self.change(|state| match state {
+            State::Up(binding) => (State::Down(Absence::of(binding, call, remedy, delay)), Some(Fallen { needs_thread: true })),
+            State::Recovering(absence) => (State::Down(absence), Some(Fallen { needs_thread: false })),
+            other => (other, None),
+        })
+    }
+
+    /// Time passes. A look that takes longer than who waits is held back for (it hangs in the module) is as good as one that has failed, until
+    /// it returns. `true`: so it is now.
+    pub(crate) fn lose_patience(&self) -> bool {
+        self.is_troubled()
+            && self.change(|state| match state {
+                State::Recovering(absence) if absence.is_late() => (State::Down(absence), true),
+                other => (other, false),
+            })
+    }
+
+    /// A look has not found the token: the next one is after `delay`. The token that is lost with that, and the call that told.
+    pub(crate) fn look_failed(&self, error: Error, delay: Duration) -> Option<(Arc<Token>, Option<CallError>)> {
+        let mut state = self.state.write();
+        let recovers = matches!(*state, State::Recovering(_));
+        let absence = state.absence_mut()?;
+        if matches!(absence.remedy, Remedy::LogOut | Remedy::Revive { .. }) {
+            absence.remedy = Remedy::Look;
+        }
+        absence.cause = Some(error);
+        absence.retry_at = Instant::now() + delay;
+        let binding = absence.binding.as_ref().filter(|_| recovers);
+        binding.map(|binding| (binding.claim.token().clone(), absence.call))
+    }
+
+    /// A look has found the token. `None`: nobody looks for it any more.
+    pub(crate) fn rise(&self, found: Found) -> Option<Risen> {
+        let (risen, left_over) = self.change(|state| match state {
+            State::Recovering(absence) => {
+                let (next, left_over) = absence.end(found);
+                (next, (Some(Risen { was_down: None }), left_over))
+            }
+            State::Down(absence) => {
+                let was_there = absence.binding.is_some();
+                let (next, left_over) = absence.end(found);
+                (next, (Some(Risen { was_down: Some(was_there) }), left_over))
+            }
+            other => (other, (None, Some(found))),
+        });
+        // Outside of the lock.
+        drop(left_over);
+        risen
+    }
+
+    /// The pool stops: who wants the token now waits for a moment.
+    pub(crate) fn announce_leaving(&self) {
+        if let Some(binding) = self.state.read().binding() {
+            binding.claim.leave();
+        }
+    }
+
+    /// Calls of the pool's may hang in the module: who wants the token need not wait for those.
+    pub(crate) fn release_claim(&self) {
+        if let Some(binding) = self.state.read().binding() {
+            binding.claim.release();
+        }
+    }
+
+    /// The pool has ended. What it had, to be dropped; `None`: it had ended before.
+    pub(crate) fn stop(&self) -> Option<Option<Binding>> {
+        let state = self.change(|state| (State::Stopped, state));
+        match state {
+            State::Stopped => None,
+            State::Up(binding) => Some(Some(binding)),
+            State::Recovering(absence) | State::Down(absence) => Some(absence.binding),
+            State::Detached => Some(None),
+        }
+    }
+
+    /// One step of the state, and what comes of it.
+    fn change<T>(&self, step: impl FnOnce(State) -> (State, T)) -> T {
         let result = {
-            let mut attachment = self.mooring.attachment.write();
-            let (next, result) = step(std::mem::replace(&mut *attachment, Attachment::Stopped));
-            self.mooring.troubled.store(!matches!(next, Attachment::Up(_)), Ordering::Release);
-            *attachment = next;
+            let mut state = self.state.write();
+            let (next, result) = step(std::mem::replace(&mut *state, State::Stopped));
+            self.is_troubled.store(!matches!(next, State::Up(_)), Ordering::Release);
+            *state = next;
             result
         };
-        let _bed = self.mooring.bed.lock();
-        self.mooring.woken.notify_all();
+        self.wake();
         result
     }
+}
 
-    /// Waits for the attachment to change, for a moment.
+/// Waiting for a change, and looking for the token.
+impl Availability {
+    /// Who waits looks again.
+    pub(crate) fn wake(&self) {
+        let _waiting = self.waiting.lock();
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change, for a moment.
     pub(crate) fn await_change(&self) {
-        let mut bed = self.mooring.bed.lock();
-        self.mooring.woken.wait_for(&mut bed, LOOK);
+        let mut waiting = self.waiting.lock();
+        self.changed.wait_for(&mut waiting, RECHECK);
     }
 
-    /// A pool that is down looks for its token at once.
-    pub(crate) fn look_now(&self) {
-        if let Attachment::Down(absence) = &mut *self.mooring.attachment.write() {
-            absence.retry_at = Instant::now();
-        }
-        let _bed = self.mooring.bed.lock();
-        self.mooring.woken.notify_all();
-    }
-
-    /// Waits for the pool to be ready, or refused, for as long as `is_wanted`.
-    pub(crate) fn await_attachment(&self, is_wanted: impl Fn() -> bool) -> Readiness {
-        let mut bed = self.mooring.bed.lock();
+    /// Waits for the token to be there, or the pool to be down, for as long as `is_wanted`.
+    pub(crate) fn await_readiness(&self, is_wanted: impl Fn() -> bool) -> Readiness {
+        let mut waiting = self.waiting.lock();
         loop {
             let readiness = self.readiness();
             if !matches!(readiness, Readiness::Held) || !is_wanted() {
                 return readiness;
             }
             // Nobody tells that it is not wanted any more.
-            self.mooring.woken.wait_for(&mut bed, LOOK);
+            self.changed.wait_for(&mut waiting, RECHECK);
         }
+    }
+
+    /// The next look is due at once.
+    pub(crate) fn hurry(&self) {
+        if let Some(absence) = self.state.write().absence_mut() {
+            absence.retry_at = Instant::now();
+        }
+        self.wake();
+    }
+
+    /// Sleeps until there is something to do for who looks for the token, or `is_over`, which whoever makes it true tells by [`wake`](Self::wake).
+    pub(crate) fn await_look(&self, is_over: impl Fn() -> bool, listen_every: Duration) -> NextLook {
+        let mut waiting = self.waiting.lock();
+        loop {
+            let listen_at = Instant::now() + listen_every;
+            let (retry_at, listens) = match self.state.read().absence() {
+                Some(absence) if !is_over() => {
+                    if absence.retry_at <= Instant::now() {
+                        return NextLook::Now(absence.binding.as_ref().map(Had::of), absence.remedy);
+                    }
+                    // What is due but a look is not to be hurried.
+                    let may_listen = absence.remedy == Remedy::Look && listen_at < absence.retry_at;
+                    let binding = absence.binding.as_ref().filter(|_| may_listen);
+                    (absence.retry_at, binding.filter(|binding| binding.claim.token().has_events()).map(Had::of))
+                }
+                _ => return NextLook::Over,
+            };
+            let Some(had) = listens else {
+                self.changed.wait_until(&mut waiting, retry_at);
+                continue;
+            };
+            self.changed.wait_until(&mut waiting, listen_at);
+            return NextLook::Listen(had);
+        }
+    }
+
+    /// The system has refused a thread to look for the token.
+    pub(crate) fn note_no_thread(&self) {
+        if let Some(absence) = self.state.write().absence_mut() {
+            absence.has_thread = false;
+        }
+    }
+
+    /// Whether a thread is to be started because the system had refused one. From now on there is one.
+    pub(crate) fn wants_thread(&self) -> bool {
+        self.is_troubled()
+            && self.state.write().absence_mut().is_some_and(|absence| !std::mem::replace(&mut absence.has_thread, true))
     }
 }

@@ -60,7 +60,7 @@ impl<H: Host> TokenPool<H> {
             return None;
         }
         if !self.is_draining() {
-            if !matches!(self.readiness(), Readiness::Ready) {
+            if !matches!(self.availability.readiness(), Readiness::Ready) {
                 // Its login is about to be void in any case.
                 return None;
             }

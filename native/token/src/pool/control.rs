@@ -217,7 +217,7 @@ impl<H: Host> TokenPool<H> {
     fn without_session(&self, work: Express<H>, error: Error, remains: &Remains, started: u64) {
         match remains {
             Remains::Return => self.await_module_for(work),
-            Remains::Retry(..) if self.may_try_another(&work, false) => self.hold_express(work.again(false)),
+            Remains::Retry(..) if self.may_try_another(&work, false) => self.hold_control(work.again(false)),
             Remains::Answer | Remains::Pause(..) | Remains::Retry(..) => self.fail_express(work, error, started),
         }
     }
@@ -235,12 +235,12 @@ impl<H: Host> TokenPool<H> {
     ) {
         if let (Some(trouble), Some(token)) = (trouble, held.session.token()) {
             let token = token.clone();
-            self.face(trouble, &token, held.session.generation(), call);
+            self.respond_to(trouble, &token, held.session.generation(), call);
         }
         self.discard(held, &Place::Pool, self.options.class(&call).name());
-        match self.readiness() {
+        match self.availability.readiness() {
             Readiness::Ready | Readiness::Held if self.may_try_another(&work, lay_idle) => {
-                self.hold_express(work.again(lay_idle));
+                self.hold_control(work.again(lay_idle));
             }
             Readiness::Ready | Readiness::Held => self.fail_express(work, call.into(), started),
             Readiness::Refused(error) => {
@@ -258,7 +258,7 @@ impl<H: Host> TokenPool<H> {
     /// It goes on when its module has been initialized again.
     pub(crate) fn await_module_for(&self, work: Express<H>) {
         self.await_module();
-        self.hold_express(work);
+        self.hold_control(work);
     }
 
     /// It fails, and the outside is told.

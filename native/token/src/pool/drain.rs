@@ -9,7 +9,6 @@ use crate::module::exit;
 use crate::operation::host::{Host, Keeper, Notice, Posting, Wake};
 use crate::operation::request::{Operation, Place, Work};
 use crate::pool::TokenPool;
-use crate::pool::availability::Attachment;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Reported};
 use crate::pool::lease::End;
@@ -18,9 +17,7 @@ impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
     pub fn drain(&self) {
         self.record.drains();
-        if let Some(anchor) = self.mooring.attachment.read().anchor() {
-            anchor.claim.leave();
-        }
+        self.availability.announce_leaving();
         let Drained { waiting, closing } = self.sessions.drain();
         for work in waiting {
             refuse(work, &Error::Draining);
@@ -57,7 +54,7 @@ impl<H: Host> TokenPool<H> {
     /// Answers the callers of what still runs in a pool that has drained for long enough. For what has been at it for as long as the VM's end
     /// would wait for it, that waits no more.
     pub fn give_up(&self) {
-        let token = self.anchored();
+        let token = self.availability.bound_token();
         let module = token.as_ref().map(|token| &token.module);
         let header = |record: &InFlight<H>| {
             let mut current = record.lock();
@@ -75,22 +72,18 @@ impl<H: Host> TokenPool<H> {
         for lease in leases {
             lease.end(End::Close("drain"), &mut Posting);
         }
-        if let Some(anchor) = self.mooring.attachment.read().anchor() {
-            anchor.claim.release();
-        }
+        self.availability.release_claim();
     }
 
     /// Lets the module go when a draining pool has closed its last session.
     pub(crate) fn settle(&self) {
         if self.sessions.is_draining() && self.left() == 0 {
-            let attachment = self.change(|attachment| (Attachment::Stopped, attachment));
-            if let Some(anchor) = attachment.anchor() {
+            let Some(binding) = self.availability.stop() else { return };
+            if let Some(binding) = binding {
                 // It had no session any more to log out with.
-                let _ = anchor.claim.token().gate.leave(self.access.id);
+                let _ = binding.claim.token().gate.leave(self.access.id);
             }
-            if !matches!(attachment, Attachment::Stopped) {
-                self.keeper.post(Notice::Drained);
-            }
+            self.keeper.post(Notice::Drained);
         }
     }
 

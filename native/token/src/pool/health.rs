@@ -8,9 +8,9 @@ use session_pool::{Millis, Stats};
 
 use crate::error::Error;
 use crate::operation::host::Host;
-use crate::pool::availability::Attachment;
+use crate::pool::availability::Outage;
 use crate::pool::{LoginMode, TokenPool};
-use crate::support::clock::{at, now};
+use crate::support::clock::now;
 
 /// How well a pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,22 +113,13 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn end_of_service(&self) -> Option<Ailment> {
-        let is_over = self.is_draining() || self.is_stopped();
+        let is_over = self.is_draining() || self.availability.is_stopped();
         is_over.then(|| Ailment::down((Error::Draining, self.record.drained.load(Ordering::Relaxed))))
     }
 
     fn token_trouble(&self) -> Option<Ailment> {
-        match &*self.mooring.attachment.read() {
-            Attachment::Up(_) => None,
-            Attachment::Recovering(absence) if !absence.is_late() => {
-                Some(Ailment::degraded((absence.error(), at(absence.since))))
-            }
-            Attachment::Recovering(absence) | Attachment::Down(absence) => {
-                Some(Ailment::down((absence.error(), at(absence.since))))
-            }
-            Attachment::Detached => Some(Ailment::down((Error::not_initialized("C_Initialize"), self.record.made))),
-            Attachment::Stopped => Some(Ailment::down((Error::Draining, self.record.made))),
-        }
+        let Outage { error, since, is_recovering } = self.availability.outage(self.record.made)?;
+        Some(if is_recovering { Ailment::degraded((error, since)) } else { Ailment::down((error, since)) })
     }
 
     /// Why operations do not get through the gate.
@@ -136,7 +127,7 @@ impl<H: Host> TokenPool<H> {
         if self.options.login == LoginMode::None {
             return None;
         }
-        let token = self.anchored()?;
+        let token = self.availability.bound_token()?;
         let own = self.own_trouble(&token);
         let of_all = token.gate.trouble(self.options.user);
         if own.is_none() && token.gate.is_logged_in() {

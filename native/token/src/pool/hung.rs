@@ -73,14 +73,14 @@ impl<H: Host> TokenPool<H> {
         for (id, record) in self.in_flight.all() {
             self.hangs(id, &record, is_hung);
         }
-        if let Some(token) = self.anchored() {
+        if let Some(token) = self.availability.bound_token() {
             token.module.reaper().look_after(limit);
         }
     }
 
     /// If what a record is about hangs: quarantines it where that may be, and reports it. One that was reported may be quarantined later.
     fn hangs(&self, id: Option<RunnerId>, record: &Arc<InFlight<H>>, is_hung: impl Fn(&Current<H>) -> bool) {
-        let token = self.anchored();
+        let token = self.availability.bound_token();
         let module = token.as_ref().map(|token| &token.module);
         let serialized = module.is_some_and(|module| module.is_serialized());
         let (quarantined, lease, notice) = {

@@ -51,7 +51,7 @@ impl<H: Host> TokenPool<H> {
     /// Time passes: if a session is to be kept alive, a runner does; it goes on with the others that are.
     pub(crate) fn keep_alive(&self, outlet: &mut impl Outlet<H>) {
         let Some(interval) = self.options.keepalive else { return };
-        if matches!(self.readiness(), Readiness::Ready)
+        if matches!(self.availability.readiness(), Readiness::Ready)
             && let Some(grant) = self.next_to_keep(now().saturating_sub(interval))
         {
             self.dispatch(grant, outlet);
@@ -86,7 +86,7 @@ impl<H: Host> TokenPool<H> {
             Kept::Trouble(trouble, call) => {
                 if let Some(token) = held.session.token() {
                     let token = token.clone();
-                    self.face(trouble, &token, held.session.generation(), call);
+                    self.respond_to(trouble, &token, held.session.generation(), call);
                 }
                 self.options.class(&call).name()
             }

@@ -16,6 +16,7 @@ pub(crate) mod login;
 pub(crate) mod opening;
 pub(crate) mod pace;
 pub(crate) mod recovery;
+mod recovery_thread;
 pub(crate) mod reload;
 
 use std::collections::HashMap;
@@ -33,7 +34,8 @@ use crate::module::ModuleConfig;
 use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::operation::request::{Header, Operation, Place, Request, Work};
 use crate::p11::{CallError, Class};
-use crate::pool::availability::Mooring;
+use crate::pool::availability::Availability;
+use crate::pool::control::Express;
 use crate::pool::grant::{Grant, SessionPool};
 use crate::pool::health::{Ailment, Record};
 use crate::pool::in_flight::{InFlight, InFlightRecords};
@@ -105,7 +107,9 @@ pub struct TokenPool<H: Host> {
     pub(crate) in_flight: InFlightRecords<H>,
     /// Whether calls that were given up early are about to be looked at.
     pub(crate) looks_again: AtomicBool,
-    pub(crate) mooring: Mooring<H>,
+    pub(crate) availability: Availability,
+    /// Logins and logouts that wait for the token to be there again.
+    pub(crate) held_controls: Mutex<Vec<Express<H>>>,
     pub(crate) access: Access<H>,
     pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
@@ -162,7 +166,8 @@ impl<H: Host> TokenPool<H> {
             keeper,
             in_flight: InFlightRecords::default(),
             looks_again: AtomicBool::new(false),
-            mooring: Mooring::default(),
+            availability: Availability::default(),
+            held_controls: Mutex::default(),
             access: Access::new(),
             leases: Mutex::default(),
             size: AtomicUsize::new(size),
@@ -199,7 +204,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
-        if let Some(error) = self.refusal() {
+        if let Some(error) = self.availability.refusal() {
             // The caller gets it as this function's result.
             let _ = operation.header.progress.abandon();
             return Err(error);
@@ -339,7 +344,7 @@ impl<H: Host> TokenPool<H> {
     /// Time passes. The ceiling, before it is tried upwards.
     pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
         let ceiling = self.sessions.stats().ceiling;
-        self.attend_if_alone();
+        self.start_recovery_thread_if_refused();
         self.lose_patience();
         self.log_out_if_inactive();
         self.sweep_logins();
@@ -362,7 +367,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Forgets every key's handle.
     pub fn forget_keys(&self) {
-        if let Ok(token) = self.token() {
+        if let Ok(token) = self.availability.token() {
             token.keys.clear();
         }
     }
@@ -382,14 +387,14 @@ impl<H: Host> TokenPool<H> {
     pub fn status(&self) -> Status {
         let active = self.in_flight.active();
         let runners = self.roster.list().iter().filter(|(_, _, state)| *state != RunnerState::Gone).count();
-        let token = self.anchored();
+        let token = self.availability.bound_token();
         let serialized = token.as_ref().is_some_and(|token| token.module.is_serialized());
         let (epoch, login) = match token {
             Some(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict"),
             Some(token) => (token.gate.epoch(), token.gate.state_name(self.options.user)),
             None => (0, "logged_out"),
         };
-        let down = self.refusal().or_else(|| self.is_stopped().then_some(Error::Draining));
+        let down = self.availability.refusal().or_else(|| self.availability.is_stopped().then_some(Error::Draining));
         let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
         let leased = self.leased();
         let mut sessions = self.sessions.stats();

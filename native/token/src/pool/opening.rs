@@ -57,7 +57,7 @@ impl<H: Host> TokenPool<H> {
     /// `C_OpenSession`; or why not, and what is to be done about it.
     pub(crate) fn open(&self, record: &InFlight<H>, is_wanted: impl Fn() -> bool) -> Result<Session, (Error, Remains)> {
         let answer = |error| (error, Remains::Answer);
-        let token = self.token().map_err(|error| match error {
+        let token = self.availability.token().map_err(|error| match error {
             Error::Reinitializing => (error, Remains::Return),
             other => answer(other),
         })?;
@@ -82,17 +82,17 @@ impl<H: Host> TokenPool<H> {
             (call, class, finding, token.module.incarnation(), lasting)
         };
         if let Some(trouble) = lasting {
-            self.face(trouble, &token, generation, call);
+            self.respond_to(trouble, &token, generation, call);
             return Err((call.into(), Remains::Retry(class, call)));
         }
         match finding {
             Finding::ModuleDown => {
-                self.face(Trouble::Module { seen }, &token, generation, call);
+                self.respond_to(Trouble::Module { seen }, &token, generation, call);
                 Err((call.into(), Remains::Retry(class, call)))
             }
             Finding::Silence => {
-                self.face(Trouble::Silence, &token, generation, call);
-                match self.readiness() {
+                self.respond_to(Trouble::Silence, &token, generation, call);
+                match self.availability.readiness() {
                     Readiness::Refused(error) => Err(answer(as_seen_by(call, error))),
                     // That was the token of before.
                     Readiness::Ready | Readiness::Held => Err((call.into(), Remains::Retry(class, call))),
@@ -163,19 +163,19 @@ impl<H: Host> TokenPool<H> {
 
     /// Whatever is to be opened next may fail in the same way. Of a token that is away, or comes back, it says nothing.
     fn note_refusal(&self, error: &Error) {
-        if matches!(self.readiness(), Readiness::Ready) && matches!(error, Error::Call(_)) {
+        if matches!(self.availability.readiness(), Readiness::Ready) && matches!(error, Error::Call(_)) {
             self.record.could_not_open(error);
         }
     }
 
     /// The token gives this pool no session at all. If none of ours is open on it, nothing will come free: it is as good as away.
     fn none_to_be_had(&self, error: Error) -> Error {
-        let (Error::Call(call), Ok(token)) = (&error, self.token()) else { return error };
+        let (Error::Call(call), Ok(token)) = (&error, self.availability.token()) else { return error };
         if token.gate.sessions() > 0 {
             return error;
         }
-        self.face(Trouble::Silence, &token, token.generation(), *call);
-        match self.readiness() {
+        self.respond_to(Trouble::Silence, &token, token.generation(), *call);
+        match self.availability.readiness() {
             Readiness::Refused(refusal) => as_seen_by(*call, refusal),
             // It has been found again already: the answer is the same as a moment ago.
             Readiness::Ready | Readiness::Held => {
@@ -189,7 +189,7 @@ impl<H: Host> TokenPool<H> {
         let Error::Call(call) = error else { return false };
         let class = self.options.class(call);
         // CloudHSM says it so.
-        let has_others = || self.token().is_ok_and(|token| token.gate.sessions() > 0);
+        let has_others = || self.availability.token().is_ok_and(|token| token.gate.sessions() > 0);
         call.function == "C_OpenSession"
             && (class == Class::Capacity || (call.code == CKR_ARGUMENTS_BAD && class == Class::Caller && has_others()))
     }

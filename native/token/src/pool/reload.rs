@@ -27,7 +27,7 @@ impl<H: Host> TokenPool<H> {
         let asker = Asker(header.clone());
         let Some(me) = self.me.upgrade() else { return };
         // What has begun since the request is as good.
-        let begun = self.anchored().map(|token| token.module.restarts());
+        let begun = self.availability.bound_token().map(|token| token.module.restarts());
         let run = move || {
             let reload = AssertUnwindSafe(|| me.reload_now(&header, begun));
             let panicked = Error::Interrupted { cause: "the reload panicked" };
@@ -61,21 +61,21 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn share_module(&self) -> Result<ModuleUse, Error> {
-        if let Some(anchor) = self.mooring.attachment.read().anchor() {
-            return Ok(anchor.module.share());
+        match self.availability.share_module() {
+            Some(share) => Ok(share),
+            None => Module::acquire(&self.options.module, &self.options.module_config),
         }
-        Module::acquire(&self.options.module, &self.options.module_config)
     }
 
     /// Waits until this pool has its token. One that was down looks at once.
     fn await_token(&self, module: &Arc<Module>, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
-        if let Readiness::Refused(_) = self.await_attachment(&is_wanted) {
+        if let Readiness::Refused(_) = self.availability.await_readiness(&is_wanted) {
             self.find(module)?;
-            self.look_now();
+            self.availability.hurry();
         }
         while is_wanted() {
-            match self.await_attachment(&is_wanted) {
-                Readiness::Refused(_) if !self.is_draining() => self.await_change(),
+            match self.availability.await_readiness(&is_wanted) {
+                Readiness::Refused(_) if !self.is_draining() => self.availability.await_change(),
                 Readiness::Refused(error) => return Err(error),
                 Readiness::Ready | Readiness::Held => return Ok(()),
             }

@@ -120,7 +120,7 @@ impl<H: Host> TokenPool<H> {
     fn handle_granted(&self, grant: Grant<H>, record: &InFlight<H>, outlet: &mut impl Outlet<H>) -> Handled<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
         if !self.is_draining() {
-            match self.readiness() {
+            match self.availability.readiness() {
                 Readiness::Ready => (),
                 Readiness::Held => return self.put_off(source, payload, ticket, outlet),
                 Readiness::Refused(error) => return self.refuse_granted(source, payload, error),
@@ -219,7 +219,7 @@ impl<H: Host> TokenPool<H> {
         // What it has found is seen to all the same, as is a login that was its to begin: others wait for it.
         match (step, token) {
             (Step::Wait(wait), Some(token)) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
-            (Step::Recover(Recover { trouble, call, .. }), Some(token)) => self.face(trouble, &token, generation, call),
+            (Step::Recover(Recover { trouble, call, .. }), Some(token)) => self.respond_to(trouble, &token, generation, call),
             _ => (),
         }
     }

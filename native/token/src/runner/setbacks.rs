@@ -31,7 +31,7 @@ impl<H: Host> TokenPool<H> {
     ) -> Handled<H> {
         let next = match work {
             Work::Call(Operation { place: Place::Within(_), .. }) => {
-                let error = self.refusal().unwrap_or(Error::Reinitializing);
+                let error = self.availability.refusal().unwrap_or(Error::Reinitializing);
                 return self.refuse_granted(source, work, error);
             }
             Work::Call(operation) => {
@@ -40,7 +40,7 @@ impl<H: Host> TokenPool<H> {
             }
             Work::Express(express) => {
                 let next = self.put_back(source, &Place::Pool);
-                self.hold_express(express);
+                self.hold_control(express);
                 next
             }
             Work::Keepalive(_over) => self.put_back(source, &Place::Pool),
@@ -92,15 +92,15 @@ impl<H: Host> TokenPool<H> {
     ) -> Handled<H> {
         if let Some(token) = held.session.token() {
             let token = token.clone();
-            self.face(trouble, &token, held.session.generation(), call);
+            self.respond_to(trouble, &token, held.session.generation(), call);
         }
         self.discard(held, &operation.place, class.name());
-        if retry && !matches!(self.readiness(), Readiness::Refused(_)) {
+        if retry && !matches!(self.availability.readiness(), Readiness::Refused(_)) {
             operation.again(class, call, failure.executed);
             self.tell_of_retry(&mut operation);
             return Handled::next(self.hold_back(operation, ticket, outlet));
         }
-        let failure = self.troubled_failure(call, failure);
+        let failure = self.failure_in_trouble(call, failure);
         Handled::answer(operation, Err(failure), None)
     }
 

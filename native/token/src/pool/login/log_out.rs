@@ -36,7 +36,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Logs out if nothing has run for so long.
     pub(crate) fn log_out_if_inactive(&self) {
-        let Ok(token) = self.token() else { return };
+        let Ok(token) = self.availability.token() else { return };
         if self.is_inactive() && self.is_admitted(&token).is_some() && self.sessions.stats().running == 0 {
             self.submit_express(Express::logout(None, Asked::new(None, false)));
         }
@@ -181,7 +181,7 @@ impl<H: Host> TokenPool<H> {
 
     fn may_log_out(&self) -> bool {
         self.sessions.stats().running <= self.leased()
-            && !self.token().is_ok_and(|token| token.gate.listen(Awaited::Attempt, self.listener()))
+            && !self.availability.token().is_ok_and(|token| token.gate.listen(Awaited::Attempt, self.listener()))
     }
 }
 

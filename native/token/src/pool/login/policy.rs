@@ -299,7 +299,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn compare(&self, word: u64, pin: &Result<Pin, Error>) {
-        let Ok(token) = self.token() else { return };
+        let Ok(token) = self.availability.token() else { return };
         let pin = match pin {
             Ok(pin) => pin,
             Err(error) => {
@@ -336,7 +336,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Lets what was held back go on, unless it waits for the token itself.
     pub(crate) fn open_gate(&self) {
-        if matches!(self.readiness(), Readiness::Held) {
+        if matches!(self.availability.readiness(), Readiness::Held) {
             return;
         }
         for grant in self.sessions.open_gate() {
@@ -350,7 +350,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn begin_explicit(&self, login: ExplicitLogin<H>) {
-        let token = match self.token() {
+        let token = match self.availability.token() {
             Ok(token) => token,
             Err(error) => return login.asker.answer(Err(Failure::not_executed(error))),
         };
