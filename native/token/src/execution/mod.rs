@@ -28,7 +28,7 @@ use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase, Template, lengths};
 use crate::pool::key_pins::Lacks;
-use crate::pool::login::policy::Wait;
+use crate::pool::login::passage::Wait;
 use crate::pool::recovery::Trouble;
 use crate::pool::{LoginMode, PoolOptions};
 use crate::support::clock::now;

@@ -19,7 +19,7 @@ use crate::p11::Template;
 use crate::p11::objects::find_objects;
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
-use crate::pool::key_pins::Parked;
+use crate::pool::grant::Parked;
 use crate::pool::reload::WAIT;
 use crate::token::session::Session;
 

@@ -1,7 +1,5 @@
 //! How a session ends, and what one that comes free does next.
 
-use std::sync::atomic::Ordering;
-
 use session_pool::Closing;
 
 use crate::operation::host::{Host, Keeper, Notice, Posting};
@@ -65,10 +63,10 @@ impl<H: Host> TokenPool<H> {
                 return None;
             }
             let word = session.token().gate.word();
-            let logs_in = self.options.login != LoginMode::None || self.access.admitted.load(Ordering::Relaxed) == word;
+            let logs_in = self.options.login != LoginMode::None || self.login.is_admitted_in(word);
             return if logs_in { session.heir(self.options.read_only) } else { None };
         }
-        if self.left() == 1 && session.token().gate.leave(self.access.id) {
+        if self.left() == 1 && session.token().gate.leave(self.login.pool) {
             session.log_out();
         }
         None

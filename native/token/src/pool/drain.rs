@@ -26,7 +26,7 @@ impl<H: Host> TokenPool<H> {
             self.close(closing, session, "drain");
         }
         self.refuse_backlog();
-        self.abandon_access();
+        self.abandon_logins();
         self.end_recovery();
         // Runners on native threads see that they may end.
         for (_, runner, _) in self.roster.list() {
@@ -81,7 +81,7 @@ impl<H: Host> TokenPool<H> {
             let Some(binding) = self.availability.stop() else { return };
             if let Some(binding) = binding {
                 // It had no session any more to log out with.
-                let _ = binding.claim.token().gate.leave(self.access.id);
+                let _ = binding.claim.token().gate.leave(self.login.pool);
             }
             self.keeper.post(Notice::Drained);
         }

@@ -1,6 +1,6 @@
 //! What a pool hands to a runner, and what comes of it.
 
-use session_pool::Pool;
+use session_pool::{Held, Pool, Ticket};
 
 use crate::operation::host::{Host, Outcome};
 use crate::operation::request::{Operation, Work};
@@ -11,6 +11,14 @@ pub(crate) type Grant<H> = session_pool::Grant<Session, Work<H>>;
 
 /// The pool's state machine.
 pub(crate) type SessionPool<H> = Pool<Session, Work<H>>;
+
+/// An operation that waits outside of the pool's queue, where it has a place to come back to.
+pub(crate) struct Parked<H: Host> {
+    pub(crate) operation: Operation<H>,
+    pub(crate) ticket: Ticket,
+    /// The session of its lease.
+    pub(crate) held: Option<Held<Session>>,
+}
 
 /// What came of a grant.
 pub(crate) struct Handled<H: Host> {

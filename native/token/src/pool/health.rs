@@ -128,7 +128,7 @@ impl<H: Host> TokenPool<H> {
             return None;
         }
         let token = self.availability.bound_token()?;
-        let own = self.own_trouble(&token);
+        let own = self.login.own_trouble(&token);
         let of_all = token.gate.trouble(self.options.user);
         if own.is_none() && token.gate.is_logged_in() {
             // Keys that want a login for each use do not get theirs.

@@ -7,19 +7,11 @@ use crate::error::{Error, Failure};
 use crate::operation::host::{Host, Posting};
 use crate::operation::request::{ContextPin, Operation, Pin, Place, Work};
 use crate::pool::drain::refuse;
-use crate::pool::grant::Grant;
+use crate::pool::grant::{Grant, Parked};
 use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::now;
 use crate::token::login_gate::Awaited;
 use crate::token::session::Session;
-
-/// An operation that waits outside of the pool's queue, where it has a place to come back to.
-pub(crate) struct Parked<H: Host> {
-    pub(crate) operation: Operation<H>,
-    pub(crate) ticket: Ticket,
-    /// The session of its lease.
-    pub(crate) held: Option<Held<Session>>,
-}
 
 /// What an operation on such a key lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +37,7 @@ impl<H: Host> TokenPool<H> {
         if lacks == Lacks::Pin {
             if self.options.login == LoginMode::Protected {
                 operation.context = ContextPin::Given(None);
-            } else if let Some(pin) = self.retained() {
+            } else if let Some(pin) = self.login.retained_pin() {
                 operation.context = ContextPin::Given(Some(pin));
             } else if let Err(error) = token.gate.may_ask(self.options.user, now()) {
                 let next = self.free(held, &operation.place);
@@ -59,11 +51,11 @@ impl<H: Host> TokenPool<H> {
         match (lacks, &parked.operation.context) {
             (Lacks::Pin, ContextPin::Given(_)) => self.resume(parked),
             (Lacks::Pin, _) => {
-                self.access.for_pin.lock().push(parked);
+                self.login.awaiting_pin.lock().push(parked);
                 self.ask_for_keys(&token);
             }
             (Lacks::Turn, _) => {
-                self.access.for_turn.lock().push(parked);
+                self.login.awaiting_turn.lock().push(parked);
                 if !token.gate.listen(Awaited::Proof, self.listener()) {
                     self.resume_turns();
                 }
@@ -77,7 +69,7 @@ impl<H: Host> TokenPool<H> {
 
     /// The PIN has come, or will not.
     pub(crate) fn provide_for_keys(&self, pin: Result<Pin, Error>) {
-        let waiting = std::mem::take(&mut *self.access.for_pin.lock());
+        let waiting = std::mem::take(&mut *self.login.awaiting_pin.lock());
         for mut parked in waiting {
             match &pin {
                 Ok(pin) => {
@@ -91,7 +83,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Whoever waits for a turn looks again.
     pub(crate) fn resume_turns(&self) {
-        let waiting = std::mem::take(&mut *self.access.for_turn.lock());
+        let waiting = std::mem::take(&mut *self.login.awaiting_turn.lock());
         for parked in waiting {
             self.resume(parked);
         }
@@ -121,8 +113,8 @@ impl<H: Host> TokenPool<H> {
 
     /// A pool that drains, or is down, brings no PIN any more.
     pub(crate) fn refuse_parked(&self, error: &Error) {
-        let mut parked = std::mem::take(&mut *self.access.for_pin.lock());
-        parked.append(&mut self.access.for_turn.lock());
+        let mut parked = std::mem::take(&mut *self.login.awaiting_pin.lock());
+        parked.append(&mut self.login.awaiting_turn.lock());
         for parked in parked {
             self.end(parked, error.clone());
         }

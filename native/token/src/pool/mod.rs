@@ -40,7 +40,7 @@ use crate::pool::grant::{Grant, SessionPool};
 use crate::pool::health::{Ailment, Record};
 use crate::pool::in_flight::{InFlight, InFlightRecords};
 use crate::pool::lease::Lease;
-use crate::pool::login::policy::Access;
+use crate::pool::login::state::Login;
 use crate::support::clock::now;
 use crate::token::Selector;
 use crate::token::login_gate::Listener;
@@ -110,7 +110,7 @@ pub struct TokenPool<H: Host> {
     pub(crate) availability: Availability,
     /// Logins and logouts that wait for the token to be there again.
     pub(crate) held_controls: Mutex<Vec<Express<H>>>,
-    pub(crate) access: Access<H>,
+    pub(crate) login: Login<H>,
     pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
@@ -160,6 +160,7 @@ impl<H: Host> TokenPool<H> {
         }
         let size = options.sessions.max_sessions;
         Ok(Arc::new_cyclic(|me| Self {
+            login: Login::new(&options),
             options,
             sessions,
             roster: Roster::new(),
@@ -168,7 +169,6 @@ impl<H: Host> TokenPool<H> {
             looks_again: AtomicBool::new(false),
             availability: Availability::default(),
             held_controls: Mutex::default(),
-            access: Access::new(),
             leases: Mutex::default(),
             size: AtomicUsize::new(size),
             record: Record::new(),
@@ -248,7 +248,7 @@ impl<H: Host> TokenPool<H> {
             match ticket {
                 Some(ticket) => drop(self.sessions.cancel(ticket)),
                 None => {
-                    self.sweep_logins();
+                    self.sweep_explicit_logins();
                     self.sweep_logouts(&Posting);
                     self.sweep_express(&Posting);
                 }
@@ -347,7 +347,7 @@ impl<H: Host> TokenPool<H> {
         self.start_recovery_thread_if_refused();
         self.lose_patience();
         self.log_out_if_inactive();
-        self.sweep_logins();
+        self.sweep_explicit_logins();
         self.sweep_logouts(outlet);
         self.sweep_express(outlet);
         self.resume_logouts();
@@ -390,7 +390,7 @@ impl<H: Host> TokenPool<H> {
         let token = self.availability.bound_token();
         let serialized = token.as_ref().is_some_and(|token| token.module.is_serialized());
         let (epoch, login) = match token {
-            Some(token) if self.is_in_conflict(&token) => (token.gate.epoch(), "conflict"),
+            Some(token) if self.login.is_in_conflict(&token) => (token.gate.epoch(), "conflict"),
             Some(token) => (token.gate.epoch(), token.gate.state_name(self.options.user)),
             None => (0, "logged_out"),
         };
@@ -410,7 +410,7 @@ impl<H: Host> TokenPool<H> {
 
 impl<H: Host> Listener for TokenPool<H> {
     fn gate_changed(&self) {
-        self.resume_logins();
+        self.resume_explicit_logins();
         self.resume_logouts();
         self.resume_turns();
         self.open_gate();

@@ -1,7 +1,6 @@
 //! What a pool does when something is wrong with its token or module, and when the token is there again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use session_pool::Ticket;
@@ -192,9 +191,7 @@ impl<H: Host> TokenPool<H> {
     /// The token is there.
     pub(crate) fn rise(&self, found: Found) {
         if matches!(found, Found::Replacement(_)) {
-            // Words are of one gate.
-            self.access.admitted.store(0, Ordering::Release);
-            self.access.standing.lock().conflict = None;
+            self.login.forget_gate();
         }
         let risen = self.availability.rise(found);
         // What could not be opened on the token of before may be now.

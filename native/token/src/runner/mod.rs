@@ -19,7 +19,7 @@ use crate::pool::availability::Readiness;
 use crate::pool::grant::{Grant, Handled};
 use crate::pool::in_flight::{InFlight, InUse, Purpose, Taken};
 use crate::pool::lease::Late;
-use crate::pool::login::policy::{Passage, Wait};
+use crate::pool::login::passage::{Passage, Wait};
 use crate::pool::opening::{Refused, enter};
 use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::{nanos, now};
@@ -181,7 +181,7 @@ impl<H: Host> TokenPool<H> {
             return Handled::next(None);
         }
         if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
-            self.forget_retained();
+            self.login.forget_retained_pin();
         }
         match step {
             Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
@@ -226,7 +226,7 @@ impl<H: Host> TokenPool<H> {
 
     /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
     fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Handled<H> {
-        self.touch();
+        self.login.touch();
         if outcome.is_ok() {
             self.record.serves();
         }
@@ -248,14 +248,14 @@ impl<H: Host> TokenPool<H> {
         if self.options.login == LoginMode::None || matches!(operation.request, Request::Probe) {
             return Passage::Pass(token.gate.epoch());
         }
-        if let Some(epoch) = self.is_admitted(token) {
+        if let Some(epoch) = self.login.admitted_epoch(token) {
             return Passage::Pass(epoch);
         }
         if !matches!(operation.place, Place::Within(_)) {
             return self.pass(token, operation.header.asked_at);
         }
         // The session's state is the holder's affair: it is told, and no login is made behind its back.
-        match token.gate.shares(self.who()) {
+        match token.gate.shares(self.login.who()) {
             Some(word) => Passage::Pass(self.admit(word)),
             None => Passage::Refuse(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Single).into()),
         }

@@ -12,7 +12,7 @@ use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::grant::Handled;
-use crate::pool::key_pins::Parked;
+use crate::pool::grant::Parked;
 use crate::pool::opening::{Refusal, Remains};
 use crate::support::backoff::random_unit;
 use crate::token::session::Session;

@@ -14,7 +14,7 @@ use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::control::{Asked, Credential, Express};
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
-use crate::pool::login::policy::ExplicitLogin;
+use crate::pool::login::state::ExplicitLogin;
 use crate::pool::recovery::{Trouble, from_the_start, own_trouble};
 use crate::pool::{PoolOptions, TokenPool};
 use crate::support::clock::{nanos, now};
@@ -52,13 +52,13 @@ impl<H: Host> TokenPool<H> {
             drop(attempt);
             let next = self.free(self.returned(in_use.finish()), &Place::Pool);
             if let Some(asker) = asked.by {
-                self.begin_explicit(ExplicitLogin { asker, pin, force: asked.force });
+                self.begin_explicit_login(ExplicitLogin { asker, pin, force: asked.force });
             }
             return next;
         }
         let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
         // Whoever waits for the login is to find that it is the pool's.
-        let before = self.swap_mark(mark);
+        let before = self.login.swap_mark(mark);
         let entered = || session.token().map(|token| token.module.enter_while(|| !self.is_draining()));
         let run = AssertUnwindSafe(|| match entered() {
             Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
@@ -70,25 +70,25 @@ impl<H: Host> TokenPool<H> {
         let held = self.returned(in_use.finish());
         let (name, outcome, reusable) = match result {
             Ended::In(word) => {
-                self.now_with(mark, pin.as_ref());
+                self.login.note_right_pin(mark, pin.as_ref());
                 self.admit(word);
                 self.keep_login();
                 ("ok", Ok(Answer::Done), true)
             }
             Ended::Return(attempt) => {
-                self.swap_mark(before);
+                self.login.swap_mark(before);
                 self.await_module_for(Express::login(Credential { attempt, pin }, asked));
                 return self.free(held, &Place::Pool);
             }
             Ended::Trouble { attempt, call, trouble } => {
-                self.swap_mark(before);
+                self.login.swap_mark(before);
                 let work = Express::login(Credential { attempt, pin }, asked);
                 self.after_trouble(held, work, call, trouble, false, started);
                 return None;
             }
             Ended::Refused { error, reusable } => {
-                self.swap_mark(before);
-                self.forget_retained();
+                self.login.swap_mark(before);
+                self.login.forget_retained_pin();
                 (error.reason(), Err(Failure::not_executed(error)), reusable)
             }
         };

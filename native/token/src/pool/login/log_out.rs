@@ -37,14 +37,9 @@ impl<H: Host> TokenPool<H> {
     /// Logs out if nothing has run for so long.
     pub(crate) fn log_out_if_inactive(&self) {
         let Ok(token) = self.availability.token() else { return };
-        if self.is_inactive() && self.is_admitted(&token).is_some() && self.sessions.stats().running == 0 {
+        if self.login.is_inactive() && self.login.admitted_epoch(&token).is_some() && self.sessions.stats().running == 0 {
             self.submit_express(Express::logout(None, Asked::new(None, false)));
         }
-    }
-
-    fn is_inactive(&self) -> bool {
-        let used_at = self.access.used_at.load(Ordering::Relaxed);
-        self.options.inactivity_timeout.is_some_and(|timeout| used_at.saturating_add(timeout) <= now())
     }
 
     pub(crate) fn handle_logout(
@@ -86,13 +81,13 @@ impl<H: Host> TokenPool<H> {
     /// A logout waits for what runs to end, or for a login.
     fn wait_for_end(&self, logout: Express<H>) {
         {
-            let mut logouts = self.access.logouts.lock();
+            let mut logouts = self.login.logouts.lock();
             logouts.push(logout);
-            self.access.has_logouts.store(true, Ordering::SeqCst);
+            self.login.has_logouts.store(true, Ordering::SeqCst);
         }
         // What it waited for may have ended before anybody could know that it waits.
         self.resume_logouts();
-        self.abandon_if_draining();
+        self.abandon_logins_if_draining();
     }
 
     fn log_out(
@@ -104,7 +99,7 @@ impl<H: Host> TokenPool<H> {
     ) -> Made {
         let leases = self.leased();
         let reason = if by.is_some() { "logout" } else { "inactivity" };
-        if by.is_none() && (!self.is_inactive() || leases > 0) {
+        if by.is_none() && (!self.login.is_inactive() || leases > 0) {
             return Made::NotDue;
         }
         let pools = token.other_pools();
@@ -122,7 +117,7 @@ impl<H: Host> TokenPool<H> {
             // The VM stops.
             Err(_) => return Made::NotDue,
         };
-        let attempt = match token.gate.begin_logout(self.who(), *force) {
+        let attempt = match token.gate.begin_logout(self.login.who(), *force) {
             Leave::Begin(attempt) => Some(attempt),
             Leave::Nothing => None,
             Leave::Wait => return Made::Later,
@@ -133,7 +128,7 @@ impl<H: Host> TokenPool<H> {
             let _ = asker.0.progress.start(now());
         }
         let result = if attempt.is_some() { c_logout(session) } else { Ok(()) };
-        self.is_logged_out();
+        self.login.note_logout(self.options.explicit_login);
         drop(attempt);
         match result {
             Ok(()) => Made::Done(reason),
@@ -142,23 +137,16 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// The PIN is not kept any longer, and whoever wants it so has to log in explicitly.
-    fn is_logged_out(&self) {
-        self.access.admitted.store(0, Ordering::Release);
-        self.forget_retained();
-        self.access.standing.lock().must_log_in = self.options.explicit_login.then(now);
-    }
-
     /// Lets go of logouts that nobody waits for; the pool's gate was closed for them.
     pub(crate) fn sweep_logouts(&self, outlet: &impl Outlet<H>) {
-        if !self.access.has_logouts.load(Ordering::SeqCst) {
+        if !self.login.has_logouts.load(Ordering::SeqCst) {
             return;
         }
         let over: Vec<_> = {
-            let mut logouts = self.access.logouts.lock();
+            let mut logouts = self.login.logouts.lock();
             let (over, waiting) = std::mem::take(&mut *logouts).into_iter().partition(|logout| logout.is_off(outlet));
             *logouts = waiting;
-            self.access.has_logouts.store(!logouts.is_empty(), Ordering::SeqCst);
+            self.login.has_logouts.store(!logouts.is_empty(), Ordering::SeqCst);
             over
         };
         drop(over);
@@ -166,12 +154,12 @@ impl<H: Host> TokenPool<H> {
 
     /// Something has ended: logouts that wait try again, if there is nothing left for them to wait for.
     pub(crate) fn resume_logouts(&self) {
-        if !self.access.has_logouts.load(Ordering::SeqCst) || !self.may_log_out() {
+        if !self.login.has_logouts.load(Ordering::SeqCst) || !self.may_log_out() {
             return;
         }
         let waiting = {
-            let mut logouts = self.access.logouts.lock();
-            self.access.has_logouts.store(false, Ordering::SeqCst);
+            let mut logouts = self.login.logouts.lock();
+            self.login.has_logouts.store(false, Ordering::SeqCst);
             std::mem::take(&mut *logouts)
         };
         for work in waiting {

@@ -1,5 +1,7 @@
 //! A pool's logins and logouts.
 
+mod explicit;
 pub(crate) mod log_in;
-pub(crate) mod log_out;
-pub(crate) mod policy;
+mod log_out;
+pub(crate) mod passage;
+pub(crate) mod state;
