@@ -35,7 +35,7 @@ impl<H: Host> TokenPool<H> {
                 survive(|| pool.dispatch(grant, &mut Posting));
             }
             survive(|| pool.resume_logouts());
-            pool.settle();
+            pool.advance_drain();
         });
     }
 

@@ -26,8 +26,8 @@ impl<H: Host> TokenPool<H> {
             self.close(closing, session, "drain");
         }
         self.refuse_backlog();
-        self.abandon_logins();
-        self.end_recovery();
+        self.advance_drain();
+        self.availability.wake();
         // Runners on native threads see that they may end.
         for (_, runner, _) in self.roster.list() {
             runner.post();
@@ -75,23 +75,33 @@ impl<H: Host> TokenPool<H> {
         self.availability.release_claim();
     }
 
-    /// Lets the module go when a draining pool has closed its last session.
-    pub(crate) fn settle(&self) {
-        if self.sessions.is_draining() && self.left() == 0 {
-            let Some(binding) = self.availability.stop() else { return };
-            if let Some(binding) = binding {
-                // It had no session any more to log out with.
-                let _ = binding.claim.token().gate.leave(self.login.pool);
-            }
-            self.keeper.post(Notice::Drained);
+    /// The end of every event. In a pool that drains, what waits for what will not come any more is let go, whatever has begun to wait meanwhile;
+    /// and with the last session the module. Nothing else looks after that.
+    #[inline]
+    pub(crate) fn advance_drain(&self) {
+        if self.is_draining() {
+            self.let_go();
         }
     }
 
-    /// A draining pool whose last runner has gone runs nothing any more.
-    pub(crate) fn refuse_if_deserted(&self) {
-        if self.sessions.is_draining() && self.roster.is_empty() {
+    #[cold]
+    fn let_go(&self) {
+        // Nobody will bring a PIN any more.
+        self.abandon_logins();
+        // The token is not waited for: other pools would wait for this one's login.
+        self.resume_held_controls();
+        if self.roster.is_empty() {
             self.refuse_backlog();
         }
+        if self.left() > 0 {
+            return;
+        }
+        let Some(binding) = self.availability.stop() else { return };
+        if let Some(binding) = binding {
+            // It had no session any more to log out with.
+            let _ = binding.claim.token().gate.leave(self.login.pool);
+        }
+        self.keeper.post(Notice::Drained);
     }
 
     fn refuse_backlog(&self) {
@@ -115,7 +125,6 @@ impl<H: Host> TokenPool<H> {
             }
             refuse(grant.waiter.payload, &Error::Draining);
         }
-        self.settle();
     }
 }
 

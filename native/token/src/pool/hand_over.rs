@@ -19,7 +19,7 @@ impl<H: Host> TokenPool<H> {
         match self.roster.dispatch(grant) {
             Dispatch::Wake(_, runner) => outlet.wake(&runner),
             Dispatch::Ring(_, runner) => runner.ring(),
-            Dispatch::Later => self.refuse_if_deserted(),
+            Dispatch::Later => (),
         }
     }
 
@@ -99,10 +99,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Capacity comes back unused: whose it is next.
     pub(crate) fn never_opened(&self, opening: Opening) -> Option<Grant<H>> {
-        let next = self.sessions.open_failed(opening);
-        // It may have been the last thing that a draining pool waited for.
-        self.settle();
-        next
+        self.sessions.open_failed(opening)
     }
 
     /// Gives back what was granted to work that does not run.
@@ -122,7 +119,6 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn after_panic(&self, record: &InFlight<H>) -> Option<Grant<H>> {
         let next = record.take_stake().and_then(|stake| self.sessions.forfeit(stake));
         survive(|| self.resume_logouts());
-        survive(|| self.settle());
         next
     }
 }

@@ -47,6 +47,7 @@ impl<H: Host> TokenPool<H> {
                 is_over && is_late
             });
         }
+        self.advance_drain();
         if is_early.into_inner() && !self.looks_again.swap(true, Ordering::SeqCst) {
             let pool = self.me.clone();
             let look = move || {
@@ -133,7 +134,6 @@ impl<H: Host> TokenPool<H> {
         // It is inside, so that it was woken with nothing.
         let woken_with = self.roster.leave(id);
         debug_assert!(woken_with.is_none());
-        self.refuse_if_deserted();
         self.keeper.post(Notice::RunnersWanted);
     }
 

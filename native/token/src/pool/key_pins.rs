@@ -61,9 +61,6 @@ impl<H: Host> TokenPool<H> {
                 }
             }
         }
-        if self.is_draining() {
-            self.refuse_parked(&Error::Draining);
-        }
         next
     }
 
@@ -89,19 +86,21 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
+    /// An operation that has waited outside of the queue goes on.
     pub(crate) fn resume(&self, Parked { operation, ticket, held }: Parked<H>) {
         let waiter = Waiting { payload: Work::Call(operation), ticket };
-        if let Some(held) = held {
-            return self.dispatch(PoolGrant { source: Source::Session(held), waiter }, &mut Posting);
-        }
-        match self.sessions.requeue(waiter) {
-            Ok(grants) => {
-                for grant in grants {
-                    self.dispatch(grant, &mut Posting);
+        match held {
+            Some(held) => self.dispatch(PoolGrant { source: Source::Session(held), waiter }, &mut Posting),
+            None => match self.sessions.requeue(waiter) {
+                Ok(grants) => {
+                    for grant in grants {
+                        self.dispatch(grant, &mut Posting);
+                    }
                 }
-            }
-            Err(work) => refuse(work, &Error::Draining),
+                Err(work) => refuse(work, &Error::Draining),
+            },
         }
+        self.advance_drain();
     }
 
     fn end(&self, Parked { operation, held, .. }: Parked<H>, error: Error) {

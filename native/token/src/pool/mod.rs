@@ -225,6 +225,7 @@ impl<H: Host> TokenPool<H> {
                     let _ = header.progress.start(header.submitted);
                 }
                 self.dispatch(grant, outlet);
+                self.advance_drain();
                 Ok(ticket)
             }
             Submitted::Queued(ticket) => Ok(ticket),
@@ -275,7 +276,7 @@ impl<H: Host> TokenPool<H> {
             if let Some(grant) = grant {
                 self.dispatch(grant, outlet);
             }
-            self.refuse_if_deserted();
+            self.advance_drain();
             self.keeper.post(Notice::RunnersWanted);
         }
     }
@@ -292,7 +293,7 @@ impl<H: Host> TokenPool<H> {
             self.dispatch(grant, &mut Posting);
         }
         self.in_flight.remove_runner(id);
-        self.refuse_if_deserted();
+        self.advance_drain();
     }
 
     /// The most sessions.
@@ -362,6 +363,7 @@ impl<H: Host> TokenPool<H> {
         // Sessions of before a shrink may have closed.
         self.dismiss_surplus();
         self.keep_alive(&mut Posting);
+        self.advance_drain();
         ceiling
     }
 
@@ -414,6 +416,7 @@ impl<H: Host> Listener for TokenPool<H> {
         self.resume_logouts();
         self.resume_turns();
         self.open_gate();
+        self.advance_drain();
     }
 }
 

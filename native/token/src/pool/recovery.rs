@@ -166,11 +166,10 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    /// The same for a login or logout, which would pass the pool's gate. A pool that drains does not rise again: other pools would wait for its
-    /// login until it is gone.
+    /// The same for a login or logout, which would pass the pool's gate.
     pub(crate) fn hold_control(&self, work: Express<H>) {
         self.held_controls.lock().push(work);
-        if self.is_draining() || !matches!(self.availability.readiness(), Readiness::Held) {
+        if !matches!(self.availability.readiness(), Readiness::Held) {
             self.resume_held_controls();
         }
     }
@@ -180,12 +179,6 @@ impl<H: Host> TokenPool<H> {
         for work in held {
             self.submit_express(work);
         }
-    }
-
-    /// A pool that drains holds nothing back any more, and the thread that looks for its token ends.
-    pub(crate) fn end_recovery(&self) {
-        self.resume_held_controls();
-        self.availability.wake();
     }
 
     /// The token is there.
@@ -203,7 +196,7 @@ impl<H: Host> TokenPool<H> {
                 self.keeper.post(Notice::Up { was_there });
             }
         }
-        self.settle();
+        self.advance_drain();
     }
 
     /// What an operation that ran into trouble is answered, if it is answered.

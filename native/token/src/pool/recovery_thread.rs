@@ -32,7 +32,7 @@ impl<H: Host> TokenPool<H> {
             self.start_recovery_thread();
         }
         // Drained meanwhile.
-        self.settle();
+        self.advance_drain();
         result
     }
 

@@ -49,6 +49,7 @@ impl<H: Host> TokenPool<H> {
         if let Some(next) = next {
             self.dispatch(next, outlet);
         }
+        self.advance_drain();
         Ok(match answer {
             Some((mut operation, outcome)) if operation.header.progress.answer() => Direct::Done(operation.settle(outcome)),
             _ => Direct::Later(ticket),

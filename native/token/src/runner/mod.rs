@@ -101,7 +101,7 @@ impl<H: Host> TokenPool<H> {
         Served::Parked
     }
 
-    /// A dead runner's call returns: what it has in taken goes to another.
+    /// A dead runner's call returns: what it has in hand goes to another.
     fn quit(&self, id: RunnerId, grant: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Served {
         if let Some(grant) = grant {
             self.dispatch(grant, outlet);
@@ -114,6 +114,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle(&self, grant: Grant<H>, record: &InFlight<H>, outlet: &mut impl Outlet<H>) -> Handled<H> {
         let handled = self.handle_granted(grant, record, outlet);
         self.resume_logouts();
+        self.advance_drain();
         handled
     }
 

@@ -14,6 +14,7 @@ impl<H: Host> TokenPool<H> {
     /// Somebody logs in with this PIN, and knows what it does. The answer comes by the header.
     pub fn login(&self, header: Arc<Header<H>>, pin: Option<Pin>, force: bool) {
         self.begin_explicit_login(ExplicitLogin { asker: Asker(header), pin, force });
+        self.advance_drain();
     }
 
     pub(crate) fn begin_explicit_login(&self, login: ExplicitLogin<H>) {
@@ -42,7 +43,6 @@ impl<H: Host> TokenPool<H> {
                 if !token.gate.listen(Awaited::Attempt, self.listener()) {
                     self.resume_explicit_logins();
                 }
-                self.abandon_logins_if_draining();
             }
         }
     }

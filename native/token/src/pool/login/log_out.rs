@@ -87,7 +87,6 @@ impl<H: Host> TokenPool<H> {
         }
         // What it waited for may have ended before anybody could know that it waits.
         self.resume_logouts();
-        self.abandon_logins_if_draining();
     }
 
     fn log_out(

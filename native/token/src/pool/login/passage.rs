@@ -76,7 +76,6 @@ impl<H: Host> TokenPool<H> {
                     Asking::NotNeeded => false,
                     Asking::Begins => {
                         self.keeper.post(Notice::PinWanted { attempt: number });
-                        self.abandon_logins_if_draining();
                         true
                     }
                 }
@@ -95,7 +94,6 @@ impl<H: Host> TokenPool<H> {
         let number = attempt.number();
         self.login.request_for_login(attempt);
         self.keeper.post(Notice::PinWanted { attempt: number });
-        self.abandon_logins_if_draining();
     }
 
     fn log_in_with(&self, attempt: Attempt, pin: Pin) {
@@ -133,6 +131,7 @@ impl<H: Host> TokenPool<H> {
             (Some(PinRequest::Compare { .. }), _) => self.open_gate(),
             (Some(PinRequest::Key { .. }), pin) => self.provide_for_keys(pin),
         }
+        self.advance_drain();
     }
 
     fn compare(&self, word: u64, pin: &Result<Pin, Error>) {
@@ -164,12 +163,6 @@ impl<H: Host> TokenPool<H> {
     /// A pool that is logged in keeps a session open.
     pub(crate) fn keep_login(&self) {
         self.sessions.set_floor(1);
-    }
-
-    pub(crate) fn abandon_logins_if_draining(&self) {
-        if self.is_draining() {
-            self.abandon_logins();
-        }
     }
 
     /// Nobody will bring a PIN any more: others begin anew, told so outside any lock, and whoever waits here is answered.
