@@ -9,7 +9,7 @@ use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
 use token::{
-    Batch, Data, KeyRef, Limits, LoginMode, ModuleConfig, PoolOptions, Provision, Request, Selector, Task, UriAttribute,
+    Batch, Data, KeyRef, Limits, LoginMode, ModuleConfig, Policy, PoolOptions, Provision, Request, Selector, Task, UriAttribute,
 };
 
 use crate::atoms;
@@ -273,9 +273,11 @@ impl Options<'_> {
             operation_timeout: self.operation_timeout,
             keepalive: self.keepalive,
             random_chunk: self.random_chunk,
-            trouble: self.trouble_timeout.map(|after| Limits { after, apart: self.trouble_interval }),
             key_cache_ttl: self.key_cache_ttl,
-            policy: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
+            policy: Policy {
+                overrides: self.retry_policy.iter().map(class).collect::<Option<_>>().ok_or(Error::BadArg)?,
+                trouble: self.trouble_timeout.map(|after| Limits { after, apart: self.trouble_interval }),
+            },
             sessions: Config {
                 label: self.label.clone(),
                 max_sessions: self.pool_size,

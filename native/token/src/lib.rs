@@ -8,6 +8,7 @@
 //!   pool/       the pool: sessions, whether the token is there, logins, calls that hang, the end
 //!   execution/  one operation on one session, and what its return code asks for
 //!   operation/  what is asked for, and the ports by which answers leave
+//!   options.rs  what a pool is made of
 //!   token/      a token: sessions, keys, the login gate, what a failure comes from
 //!   module/     a loaded library: who is inside, initialization, the thread that closes sessions
 //!   p11/        the raw C calls
@@ -20,6 +21,7 @@ mod error;
 mod execution;
 mod module;
 mod operation;
+mod options;
 pub mod p11;
 mod pool;
 mod runner;
@@ -35,12 +37,13 @@ pub use operation::request::{
     Answer, ContextPin, Header, KeyRef, Object, Operation, Pin, Place, Request, Retry, Timing, Work, unanswerable,
 };
 pub use operation::task::Task;
+pub use options::{LoginMode, PoolOptions};
 pub use pool::control::Express;
 pub use pool::health::{Ailment, Health};
 pub use pool::hung::Cost;
 pub use pool::keepalive::Keepalive;
 pub use pool::lease::{End, Lease};
-pub use pool::{LoginMode, PoolOptions, Status, TokenPool};
+pub use pool::{Status, TokenPool};
 pub use runner::inline_call::Direct;
 pub use runner::{Budget, Served};
 pub use support::clock::{nanos, now, unix};
@@ -51,6 +54,7 @@ pub use support::sender::{Courier, Timer};
 pub use support::wiped::Wiped;
 pub use token::keys::KeyCache;
 pub use token::login_gate::{Attempt, Awaited, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
+pub use token::policy::Policy;
 pub use token::provision::{Provision, provision};
 pub use token::session::Session;
 pub use token::suspicion::Limits;

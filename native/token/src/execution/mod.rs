@@ -20,6 +20,7 @@ use crate::operation::batch::SLICE;
 use crate::operation::host::{Host, Outcome};
 use crate::operation::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
 use crate::operation::task::checked;
+use crate::options::{LoginMode, PoolOptions};
 use crate::p11::attributes::get_attributes;
 use crate::p11::crypto;
 use crate::p11::keys::{generate_key, generate_key_pair};
@@ -30,7 +31,6 @@ use crate::p11::{CallError, Class, ObjectInfo, Phase, Template, lengths};
 use crate::pool::key_pins::Lacks;
 use crate::pool::login::passage::Wait;
 use crate::pool::recovery::Trouble;
-use crate::pool::{LoginMode, PoolOptions};
 use crate::support::clock::now;
 use crate::token::diagnosis::{Diagnosis, Reply, ask_device, diagnose, is_suspicious, is_trouble};
 use crate::token::keys::Resolver;
@@ -385,7 +385,9 @@ impl Attempt<'_> {
     /// What a failure says of the device, in the light of those before it.
     fn suspects(&self, call: &CallError) -> Suspected {
         let Resolver { token, session, now, .. } = self.resolver;
-        let Some(limits) = self.options.trouble.filter(|_| is_trouble(self.class(call))) else { return Suspected::Nothing };
+        let Some(limits) = self.options.policy.trouble.filter(|_| is_trouble(self.class(call))) else {
+            return Suspected::Nothing;
+        };
         if token.suspicion.failed(Failed::Operation, now, limits) != Verdict::Ask {
             return Suspected::Nothing;
         }

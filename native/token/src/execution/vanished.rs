@@ -48,7 +48,7 @@ impl Attempt<'_> {
         if executed != Executed::No || !matches!(operation.place, Place::Pool) {
             return answer;
         }
-        let Some(limits) = self.options.trouble else { return answer };
+        let Some(limits) = self.options.policy.trouble else { return answer };
         let vanished = operation.request.key_mut().and_then(|key| token.known.vanished(key, self.resolver.now, limits.apart));
         let Some(template) = vanished else { return answer };
         match self.look_for(&template) {

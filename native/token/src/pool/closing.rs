@@ -3,10 +3,11 @@
 use session_pool::Closing;
 
 use crate::operation::host::{Host, Keeper, Notice, Posting};
+use crate::options::LoginMode;
+use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InFlight;
-use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::now;
 use crate::support::panics::survive;
 use crate::token::session::{Closable, Session};

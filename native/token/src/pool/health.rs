@@ -8,8 +8,9 @@ use session_pool::{Millis, Stats};
 
 use crate::error::Error;
 use crate::operation::host::Host;
+use crate::options::LoginMode;
+use crate::pool::TokenPool;
 use crate::pool::availability::Outage;
-use crate::pool::{LoginMode, TokenPool};
 use crate::support::clock::now;
 
 /// How well a pool is.

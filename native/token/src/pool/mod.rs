@@ -19,21 +19,16 @@ pub(crate) mod recovery;
 mod recovery_thread;
 pub(crate) mod reload;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use cryptoki_sys::{CK_RV, CK_USER_TYPE};
 use parking_lot::Mutex;
-use session_pool::{
-    Abandoned, Config, ConfigError, Departed, Millis, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted, Ticket,
-};
+use session_pool::{Abandoned, ConfigError, Departed, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted, Ticket};
 
 use crate::error::Error;
-use crate::module::ModuleConfig;
 use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
 use crate::operation::request::{Header, Operation, Place, Request, Work};
-use crate::p11::{CallError, Class};
+use crate::options::{LoginMode, PoolOptions};
 use crate::pool::availability::Availability;
 use crate::pool::control::Express;
 use crate::pool::grant::{Grant, SessionPool};
@@ -42,61 +37,7 @@ use crate::pool::in_flight::{InFlight, InFlightRecords};
 use crate::pool::lease::Lease;
 use crate::pool::login::state::Login;
 use crate::support::clock::now;
-use crate::token::Selector;
 use crate::token::login_gate::Listener;
-use crate::token::suspicion::Limits;
-
-/// Whether and how a pool logs in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoginMode {
-    /// It doesn't.
-    None,
-    /// With a PIN that the keeper asks for.
-    Pin,
-    /// With a NULL PIN: the token asks for it by its own means (a pin-pad).
-    Protected,
-}
-
-/// What a pool is made of.
-#[derive(Debug, Clone)]
-pub struct PoolOptions {
-    /// The module's path.
-    pub module: String,
-    /// What belongs to the module.
-    pub module_config: ModuleConfig,
-    /// The slot.
-    pub selector: Selector,
-    /// Whether it wants the token for itself.
-    pub exclusive: bool,
-    /// Whether and how it logs in.
-    pub login: LoginMode,
-    /// As whom.
-    pub user: CK_USER_TYPE,
-    /// Whether the PIN is kept until the pool stops, rather than asked for at each login.
-    pub retain_pin: bool,
-    /// Without operations for so long, it logs out.
-    pub inactivity_timeout: Option<Millis>,
-    /// After a logout it logs in only when it is told to.
-    pub explicit_login: bool,
-    /// Whether it opens its first session when it is first used.
-    pub lazy: bool,
-    /// Whether its sessions are read-only.
-    pub read_only: bool,
-    /// How long an operation may run; then its call is held for hung, though its caller is dead and cannot give it up.
-    pub operation_timeout: Option<Millis>,
-    /// The most bytes that `C_GenerateRandom` is asked for at once.
-    pub random_chunk: usize,
-    /// An idle session is called on after so long.
-    pub keepalive: Option<Millis>,
-    /// How long a device may fail before something is done about it; `None`: for ever.
-    pub trouble: Option<Limits>,
-    /// How long a key's handle is remembered.
-    pub key_cache_ttl: Option<Millis>,
-    /// The caller's overrides of the return-code policy.
-    pub policy: HashMap<CK_RV, Class>,
-    /// Sessions, stripes, TTL, waiters.
-    pub sessions: Config,
-}
 
 /// A pool.
 pub struct TokenPool<H: Host> {
@@ -141,13 +82,6 @@ pub struct Status {
     pub down: Option<Error>,
     /// What is wrong with it.
     pub ailment: Option<Ailment>,
-}
-
-impl PoolOptions {
-    /// What is done about a call that failed: the standard's class, or the one that this pool gives it.
-    pub(crate) fn class(&self, call: &CallError) -> Class {
-        self.policy.get(&call.code).copied().unwrap_or_else(|| call.class())
-    }
 }
 
 impl<H: Host> TokenPool<H> {

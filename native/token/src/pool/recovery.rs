@@ -8,13 +8,13 @@ use session_pool::Ticket;
 use crate::error::{Error, Failure, Unavailable};
 use crate::operation::host::{Host, Keeper, Notice, Outlet};
 use crate::operation::request::Operation;
+use crate::options::{LoginMode, PoolOptions};
 use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::{Fallen, Found, Readiness, Remedy, Risen};
 use crate::pool::control::Express;
 use crate::pool::drain::refuse;
 use crate::pool::grant::Grant;
-use crate::pool::{LoginMode, PoolOptions};
 use crate::support::clock::now;
 use crate::token::diagnosis::{Reply, ask_device, is_trouble};
 use crate::token::escalation::Rung;
@@ -53,7 +53,7 @@ pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
 
 /// That of a device which fails a login, or the opening of a session, where no caller's input can be to blame. Called inside of the module.
 pub(crate) fn own_trouble(options: &PoolOptions, token: &Token, class: Class) -> Option<Trouble> {
-    let limits = options.trouble.filter(|_| is_trouble(class))?;
+    let limits = options.policy.trouble.filter(|_| is_trouble(class))?;
     let verdict = match token.suspicion.failed(Failed::Own, now(), limits) {
         Verdict::Ask => match ask_device(options, token, None) {
             Reply::Answers => {

@@ -4,11 +4,11 @@ use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
 use crate::execution::PROBE;
 use crate::module::handle::{HandleUse, OpenHandle};
+use crate::options::PoolOptions;
 use crate::p11::crypto::generate_random;
 use crate::p11::objects::find_objects;
 use crate::p11::session::session_info;
 use crate::p11::{Attribute, CallError, Class, Template, Value};
-use crate::pool::PoolOptions;
 use crate::pool::recovery::Trouble;
 use crate::token::Token;
 use crate::token::session::Session;

@@ -6,6 +6,7 @@ pub(crate) mod key_facts;
 pub(crate) mod keys;
 pub(crate) mod known_keys;
 pub(crate) mod login_gate;
+pub(crate) mod policy;
 pub(crate) mod provision;
 pub(crate) mod session;
 pub(crate) mod suspicion;

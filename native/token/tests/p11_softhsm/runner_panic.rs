@@ -1,7 +1,6 @@
 //! Faults of ours. In a runner's loop, outside of the operation itself: the runner leaves, its place and its session's capacity are free, and the
 //! operation is answered. In an answer: the caller gets another, and the runner goes on. On the reaper's thread: it closes what comes next.
 
-use std::collections::HashMap;
 use std::panic;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +8,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use session_pool::Config;
 use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Posting, Reply, Wake};
-use token::{Budget, Error, Executed, Header, LoginMode, ModuleConfig, PoolOptions, Request, Selector, Served, TokenPool, now};
+use token::{
+    Budget, Error, Executed, Header, LoginMode, ModuleConfig, Policy, PoolOptions, Request, Selector, Served, TokenPool, now,
+};
 
 use crate::support::fixture;
 
@@ -126,9 +127,8 @@ fn options() -> PoolOptions {
         operation_timeout: None,
         keepalive: None,
         random_chunk: 65_536,
-        trouble: None,
         key_cache_ttl: None,
-        policy: HashMap::new(),
+        policy: Policy::default(),
         sessions: Config {
             label: "panic".into(),
             max_sessions: 1,

@@ -10,13 +10,14 @@ use cryptoki_sys::{
 use crate::error::{Error, Failure};
 use crate::operation::host::Host;
 use crate::operation::request::{Answer, Pin, Place};
+use crate::options::PoolOptions;
 use crate::p11::{self, CallError, Class, Functions};
+use crate::pool::TokenPool;
 use crate::pool::control::{Asked, Credential, Express};
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
 use crate::pool::login::state::ExplicitLogin;
 use crate::pool::recovery::{Trouble, from_the_start, own_trouble};
-use crate::pool::{PoolOptions, TokenPool};
 use crate::support::clock::{nanos, now};
 use crate::token::Token;
 use crate::token::diagnosis::{Finding, examine, is_suspicious};
