@@ -34,7 +34,7 @@ pub use module::{Module, ModuleConfig, ModuleUse};
 pub use operation::batch::Batch;
 pub use operation::host;
 pub use operation::request::{
-    Answer, ContextPin, Header, KeyRef, Object, Operation, Pin, Place, Request, Retry, Timing, Work, unanswerable,
+    Answer, ContextPin, Header, KeyRef, Object, Operation, Place, Request, Retry, Timing, Work, unanswerable,
 };
 pub use operation::task::Task;
 pub use options::{LoginMode, PoolOptions};
@@ -49,6 +49,7 @@ pub use runner::{Budget, Served};
 pub use support::clock::{nanos, now, unix};
 pub use support::data::Data;
 pub use support::panics::{panics, survive};
+pub use support::pin::Pin;
 pub use support::pin_file::{PinFileError, Readers, read_pin_file};
 pub use support::sender::{Courier, Timer};
 pub use support::wiped::Wiped;

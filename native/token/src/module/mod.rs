@@ -10,6 +10,7 @@ pub(crate) mod handle;
 mod reinitialize;
 pub(crate) mod report;
 pub(crate) mod slot_events;
+pub(crate) mod tenant;
 pub(crate) mod turnstile;
 
 use std::collections::BTreeMap;
@@ -34,9 +35,9 @@ use crate::module::closing_thread::Reaper;
 use crate::module::exit::Guard;
 use crate::module::handle::SessionHandles;
 use crate::module::slot_events::SlotEvents;
+use crate::module::tenant::Tenant;
 use crate::module::turnstile::Turnstile;
 use crate::p11::{Class, Functions, LoadError};
-use crate::token::Token;
 
 /// How long a start waits for another's `C_Initialize` or `C_Finalize`.
 const LIFECYCLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -87,7 +88,7 @@ pub struct Module {
     held_until: Mutex<Option<Instant>>,
     /// If it says that it is initialized already, that may have been us: our last `C_Initialize` failed, or we have asked it to forget ours.
     perhaps_ours: AtomicBool,
-    tokens: Mutex<Vec<Arc<Token>>>,
+    tenants: Mutex<Vec<Arc<dyn Tenant>>>,
     handles: SessionHandles,
     reaper: Reaper,
     guard: Guard,
@@ -153,7 +154,7 @@ impl Module {
             restarts: AtomicU64::new(0),
             held_until: Mutex::default(),
             perhaps_ours: AtomicBool::new(false),
-            tokens: Mutex::default(),
+            tenants: Mutex::default(),
             handles: SessionHandles::default(),
             reaper,
             events: SlotEvents::default(),
@@ -265,7 +266,7 @@ impl Module {
             lifecycle.phase = Phase::Changing;
         }
         let mut end = ChangeEnd { module: self, phase: Phase::Up { ours: true } };
-        let open: usize = self.tokens.lock().iter().map(|token| token.gate.sessions()).sum();
+        let open: usize = self.tenants().iter().map(|tenant| tenant.open_sessions()).sum();
         let finalized = open == 0
             && self.enter_alone().is_ok_and(|_inside| {
                 // SAFETY: no pool uses the module, no session of ours is open, and nobody comes in while the phase is `Changing`: whoever wants
@@ -311,15 +312,14 @@ impl Module {
         &self.reaper
     }
 
-    /// The one `Token` of this identity; made on first sight, kept for ever, so that a poisoned credential stays so.
-    pub(crate) fn token(&self, identity: &[u8], make: impl FnOnce() -> Token) -> Arc<Token> {
-        let mut tokens = self.tokens.lock();
-        if let Some(token) = tokens.iter().find(|token| &*token.identity == identity) {
-            return token.clone();
-        }
-        let token = Arc::new(make());
-        tokens.push(token.clone());
-        token
+    /// From now on, and for ever, `tenant` is told what becomes of the module.
+    pub(crate) fn add_tenant(&self, tenant: Arc<dyn Tenant>) {
+        self.tenants.lock().push(tenant);
+    }
+
+    /// A copy, so that none is called under the lock.
+    fn tenants(&self) -> Vec<Arc<dyn Tenant>> {
+        self.tenants.lock().clone()
     }
 
     fn display(&self) -> String {

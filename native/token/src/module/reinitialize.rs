@@ -1,6 +1,5 @@
 //! A module is finalized and initialized again: by one for all, with the door closed to newcomers, and when everybody has left.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,6 @@ use parking_lot::MutexGuard;
 use super::{Lifecycle, Module, Phase};
 use crate::error::Error;
 use crate::pool::availability::PATIENCE;
-use crate::token::Token;
 
 /// What came of initializing a module again, once it was finalized.
 enum Anew {
@@ -178,9 +176,8 @@ impl Module {
         }
         self.perhaps_ours.fetch_or(is_ours, Ordering::SeqCst);
         self.forget_sessions();
-        // Their tokens may be in other slots from now on.
-        for token in self.all_tokens() {
-            token.look_again();
+        for tenant in self.tenants() {
+            tenant.module_restarts();
         }
         let config = self.lifecycle.lock().config.clone();
         Ok(match self.initialize(&config) {
@@ -189,16 +186,12 @@ impl Module {
         })
     }
 
-    /// Everything that was open is gone, on all its tokens.
+    /// Everything that was open is gone.
     fn forget_sessions(&self) {
         self.handles.displace_all();
-        for token in self.all_tokens() {
-            token.renew(token.generation());
+        for tenant in self.tenants() {
+            tenant.all_is_lost();
         }
-    }
-
-    fn all_tokens(&self) -> Vec<Arc<Token>> {
-        self.tokens.lock().clone()
     }
 
     /// The module of another library has to be initialized by that one: until then nothing that was open is there any more.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE};
 use session_pool::{Millis, Progress};
-use zeroize::Zeroizing;
 
 use crate::error::{Error, Executed, Failure};
 use crate::operation::batch::Batch;
@@ -18,6 +17,7 @@ use crate::pool::lease::Lease;
 use crate::support::clock::nanos;
 use crate::support::data::Data;
 use crate::support::panics::survive;
+use crate::support::pin::Pin;
 use crate::support::wiped::Wiped;
 use crate::token::Selector;
 
@@ -469,6 +469,3 @@ pub enum Work<H: Host> {
     /// A session that lies idle is kept alive.
     Keepalive(Keepalive<H>),
 }
-
-/// A PIN, wiped after use.
-pub type Pin = Zeroizing<Vec<u8>>;

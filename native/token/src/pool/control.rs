@@ -6,7 +6,7 @@ use session_pool::{Held, Started, Submitted, Ticket, Waiting};
 
 use crate::error::{Error, Failure};
 use crate::operation::host::{Host, Keeper, Notice, Outcome, Outlet, Posting};
-use crate::operation::request::{Header, Pin, Place, Work};
+use crate::operation::request::{Header, Place, Work};
 use crate::p11::{self, CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
@@ -17,6 +17,7 @@ use crate::pool::opening::{Refusal, Refused};
 use crate::pool::recovery::{Trouble, as_seen_by, from_the_start};
 use crate::runner::is_wanted;
 use crate::support::clock::{nanos, now};
+use crate::support::pin::Pin;
 use crate::token::login_gate::Attempt;
 use crate::token::session::{Session, lost};
 

@@ -4,6 +4,7 @@ pub(crate) mod backoff;
 pub(crate) mod clock;
 pub(crate) mod data;
 pub(crate) mod panics;
+pub(crate) mod pin;
 pub(crate) mod pin_file;
 pub(crate) mod sender;
 pub(crate) mod wiped;

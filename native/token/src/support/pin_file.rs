@@ -13,7 +13,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::operation::request::Pin;
+use crate::support::pin::Pin;
 
 /// The most bytes of a file.
 const LARGEST: usize = 4096;

@@ -8,8 +8,12 @@ pub(crate) mod known_keys;
 pub(crate) mod login_gate;
 pub(crate) mod policy;
 pub(crate) mod provision;
+mod registry;
+mod selector;
 pub(crate) mod session;
 pub(crate) mod suspicion;
+
+pub use selector::{Selector, UriAttribute};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,51 +26,14 @@ use crate::error::Error;
 use crate::module::Module;
 use crate::module::handle::OpenHandle;
 use crate::p11::session::session_info;
-use crate::p11::slots::{library_info, slot_info, slots, token_info};
-use crate::p11::{CallError, Class, LibraryInfo, Phase, SlotInfo, TokenInfo};
+use crate::p11::slots::token_info;
+use crate::p11::{CallError, Class, Phase, SlotInfo, TokenInfo};
 use crate::token::escalation::Ladder;
 use crate::token::keys::KeyCache;
 use crate::token::known_keys::KnownKeys;
 use crate::token::login_gate::Gate;
+use crate::token::selector::{Described, identity};
 use crate::token::suspicion::Suspicion;
-
-/// How a pool names its slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// By the token's label.
-    Label(String),
-    /// By the token's serial number.
-    Serial(String),
-    /// By the slot's number.
-    Id(CK_SLOT_ID),
-    /// By the attributes of a PKCS#11 URI (RFC 7512).
-    Uri(Vec<(UriAttribute, String)>),
-}
-
-/// The attributes of RFC 7512 that name a token, its slot, or the library.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UriAttribute {
-    /// `token`
-    Token,
-    /// `serial`
-    Serial,
-    /// `manufacturer`
-    Manufacturer,
-    /// `model`
-    Model,
-    /// `slot-id`
-    SlotId,
-    /// `slot-description`
-    SlotDescription,
-    /// `slot-manufacturer`
-    SlotManufacturer,
-    /// `library-description`
-    LibraryDescription,
-    /// `library-manufacturer`
-    LibraryManufacturer,
-    /// `library-version`
-    LibraryVersion,
-}
 
 /// A token that pools use.
 pub struct Token {
@@ -99,13 +66,6 @@ pub(crate) trait Watcher: Send + Sync {
     fn token_renewed(&self);
     /// Its module is being initialized again: it may be in another slot then.
     fn module_restarts(&self);
-}
-
-/// What a URI may ask of a token.
-struct Described {
-    token: TokenInfo,
-    slot: Option<SlotInfo>,
-    library: Option<LibraryInfo>,
 }
 
 #[derive(Default)]
@@ -171,42 +131,12 @@ impl Claim {
 }
 
 impl Token {
-    /// Finds the token that the selector names.
-    pub fn find(module: &Arc<Module>, selector: &Selector) -> Result<Arc<Self>, Error> {
-        let _inside = module.enter_unless_stuck()?;
-        let functions = module.functions();
-        let library = library_info(functions).ok();
-        let mut matching = Vec::new();
-        let mut available = Vec::new();
-        let mut unreadable = None;
-        for slot in slots(functions, true)? {
-            let token = match token_info(functions, slot) {
-                Ok(token) => token,
-                Err(error) => {
-                    unreadable = Some(error);
-                    continue;
-                }
-            };
-            available.push((token.label.clone(), token.serial.clone(), slot));
-            let described = Described { token, slot: slot_info(functions, slot).ok(), library: library.clone() };
-            if selector.matches(slot, &described) {
-                matching.push((slot, described));
-            }
-        }
-        let wanted = || selector.to_string();
-        if matching.len() > 1 {
-            let name = |(slot, Described { token, .. }): (CK_SLOT_ID, Described)| (token.label, token.serial, slot);
-            return Err(Error::AmbiguousSlot { wanted: wanted(), matching: matching.into_iter().map(name).collect() });
-        }
-        let Some((slot, described)) = matching.pop() else {
-            // It may be the one that cannot be read.
-            return Err(unreadable.map_or_else(|| Error::SlotNotFound { wanted: wanted(), available }, Error::Call));
-        };
-        let identity = identity(&described.token);
-        let token = module.token(&identity, || Self {
-            module: module.clone(),
+    /// A token that is seen for the first time. See [`Token::find`].
+    fn new(module: Arc<Module>, slot: CK_SLOT_ID, described: Described) -> Self {
+        Self {
+            module,
             slot: AtomicU64::new(slot),
-            identity: identity.clone(),
+            identity: identity(&described.token),
             gate: Arc::default(),
             keys: KeyCache::default(),
             described,
@@ -217,10 +147,7 @@ impl Token {
             suspicion: Suspicion::default(),
             known: KnownKeys::default(),
             doubtful: AtomicBool::new(false),
-        });
-        // It may have come back in another slot.
-        token.slot.store(slot, Ordering::Relaxed);
-        Ok(token)
+        }
     }
 
     /// Whether this is the token that a selector names.
@@ -266,11 +193,6 @@ impl Token {
             self.each_watcher(|watcher| watcher.token_renewed());
         }
         first
-    }
-
-    /// Its module is being initialized again.
-    pub(crate) fn look_again(&self) {
-        self.each_watcher(|watcher| watcher.module_restarts());
     }
 
     fn reset(&self, generation: u64) -> bool {
@@ -355,80 +277,5 @@ impl Token {
         self.watchers.lock().extend(watcher.clone());
         let (leaving, is_released) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Claim { token: self.clone(), exclusive, leaving, is_released, watcher })
-    }
-}
-
-fn identity(info: &TokenInfo) -> Arc<[u8]> {
-    [info.serial.as_bytes(), b"\0", info.label.as_bytes()].concat().into()
-}
-
-impl Selector {
-    fn matches(&self, id: CK_SLOT_ID, Described { token, slot, library }: &Described) -> bool {
-        let has = |(attribute, value): &(UriAttribute, String)| {
-            let found = match attribute {
-                UriAttribute::Token => Some(token.label.clone()),
-                UriAttribute::Serial => Some(token.serial.clone()),
-                UriAttribute::Manufacturer => Some(token.manufacturer.clone()),
-                UriAttribute::Model => Some(token.model.clone()),
-                UriAttribute::SlotId => Some(id.to_string()),
-                UriAttribute::SlotDescription => slot.as_ref().map(|slot| slot.description.clone()),
-                UriAttribute::SlotManufacturer => slot.as_ref().map(|slot| slot.manufacturer.clone()),
-                UriAttribute::LibraryDescription => library.as_ref().map(|library| library.description.clone()),
-                UriAttribute::LibraryManufacturer => library.as_ref().map(|library| library.manufacturer.clone()),
-                UriAttribute::LibraryVersion => {
-                    library.as_ref().map(|library| format!("{}.{}", library.version.0, library.version.1))
-                }
-            };
-            found.as_deref() == Some(value.as_str())
-        };
-        match self {
-            Self::Label(label) => token.label == *label,
-            Self::Serial(serial) => token.serial == *serial,
-            Self::Id(wanted) => id == *wanted,
-            Self::Uri(attributes) => attributes.iter().all(has),
-        }
-    }
-}
-
-impl std::fmt::Display for Selector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Label(label) => write!(f, "token label {label:?}"),
-            Self::Serial(serial) => write!(f, "token serial {serial:?}"),
-            Self::Id(id) => write!(f, "slot id {id}"),
-            Self::Uri(attributes) => {
-                f.write_str("PKCS#11 URI with ")?;
-                for (index, (attribute, value)) in attributes.iter().enumerate() {
-                    let comma = if index == 0 { "" } else { ", " };
-                    write!(f, "{comma}{} {value:?}", attribute.name())?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl UriAttribute {
-    const ALL: [(Self, &'static str); 10] = [
-        (Self::Token, "token"),
-        (Self::Serial, "serial"),
-        (Self::Manufacturer, "manufacturer"),
-        (Self::Model, "model"),
-        (Self::SlotId, "slot-id"),
-        (Self::SlotDescription, "slot-description"),
-        (Self::SlotManufacturer, "slot-manufacturer"),
-        (Self::LibraryDescription, "library-description"),
-        (Self::LibraryManufacturer, "library-manufacturer"),
-        (Self::LibraryVersion, "library-version"),
-    ];
-
-    /// Its name in a URI.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(attribute, _)| *attribute == self).map_or("", |(_, name)| name)
-    }
-
-    /// The attribute of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, other)| *other == name).map(|(attribute, _)| *attribute)
     }
 }

@@ -5,12 +5,12 @@ use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKF_TOKEN_INITIALIZED, CKU_S
 use crate::error::Error;
 use crate::module::handle::OpenHandle;
 use crate::module::{Module, ModuleConfig};
-use crate::operation::request::Pin;
 use crate::p11::session::{init_pin, init_token, login, logout, set_pin};
 use crate::p11::slots::token_info;
 use crate::p11::{CallError, Class, Functions};
 use crate::pool::login::log_in::allowed;
 use crate::support::clock::now;
+use crate::support::pin::Pin;
 use crate::token::{Selector, Token};
 
 /// What is to be done.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::error::Failure;
 use crate::operation::host::Host;
-use crate::operation::request::{Answer, Header, Pin};
+use crate::operation::request::{Answer, Header};
 use crate::pool::TokenPool;
 use crate::pool::control::{Asked, Asker};
 use crate::pool::login::state::ExplicitLogin;
+use crate::support::pin::Pin;
 use crate::token::login_gate::{Awaited, Explicit, Who};
 
 impl<H: Host> TokenPool<H> {

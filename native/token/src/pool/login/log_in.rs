@@ -9,7 +9,7 @@ use cryptoki_sys::{
 
 use crate::error::{Error, Failure};
 use crate::operation::host::Host;
-use crate::operation::request::{Answer, Pin, Place};
+use crate::operation::request::{Answer, Place};
 use crate::options::PoolOptions;
 use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::TokenPool;
@@ -19,6 +19,7 @@ use crate::pool::in_flight::InUse;
 use crate::pool::login::state::ExplicitLogin;
 use crate::pool::recovery::{Trouble, from_the_start, own_trouble};
 use crate::support::clock::{nanos, now};
+use crate::support::pin::Pin;
 use crate::token::Token;
 use crate::token::diagnosis::{Finding, examine, is_suspicious};
 use crate::token::login_gate::Attempt;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::operation::host::{Host, Keeper, Notice, Posting};
-use crate::operation::request::Pin;
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::control::{Asked, Credential, Express};
 use crate::pool::login::state::{Asking, PinRequest};
 use crate::support::clock::{nanos, now};
+use crate::support::pin::Pin;
 use crate::token::Token;
 use crate::token::login_gate::{Attempt, Awaited, Verdict, Who};
 

@@ -9,12 +9,12 @@ use session_pool::Millis;
 
 use crate::error::Error;
 use crate::operation::host::Host;
-use crate::operation::request::Pin;
 use crate::options::{LoginMode, PoolOptions};
 use crate::pool::control::{Asker, Express};
 use crate::pool::grant::Parked;
 use crate::pool::health::Failing;
 use crate::support::clock::now;
+use crate::support::pin::Pin;
 use crate::token::Token;
 use crate::token::login_gate::{Attempt, Mark, SOURCE_INTERVAL, Who};
 
