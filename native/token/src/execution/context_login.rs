@@ -10,9 +10,9 @@ use crate::options::LoginMode;
 use crate::p11::slots::token_info;
 use crate::p11::{self, CallError, Class, Phase};
 use crate::pool::key_pins::Lacks;
-use crate::pool::login::log_in::allowed;
 use crate::support::clock::now;
 use crate::token::key_facts::KeyFacts;
+use crate::token::login_gate::pin_flags::check_pin_flags;
 
 impl Attempt<'_> {
     /// Runs an operation with a private key: it is given what it has to do between Init and final call, the login that the key may want.
@@ -46,7 +46,7 @@ impl Attempt<'_> {
             return Err(Fault::park(Lacks::Turn));
         };
         let flags = token_info(functions, token.slot()).map_err(|error| CallError { phase: Phase::Init, ..error })?.flags;
-        if let Err(error) = allowed(user, flags) {
+        if let Err(error) = check_pin_flags(user, flags) {
             proof.poison(error.clone(), false, now());
             return Err(error.into());
         }

@@ -30,15 +30,11 @@ use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, Class, ObjectInfo, Phase, Template, lengths};
 use crate::pool::key_pins::Lacks;
 use crate::pool::login::passage::Wait;
-use crate::pool::recovery::Trouble;
 use crate::support::clock::now;
-use crate::token::diagnosis::{Diagnosis, Reply, ask_device, diagnose, is_suspicious, is_trouble};
+use crate::token::diagnosis::{Diagnosis, PROBE_BYTES, Reply, Trouble, ask_device, diagnose, is_suspicious, is_trouble};
 use crate::token::keys::Resolver;
 use crate::token::session::Session;
 use crate::token::suspicion::{Failed, Verdict};
-
-/// The bytes of a probe: there is nothing smaller that goes to the device for sure, whatever the library knows by itself.
-pub(crate) const PROBE: usize = 8;
 
 /// How often objects are looked for when some vanish before they are described.
 const MOST_SEARCHES: usize = 8;
@@ -211,7 +207,7 @@ impl Attempt<'_> {
         let Resolver { token, functions, session, .. } = self.resolver;
         Ok(match request {
             Request::Ping => Answer::Done,
-            Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE, PROBE)?),
+            Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE_BYTES, PROBE_BYTES)?),
             Request::Apply { key, mechanism, task } => {
                 let key = self.resolver.resolve(key)?.handle;
                 self.apply(key, mechanism, task, context)?
@@ -252,9 +248,8 @@ impl Attempt<'_> {
             Request::DestroyObject { object } => {
                 let handle = self.resolver.resolve_anew(object)?.handle;
                 destroy_object(functions, session, handle)?;
-                let (KeyRef::Find(template, _) | KeyRef::Object { find: template, .. }) = object;
                 // Nobody has to look into where it is.
-                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([template.clone()]));
+                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([object.template().clone()]));
                 Answer::Done
             }
             Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),
@@ -351,7 +346,7 @@ impl Attempt<'_> {
         operation: &mut Operation<H>,
     ) -> Step {
         let Diagnosis { trouble, is_good } =
-            diagnose(self.options, self.session, self.used, class, self.resolver.epoch, self.fresh);
+            diagnose(&self.options.policy, self.session, self.used, class, self.resolver.epoch, self.fresh);
         let executed = failure.executed;
         if let Some(trouble) = trouble {
             // What was open before is gone, but that is no reason to say that the token was.
@@ -391,7 +386,7 @@ impl Attempt<'_> {
         if token.suspicion.failed(Failed::Operation, now, limits) != Verdict::Ask {
             return Suspected::Nothing;
         }
-        let Reply::Fails { on } = ask_device(self.options, token, Some((self.session.index(), session))) else {
+        let Reply::Fails { on } = ask_device(&self.options.policy, token, Some((self.session.index(), session))) else {
             token.suspicion.succeeded();
             return Suspected::Nothing;
         };
@@ -532,8 +527,8 @@ impl Attempt<'_> {
     /// Whether another try may be made on a session that has lain idle. Many a library says by itself that it lives: the device is asked, too.
     fn is_alive(&self) -> bool {
         let Resolver { functions, session, .. } = self.resolver;
-        let asked =
-            session_info(functions, session).and_then(|_| crypto::generate_random(functions, session, PROBE, PROBE).map(drop));
+        let asked = session_info(functions, session)
+            .and_then(|_| crypto::generate_random(functions, session, PROBE_BYTES, PROBE_BYTES).map(drop));
         !asked.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
     }
 

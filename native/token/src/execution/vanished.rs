@@ -14,7 +14,7 @@ use crate::error::{Error, Executed, Failure};
 use crate::execution::{Attempt, Step};
 use crate::module::handle::OpenHandle;
 use crate::operation::host::{Host, Keeper, Notice};
-use crate::operation::request::{Operation, Place};
+use crate::operation::request::{KeyRef, Operation, Place};
 use crate::p11::Template;
 use crate::p11::objects::find_objects;
 use crate::pool::TokenPool;
@@ -49,8 +49,12 @@ impl Attempt<'_> {
             return answer;
         }
         let Some(limits) = self.options.policy.trouble else { return answer };
-        let vanished = operation.request.key_mut().and_then(|key| token.known.vanished(key, self.resolver.now, limits.apart));
-        let Some(template) = vanished else { return answer };
+        let Some(key) = operation.request.key_mut() else { return answer };
+        let template = key.template().clone();
+        let is_object = matches!(key, KeyRef::Object { .. });
+        if !token.known.has_vanished(&template, is_object, self.resolver.now, limits.apart) {
+            return answer;
+        }
         match self.look_for(&template) {
             Whereabouts::Here if operation.retries == 0 => {
                 operation.retries += 1;

@@ -39,6 +39,14 @@ pub enum KeyRef {
     },
 }
 
+impl KeyRef {
+    /// What finds it.
+    pub(crate) fn template(&self) -> &Template {
+        let (Self::Find(template, _) | Self::Object { find: template, .. }) = self;
+        template
+    }
+}
+
 /// What a caller asks for.
 #[derive(Debug)]
 pub enum Request {

@@ -14,10 +14,11 @@ use crate::pool::grant::Grant;
 use crate::pool::in_flight::{Kind, Taken};
 use crate::pool::opening::Remains;
 use crate::pool::opening::{Refusal, Refused};
-use crate::pool::recovery::{Trouble, as_seen_by, from_the_start};
+use crate::pool::recovery::as_seen_by;
 use crate::runner::is_wanted;
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
+use crate::token::diagnosis::{Trouble, from_the_start};
 use crate::token::login_gate::Attempt;
 use crate::token::session::{Session, lost};
 

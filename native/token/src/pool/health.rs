@@ -12,6 +12,7 @@ use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::availability::Outage;
 use crate::support::clock::now;
+use crate::support::failing::Failing;
 
 /// How well a pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,27 +46,6 @@ impl Ailment {
     }
 }
 
-/// What keeps going wrong: the last error, since the first one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Failing(Option<(Error, Millis)>);
-
-impl Failing {
-    /// It has gone wrong (again).
-    pub(crate) fn note(&mut self, error: Error, now: Millis) {
-        let since = self.0.as_ref().map_or(now, |(_, since)| *since);
-        self.0 = Some((error, since));
-    }
-
-    /// It has gone well.
-    pub(crate) fn clear(&mut self) {
-        self.0 = None;
-    }
-
-    pub(crate) fn get(&self) -> Option<(Error, Millis)> {
-        self.0.clone()
-    }
-}
-
 /// What a pool remembers of itself for this.
 pub(crate) struct Record {
     made: Millis,
@@ -74,7 +54,7 @@ pub(crate) struct Record {
     /// 0: it does not drain.
     drained: AtomicU64,
     /// Sessions could not be opened.
-    opening: Mutex<Failing>,
+    opening: Mutex<Failing<Error>>,
 }
 
 impl Record {

@@ -9,7 +9,6 @@ use std::sync::Weak;
 
 use session_pool::{Held, Millis};
 
-use crate::execution::PROBE;
 use crate::module::handle::HandleUse;
 use crate::operation::host::{Host, Outlet};
 use crate::operation::request::{Place, Work};
@@ -21,9 +20,8 @@ use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InUse, Taken};
 use crate::pool::opening::enter;
-use crate::pool::recovery::{Trouble, own_trouble};
 use crate::support::clock::now;
-use crate::token::diagnosis::{Diagnosis, diagnose, is_suspicious};
+use crate::token::diagnosis::{Diagnosis, PROBE_BYTES, Trouble, diagnose, is_suspicious, own_trouble};
 use crate::token::session::Session;
 
 /// That a session is to be kept alive. The pool keeps no other one alive as long as this lives.
@@ -107,7 +105,7 @@ impl<H: Host> TokenPool<H> {
         }
         let Ok(_inside) = enter(token, in_use.record(), is_wanted) else { return Kept::Good };
         let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Kept::Broken("stale") };
-        match generate_random(token.module.functions(), used.handle(), PROBE, PROBE) {
+        match generate_random(token.module.functions(), used.handle(), PROBE_BYTES, PROBE_BYTES) {
             Ok(_bytes) => {
                 token.suspicion.succeeded();
                 Kept::Good
@@ -121,9 +119,9 @@ impl<H: Host> TokenPool<H> {
         let Some(token) = session.token() else { return Kept::Broken("stale") };
         let (class, epoch) = (self.options.class(&call), token.gate.epoch());
         if is_suspicious(class) {
-            let Diagnosis { trouble, is_good } = diagnose(&self.options, session, used, class, epoch, false);
+            let Diagnosis { trouble, is_good } = diagnose(&self.options.policy, session, used, class, epoch, false);
             // No caller's input is to blame for it.
-            return match trouble.or_else(|| own_trouble(&self.options, token, class)) {
+            return match trouble.or_else(|| own_trouble(&self.options.policy, token, class)) {
                 Some(trouble) => Kept::Trouble(trouble, call),
                 None if is_good && matches!(class, Class::DeviceTrouble | Class::Ambiguous) => Kept::Good,
                 None => Kept::Broken(class.name()),

@@ -12,10 +12,10 @@ use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, InUse, Taken};
-use crate::pool::recovery::{Trouble, as_seen_by, own_trouble};
+use crate::pool::recovery::as_seen_by;
 use crate::support::clock::{nanos, now};
 use crate::token::Token;
-use crate::token::diagnosis::{Finding, examine, is_suspicious};
+use crate::token::diagnosis::{Finding, Trouble, examine, is_suspicious, own_trouble};
 use crate::token::session::Session;
 
 /// No session could be opened.
@@ -75,9 +75,9 @@ impl<H: Host> TokenPool<H> {
             if !is_suspicious(class) {
                 return Err(answer(call.into()));
             }
-            let finding = examine(&self.options, &token, None, class);
+            let finding = examine(&self.options.policy, &token, None, class);
             let lasting = matches!(finding, Finding::TokenAnswers | Finding::SessionAnswers)
-                .then(|| own_trouble(&self.options, &token, class))
+                .then(|| own_trouble(&self.options.policy, &token, class))
                 .flatten();
             (call, class, finding, token.module.incarnation(), lasting)
         };

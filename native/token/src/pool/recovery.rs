@@ -8,64 +8,16 @@ use session_pool::Ticket;
 use crate::error::{Error, Failure, Unavailable};
 use crate::operation::host::{Host, Keeper, Notice, Outlet};
 use crate::operation::request::Operation;
-use crate::options::{LoginMode, PoolOptions};
+use crate::options::LoginMode;
 use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::{Fallen, Found, Readiness, Remedy, Risen};
 use crate::pool::control::Express;
 use crate::pool::drain::refuse;
 use crate::pool::grant::Grant;
-use crate::support::clock::now;
-use crate::token::diagnosis::{Reply, ask_device, is_trouble};
+use crate::token::diagnosis::Trouble;
 use crate::token::escalation::Rung;
-use crate::token::session::Session;
-use crate::token::suspicion::{Failed, Verdict};
 use crate::token::{Token, Watcher};
-
-/// What an operation has run into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// The token does not answer.
-    Silence,
-    /// The token answers, but what was open on it is gone.
-    Renewed,
-    /// A new session was dead, though the token answers.
-    DeadFromTheStart {
-        /// The module's incarnation.
-        seen: u64,
-    },
-    /// The device fails, and goes on to, though the library says that all is well.
-    Lasting {
-        /// How often its module had begun to be initialized again.
-        restarts: u64,
-    },
-    /// The module is not initialized.
-    Module {
-        /// Its incarnation.
-        seen: u64,
-    },
-}
-
-/// That of a session which is dead though the token answers, if nothing has ever run on it. `seen`: the module's incarnation when it was found.
-pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
-    session.is_new().then_some(Trouble::DeadFromTheStart { seen })
-}
-
-/// That of a device which fails a login, or the opening of a session, where no caller's input can be to blame. Called inside of the module.
-pub(crate) fn own_trouble(options: &PoolOptions, token: &Token, class: Class) -> Option<Trouble> {
-    let limits = options.policy.trouble.filter(|_| is_trouble(class))?;
-    let verdict = match token.suspicion.failed(Failed::Own, now(), limits) {
-        Verdict::Ask => match ask_device(options, token, None) {
-            Reply::Answers => {
-                // It answers, but does not log in.
-                return None;
-            }
-            Reply::Fails { on } => token.suspicion.confirmed(on, now(), limits),
-        },
-        verdict => verdict,
-    };
-    (verdict == Verdict::Act).then(|| Trouble::Lasting { restarts: token.module.restarts() })
-}
 
 impl<H: Host> TokenPool<H> {
     /// An operation has run into trouble with this token, in this generation: what is to be done about it is begun.

@@ -136,7 +136,7 @@ impl<H: Host> TokenPool<H> {
         if logs_out {
             log_out(token);
             let _inside = module.enter_unless_stuck()?;
-            if ask_device(&self.options, token, None) == Reply::Answers {
+            if ask_device(&self.options.policy, token, None) == Reply::Answers {
                 return Ok(());
             }
         }

@@ -3,6 +3,7 @@
 pub(crate) mod backoff;
 pub(crate) mod clock;
 pub(crate) mod data;
+pub(crate) mod failing;
 pub(crate) mod panics;
 pub(crate) mod pin;
 pub(crate) mod pin_file;

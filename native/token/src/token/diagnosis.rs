@@ -2,16 +2,44 @@
 
 use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
-use crate::execution::PROBE;
 use crate::module::handle::{HandleUse, OpenHandle};
-use crate::options::PoolOptions;
 use crate::p11::crypto::generate_random;
 use crate::p11::objects::find_objects;
 use crate::p11::session::session_info;
 use crate::p11::{Attribute, CallError, Class, Template, Value};
-use crate::pool::recovery::Trouble;
+use crate::support::clock::now;
 use crate::token::Token;
+use crate::token::policy::Policy;
 use crate::token::session::Session;
+use crate::token::suspicion::{Failed, Verdict};
+
+/// How many random bytes a device is asked for, to see whether it answers. There is nothing smaller that goes to the device for sure, whatever
+/// the library knows by itself.
+pub(crate) const PROBE_BYTES: usize = 8;
+
+/// What is wrong with more than one session or one operation: the pool has to see to its token or module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The token does not answer.
+    Silence,
+    /// The token answers, but what was open on it is gone.
+    Renewed,
+    /// A new session was dead, though the token answers.
+    DeadFromTheStart {
+        /// The module's incarnation.
+        seen: u64,
+    },
+    /// The device fails, and goes on to, though the library says that all is well.
+    Lasting {
+        /// How often its module had begun to be initialized again.
+        restarts: u64,
+    },
+    /// The module is not initialized.
+    Module {
+        /// Its incarnation.
+        seen: u64,
+    },
+}
 
 /// What a probe has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +73,7 @@ pub(crate) struct Diagnosis {
 /// What a suspicious failure on this session says of it, its token and its module. `fresh`: nothing has run on it before; `epoch`: that in which it
 /// failed. Called inside of the module.
 pub(crate) fn diagnose(
-    options: &PoolOptions,
+    policy: &Policy,
     session: &Session,
     used: &HandleUse<'_>,
     class: Class,
@@ -60,7 +88,7 @@ pub(crate) fn diagnose(
     let finding = match class {
         // That a session dies is nothing to ask about, unless it never lived.
         Class::DeadSession if !fresh => Finding::TokenAnswers,
-        _ => examine(options, token, Some(used.handle()), class),
+        _ => examine(policy, token, Some(used.handle()), class),
     };
     let trouble = match (finding, class) {
         (Finding::ModuleDown, _) => Some(Trouble::Module { seen }),
@@ -73,8 +101,8 @@ pub(crate) fn diagnose(
 }
 
 /// Asks. Called inside of the module.
-pub(crate) fn examine(options: &PoolOptions, token: &Token, session: Option<CK_SESSION_HANDLE>, class: Class) -> Finding {
-    let is_module = |error: &CallError| options.class(error) == Class::Module;
+pub(crate) fn examine(policy: &Policy, token: &Token, session: Option<CK_SESSION_HANDLE>, class: Class) -> Finding {
+    let is_module = |error: &CallError| policy.class(error) == Class::Module;
     if class == Class::Module {
         return Finding::ModuleDown;
     }
@@ -110,10 +138,10 @@ pub(crate) fn is_trouble(class: Class) -> bool {
 
 /// Asks the device itself, by what no caller's input decides, and no library answers by itself if it can help it: some random bytes, or, of a token
 /// that has none, a search. On a new session; if there is no room for one, on this. Called inside of the module.
-pub(crate) fn ask_device(options: &PoolOptions, token: &Token, session: Option<(u64, CK_SESSION_HANDLE)>) -> Reply {
+pub(crate) fn ask_device(policy: &Policy, token: &Token, session: Option<(u64, CK_SESSION_HANDLE)>) -> Reply {
     let functions = token.module.functions();
-    let fails = |error: &CallError| is_suspicious(options.class(error));
-    let answers = |session| match generate_random(functions, session, PROBE, PROBE) {
+    let fails = |error: &CallError| is_suspicious(policy.class(error));
+    let answers = |session| match generate_random(functions, session, PROBE_BYTES, PROBE_BYTES) {
         Ok(_) => true,
         Err(error) if fails(&error) => false,
         // It has none, or not for anybody.
@@ -126,6 +154,28 @@ pub(crate) fn ask_device(options: &PoolOptions, token: &Token, session: Option<(
         (Err(_), Some((number, session))) if !answers(session) => Reply::Fails { on: Some(number) },
         (Err(_), _) => Reply::Answers,
     }
+}
+
+/// The trouble of a session which is dead though the token answers, if nothing has ever run on it. `seen`: the module's incarnation when it was
+/// found.
+pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
+    session.is_new().then_some(Trouble::DeadFromTheStart { seen })
+}
+
+/// The trouble of a device that fails a login, or the opening of a session, where no caller's input can be to blame. Called inside of the module.
+pub(crate) fn own_trouble(policy: &Policy, token: &Token, class: Class) -> Option<Trouble> {
+    let limits = policy.trouble.filter(|_| is_trouble(class))?;
+    let verdict = match token.suspicion.failed(Failed::Own, now(), limits) {
+        Verdict::Ask => match ask_device(policy, token, None) {
+            Reply::Answers => {
+                // It answers, but does not log in.
+                return None;
+            }
+            Reply::Fails { on } => token.suspicion.confirmed(on, now(), limits),
+        },
+        verdict => verdict,
+    };
+    (verdict == Verdict::Act).then(|| Trouble::Lasting { restarts: token.module.restarts() })
 }
 
 /// What no token has.

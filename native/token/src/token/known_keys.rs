@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use parking_lot::Mutex;
 use session_pool::Millis;
 
-use crate::operation::request::KeyRef;
 use crate::p11::Template;
 
 /// How many templates are remembered before the memory starts afresh.
@@ -59,19 +58,20 @@ impl KnownKeys {
         }
     }
 
-    /// The template of a key that was there and is not found, if that is to be looked into now: once in a while, whatever the key.
-    pub(crate) fn vanished(&self, key: &KeyRef, now: Millis, apart: Millis) -> Option<Template> {
+    /// A key, or another object, is not found by its template. Whether it had been there, and that is to be looked into now: once in a while,
+    /// whatever the key. `is_object`: the template is that of an object which a caller has been given, so that it has been there.
+    pub(crate) fn has_vanished(&self, template: &Template, is_object: bool, now: Millis, apart: Millis) -> bool {
         let mut known = self.0.lock();
-        let template = match key {
-            KeyRef::Find(template, _) => known.found.contains(template).then_some(template),
-            // An object has been there.
-            KeyRef::Object { find, .. } => (!find.is_empty() && !known.gone.contains(find)).then_some(find),
-        }?;
+        let was_there =
+            if is_object { !template.is_empty() && !known.gone.contains(template) } else { known.found.contains(template) };
+        if !was_there {
+            return false;
+        }
         if known.looked_at.is_some_and(|looked_at| now.saturating_sub(looked_at) < apart) {
-            return None;
+            return false;
         }
         known.looked_at = Some(now);
-        Some(template.clone())
+        true
     }
 
     /// Some others that have been found.
@@ -90,30 +90,32 @@ mod tests {
         vec![Attribute { kind: cryptoki_sys::CKA_LABEL, value: Value::Bytes(label.into()) }]
     }
 
-    fn key(label: &str) -> KeyRef {
-        KeyRef::Find(template(label), None)
+    /// A key that is named by a template.
+    fn key_has_vanished(keys: &KnownKeys, label: &str, now: Millis, apart: Millis) -> bool {
+        keys.has_vanished(&template(label), false, now, apart)
     }
 
-    fn object(label: &str) -> KeyRef {
-        KeyRef::Object { handle: 1, epoch: 0, token: Vec::new(), find: template(label) }
+    /// An object that a caller was given.
+    fn object_has_vanished(keys: &KnownKeys, label: &str, now: Millis, apart: Millis) -> bool {
+        keys.has_vanished(&template(label), true, now, apart)
     }
 
     #[test]
     fn what_was_never_found_has_not_vanished_but_an_object_was_there() {
         let keys = KnownKeys::default();
-        assert_eq!(keys.vanished(&key("a"), 0, 10), None);
-        assert_eq!(keys.vanished(&object("a"), 0, 10), Some(template("a")));
+        assert!(!key_has_vanished(&keys, "a", 0, 10));
+        assert!(object_has_vanished(&keys, "a", 0, 10));
         keys.found(&template("b"));
-        assert_eq!(keys.vanished(&key("b"), 10, 10), Some(template("b")));
+        assert!(key_has_vanished(&keys, "b", 10, 10));
     }
 
     #[test]
     fn keys_are_looked_into_once_in_a_while() {
         let keys = KnownKeys::default();
         ["a", "b"].iter().for_each(|label| keys.found(&template(label)));
-        assert!(keys.vanished(&key("a"), 0, 10).is_some());
-        assert!(keys.vanished(&key("b"), 9, 10).is_none());
-        assert!(keys.vanished(&key("b"), 10, 10).is_some());
+        assert!(key_has_vanished(&keys, "a", 0, 10));
+        assert!(!key_has_vanished(&keys, "b", 9, 10));
+        assert!(key_has_vanished(&keys, "b", 10, 10));
     }
 
     #[test]
@@ -121,13 +123,13 @@ mod tests {
         let keys = KnownKeys::default();
         keys.found(&template("a"));
         keys.is_gone([template("a")]);
-        assert_eq!(keys.vanished(&key("a"), 0, 0), None);
-        assert_eq!(keys.vanished(&object("a"), 0, 0), None);
+        assert!(!key_has_vanished(&keys, "a", 0, 0));
+        assert!(!object_has_vanished(&keys, "a", 0, 0));
         keys.is_not_known_to_be_gone(&[template("a")]);
-        assert!(keys.vanished(&key("a"), 0, 0).is_some());
+        assert!(key_has_vanished(&keys, "a", 0, 0));
         keys.is_gone([template("a")]);
         keys.found(&template("a"));
-        assert!(keys.vanished(&key("a"), 0, 0).is_some());
+        assert!(key_has_vanished(&keys, "a", 0, 0));
         assert_eq!(keys.others(&template("b")), [template("a")]);
         assert_eq!(keys.others(&template("a")), [] as [Template; 0]);
     }

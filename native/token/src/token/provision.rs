@@ -8,9 +8,9 @@ use crate::module::{Module, ModuleConfig};
 use crate::p11::session::{init_pin, init_token, login, logout, set_pin};
 use crate::p11::slots::token_info;
 use crate::p11::{CallError, Class, Functions};
-use crate::pool::login::log_in::allowed;
 use crate::support::clock::now;
 use crate::support::pin::Pin;
+use crate::token::login_gate::pin_flags::check_pin_flags;
 use crate::token::{Selector, Token};
 
 /// What is to be done.
@@ -56,7 +56,7 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
     // A slot that has no token yet has no PIN either, whatever its flags say of it.
     let is_new = matches!(what, Provision::Token { .. }) && flags & CKF_TOKEN_INITIALIZED == 0;
     if !force && !is_new {
-        allowed(user, flags)?;
+        check_pin_flags(user, flags)?;
     }
     let tried = match what {
         Provision::Token { so_pin, .. } | Provision::UserPin { so_pin, .. } => so_pin,

@@ -2,10 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cryptoki_sys::{
-    CK_FLAGS, CK_SESSION_HANDLE, CK_USER_TYPE, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY,
-    CKF_USER_PIN_LOCKED, CKU_SO,
-};
+use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKU_SO};
 
 use crate::error::{Error, Failure};
 use crate::operation::host::Host;
@@ -17,12 +14,11 @@ use crate::pool::control::{Asked, Credential, Express};
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
 use crate::pool::login::state::ExplicitLogin;
-use crate::pool::recovery::{Trouble, from_the_start, own_trouble};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
-use crate::token::Token;
-use crate::token::diagnosis::{Finding, examine, is_suspicious};
+use crate::token::diagnosis::{Finding, Trouble, examine, from_the_start, is_suspicious, own_trouble};
 use crate::token::login_gate::Attempt;
+use crate::token::login_gate::pin_flags::ask_pin_flags;
 use crate::token::session::{Session, lost};
 
 /// How a login ended.
@@ -134,12 +130,13 @@ fn login<H: Host>(
             class => class,
         };
         let seen = token.module.incarnation();
-        let finding = if is_suspicious(class) { examine(options, token, Some(handle), class) } else { Finding::SessionAnswers };
+        let finding =
+            if is_suspicious(class) { examine(&options.policy, token, Some(handle), class) } else { Finding::SessionAnswers };
         let trouble = match finding {
             Finding::ModuleDown => Some(Trouble::Module { seen }),
             Finding::Silence => Some(Trouble::Silence),
             Finding::TokenAnswers if class == Class::DeadSession => from_the_start(session, seen),
-            Finding::SessionAnswers | Finding::TokenAnswers => own_trouble(options, token, class),
+            Finding::SessionAnswers | Finding::TokenAnswers => own_trouble(&options.policy, token, class),
         };
         if trouble.is_some() || class == Class::DeadSession {
             return Ended::Trouble { attempt, call, trouble };
@@ -157,7 +154,7 @@ fn login<H: Host>(
         let error = token.gate.poison(user).unwrap_or(interrupted);
         return Ended::Refused { error, reusable: true };
     }
-    let refusal = if asked.force { Ok(()) } else { may_try(token, user) };
+    let refusal = if asked.force { Ok(()) } else { ask_pin_flags(functions, token.slot(), user) };
     match refusal {
         Ok(()) => (),
         Err(Error::Call(call)) => return broken(attempt, call),
@@ -190,21 +187,4 @@ fn login<H: Host>(
 fn is_other(functions: &Functions, handle: CK_SESSION_HANDLE, user: CK_USER_TYPE) -> bool {
     p11::session::session_info(functions, handle)
         .is_ok_and(|info| if user == CKU_SO { info.is_user() } else { info.is_security_officer() })
-}
-
-/// A token whose next wrong PIN locks it, or that is locked, is left alone.
-fn may_try(token: &Token, user: CK_USER_TYPE) -> Result<(), Error> {
-    allowed(user, p11::slots::token_info(token.module.functions(), token.slot())?.flags)
-}
-
-/// Whether a token with these flags may be given a PIN without being told to.
-pub(crate) fn allowed(user: CK_USER_TYPE, flags: CK_FLAGS) -> Result<(), Error> {
-    let (locked, last) = match user {
-        CKU_SO => (CKF_SO_PIN_LOCKED, CKF_SO_PIN_FINAL_TRY),
-        _ => (CKF_USER_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY),
-    };
-    if flags & locked != 0 {
-        return Err(Error::Locked);
-    }
-    if flags & last != 0 { Err(Error::FinalTry) } else { Ok(()) }
 }

@@ -12,8 +12,8 @@ use crate::operation::host::Host;
 use crate::options::{LoginMode, PoolOptions};
 use crate::pool::control::{Asker, Express};
 use crate::pool::grant::Parked;
-use crate::pool::health::Failing;
 use crate::support::clock::now;
+use crate::support::failing::Failing;
 use crate::support::pin::Pin;
 use crate::token::Token;
 use crate::token::login_gate::{Attempt, Mark, SOURCE_INTERVAL, Who};
@@ -57,7 +57,7 @@ struct View {
     /// Its source could not say whether there is a conflict, and when (in nanoseconds).
     comparison_failed: Option<(Error, u64)>,
     /// What its source has come to, while it gives no PIN.
-    source: Failing,
+    source: Failing<Error>,
     /// When it was logged out, if it comes in again by an explicit login only.
     must_log_in: Option<Millis>,
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::SOURCE_INTERVAL;
 use crate::error::Error;
-use crate::pool::health::Failing;
+use crate::support::failing::Failing;
 
 /// How many refused PINs are remembered.
 const MOST_REFUSED: usize = 64;
@@ -79,7 +79,7 @@ pub(super) struct Memory {
     poisons: Vec<(CK_USER_TYPE, Poison)>,
     refused: VecDeque<Refused>,
     /// Logins that have failed for another reason than the credential, since the last one that did not.
-    failures: Vec<(CK_USER_TYPE, Failing)>,
+    failures: Vec<(CK_USER_TYPE, Failing<Error>)>,
 }
 
 impl Memory {

@@ -15,6 +15,7 @@
 
 mod attempt;
 mod credential;
+pub(crate) mod pin_flags;
 #[cfg(test)]
 mod tests;
 
