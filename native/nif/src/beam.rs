@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
-use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Reply, Wake};
+use rustler::{Encoder, Env, LocalPid, OwnedEnv};
+use token::host::{Delivery, Host, Notice, Outcome, Outlet, PoolServer, Reply, Wake};
 
 use crate::atoms;
-use crate::courier::{Job, post, post_later};
+use crate::caller::Caller;
 use crate::encode::outcome;
-use crate::tag::Tag;
+use crate::sender::{Job, post, post_later};
 
 /// The host.
 pub(crate) struct Beam;
@@ -23,28 +23,10 @@ pub(crate) type Lease = token::Lease<Beam>;
 impl Host for Beam {
     type Reply = Caller;
     type Runner = Runner;
-    type Keeper = KeeperPid;
+    type Server = ServerPid;
 
     fn later(delay: Duration, run: Box<dyn FnOnce() + Send>) {
         post_later(delay, Job::Run(run));
-    }
-}
-
-/// The process that waits for an answer, and the reference that it waits for.
-#[derive(Clone)]
-pub(crate) struct Caller {
-    pub(crate) pid: LocalPid,
-    tag: Tag,
-}
-
-impl Caller {
-    pub(crate) fn new(pid: LocalPid, tag: Term<'_>) -> Self {
-        Self { pid, tag: Tag::new(tag) }
-    }
-
-    /// The reference, copied.
-    pub(crate) fn tag<'a>(&self, env: Env<'a>) -> Term<'a> {
-        self.tag.copy(env)
     }
 }
 
@@ -56,13 +38,13 @@ impl Reply for Caller {
 
 /// How a runner that waits inside of its call is told that there is something for it.
 #[derive(Clone, Default)]
-pub(crate) struct Bell(Arc<AtomicBool>);
+pub(crate) struct SpinFlag(Arc<AtomicBool>);
 
 /// How often it is looked at between two offers of the processor to others.
 const LOOKS: usize = 32;
 
-impl Bell {
-    fn ring(&self) {
+impl SpinFlag {
+    fn unpark(&self) {
         self.0.store(true, Ordering::Release);
     }
 
@@ -87,8 +69,8 @@ impl Bell {
 /// A runner's address.
 #[derive(Clone)]
 pub(crate) enum Runner {
-    /// A process, which calls a dirty NIF, and its bell.
-    Process(LocalPid, Bell),
+    /// A process, which calls a dirty NIF, and its flag.
+    Process(LocalPid, SpinFlag),
     /// A native thread.
     Thread(Sender<()>),
 }
@@ -97,13 +79,13 @@ impl Wake for Runner {
     fn post(&self) {
         match self {
             Self::Process(pid, _) => post(Job::Wake(*pid)),
-            Self::Thread(_) => self.ring(),
+            Self::Thread(_) => self.unpark(),
         }
     }
 
-    fn ring(&self) {
+    fn unpark(&self) {
         match self {
-            Self::Process(_, bell) => bell.ring(),
+            Self::Process(_, flag) => flag.unpark(),
             // Full: it has been woken already. Disconnected: it has ended.
             Self::Thread(sender) => drop(sender.try_send(())),
         }
@@ -115,10 +97,10 @@ impl Wake for Runner {
     }
 }
 
-/// A keeper's address.
-pub(crate) struct KeeperPid(pub(crate) LocalPid);
+/// A pool server's address.
+pub(crate) struct ServerPid(pub(crate) LocalPid);
 
-impl Keeper for KeeperPid {
+impl PoolServer for ServerPid {
     fn post(&self, notice: Notice) {
         post(Job::Tell(self.0, notice));
     }
@@ -127,8 +109,8 @@ impl Keeper for KeeperPid {
 /// Sending from a scheduler's thread, normal or dirty, in the name of the calling process.
 pub(crate) struct Scheduler<'a>(pub(crate) Env<'a>);
 
-/// The same for a runner, which hears its bell.
-pub(crate) struct Serving<'a>(pub(crate) Scheduler<'a>, pub(crate) Bell);
+/// The same for a runner, which waits on its flag.
+pub(crate) struct Serving<'a>(pub(crate) Scheduler<'a>, pub(crate) SpinFlag);
 
 impl Outlet<Beam> for Serving<'_> {
     fn is_wanted(&self, caller: &Caller) -> bool {

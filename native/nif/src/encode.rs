@@ -174,7 +174,7 @@ fn posix(code: i32) -> &'static str {
     }
 }
 
-/// What a keeper is told.
+/// What a pool server is told.
 pub(crate) fn notice<'a>(env: Env<'a>, notice: Notice) -> Term<'a> {
     match notice {
         Notice::RunnersWanted => atoms::runners_wanted().encode(env),

@@ -9,13 +9,14 @@
 mod args;
 mod atoms;
 mod beam;
-mod courier;
+mod caller;
 mod decode;
 mod encode;
 mod executor;
 mod information;
 mod interrupt;
 mod resources;
+mod sender;
 mod tag;
 
 use std::ffi::OsStr;
@@ -28,12 +29,14 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use session_pool::{Abandoned, State};
+use token::host::Posting;
 use token::{Budget, Direct, End, Error, Served, now, survive};
 
 use crate::args::{Arg, Timeout, answer};
-use crate::beam::{Bell, Caller, Header, KeeperPid, Runner, Scheduler, Serving, Thread, TokenPool};
-use crate::courier::{Expiry, Job};
+use crate::beam::{Header, Runner, Scheduler, ServerPid, Serving, SpinFlag, Thread, TokenPool};
+use crate::caller::Caller;
 use crate::resources::{IndexResource, LeaseResource, PoolResource, RunnerResource, TicketResource, stop};
+use crate::sender::Job;
 
 /// How much a runner does in one call: long enough that the way in costs nothing, short enough that its process can be stopped, and
 /// other users of the dirty-IO schedulers get their turn.
@@ -43,17 +46,17 @@ const BUDGET: Budget = Budget { time: Duration::from_millis(20), bytes: 1 << 20 
 const LEASES: Duration = Duration::from_millis(50);
 
 fn load(_env: Env, _info: Term) -> bool {
-    courier::start().is_ok()
+    sender::start().is_ok()
 }
 
-/// Makes a pool for the calling keeper, and attaches it to its token. `{:ok, pool, executor, nil | error}`: what the token refuses is no reason not to
+/// Makes a pool for the calling server, and attaches it to its token. `{:ok, pool, executor, nil | error}`: what the token refuses is no reason not to
 /// start. `{:error, error}`: what no restart can mend.
 #[rustler::nif(schedule = "DirtyIo")]
 fn pool_start<'a>(env: Env<'a>, options: Arg<'a, decode::Options<'a>>) -> Term<'a> {
     answer(env, || {
         let options = options.get()?;
-        let keeper = env.pid();
-        let pool = TokenPool::new(options.pool()?, KeeperPid(keeper)).map_err(|_| rustler::Error::BadArg)?;
+        let server = env.pid();
+        let pool = TokenPool::new(options.pool()?, ServerPid(server)).map_err(|_| rustler::Error::BadArg)?;
         let attached = pool.attach();
         if let Err(error) = &attached
             && error.is_fatal()
@@ -64,7 +67,7 @@ fn pool_start<'a>(env: Env<'a>, options: Arg<'a, decode::Options<'a>>) -> Term<'
         let executor = executor::name(processes.load(Ordering::Relaxed), pool.size());
         let shutdown_timeout = options.shutdown_timeout.map(Duration::from_millis);
         let resource = ResourceArc::new(PoolResource { pool, shutdown_timeout, processes });
-        if resource.monitor(Some(env), &keeper).is_none() {
+        if resource.monitor(Some(env), &server).is_none() {
             // Killed meanwhile.
             stop(&resource);
         }
@@ -79,9 +82,9 @@ fn runner_join<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
     answer(env, || {
         let pool = pool.get()?;
         let pid = env.pid();
-        let bell = Bell::default();
-        let (id, woken) = pool.pool.join(Runner::Process(pid, bell.clone()));
-        let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id, bell });
+        let flag = SpinFlag::default();
+        let (id, woken) = pool.pool.join(Runner::Process(pid, flag.clone()));
+        let runner = ResourceArc::new(RunnerResource { pool: pool.pool.clone(), id, flag });
         if runner.monitor(Some(env), &pid).is_none() {
             pool.pool.runner_down(id, &mut Scheduler(env));
         }
@@ -94,7 +97,7 @@ fn runner_join<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
 fn serve<'a>(env: Env<'a>, runner: Arg<'a, ResourceArc<RunnerResource>>) -> Term<'a> {
     answer(env, || {
         let runner = runner.get()?;
-        Ok(match runner.pool.serve(runner.id, &mut Serving(Scheduler(env), runner.bell.clone()), BUDGET) {
+        Ok(match runner.pool.serve(runner.id, &mut Serving(Scheduler(env), runner.flag.clone()), BUDGET) {
             Served::Parked => atoms::parked(),
             Served::Again => atoms::again(),
             Served::Gone => atoms::gone(),
@@ -223,20 +226,26 @@ fn submit_within<'a>(env: Env<'a>, pool: args::Pool<'a>, lease: args::Lease<'a>,
     })
 }
 
-/// The lease ends after `ms`, and the keeper is told who held it, and where it was taken.
+/// The lease ends after `ms`, and the pool server is told who held it, and where it was taken.
 #[rustler::nif]
 fn expire_lease<'a>(
     env: Env<'a>,
     lease: args::Lease<'a>,
-    keeper: Arg<'a, LocalPid>,
+    server: Arg<'a, LocalPid>,
     place: Arg<'a, String>,
     ms: Arg<'a, u64>,
 ) -> Term<'a> {
     answer(env, || {
         let (lease, after) = (lease.get()?, Duration::from_millis(ms.get()?));
-        let expiry =
-            Expiry { lease: Arc::downgrade(&lease.lease), holder: lease.holder, keeper: keeper.get()?, place: place.get()? };
-        if let Some(timer) = courier::schedule(after, Job::Expire(expiry)) {
+        let (expiring, holder) = (Arc::downgrade(&lease.lease), lease.holder);
+        let (server, place) = (server.get()?, place.get()?);
+        let expire = move || {
+            let ended = expiring.upgrade().is_some_and(|lease| lease.end(End::Close("lease_expired"), &mut Posting));
+            if ended {
+                sender::send(&server, |env| (atoms::pkcs11_pool(), (atoms::lease_expired(), holder, place.as_str())).encode(env));
+            }
+        };
+        if let Some(timer) = sender::schedule(after, Job::Run(Box::new(expire))) {
             lease.lease.expires_with(timer);
         }
         Ok(atoms::ok())
@@ -246,7 +255,7 @@ fn expire_lease<'a>(
 /// How many things wait for their time, such as the ends of leases.
 #[rustler::nif]
 fn timers<'a>(env: Env<'a>) -> Term<'a> {
-    answer(env, || Ok(courier::waiting()))
+    answer(env, || Ok(sender::waiting()))
 }
 
 /// The lease ends: its session goes back to the pool, or is closed if the caller left an operation running on it.

@@ -9,10 +9,10 @@ use rustler::{Env, LocalPid, Monitor, Resource};
 use session_pool::RunnerId;
 use token::End;
 
-use crate::beam::{Bell, Header, Lease, Scheduler, TokenPool};
-use crate::courier::{self, Job};
+use crate::beam::{Header, Lease, Scheduler, SpinFlag, TokenPool};
+use crate::sender::{self, Job};
 
-/// A pool, which its keeper's death drains.
+/// A pool. It drains when its server dies.
 pub(crate) struct PoolResource {
     pub(crate) pool: Arc<TokenPool>,
     pub(crate) shutdown_timeout: Option<Duration>,
@@ -24,7 +24,7 @@ pub(crate) struct PoolResource {
 pub(crate) struct RunnerResource {
     pub(crate) pool: Arc<TokenPool>,
     pub(crate) id: RunnerId,
-    pub(crate) bell: Bell,
+    pub(crate) flag: SpinFlag,
 }
 
 /// A submitted operation, for giving it up.
@@ -54,7 +54,7 @@ impl RefUnwindSafe for LeaseResource {}
 impl Resource for PoolResource {
     const IMPLEMENTS_DOWN: bool = true;
 
-    /// The keeper has died, by whatever road: the pool stops.
+    /// The pool server has died, by whatever road: the pool stops.
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         stop(self);
     }
@@ -89,6 +89,7 @@ impl Resource for IndexResource {}
 pub(crate) fn stop(resource: &PoolResource) {
     resource.pool.drain();
     if let Some(timeout) = resource.shutdown_timeout {
-        courier::post_later(timeout, Job::GiveUp(resource.pool.clone()));
+        let pool = resource.pool.clone();
+        sender::post_later(timeout, Job::Run(Box::new(move || pool.give_up())));
     }
 }

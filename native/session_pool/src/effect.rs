@@ -14,8 +14,8 @@ pub enum Source<S> {
     Capacity(Opening),
 }
 
-/// The pseudo stripe of express waiters.
-pub(crate) const EXPRESS: usize = usize::MAX;
+/// The pseudo stripe of control operations.
+pub(crate) const CONTROL: usize = usize::MAX;
 
 /// A waiter's place, for cancelling it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The stripe in whose queue the place is; `None`: in the express lane.
+    /// The stripe in whose queue the place is; `None`: it is that of a control operation.
     pub fn stripe(&self) -> Option<usize> {
-        (self.stripe != EXPRESS).then_some(self.stripe)
+        (self.stripe != CONTROL).then_some(self.stripe)
     }
 }
 

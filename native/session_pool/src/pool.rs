@@ -12,7 +12,7 @@ mod sessions;
 use crate::Millis;
 use crate::ceiling::Ceiling;
 use crate::config::{Config, ConfigError, share};
-use crate::effect::{Drained, EXPRESS, Grant, Refusal, Stats, Submitted, Ticket, ToClose, Waiting};
+use crate::effect::{CONTROL, Drained, Grant, Refusal, Stats, Submitted, Ticket, ToClose, Waiting};
 use crate::stripe::Stripe;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::waiters::Waiters;
@@ -28,8 +28,8 @@ pub struct Pool<S, W> {
     // The following change only while all stripes are locked; they may be read under any one of the locks.
     /// Waiters of all kinds. It grows under all locks, and shrinks under the lock of the stripe whose waiter goes.
     waiting: AtomicUsize,
-    /// Express waiters among them.
-    express_waiting: AtomicUsize,
+    /// Control operations among them.
+    control_waiting: AtomicUsize,
     gated: AtomicBool,
     pub(crate) draining: AtomicBool,
     /// A stripe may hold more sessions than its quota, left over by a shrink: whether one may be opened is then a matter of all stripes.
@@ -45,7 +45,7 @@ pub struct Pool<S, W> {
 
 /// What belongs to no stripe.
 pub(crate) struct Shared<W> {
-    express: Waiters<W>,
+    control: Waiters<W>,
     pub(crate) ceiling: Ceiling,
     /// A session is being kept alive.
     is_keeping: bool,
@@ -64,11 +64,11 @@ impl<S, W> Pool<S, W> {
         let stripe = |index| Mutex::new(Stripe::new(share(config.max_sessions, config.stripes, index)));
         Ok(Self {
             stripes: (0..config.stripes).map(stripe).collect(),
-            shared: Mutex::new(Shared { express: Waiters::default(), ceiling: Ceiling::default(), is_keeping: false }),
+            shared: Mutex::new(Shared { control: Waiters::default(), ceiling: Ceiling::default(), is_keeping: false }),
             next_stripe: AtomicUsize::new(first),
             next_id: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
-            express_waiting: AtomicUsize::new(0),
+            control_waiting: AtomicUsize::new(0),
             gated: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             shrinking: AtomicBool::new(false),
@@ -149,33 +149,33 @@ impl<S, W> Pool<S, W> {
 
     /// An operation of the pool's own (a login) arrives: it goes before all others, passes the gate, and is never refused for want of
     /// room. A draining pool gives it back.
-    pub fn submit_express(&self, payload: W) -> Submitted<S, W> {
+    pub fn submit_control(&self, payload: W) -> Submitted<S, W> {
         let mut all = self.lock_all();
         if self.draining.load(Ordering::Relaxed) {
             return Submitted::Refused(payload, Refusal::Draining);
         }
-        let ticket = Ticket { stripe: EXPRESS, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
-        // What comes free while an express one waits is on its way to that one.
-        if self.express_waiting.load(Ordering::Relaxed) == 0
+        let ticket = Ticket { stripe: CONTROL, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
+        // What comes free while a control operation waits is on its way to that one.
+        if self.control_waiting.load(Ordering::Relaxed) == 0
             && let Some(source) = all.source(0)
         {
             return Submitted::Granted(Grant { source, waiter: Waiting { payload, ticket } });
         }
-        all.shared.express.push(ticket.id, payload);
-        self.express_waiting.fetch_add(1, Ordering::Relaxed);
+        all.shared.control.push(ticket.id, payload);
+        self.control_waiting.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Submitted::Queued(ticket)
     }
 
-    /// Takes out the express ones that nobody waits for any more, to be dropped by the caller. `is_off` is asked under the locks.
+    /// Takes out the control operations that nobody waits for any more, to be dropped by the caller. `is_off` is asked under the locks.
     #[must_use]
-    pub fn sweep_express(&self, is_off: impl Fn(&W) -> bool) -> Vec<W> {
-        if self.express_waiting.load(Ordering::Relaxed) == 0 {
+    pub fn sweep_control(&self, is_off: impl Fn(&W) -> bool) -> Vec<W> {
+        if self.control_waiting.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
         let mut all = self.lock_all();
-        let swept = all.shared.express.sweep(is_off);
-        self.express_waiting.fetch_sub(swept.len(), Ordering::Relaxed);
+        let swept = all.shared.control.sweep(is_off);
+        self.control_waiting.fetch_sub(swept.len(), Ordering::Relaxed);
         self.waiting.fetch_sub(swept.len(), Ordering::Relaxed);
         swept
     }
@@ -193,9 +193,9 @@ impl<S, W> Pool<S, W> {
 
     /// Puts an operation back to its place.
     pub(crate) fn restore(&self, all: &mut All<'_, S, W>, Waiting { payload, ticket }: Waiting<W>) {
-        if ticket.stripe == EXPRESS {
-            all.shared.express.restore(ticket.id, payload);
-            self.express_waiting.fetch_add(1, Ordering::Relaxed);
+        if ticket.stripe == CONTROL {
+            all.shared.control.restore(ticket.id, payload);
+            self.control_waiting.fetch_add(1, Ordering::Relaxed);
         } else {
             all.stripes[ticket.stripe].waiters.restore(ticket.id, payload);
         }
@@ -204,7 +204,7 @@ impl<S, W> Pool<S, W> {
 
     /// A caller gives up. `Some`: the operation was still waiting, and will not run. `None`: a runner has it.
     pub fn cancel(&self, ticket: Ticket) -> Option<W> {
-        if ticket.stripe == EXPRESS {
+        if ticket.stripe == CONTROL {
             return None;
         }
         let mut stripe = self.stripes[ticket.stripe].lock();
@@ -213,7 +213,7 @@ impl<S, W> Pool<S, W> {
         Some(payload)
     }
 
-    /// Holds the waiting operations back: only express ones are granted.
+    /// Holds the waiting operations back: only control operations are granted.
     pub fn close_gate(&self) {
         let _all = self.lock_all();
         self.gated.store(true, Ordering::Relaxed);
@@ -264,16 +264,16 @@ impl<S, W> Pool<S, W> {
         let mut all = self.lock_all();
         self.draining.store(true, Ordering::Relaxed);
         self.waiting.store(0, Ordering::Relaxed);
-        self.express_waiting.store(0, Ordering::Relaxed);
+        self.control_waiting.store(0, Ordering::Relaxed);
         Drained { waiting: all.take_waiting(), closing: all.take_idle() }
     }
 
-    /// Takes out what waits, express ones too: it is to be answered, and will not run.
+    /// Takes out what waits, control operations too: it is to be answered, and will not run.
     #[must_use]
     pub fn take_waiting(&self) -> Vec<W> {
         let mut all = self.lock_all();
         self.waiting.store(0, Ordering::Relaxed);
-        self.express_waiting.store(0, Ordering::Relaxed);
+        self.control_waiting.store(0, Ordering::Relaxed);
         all.take_waiting()
     }
 
@@ -283,7 +283,7 @@ impl<S, W> Pool<S, W> {
         let mut stats = Stats {
             size: all.size(),
             ceiling: all.ceiling(),
-            waiting: all.shared.express.len(),
+            waiting: all.shared.control.len(),
             draining: self.draining.load(Ordering::Relaxed),
             gated: self.gated.load(Ordering::Relaxed),
             ..Stats::default()

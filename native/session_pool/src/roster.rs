@@ -1,7 +1,7 @@
 //! The runners of a pool, and the grants that are on their way to one.
 //!
 //! A runner is `parked`, `woken` (a grant waits for it), `inside` (it works), or `gone` (its process died while it was inside: it takes
-//! nothing more, but holds its place until it leaves). A parked one may still be near: then it is rung for, which costs less than to wake
+//! nothing more, but holds its place until it leaves). A parked one may still spin (wait awake for a moment): then it is unparked, which costs less than to wake
 //! it, and before it goes away it parks once more. A grant is never bound to a runner that cannot run it: what a dead one had been woken
 //! with goes to another.
 
@@ -28,7 +28,7 @@ pub enum RunnerState {
 
 #[derive(Debug)]
 enum Runner<G> {
-    Parked { near: bool },
+    Parked { spins: bool },
     Woken(G),
     Inside,
     Gone,
@@ -40,8 +40,8 @@ enum Runner<G> {
 pub enum Dispatch<R> {
     /// Wake this runner, whose address this is.
     Wake(RunnerId, R),
-    /// Ring for this one, which is near.
-    Ring(RunnerId, R),
+    /// Unpark this one, which spins.
+    Unpark(RunnerId, R),
     /// Every runner is at work (or there is none): the next that comes takes it.
     Later,
 }
@@ -105,7 +105,7 @@ impl<G, R: Clone> Roster<G, R> {
                 true
             }
             None => {
-                inner.runners.push((id, address, Runner::Parked { near: false }));
+                inner.runners.push((id, address, Runner::Parked { spins: false }));
                 inner.parked.push(id);
                 false
             }
@@ -124,8 +124,8 @@ impl<G, R: Clone> Roster<G, R> {
             Some(index) => {
                 let (_, address, state) = &mut inner.runners[index];
                 let was = std::mem::replace(state, Runner::Woken(grant));
-                let is_near = matches!(was, Runner::Parked { near: true });
-                if is_near { Dispatch::Ring(id, address.clone()) } else { Dispatch::Wake(id, address.clone()) }
+                let spins = matches!(was, Runner::Parked { spins: true });
+                if spins { Dispatch::Unpark(id, address.clone()) } else { Dispatch::Wake(id, address.clone()) }
             }
             // Not reachable: whoever leaves `runners` leaves `parked` under the same lock.
             None => {
@@ -140,16 +140,16 @@ impl<G, R: Clone> Roster<G, R> {
         self.0.lock().next(id, false)
     }
 
-    /// A runner that has nothing more to do parks, unless a grant waits. One that was near is so no longer.
+    /// A runner that has nothing more to do parks, unless a grant waits. One that was spinning is so no longer.
     pub fn park(&self, id: RunnerId) -> Entered<G> {
         self.0.lock().next(id, false)
     }
 
-    /// The same for one that stays near: until it has called `park`, it is rung for. One at a time does: who finds another near parks, and is
+    /// The same for one that spins: until it has called `park`, it is unparked rather than woken. One at a time does: who finds another one spinning parks, and is
     /// woken, as ever.
-    pub fn linger(&self, id: RunnerId) -> Entered<G> {
+    pub fn spin(&self, id: RunnerId) -> Entered<G> {
         let mut inner = self.0.lock();
-        let is_first = !inner.runners.iter().any(|(_, _, runner)| matches!(runner, Runner::Parked { near: true }));
+        let is_first = !inner.runners.iter().any(|(_, _, runner)| matches!(runner, Runner::Parked { spins: true }));
         inner.next(id, is_first)
     }
 
@@ -241,20 +241,20 @@ impl<G, R: Clone> Roster<G, R> {
 
 impl<G, R> Inner<G, R> {
     /// What a runner does now: what it was woken with, else what waits for a runner, else it parks, and never twice.
-    fn next(&mut self, id: RunnerId, near: bool) -> Entered<G> {
+    fn next(&mut self, id: RunnerId, spins: bool) -> Entered<G> {
         let Some(index) = self.find(id) else { return Entered::Gone };
         match std::mem::replace(&mut self.runners[index].2, Runner::Inside) {
             Runner::Woken(grant) => Entered::Run(grant),
             Runner::Inside => match self.backlog.pop_front() {
                 Some(grant) => Entered::Run(grant),
                 None => {
-                    self.runners[index].2 = Runner::Parked { near };
+                    self.runners[index].2 = Runner::Parked { spins };
                     self.parked.push(id);
                     Entered::Parked
                 }
             },
             Runner::Parked { .. } => {
-                self.runners[index].2 = Runner::Parked { near };
+                self.runners[index].2 = Runner::Parked { spins };
                 Entered::Parked
             }
             Runner::Gone => {
@@ -346,18 +346,18 @@ mod tests {
     fn a_runner_that_is_near_is_rung_for_until_it_parks_once_more() {
         let roster = roster();
         let a = inside(&roster);
-        assert_eq!(roster.linger(a), Entered::Parked);
-        assert_eq!(roster.dispatch(2), Dispatch::Ring(a, "a"));
+        assert_eq!(roster.spin(a), Entered::Parked);
+        assert_eq!(roster.dispatch(2), Dispatch::Unpark(a, "a"));
         assert_eq!(roster.dispatch(3), Dispatch::Later);
-        assert_eq!(roster.park(a), Entered::Run(2), "whether it has heard the bell or not");
-        assert_eq!(roster.linger(a), Entered::Run(3));
-        assert_eq!(roster.linger(a), Entered::Parked);
+        assert_eq!(roster.park(a), Entered::Run(2), "whether it has heard the flag or not");
+        assert_eq!(roster.spin(a), Entered::Run(3));
+        assert_eq!(roster.spin(a), Entered::Parked);
         assert_eq!(roster.park(a), Entered::Parked);
         assert_eq!(roster.dispatch(4), Dispatch::Wake(a, "a"));
     }
 
     #[test]
-    fn one_runner_at_a_time_is_near() {
+    fn one_runner_at_a_time_spins() {
         let roster = roster();
         let (a, _) = roster.join("a");
         let (b, _) = roster.join("b");
@@ -365,18 +365,18 @@ mod tests {
             let _ = roster.dispatch(grant);
             assert_eq!(roster.enter(id), Entered::Run(grant));
         }
-        assert_eq!(roster.linger(a), Entered::Parked);
-        assert_eq!(roster.linger(b), Entered::Parked);
+        assert_eq!(roster.spin(a), Entered::Parked);
+        assert_eq!(roster.spin(b), Entered::Parked);
         assert_eq!(roster.dispatch(3), Dispatch::Wake(b, "b"), "the last that parked");
-        assert_eq!(roster.dispatch(4), Dispatch::Ring(a, "a"));
+        assert_eq!(roster.dispatch(4), Dispatch::Unpark(a, "a"));
     }
 
     #[test]
     fn a_runner_that_dies_while_it_is_near_gives_back_what_it_was_rung_for() {
         let roster = roster();
         let a = inside(&roster);
-        assert_eq!(roster.linger(a), Entered::Parked);
-        assert_eq!(roster.dispatch(2), Dispatch::Ring(a, "a"));
+        assert_eq!(roster.spin(a), Entered::Parked);
+        assert_eq!(roster.dispatch(2), Dispatch::Unpark(a, "a"));
         assert_eq!(roster.down(a), Departed::Vacant(Some(2)));
         assert_eq!(roster.park(a), Entered::Gone);
         assert_eq!(roster.dispatch(2), Dispatch::Later);

@@ -202,7 +202,7 @@ fn dies(roster: &Roster<u32, ()>, id: RunnerId) -> Option<RunnerId> {
 fn wakes(roster: &Roster<u32, ()>, grant: u32) -> Option<RunnerId> {
     match roster.dispatch(grant) {
         Dispatch::Wake(id, ()) => Some(id),
-        Dispatch::Ring(..) => panic!("nobody is near"),
+        Dispatch::Unpark(..) => panic!("nobody spins"),
         Dispatch::Later => None,
     }
 }
@@ -287,27 +287,27 @@ fn a_woken_runner_that_dies_before_it_enters() {
     });
 }
 
-/// A runner that has run one grant, and is near.
-fn near() -> (Arc<Roster<u32, ()>>, Arc<AtomicUsize>, RunnerId) {
+/// A runner that has run one grant, and spins.
+fn spinning() -> (Arc<Roster<u32, ()>>, Arc<AtomicUsize>, RunnerId) {
     let roster = Arc::new(Roster::new());
     let runs = Arc::new(AtomicUsize::new(0));
     let (id, _) = roster.join(());
     assert_eq!(wakes(&roster, 1), Some(id));
     assert_eq!(roster.enter(id), Entered::Run(1));
     runs.fetch_add(1, Ordering::Relaxed);
-    assert_eq!(roster.linger(id), Entered::Parked);
+    assert_eq!(roster.spin(id), Entered::Parked);
     (roster, runs, id)
 }
 
-/// A runner that is near goes away while a grant looks for one: either it finds the grant by itself, or it is woken.
+/// A runner that spins goes away while a grant looks for one: either it finds the grant by itself, or it is woken.
 #[test]
 fn a_runner_that_was_near_parking_against_a_grant() {
     loom::model(|| {
-        let (roster, runs, id) = near();
+        let (roster, runs, id) = spinning();
         let dispatcher = beside(&roster, move |roster| roster.dispatch(2));
         run(&roster, id, roster.park(id), &runs);
         match dispatcher.join().unwrap() {
-            Dispatch::Ring(..) => assert_eq!(runs.load(Ordering::Relaxed), 2, "rung for, and gone"),
+            Dispatch::Unpark(..) => assert_eq!(runs.load(Ordering::Relaxed), 2, "unparked, and gone"),
             Dispatch::Wake(..) => {
                 assert_eq!(runs.load(Ordering::Relaxed), 1);
                 run(&roster, id, roster.enter(id), &runs);
@@ -318,11 +318,11 @@ fn a_runner_that_was_near_parking_against_a_grant() {
     });
 }
 
-/// The same one dies meanwhile: what it was rung for goes to another.
+/// The same one dies meanwhile: what it was level for goes to another.
 #[test]
 fn a_runner_that_is_near_going_down_against_a_grant() {
     loom::model(|| {
-        let (roster, runs, id) = near();
+        let (roster, runs, id) = spinning();
         let dispatcher = beside(&roster, move |roster| drop(roster.dispatch(2)));
         let runner = {
             let (roster, runs) = (roster.clone(), runs.clone());
@@ -644,35 +644,35 @@ fn the_gate_opening_against_a_requeue_and_its_session_coming_free() {
 
 /// A login goes before all others and passes the gate, whoever comes free.
 #[test]
-fn an_express_operation_against_a_session_coming_free() {
+fn a_control_operation_against_a_session_coming_free() {
     loom::model(|| {
         let pool = pool(2, 2, 8);
         let mine = submit_and_open(&pool, 0);
         let _theirs = submit_and_open(&pool, 1);
         pool.close_gate();
         let _waits = queue(&pool, 2);
-        let express = {
+        let control = {
             let pool = pool.clone();
-            thread::spawn(move || match pool.submit_express(3) {
+            thread::spawn(move || match pool.submit_control(3) {
                 Submitted::Granted(grant) => Some(grant),
                 Submitted::Queued(_) => None,
                 Submitted::Refused(..) => panic!("refused"),
             })
         };
-        let granted = [op_of(freed(pool.release(mine, 0))), op_of(express.join().unwrap())];
+        let granted = [op_of(freed(pool.release(mine, 0))), op_of(control.join().unwrap())];
         assert!(granted == [Some(3), None] || granted == [None, Some(3)], "{granted:?}");
         assert_eq!(pool.stats().waiting, 1);
     });
 }
 
-/// An express operation that arrives while a session is on its way to an earlier one does not overtake it.
+/// A control operation that arrives while a session is on its way to an earlier one does not overtake it.
 #[test]
-fn express_operations_keep_their_order_while_a_session_comes_free() {
+fn control_operations_keep_their_order_while_a_session_comes_free() {
     loom::model(|| {
         let pool = pool(1, 1, 8);
         let held = submit_and_open(&pool, 0);
-        let Submitted::Queued(_) = pool.submit_express(1) else { panic!("granted") };
-        let later = beside(&pool, move |pool| matches!(pool.submit_express(2), Submitted::Queued(_)));
+        let Submitted::Queued(_) = pool.submit_control(1) else { panic!("granted") };
+        let later = beside(&pool, move |pool| matches!(pool.submit_control(2), Submitted::Queued(_)));
         assert_eq!(op_of(freed(pool.release(held, 0))), Some(1));
         assert!(later.join().unwrap(), "it overtook");
     });

@@ -20,7 +20,7 @@ enum Event {
     Submit,
     /// A caller runs its own operation.
     TakeIdle,
-    SubmitExpress,
+    SubmitControl,
     Cancel(usize),
     CallerDies(usize),
     Opened(usize),
@@ -50,7 +50,7 @@ enum Event {
     OpenGate,
     Flush,
     TakeWaiting,
-    SweepExpress,
+    SweepControl,
     Drain,
     Join,
     Enter(usize),
@@ -78,7 +78,7 @@ const KINDS: [(u16, Make); 35] = [
     (3, Event::Linger),
     (3, Event::Cancel),
     (2, |_| Event::TakeIdle),
-    (2, |_| Event::SubmitExpress),
+    (2, |_| Event::SubmitControl),
     (2, Event::OpenFailed),
     (2, Event::Refused),
     (2, Event::Quarantine),
@@ -101,7 +101,7 @@ const KINDS: [(u16, Make); 35] = [
     (3, |_| Event::OpenGate),
     (1, |_| Event::Flush),
     (1, |_| Event::TakeWaiting),
-    (2, |_| Event::SweepExpress),
+    (2, |_| Event::SweepControl),
     // Rare, since nothing comes after it.
     (1, |choice| if choice < 6 { Event::Drain } else { Event::Submit }),
 ];
@@ -235,13 +235,13 @@ impl Model {
         }
     }
 
-    fn is_express(&self, op: usize) -> bool {
+    fn is_control(&self, op: usize) -> bool {
         self.ops[op].ticket.unwrap().stripe().is_none()
     }
 
     /// The numbers of those that wait, longest first.
-    fn waiting(&self, express: bool) -> Vec<usize> {
-        (0..self.ops.len()).filter(|op| self.ops[*op].place == Place::Waiting && self.is_express(*op) == express).collect()
+    fn waiting(&self, control: bool) -> Vec<usize> {
+        (0..self.ops.len()).filter(|op| self.ops[*op].place == Place::Waiting && self.is_control(*op) == control).collect()
     }
 
     fn waiting_count(&self) -> usize {
@@ -277,18 +277,18 @@ impl Model {
         assert!(!self.draining, "a draining pool grants nothing");
         self.ops[op].ticket.get_or_insert(grant.waiter.ticket);
         assert_eq!(self.ops[op].ticket, Some(grant.waiter.ticket), "an operation keeps its place");
-        let (express, normal) = (self.waiting(true), self.waiting(false));
+        let (control, normal) = (self.waiting(true), self.waiting(false));
         if self.ops[op].place == Place::New {
-            assert!(express.is_empty() && (normal.is_empty() || self.is_express(op)), "{op} overtook");
-        } else if self.is_express(op) {
-            assert_eq!(express.first(), Some(&op), "an express operation overtook");
+            assert!(control.is_empty() && (normal.is_empty() || self.is_control(op)), "{op} overtook");
+        } else if self.is_control(op) {
+            assert_eq!(control.first(), Some(&op), "a control operation overtook");
         } else {
-            assert!(express.is_empty(), "{op} overtook an express one");
+            assert!(control.is_empty(), "{op} overtook a control operation");
             let stripe = |op: &usize| self.ops[*op].ticket.unwrap().stripe();
             let rival = normal.iter().find(|other| !released || stripe(other) == stripe(&op));
             assert_eq!(rival, Some(&op), "not first come, first served");
         }
-        assert!(self.is_express(op) || !self.gated, "{op} passed a closed gate");
+        assert!(self.is_control(op) || !self.gated, "{op} passed a closed gate");
         self.go(op, Place::Granted);
         match &grant.source {
             Source::Session(held) => {
@@ -358,7 +358,7 @@ struct Hand {
 /// A runner as the model sees it. A woken one is named with its operation.
 #[derive(Debug)]
 enum Runner {
-    Parked { near: bool },
+    Parked { spins: bool },
     Woken(usize),
     Inside(Hand),
     Gone(Hand),
@@ -413,10 +413,10 @@ impl World {
         let op = grant.waiter.payload.0;
         let last_parked = self.runners.iter().rposition(|(_, _, runner)| matches!(runner, Runner::Parked { .. }));
         let dispatched = self.roster.dispatch(grant);
-        let rings = matches!(dispatched, Dispatch::Ring(..));
+        let unparks = matches!(dispatched, Dispatch::Unpark(..));
         match (dispatched, last_parked) {
-            (Dispatch::Wake(id, address) | Dispatch::Ring(id, address), Some(at)) => {
-                assert_eq!(rings, matches!(self.runners[at].2, Runner::Parked { near: true }), "by the wrong way");
+            (Dispatch::Wake(id, address) | Dispatch::Unpark(id, address), Some(at)) => {
+                assert_eq!(unparks, matches!(self.runners[at].2, Runner::Parked { spins: true }), "by the wrong way");
                 assert_eq!((id, address), (self.runners[at].0, self.runners[at].1), "not the one that parked last");
                 self.runners[at].2 = Runner::Woken(op);
             }
@@ -477,10 +477,10 @@ impl World {
             }
             (Runner::Inside(_), Entered::Parked) => {
                 assert!(self.backlog.is_empty(), "parked beside a backlog");
-                Runner::Parked { near: false }
+                Runner::Parked { spins: false }
             }
             (Runner::Parked { .. }, Entered::Parked) => {
-                self.runners.insert(at, (id, address, Runner::Parked { near: false }));
+                self.runners.insert(at, (id, address, Runner::Parked { spins: false }));
                 return;
             }
             (Runner::Gone(hand), Entered::Gone) => Runner::Gone(hand),
@@ -633,9 +633,9 @@ impl World {
         }
     }
 
-    fn submit_express(&mut self) {
+    fn submit_control(&mut self) {
         let op = self.model.new_op();
-        let submitted = self.pool.submit_express(op.clone());
+        let submitted = self.pool.submit_control(op.clone());
         let model = &mut self.model;
         let granted = !model.draining && model.waiting(true).is_empty() && model.something_is_free();
         match submitted {
@@ -862,7 +862,7 @@ impl World {
         match event {
             Event::Submit => self.submit(),
             Event::TakeIdle => self.take_idle(),
-            Event::SubmitExpress => self.submit_express(),
+            Event::SubmitControl => self.submit_control(),
             Event::Cancel(choice) => {
                 let with_ticket: Vec<usize> =
                     (0..self.model.ops.len()).filter(|op| self.model.ops[*op].ticket.is_some()).collect();
@@ -871,7 +871,7 @@ impl World {
                 }
                 // Those that arrived last are the ones that wait.
                 let op = with_ticket[with_ticket.len() - 1 - choice % with_ticket.len()];
-                let waits = self.model.ops[op].place == Place::Waiting && !self.model.is_express(op);
+                let waits = self.model.ops[op].place == Place::Waiting && !self.model.is_control(op);
                 let cancelled = self.pool.cancel(self.model.ops[op].ticket.unwrap());
                 assert_eq!(cancelled.as_ref().map(|op| op.0), waits.then_some(op));
                 if waits {
@@ -950,17 +950,17 @@ impl World {
             }
             Event::TakeWaiting => {
                 let waiting = self.pool.take_waiting();
-                let express = self.model.waiting(true).len();
-                assert!(waiting[..express].iter().all(|op| self.model.is_express(op.0)), "express ones come first");
+                let control = self.model.waiting(true).len();
+                assert!(waiting[..control].iter().all(|op| self.model.is_control(op.0)), "control operations come first");
                 for op in &waiting {
                     self.model.go(op.0, Place::Drained);
                 }
                 assert_eq!(self.model.waiting_count(), 0, "one was left waiting");
             }
-            Event::SweepExpress => {
+            Event::SweepControl => {
                 let mut due = self.model.waiting(true);
                 due.retain(|op| self.model.ops[*op].op.1.get());
-                let swept: Vec<_> = self.pool.sweep_express(|op| op.1.get()).iter().map(|op| op.0).collect();
+                let swept: Vec<_> = self.pool.sweep_control(|op| op.1.get()).iter().map(|op| op.0).collect();
                 assert_eq!(swept, due, "those nobody waits for, in their order");
                 for op in swept {
                     self.model.go(op, Place::Cancelled);
@@ -976,7 +976,7 @@ impl World {
                 self.joined += 1;
                 let (id, comes_in) = self.roster.join(self.joined);
                 assert_eq!(comes_in, !self.backlog.is_empty());
-                let runner = if comes_in { Runner::Woken(self.backlog.remove(0)) } else { Runner::Parked { near: false } };
+                let runner = if comes_in { Runner::Woken(self.backlog.remove(0)) } else { Runner::Parked { spins: false } };
                 self.runners.push((id, self.joined, runner));
             }
             Event::Enter(choice) => {
@@ -1001,16 +1001,16 @@ impl World {
             }
             Event::Linger(choice) => {
                 let Some(at) = self.pick(choice, |hand| hand.source.is_none()) else { return };
-                let is_near = |(_, _, runner): &(RunnerId, u32, Runner)| matches!(runner, Runner::Parked { near: true });
-                let is_first = !self.runners.iter().any(is_near);
-                let entered = self.roster.linger(self.runners[at].0);
+                let spins = |(_, _, runner): &(RunnerId, u32, Runner)| matches!(runner, Runner::Parked { spins: true });
+                let is_first = !self.runners.iter().any(spins);
+                let entered = self.roster.spin(self.runners[at].0);
                 let parks = matches!(entered, Entered::Parked);
                 self.comes_in(at, entered);
                 if parks && is_first {
                     // It has parked last.
                     let at = self.runners.len() - 1;
                     assert!(matches!(self.runners[at].2, Runner::Parked { .. }));
-                    self.runners[at].2 = Runner::Parked { near: true };
+                    self.runners[at].2 = Runner::Parked { spins: true };
                 }
             }
             Event::StepOut(choice) => {

@@ -493,7 +493,7 @@ fn what_waits_can_be_taken_out_and_the_pool_goes_on() {
     let held = start(&pool, 1);
     let first = queue(&pool, 2);
     queue(&pool, 3);
-    assert!(matches!(pool.submit_express(4), Submitted::Queued(_)));
+    assert!(matches!(pool.submit_control(4), Submitted::Queued(_)));
     pool.close_gate();
     let mut waiting = pool.take_waiting();
     waiting.sort_unstable();

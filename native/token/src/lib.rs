@@ -38,7 +38,7 @@ pub use operation::request::{
 };
 pub use operation::task::Task;
 pub use options::{LoginMode, PoolOptions};
-pub use pool::control::Express;
+pub use pool::control::Control;
 pub use pool::health::{Ailment, Health};
 pub use pool::hung::Cost;
 pub use pool::keepalive::Keepalive;
@@ -51,7 +51,7 @@ pub use support::data::Data;
 pub use support::panics::{panics, survive};
 pub use support::pin::Pin;
 pub use support::pin_file::{PinFileError, Readers, read_pin_file};
-pub use support::sender::{Courier, Timer};
+pub use support::sender::{SenderThread, Timer};
 pub use support::wiped::Wiped;
 pub use token::keys::KeyCache;
 pub use token::login_gate::{Attempt, Awaited, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};

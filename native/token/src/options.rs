@@ -13,7 +13,7 @@ use crate::token::policy::Policy;
 pub enum LoginMode {
     /// It does not log in.
     None,
-    /// With a PIN that the keeper asks for.
+    /// With a PIN that the pool server asks for.
     Pin,
     /// With a NULL PIN: the token asks for it by its own means (a pin-pad).
     Protected,

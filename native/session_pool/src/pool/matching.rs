@@ -1,7 +1,7 @@
 //! Whose turn it is, and on what: the matching of waiters with sessions and capacity, under all locks.
 
 use super::{Pool, Shared};
-use crate::effect::{EXPRESS, Grant, Source, Ticket, ToClose, Waiting};
+use crate::effect::{CONTROL, Grant, Source, Ticket, ToClose, Waiting};
 use crate::stripe::Stripe;
 use crate::sync::{Mutex, MutexGuard, Ordering};
 
@@ -39,10 +39,10 @@ impl<S, W> Pool<S, W> {
 
     pub(crate) fn match_next(&self, all: &mut All<'_, S, W>) -> Option<Grant<S, W>> {
         let stripe = self.next_waiter(all)?;
-        let source = all.source(if stripe == EXPRESS { 0 } else { stripe })?;
-        let (id, payload) = if stripe == EXPRESS {
-            self.express_waiting.fetch_sub(1, Ordering::Relaxed);
-            all.shared.express.take()?
+        let source = all.source(if stripe == CONTROL { 0 } else { stripe })?;
+        let (id, payload) = if stripe == CONTROL {
+            self.control_waiting.fetch_sub(1, Ordering::Relaxed);
+            all.shared.control.take()?
         } else {
             all.stripes[stripe].waiters.take()?
         };
@@ -50,13 +50,13 @@ impl<S, W> Pool<S, W> {
         Some(Grant { source, waiter: Waiting { payload, ticket: Ticket { stripe, id } } })
     }
 
-    /// The stripe of the longest waiter that may go, express ones first.
+    /// The stripe of the longest waiter that may go, control operations first.
     pub(crate) fn next_waiter(&self, all: &mut All<'_, S, W>) -> Option<usize> {
         if self.draining.load(Ordering::Relaxed) {
             return None;
         }
-        if all.shared.express.first().is_some() {
-            return Some(EXPRESS);
+        if all.shared.control.first().is_some() {
+            return Some(CONTROL);
         }
         if self.gated.load(Ordering::Relaxed) {
             return None;
@@ -101,7 +101,7 @@ impl<S, W> All<'_, S, W> {
     }
 
     pub(super) fn take_waiting(&mut self) -> Vec<W> {
-        let mut waiting: Vec<W> = self.shared.express.take_all().collect();
+        let mut waiting: Vec<W> = self.shared.control.take_all().collect();
         for stripe in &mut self.stripes {
             waiting.extend(stripe.waiters.take_all());
         }

@@ -42,7 +42,7 @@ impl<S, W> Pool<S, W> {
         let in_turn = stripe.streak < STREAK || self.waiting.load(Ordering::Relaxed) == stripe.waiters.len();
         if in_turn
             && self.is_open()
-            && self.express_waiting.load(Ordering::Relaxed) == 0
+            && self.control_waiting.load(Ordering::Relaxed) == 0
             && let Some((id, payload)) = stripe.waiters.take()
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);

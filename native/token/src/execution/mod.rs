@@ -186,7 +186,7 @@ impl Attempt<'_> {
                 Ok(answer) => {
                     // Nothing is asked of the module for a ping.
                     if self.fresh && !matches!(operation.request, Request::Ping) {
-                        self.resolver.token.ladder.settle();
+                        self.resolver.token.escalation.reset();
                     }
                     if operation.request.reaches_device() {
                         self.resolver.token.suspicion.succeeded();

@@ -13,7 +13,7 @@ use session_pool::{Held, Ticket};
 use crate::error::{Error, Executed, Failure};
 use crate::execution::{Attempt, Step};
 use crate::module::handle::OpenHandle;
-use crate::operation::host::{Host, Keeper, Notice};
+use crate::operation::host::{Host, Notice, PoolServer};
 use crate::operation::request::{KeyRef, Operation, Place};
 use crate::p11::Template;
 use crate::p11::objects::find_objects;
@@ -116,7 +116,7 @@ impl<H: Host> TokenPool<H> {
     fn reload_for(&self, Vanished { templates, restarts }: Vanished) {
         let Ok(share) = self.share_module() else { return };
         match share.module().reload(restarts, Some(Instant::now() + WAIT), || !self.is_draining(), || true) {
-            Ok(true) => self.keeper.post(Notice::Reinitialized { cause: "keys_vanished" }),
+            Ok(true) => self.server.post(Notice::Reinitialized { cause: "keys_vanished" }),
             // That is for the library that has initialized it.
             Ok(false) | Err(Error::ModuleAdopted { .. }) => (),
             Err(_) => {

@@ -15,8 +15,8 @@ pub trait Host: Sized + 'static {
     type Reply: Reply;
     /// The address of a runner.
     type Runner: Wake;
-    /// The address of a pool's keeper.
-    type Keeper: Keeper;
+    /// The address of a pool's server.
+    type Server: PoolServer;
     /// Runs something after a while, on a thread that must not wait for anything.
     fn later(delay: Duration, run: Box<dyn FnOnce() + Send>);
 }
@@ -32,18 +32,18 @@ pub trait Wake: Clone + Send + Sync + 'static {
     /// Wakes it by a thread that only sends; neither blocks nor panics.
     fn post(&self);
     /// Ends its wait in [`Outlet::wait`], the one that has begun or the next one; neither blocks nor panics.
-    fn ring(&self);
+    fn unpark(&self);
     /// Whether its thread may be left behind in a call that hangs, and a successor take its place.
     fn is_expendable(&self) -> bool;
 }
 
-/// The address of a keeper.
-pub trait Keeper: Send + Sync + 'static {
+/// The address of a pool server.
+pub trait PoolServer: Send + Sync + 'static {
     /// Tells it by a thread that only sends; neither blocks nor panics.
     fn post(&self, notice: Notice);
 }
 
-/// What a keeper is told.
+/// What a pool server is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// Places for runners are free: start some.
@@ -138,11 +138,11 @@ pub enum Notice {
 pub enum Delivery {
     /// Sent, or nobody is there to receive it.
     Done,
-    /// The sender's process is dead: the answer goes by the courier, and this runner must take nothing more.
+    /// The sender's process is dead: the answer goes by the sender, and this runner must take nothing more.
     SenderDead,
 }
 
-/// How the current thread sends: directly where it may, by the courier where it may not.
+/// How the current thread sends: directly where it may, by the sender where it may not.
 pub trait Outlet<H: Host> {
     /// Whether the caller is still there.
     fn is_wanted(&self, reply: &H::Reply) -> bool;
@@ -154,7 +154,7 @@ pub trait Outlet<H: Host> {
     fn may_wait(&self) -> bool {
         false
     }
-    /// Waits until somebody rings for it, or for so long.
+    /// Waits until somebody unparks it, or for so long.
     fn wait(&mut self, _at_most: Duration) {}
 }
 

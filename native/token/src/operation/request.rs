@@ -11,7 +11,7 @@ use crate::operation::batch::Batch;
 use crate::operation::host::{Delivery, Host, Outcome, Outlet, Reply};
 use crate::operation::task::Task;
 use crate::p11::{AttributeRead, CallError, Class, Mechanism, MechanismInfo, ObjectInfo, Template, TokenInfo};
-use crate::pool::control::Express;
+use crate::pool::control::Control;
 use crate::pool::keepalive::Keepalive;
 use crate::pool::lease::Lease;
 use crate::support::clock::nanos;
@@ -326,7 +326,7 @@ impl<H: Host> Header<H> {
         !matches!(self.progress.state(), session_pool::State::Queued | session_pool::State::Running { .. })
     }
 
-    /// Answers by the courier, if nobody has answered or abandoned it.
+    /// Answers by the sender, if nobody has answered or abandoned it.
     pub fn post(&self, outcome: Outcome) {
         if self.progress.answer() {
             self.reply.post(outcome);
@@ -422,7 +422,7 @@ impl<H: Host> Operation<H> {
         survive(|| self.request.settle(outcome)).unwrap_or_else(|| Err(unanswerable()))
     }
 
-    /// Answers it; where the outlet fails to, by the courier.
+    /// Answers it; where the outlet fails to, by the sender.
     pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
         if !self.header.progress.answer() {
             return Delivery::Done;
@@ -434,7 +434,7 @@ impl<H: Host> Operation<H> {
         })
     }
 
-    /// Answers it by the courier.
+    /// Answers it by the sender.
     pub fn post(mut self, error: Error) {
         let failure = self.failure(error);
         let outcome = self.settle(Err(failure));
@@ -473,7 +473,7 @@ pub enum Work<H: Host> {
     /// A caller's operation.
     Call(Operation<H>),
     /// A login or logout of everybody.
-    Express(Express<H>),
+    Control(Control<H>),
     /// A session that lies idle is kept alive.
     Keepalive(Keepalive<H>),
 }

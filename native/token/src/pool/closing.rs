@@ -2,7 +2,7 @@
 
 use session_pool::Closing;
 
-use crate::operation::host::{Host, Keeper, Notice, Posting};
+use crate::operation::host::{Host, Notice, PoolServer, Posting};
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
@@ -17,7 +17,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
         let is_hung = closing.is_hung();
         let reason = if is_hung { "hung" } else { reason };
-        self.keeper.post(Notice::SessionClosed { session: session.index(), reason });
+        self.server.post(Notice::SessionClosed { session: session.index(), reason });
         let record = self.in_flight.begin_closing(session.index(), closing);
         let (me, its) = (self.me.clone(), record.clone());
         let before = move |session: &Closable| {
@@ -46,7 +46,7 @@ impl<H: Host> TokenPool<H> {
         match heir {
             None => self.sessions.closed(closing),
             Some(session) => {
-                self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
+                self.server.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
                 self.release(self.sessions.replaced(closing, session, now()))
             }
         }

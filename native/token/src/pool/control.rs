@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use session_pool::{Held, Started, Submitted, Ticket, Waiting};
 
 use crate::error::{Error, Failure};
-use crate::operation::host::{Host, Keeper, Notice, Outcome, Outlet, Posting};
+use crate::operation::host::{Host, Notice, Outcome, Outlet, PoolServer, Posting};
 use crate::operation::request::{Header, Place, Work};
 use crate::p11::{self, CallError, Class};
 use crate::pool::TokenPool;
@@ -23,7 +23,7 @@ use crate::token::login_gate::Attempt;
 use crate::token::session::{Session, lost};
 
 /// A login or logout of everybody. Dropped without an end, it holds nobody back any more, and then tells who asked for it.
-pub struct Express<H: Host> {
+pub struct Control<H: Host> {
     change: Change<H>,
     asked: Asked<H>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Asked<H: Host> {
 /// Who waits for a login or logout. Dropped unanswered, its pool drains.
 pub(crate) struct Asker<H: Host>(pub(crate) Arc<Header<H>>);
 
-impl<H: Host> Express<H> {
+impl<H: Host> Control<H> {
     pub(crate) fn login(credential: Credential, asked: Asked<H>) -> Self {
         Self { change: Change::Login(credential), asked }
     }
@@ -122,7 +122,7 @@ impl<H: Host> Asked<H> {
 }
 
 impl<H: Host> Asker<H> {
-    /// Answers, by the courier.
+    /// Answers, by the sender.
     pub(crate) fn answer(self, outcome: Outcome) {
         self.0.post(outcome);
     }
@@ -143,8 +143,8 @@ impl<H: Host> Drop for HoldsBack<H> {
 }
 
 impl<H: Host> TokenPool<H> {
-    pub(crate) fn submit_express(&self, work: Express<H>) {
-        match self.sessions.submit_express(Work::Express(work)) {
+    pub(crate) fn submit_control(&self, work: Control<H>) {
+        match self.sessions.submit_control(Work::Control(work)) {
             Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),
             Submitted::Queued(_) => (),
             Submitted::Refused(work, _) => drop(work),
@@ -152,9 +152,9 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Lets go of logins and logouts that wait for a session, and nobody for them: others wait for the login, or are held back.
-    pub(crate) fn sweep_express(&self, outlet: &impl Outlet<H>) {
-        let is_off = |work: &Work<H>| matches!(work, Work::Express(express) if express.is_off(outlet));
-        drop(self.sessions.sweep_express(is_off));
+    pub(crate) fn sweep_control(&self, outlet: &impl Outlet<H>) {
+        let is_off = |work: &Work<H>| matches!(work, Work::Control(control) if control.is_off(outlet));
+        drop(self.sessions.sweep_control(is_off));
     }
 
     /// Operations are held back from here on, until what comes of it is dropped.
@@ -168,7 +168,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_control(
         &self,
         taken: Taken<'_, H>,
-        work: Express<H>,
+        work: Control<H>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Option<Grant<H>> {
@@ -179,9 +179,9 @@ impl<H: Host> TokenPool<H> {
         let in_use = match self.session(taken, || !self.is_draining()) {
             Ok(in_use) => in_use,
             Err(unopened) => {
-                return match self.unopened(*unopened, Waiting { payload: Work::Express(work), ticket }, outlet) {
+                return match self.unopened(*unopened, Waiting { payload: Work::Control(work), ticket }, outlet) {
                     Refused::Waits(next) => next,
-                    Refused::For(Refusal { error, remains, next }, Work::Express(work)) => {
+                    Refused::For(Refusal { error, remains, next }, Work::Control(work)) => {
                         self.without_session(work, error, &remains, started);
                         next
                     }
@@ -192,7 +192,7 @@ impl<H: Host> TokenPool<H> {
         let seen = in_use.session().token().map(|token| token.module.incarnation());
         if in_use.session().is_stale() {
             self.discard(self.returned(in_use.finish()), &Place::Pool, "stale");
-            self.submit_express(work);
+            self.submit_control(work);
             return None;
         }
         if let (Some(seen), Some(call)) = (seen, self.death(in_use.session())) {
@@ -200,7 +200,7 @@ impl<H: Host> TokenPool<H> {
             self.after_trouble(self.returned(in_use.finish()), work, call, trouble, trouble.is_none(), started);
             return None;
         }
-        let Express { change, asked } = work;
+        let Control { change, asked } = work;
         match change {
             Change::Login(credential) => self.handle_login(in_use, credential, asked, started),
             Change::Logout(holds_back) => self.handle_logout(in_use, holds_back, asked),
@@ -208,7 +208,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Whether nobody waits for it.
-    fn has_no_use(&self, work: &Express<H>, outlet: &impl Outlet<H>) -> bool {
+    fn has_no_use(&self, work: &Control<H>, outlet: &impl Outlet<H>) -> bool {
         match &work.change {
             Change::Login(_) => work.header().is_some_and(|header| header.progress.start(now()) == Started::Gone),
             Change::Logout(_) => self.is_draining() || work.is_off(outlet),
@@ -216,11 +216,11 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// None could be opened for it.
-    fn without_session(&self, work: Express<H>, error: Error, remains: &Remains, started: u64) {
+    fn without_session(&self, work: Control<H>, error: Error, remains: &Remains, started: u64) {
         match remains {
             Remains::Return => self.await_module_for(work),
             Remains::Retry(..) if self.may_try_another(&work, false) => self.hold_control(work.again(false)),
-            Remains::Answer | Remains::Pause(..) | Remains::Retry(..) => self.fail_express(work, error, started),
+            Remains::Answer | Remains::Pause(..) | Remains::Retry(..) => self.fail_control(work, error, started),
         }
     }
 
@@ -229,7 +229,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn after_trouble(
         &self,
         held: Held<Session>,
-        work: Express<H>,
+        work: Control<H>,
         call: CallError,
         trouble: Option<Trouble>,
         lay_idle: bool,
@@ -244,7 +244,7 @@ impl<H: Host> TokenPool<H> {
             Readiness::Ready | Readiness::Held if self.may_try_another(&work, lay_idle) => {
                 self.hold_control(work.again(lay_idle));
             }
-            Readiness::Ready | Readiness::Held => self.fail_express(work, call.into(), started),
+            Readiness::Ready | Readiness::Held => self.fail_control(work, call.into(), started),
             Readiness::Refused(error) => {
                 self.tell_of(&work, &error, started);
                 work.refuse(as_seen_by(call, error));
@@ -253,23 +253,23 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// All that lie idle may be dead; what has failed on a live one is tried once more.
-    fn may_try_another(&self, work: &Express<H>, lay_idle: bool) -> bool {
+    fn may_try_another(&self, work: &Control<H>, lay_idle: bool) -> bool {
         if lay_idle { work.asked.dead <= self.size() } else { work.asked.failed == 0 }
     }
 
     /// It goes on when its module has been initialized again.
-    pub(crate) fn await_module_for(&self, work: Express<H>) {
+    pub(crate) fn await_module_for(&self, work: Control<H>) {
         self.await_module();
         self.hold_control(work);
     }
 
     /// It fails, and the outside is told.
-    fn fail_express(&self, work: Express<H>, error: Error, started: u64) {
+    fn fail_control(&self, work: Control<H>, error: Error, started: u64) {
         self.tell_of(&work, &error, started);
         work.fail(error);
     }
 
-    fn tell_of(&self, work: &Express<H>, error: &Error, started: u64) {
+    fn tell_of(&self, work: &Control<H>, error: &Error, started: u64) {
         if let Change::Login(_) = work.change {
             self.tell_of_login(error.reason(), started);
         }
@@ -286,6 +286,6 @@ impl<H: Host> TokenPool<H> {
 
     /// Tells the outside how a login ended.
     pub(crate) fn tell_of_login(&self, result: &'static str, started: u64) {
-        self.keeper.post(Notice::LoginEnded { result, nanos: nanos() - started });
+        self.server.post(Notice::LoginEnded { result, nanos: nanos() - started });
     }
 }

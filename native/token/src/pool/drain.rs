@@ -6,7 +6,7 @@ use session_pool::{Drained, Millis, Source};
 
 use crate::error::{Error, Executed, Failure};
 use crate::module::exit;
-use crate::operation::host::{Host, Keeper, Notice, Posting, Wake};
+use crate::operation::host::{Host, Notice, PoolServer, Posting, Wake};
 use crate::operation::request::{Operation, Place, Work};
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
@@ -101,7 +101,7 @@ impl<H: Host> TokenPool<H> {
             // It had no session any more to log out with.
             let _ = binding.claim.token().gate.leave(self.login.pool);
         }
-        self.keeper.post(Notice::Drained);
+        self.server.post(Notice::Drained);
     }
 
     fn refuse_backlog(&self) {
@@ -132,7 +132,7 @@ impl<H: Host> TokenPool<H> {
 pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
     match work {
         Work::Call(operation) => operation.post(error.clone()),
-        Work::Express(express) => express.refuse(error.clone()),
+        Work::Control(control) => control.refuse(error.clone()),
         Work::Keepalive(keepalive) => drop(keepalive),
     }
 }

@@ -18,7 +18,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn dispatch(&self, grant: Grant<H>, outlet: &mut impl Outlet<H>) {
         match self.roster.dispatch(grant) {
             Dispatch::Wake(_, runner) => outlet.wake(&runner),
-            Dispatch::Ring(_, runner) => runner.ring(),
+            Dispatch::Unpark(_, runner) => runner.unpark(),
             Dispatch::Later => (),
         }
     }

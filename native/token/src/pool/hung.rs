@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use session_pool::{Millis, Quarantined, RunnerId};
 
-use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting};
+use crate::operation::host::{Host, Notice, Outlet, PoolServer, Posting};
 use crate::operation::request::Header;
 use crate::pool::TokenPool;
 use crate::pool::in_flight::{Current, InFlight, Kind, LateReturn, Reported};
@@ -124,7 +124,7 @@ impl<H: Host> TokenPool<H> {
             self.resume_logouts();
         }
         if let Some(notice) = notice {
-            self.keeper.post(notice(self.in_flight.stuck_besides(Some(record))));
+            self.server.post(notice(self.in_flight.stuck_besides(Some(record))));
         }
     }
 
@@ -134,13 +134,13 @@ impl<H: Host> TokenPool<H> {
         // It is inside, so that it was woken with nothing.
         let woken_with = self.roster.leave(id);
         debug_assert!(woken_with.is_none());
-        self.keeper.post(Notice::RunnersWanted);
+        self.server.post(Notice::RunnersWanted);
     }
 
     /// What a record has held comes out; if it was reported as hung, that it is so no longer is reported, too.
     pub(crate) fn returned<T>(&self, (what, late): (T, Option<LateReturn>)) -> T {
         if let Some(LateReturn { kind, session, since }) = late {
-            self.keeper.post(Notice::HungReturned { session, operation: kind.name(), ms: now().saturating_sub(since) });
+            self.server.post(Notice::HungReturned { session, operation: kind.name(), ms: now().saturating_sub(since) });
         }
         what
     }

@@ -198,7 +198,7 @@ impl<H: Host> Purpose<H> {
                 };
                 Self { lease, ..asked(Kind::Call(request.name()), Some(header)) }
             }
-            Work::Express(express) => asked(express.kind(), express.header()),
+            Work::Control(control) => asked(control.kind(), control.header()),
             Work::Keepalive(_) => asked(Kind::Keepalive, None),
         }
     }

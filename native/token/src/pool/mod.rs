@@ -26,11 +26,11 @@ use parking_lot::Mutex;
 use session_pool::{Abandoned, ConfigError, Departed, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted, Ticket};
 
 use crate::error::Error;
-use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting, Wake};
+use crate::operation::host::{Host, Notice, Outlet, PoolServer, Posting, Wake};
 use crate::operation::request::{Header, Operation, Place, Request, Work};
 use crate::options::{LoginMode, PoolOptions};
 use crate::pool::availability::Availability;
-use crate::pool::control::Express;
+use crate::pool::control::Control;
 use crate::pool::grant::{Grant, SessionPool};
 use crate::pool::health::{Ailment, Record};
 use crate::pool::in_flight::{InFlight, InFlightRecords};
@@ -44,13 +44,13 @@ pub struct TokenPool<H: Host> {
     pub(crate) options: PoolOptions,
     pub(crate) sessions: SessionPool<H>,
     pub(crate) roster: Roster<Grant<H>, H::Runner>,
-    pub(crate) keeper: H::Keeper,
+    pub(crate) server: H::Server,
     pub(crate) in_flight: InFlightRecords<H>,
     /// Whether calls that were given up early are about to be looked at.
     pub(crate) looks_again: AtomicBool,
     pub(crate) availability: Availability,
     /// Logins and logouts that wait for the token to be there again.
-    pub(crate) held_controls: Mutex<Vec<Express<H>>>,
+    pub(crate) held_controls: Mutex<Vec<Control<H>>>,
     pub(crate) login: Login<H>,
     pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
@@ -86,7 +86,7 @@ pub struct Status {
 
 impl<H: Host> TokenPool<H> {
     /// A pool that is not yet attached to its token.
-    pub fn new(options: PoolOptions, keeper: H::Keeper) -> Result<Arc<Self>, ConfigError> {
+    pub fn new(options: PoolOptions, server: H::Server) -> Result<Arc<Self>, ConfigError> {
         let sessions = Pool::new(&options.sessions)?;
         if options.login != LoginMode::None {
             // Closing the last session would log out.
@@ -98,7 +98,7 @@ impl<H: Host> TokenPool<H> {
             options,
             sessions,
             roster: Roster::new(),
-            keeper,
+            server,
             in_flight: InFlightRecords::default(),
             looks_again: AtomicBool::new(false),
             availability: Availability::default(),
@@ -147,7 +147,7 @@ impl<H: Host> TokenPool<H> {
         let mut swept = Vec::new();
         let is_dead = |work: &Work<H>| match work {
             Work::Call(operation) => operation.header.is_over() || !outlet.is_wanted(&operation.header.reply),
-            Work::Express(_) | Work::Keepalive(_) => false,
+            Work::Control(_) | Work::Keepalive(_) => false,
         };
         match self.sessions.submit(work, is_dead, &mut swept) {
             Submitted::Granted(grant) => {
@@ -185,7 +185,7 @@ impl<H: Host> TokenPool<H> {
                 None => {
                     self.sweep_explicit_logins();
                     self.sweep_logouts(&Posting);
-                    self.sweep_express(&Posting);
+                    self.sweep_control(&Posting);
                 }
             }
         }
@@ -211,14 +211,14 @@ impl<H: Host> TokenPool<H> {
                 self.dispatch(grant, outlet);
             }
             self.advance_drain();
-            self.keeper.post(Notice::RunnersWanted);
+            self.server.post(Notice::RunnersWanted);
         }
     }
 
     /// A runner's call returns for the last time.
     pub fn depart(&self, id: RunnerId) {
         self.withdraw(id);
-        self.keeper.post(Notice::RunnersWanted);
+        self.server.post(Notice::RunnersWanted);
     }
 
     /// A runner leaves, and no successor is asked for.
@@ -284,7 +284,7 @@ impl<H: Host> TokenPool<H> {
         self.log_out_if_inactive();
         self.sweep_explicit_logins();
         self.sweep_logouts(outlet);
-        self.sweep_express(outlet);
+        self.sweep_control(outlet);
         self.resume_logouts();
         self.look_for_hung(outlet);
         let (granted, closing) = self.sessions.tick(now());

@@ -5,7 +5,7 @@ use session_pool::{Source, Waiting};
 
 use crate::error::{Error, Unavailable};
 use crate::module::Inside;
-use crate::operation::host::{Host, Keeper, Notice, Outlet, Posting};
+use crate::operation::host::{Host, Notice, Outlet, PoolServer, Posting};
 use crate::operation::request::Work;
 use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
@@ -118,7 +118,7 @@ impl<H: Host> TokenPool<H> {
         let started = nanos();
         match self.open(taken.record(), is_wanted) {
             Ok(session) => {
-                self.keeper.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
+                self.server.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
                 self.record.may_open();
                 let in_use = taken.opened(&self.sessions, session);
                 if self.sessions.is_capped() {
@@ -129,7 +129,7 @@ impl<H: Host> TokenPool<H> {
                 Ok(in_use)
             }
             Err((error, remains)) => {
-                self.keeper.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
+                self.server.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
                 Err(Box::new(Unopened { error, remains, taken }))
             }
         }

@@ -6,17 +6,17 @@ use std::time::Duration;
 use session_pool::Ticket;
 
 use crate::error::{Error, Failure, Unavailable};
-use crate::operation::host::{Host, Keeper, Notice, Outlet};
+use crate::operation::host::{Host, Notice, Outlet, PoolServer};
 use crate::operation::request::Operation;
 use crate::options::LoginMode;
 use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::{Fallen, Found, Readiness, Remedy, Risen};
-use crate::pool::control::Express;
+use crate::pool::control::Control;
 use crate::pool::drain::refuse;
 use crate::pool::grant::Grant;
 use crate::token::diagnosis::Trouble;
-use crate::token::escalation::Rung;
+use crate::token::escalation::Level;
 use crate::token::{Token, Watcher};
 
 impl<H: Host> TokenPool<H> {
@@ -32,7 +32,7 @@ impl<H: Host> TokenPool<H> {
             Trouble::Lasting { restarts } => {
                 // All that is open on it is as good as dead.
                 if token.renew(generation) {
-                    let is_first = token.ladder.climb() == Rung::LogOut;
+                    let is_first = token.escalation.escalate() == Level::LogOut;
                     let logs_out = is_first && self.options.login != LoginMode::None;
                     self.begin_recovery(Remedy::Revive { restarts, logs_out }, Some(call));
                 }
@@ -42,10 +42,10 @@ impl<H: Host> TokenPool<H> {
                 if !token.renew(generation) {
                     return;
                 }
-                match token.ladder.climb() {
-                    Rung::LogOut => self.begin_recovery(Remedy::LogOut, Some(call)),
-                    Rung::Reinitialize => self.begin_recovery(Remedy::Reinitialize { seen }, Some(call)),
-                    Rung::Again(delay) => {
+                match token.escalation.escalate() {
+                    Level::LogOut => self.begin_recovery(Remedy::LogOut, Some(call)),
+                    Level::Reinitialize => self.begin_recovery(Remedy::Reinitialize { seen }, Some(call)),
+                    Level::Again(delay) => {
                         self.fall(Some(call), Remedy::Reinitialize { seen }, delay);
                         token.lose(token.generation(), Some(call));
                     }
@@ -82,12 +82,12 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// The pool has just gone down: whoever waits is told, and the keeper.
+    /// The pool has just gone down: whoever waits is told, and the pool server.
     fn refuse_all(&self) {
         self.close_idle();
         if let Readiness::Refused(error) = self.availability.readiness() {
             self.refuse_waiting(&error);
-            self.keeper.post(Notice::Down { error });
+            self.server.post(Notice::Down { error });
         }
         self.open_gate();
     }
@@ -119,7 +119,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// The same for a login or logout, which would pass the pool's gate.
-    pub(crate) fn hold_control(&self, work: Express<H>) {
+    pub(crate) fn hold_control(&self, work: Control<H>) {
         self.held_controls.lock().push(work);
         if !matches!(self.availability.readiness(), Readiness::Held) {
             self.resume_held_controls();
@@ -129,7 +129,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn resume_held_controls(&self) {
         let held = std::mem::take(&mut *self.held_controls.lock());
         for work in held {
-            self.submit_express(work);
+            self.submit_control(work);
         }
     }
 
@@ -145,7 +145,7 @@ impl<H: Host> TokenPool<H> {
             self.resume_held_controls();
             self.open_gate();
             if let Some(was_there) = was_down {
-                self.keeper.post(Notice::Up { was_there });
+                self.server.post(Notice::Up { was_there });
             }
         }
         self.advance_drain();

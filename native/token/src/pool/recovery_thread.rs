@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::module::Module;
 use crate::module::handle::OpenHandle;
 use crate::module::slot_events::{self, Ear};
-use crate::operation::host::{Host, Keeper, Notice};
+use crate::operation::host::{Host, Notice, PoolServer};
 use crate::p11::Class;
 use crate::p11::session::logout;
 use crate::pool::TokenPool;
@@ -142,7 +142,7 @@ impl<H: Host> TokenPool<H> {
         }
         let until = Some(Instant::now() + WAIT);
         match module.reload(restarts, until, || !self.is_draining(), || true) {
-            Ok(true) => self.keeper.post(Notice::Reinitialized { cause: "trouble" }),
+            Ok(true) => self.server.post(Notice::Reinitialized { cause: "trouble" }),
             Ok(false) => (),
             // That is for the library that has initialized it.
             Err(Error::ModuleAdopted { .. }) => (),
@@ -155,7 +155,7 @@ impl<H: Host> TokenPool<H> {
     fn reinitialize(&self, module: &Module, seen: u64, is_due: bool) -> Result<(), Error> {
         let patience = if is_due { PATIENCE } else { Duration::ZERO };
         match module.reinitialize(seen, patience, !is_due) {
-            Ok(true) if is_due => self.keeper.post(Notice::Reinitialized { cause: "lost" }),
+            Ok(true) if is_due => self.server.post(Notice::Reinitialized { cause: "lost" }),
             Ok(_) => (),
             // Whoever has initialized it may have done so again: the look will tell.
             Err(Error::ModuleOthers { .. }) if is_due => module.lose_if_adopted(),

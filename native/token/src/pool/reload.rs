@@ -10,7 +10,7 @@ use session_pool::Started;
 
 use crate::error::{Error, Failure};
 use crate::module::{Module, ModuleUse};
-use crate::operation::host::{Host, Keeper, Notice};
+use crate::operation::host::{Host, Notice, PoolServer};
 use crate::operation::request::{Answer, Header};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
@@ -52,7 +52,7 @@ impl<H: Host> TokenPool<H> {
         let begun = begun.unwrap_or_else(|| module.restarts());
         let reloaded = module.reload(begun, until, is_wanted, begins)?;
         if reloaded {
-            self.keeper.post(Notice::Reinitialized { cause: "reload" });
+            self.server.post(Notice::Reinitialized { cause: "reload" });
         } else {
             // From here on its time to run counts.
             let _ = header.progress.start(now());

@@ -131,7 +131,7 @@ impl<H: Host> TokenPool<H> {
         let taken = record.take(source, Purpose::of(&payload));
         match payload {
             Work::Keepalive(keepalive) => Handled::next(self.handle_keepalive(taken, keepalive)),
-            Work::Express(express) => Handled::next(self.handle_control(taken, express, ticket, outlet)),
+            Work::Control(control) => Handled::next(self.handle_control(taken, control, ticket, outlet)),
             Work::Call(operation) => match admit(&operation, outlet, self.sessions.is_draining()) {
                 Admission::Run => self.handle_call(taken, operation, ticket, outlet),
                 Admission::Refuse(error) => {

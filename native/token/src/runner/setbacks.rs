@@ -6,7 +6,7 @@ use session_pool::{Held, Source, Ticket};
 
 use crate::error::{Error, Executed};
 use crate::execution::Recover;
-use crate::operation::host::{Host, Keeper, Notice, Outlet};
+use crate::operation::host::{Host, Notice, Outlet, PoolServer};
 use crate::operation::request::{Operation, Place, Work};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
@@ -38,9 +38,9 @@ impl<H: Host> TokenPool<H> {
                 let granted = self.hold_back(operation, ticket, outlet);
                 self.first_of(granted, self.put_back(source, &Place::Pool), outlet)
             }
-            Work::Express(express) => {
+            Work::Control(control) => {
                 let next = self.put_back(source, &Place::Pool);
-                self.hold_control(express);
+                self.hold_control(control);
                 next
             }
             Work::Keepalive(_over) => self.put_back(source, &Place::Pool),
@@ -56,9 +56,9 @@ impl<H: Host> TokenPool<H> {
                 let next = self.put_back(source, &operation.place);
                 Handled::answer(operation, Err(failure), next)
             }
-            Work::Express(express) => {
+            Work::Control(control) => {
                 let next = self.put_back(source, &Place::Pool);
-                express.refuse(error);
+                control.refuse(error);
                 Handled::next(next)
             }
             Work::Keepalive(_over) => Handled::next(self.put_back(source, &Place::Pool)),
@@ -168,7 +168,7 @@ impl<H: Host> TokenPool<H> {
     /// Tells why an operation is tried again, once.
     pub(crate) fn tell_of_retry(&self, operation: &mut Operation<H>) {
         if let Some(retry) = operation.retry.take() {
-            self.keeper.post(Notice::Retried(retry));
+            self.server.post(Notice::Retried(retry));
         }
     }
 }

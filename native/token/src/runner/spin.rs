@@ -15,7 +15,7 @@ impl<H: Host> TokenPool<H> {
         if !outlet.may_wait() || !in_flight.pace.note_idle(nanos()) || self.is_draining() {
             return self.roster.park(id);
         }
-        match self.roster.linger(id) {
+        match self.roster.spin(id) {
             Entered::Parked => outlet.wait(MOMENT),
             found => return found,
         }

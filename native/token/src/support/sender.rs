@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::support::panics::survive;
 
 /// The way to the thread.
-pub struct Courier<J> {
+pub struct SenderThread<J> {
     inbox: Sender<Message<J>>,
     next: AtomicU64,
     /// How many jobs wait for their time.
@@ -35,8 +35,8 @@ impl Drop for Timer {
     }
 }
 
-impl<J: Send + 'static> Courier<J> {
-    /// Starts the thread, which does each job by `perform`. It ends with the courier.
+impl<J: Send + 'static> SenderThread<J> {
+    /// Starts the thread, which does each job by `perform`. It ends with the sender.
     pub fn start(name: &str, perform: impl FnMut(J) + Send + 'static) -> io::Result<Self> {
         let (inbox, messages) = unbounded();
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -77,7 +77,7 @@ impl<J: Send + 'static> Courier<J> {
     }
 
     fn send(&self, message: Message<J>) {
-        // There is a thread as long as there is a courier.
+        // There is a thread as long as there is a sender.
         let _ = self.inbox.send(message);
     }
 }
@@ -146,71 +146,71 @@ mod tests {
 
     type Run = Box<dyn FnOnce() + Send>;
 
-    fn courier() -> Courier<Run> {
-        Courier::start("test", |run: Run| run()).unwrap()
+    fn sender() -> SenderThread<Run> {
+        SenderThread::start("test", |run: Run| run()).unwrap()
     }
 
     /// Waits until everything that was handed over before has been seen to.
-    fn sync(courier: &Courier<Run>) {
+    fn sync(sender: &SenderThread<Run>) {
         let (done, is_done) = crossbeam_channel::bounded(1);
-        courier.post(Box::new(move || done.send(()).unwrap()));
+        sender.post(Box::new(move || done.send(()).unwrap()));
         is_done.recv_timeout(LONG).unwrap();
     }
 
     #[test]
     fn a_job_that_panics_ends_neither_the_thread_nor_the_jobs_behind_it() {
-        let courier = courier();
+        let sender = sender();
         let (done, is_done) = crossbeam_channel::unbounded();
-        courier.post(Box::new(|| panic!("a fault in a job, which this test makes")));
-        courier.post_later(Duration::ZERO, Box::new(|| panic!("a fault in a job for later, which this test makes")));
-        courier.post_later(Duration::from_millis(1), Box::new(move || done.send(()).unwrap()));
+        sender.post(Box::new(|| panic!("a fault in a job, which this test makes")));
+        sender.post_later(Duration::ZERO, Box::new(|| panic!("a fault in a job for later, which this test makes")));
+        sender.post_later(Duration::from_millis(1), Box::new(move || done.send(()).unwrap()));
         assert!(is_done.recv_timeout(LONG).is_ok());
-        sync(&courier);
+        sync(&sender);
     }
 
     #[test]
     fn jobs_are_done_when_their_time_has_come_the_earliest_first() {
-        let courier = courier();
+        let sender = sender();
         let (done, is_done) = crossbeam_channel::unbounded();
         for ms in [40, 1, 20] {
             let done = done.clone();
-            courier.post_later(Duration::from_millis(ms), Box::new(move || done.send(ms).unwrap()));
+            sender.post_later(Duration::from_millis(ms), Box::new(move || done.send(ms).unwrap()));
         }
         let order: Vec<_> = (0..3).map(|_| is_done.recv_timeout(LONG).unwrap()).collect();
         assert_eq!(order, [1, 20, 40]);
-        assert_eq!(courier.waiting(), 0);
+        assert_eq!(sender.waiting(), 0);
     }
 
     #[test]
     fn a_timer_that_is_dropped_leaves_nothing_behind() {
-        let courier = courier();
+        let sender = sender();
         let kept = Arc::new(());
         for _ in 0..10_000 {
             let kept = kept.clone();
-            let timer = courier.schedule(NEVER, Box::new(move || drop(kept)));
+            let timer = sender.schedule(NEVER, Box::new(move || drop(kept)));
             drop(timer);
         }
-        sync(&courier);
-        assert_eq!((courier.waiting(), Arc::strong_count(&kept)), (0, 1));
+        sync(&sender);
+        assert_eq!((sender.waiting(), Arc::strong_count(&kept)), (0, 1));
     }
 
     #[test]
     fn a_timer_that_is_not_dropped_fires_and_then_has_nothing_to_forget() {
-        let courier = courier();
+        let sender = sender();
         let (done, is_done) = crossbeam_channel::unbounded();
-        let timer = courier.schedule(Duration::from_millis(1), Box::new(move || done.send(()).unwrap()));
+        let timer = sender.schedule(Duration::from_millis(1), Box::new(move || done.send(()).unwrap()));
         is_done.recv_timeout(LONG).unwrap();
         drop(timer);
-        sync(&courier);
-        assert_eq!(courier.waiting(), 0);
+        sync(&sender);
+        assert_eq!(sender.waiting(), 0);
     }
 
     #[test]
     fn a_time_that_no_clock_reaches_is_none() {
-        let courier = courier();
-        let timer = courier.schedule(Duration::MAX, Box::new(|| unreachable!("it is never due")));
-        assert_eq!(courier.waiting(), 0);
+        let sender = sender();
+        let timer = sender.schedule(Duration::MAX, Box::new(|| unreachable!("it is never due")));
+        assert_eq!(sender.waiting(), 0);
         drop(timer);
-        sync(&courier);
+        sync(&sender);
     }
 }

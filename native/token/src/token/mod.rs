@@ -28,7 +28,7 @@ use crate::module::handle::OpenHandle;
 use crate::p11::session::session_info;
 use crate::p11::slots::token_info;
 use crate::p11::{CallError, Class, Phase, SlotInfo, TokenInfo};
-use crate::token::escalation::Ladder;
+use crate::token::escalation::Escalation;
 use crate::token::keys::KeyCache;
 use crate::token::known_keys::KnownKeys;
 use crate::token::login_gate::Gate;
@@ -51,7 +51,7 @@ pub struct Token {
     /// A claim has ended.
     released: Condvar,
     watchers: Mutex<Vec<Weak<dyn Watcher>>>,
-    pub(crate) ladder: Ladder,
+    pub(crate) escalation: Escalation,
     pub(crate) suspicion: Suspicion,
     pub(crate) known: KnownKeys,
     /// A session has died in the midst of a login: the next one that opens is asked whether the login is still there.
@@ -143,7 +143,7 @@ impl Token {
             claims: Mutex::default(),
             released: Condvar::new(),
             watchers: Mutex::default(),
-            ladder: Ladder::default(),
+            escalation: Escalation::default(),
             suspicion: Suspicion::default(),
             known: KnownKeys::default(),
             doubtful: AtomicBool::new(false),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use session_pool::Config;
-use token::host::{Delivery, Host, Keeper, Notice, Outcome, Outlet, Posting, Reply, Wake};
+use token::host::{Delivery, Host, Notice, Outcome, Outlet, PoolServer, Posting, Reply, Wake};
 use token::{
     Budget, Error, Executed, Header, LoginMode, ModuleConfig, Policy, PoolOptions, Request, Selector, Served, TokenPool, now,
 };
@@ -19,7 +19,7 @@ struct Test;
 impl Host for Test {
     type Reply = Answers;
     type Runner = Runner;
-    type Keeper = Notices;
+    type Server = Notices;
 
     fn later(_delay: std::time::Duration, _job: Box<dyn FnOnce() + Send>) {}
 }
@@ -37,7 +37,7 @@ impl Reply for Answers {
 struct Runner;
 
 impl Wake for Runner {
-    fn ring(&self) {
+    fn unpark(&self) {
         unreachable!("no outlet here may wait");
     }
 
@@ -51,11 +51,11 @@ impl Wake for Runner {
 #[derive(Clone, Default)]
 struct Notices(Arc<Mutex<Vec<Notice>>>, Option<Notice>);
 
-impl Keeper for Notices {
+impl PoolServer for Notices {
     fn post(&self, notice: Notice) {
         let is_fault = self.1.as_ref() == Some(&notice);
         self.0.lock().push(notice);
-        assert!(!is_fault, "a fault in telling the keeper, which this test makes");
+        assert!(!is_fault, "a fault in telling the pool server, which this test makes");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::operation::request::{Answer, Place};
 use crate::options::PoolOptions;
 use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::TokenPool;
-use crate::pool::control::{Asked, Credential, Express};
+use crate::pool::control::{Asked, Control, Credential};
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
 use crate::pool::login::state::ExplicitLogin;
@@ -75,12 +75,12 @@ impl<H: Host> TokenPool<H> {
             }
             Ended::Return(attempt) => {
                 self.login.swap_mark(before);
-                self.await_module_for(Express::login(Credential { attempt, pin }, asked));
+                self.await_module_for(Control::login(Credential { attempt, pin }, asked));
                 return self.free(held, &Place::Pool);
             }
             Ended::Trouble { attempt, call, trouble } => {
                 self.login.swap_mark(before);
-                let work = Express::login(Credential { attempt, pin }, asked);
+                let work = Control::login(Credential { attempt, pin }, asked);
                 self.after_trouble(held, work, call, trouble, false, started);
                 return None;
             }

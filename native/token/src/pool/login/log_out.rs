@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Failure};
-use crate::operation::host::{Host, Keeper, Notice, Outlet};
+use crate::operation::host::{Host, Notice, Outlet, PoolServer};
 use crate::operation::request::{Answer, Header, Place};
 use crate::p11::{self, CallError, Class};
 use crate::pool::TokenPool;
-use crate::pool::control::{Asked, Asker, Express, HoldsBack};
+use crate::pool::control::{Asked, Asker, Control, HoldsBack};
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
 use crate::support::clock::now;
@@ -31,14 +31,14 @@ enum Made {
 impl<H: Host> TokenPool<H> {
     /// Logs out. `force`: even if others share the login. The answer comes by the header.
     pub fn logout(&self, header: Arc<Header<H>>, force: bool) {
-        self.submit_express(Express::logout(None, Asked::new(Some(Asker(header)), force)));
+        self.submit_control(Control::logout(None, Asked::new(Some(Asker(header)), force)));
     }
 
     /// Logs out if nothing has run for so long.
     pub(crate) fn log_out_if_inactive(&self) {
         let Ok(token) = self.availability.token() else { return };
         if self.login.is_inactive() && self.login.admitted_epoch(&token).is_some() && self.sessions.stats().running == 0 {
-            self.submit_express(Express::logout(None, Asked::new(None, false)));
+            self.submit_control(Control::logout(None, Asked::new(None, false)));
         }
     }
 
@@ -59,15 +59,15 @@ impl<H: Host> TokenPool<H> {
             // It comes again by itself.
             Made::Later if asked.by.is_none() => Ok(Answer::Done),
             Made::Later => {
-                self.wait_for_end(Express::logout(holds_back, asked));
+                self.wait_for_end(Control::logout(holds_back, asked));
                 return next;
             }
             Made::Done(reason) => {
-                self.keeper.post(Notice::LoggedOut { reason });
+                self.server.post(Notice::LoggedOut { reason });
                 Ok(Answer::Done)
             }
             Made::Return => {
-                self.await_module_for(Express::logout(holds_back, asked));
+                self.await_module_for(Control::logout(holds_back, asked));
                 return next;
             }
             Made::NotDue => Ok(Answer::Done),
@@ -79,7 +79,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A logout waits for what runs to end, or for a login.
-    fn wait_for_end(&self, logout: Express<H>) {
+    fn wait_for_end(&self, logout: Control<H>) {
         {
             let mut logouts = self.login.logouts.lock();
             logouts.push(logout);
@@ -162,7 +162,7 @@ impl<H: Host> TokenPool<H> {
             std::mem::take(&mut *logouts)
         };
         for work in waiting {
-            self.submit_express(work);
+            self.submit_control(work);
         }
     }
 

@@ -1,14 +1,14 @@
-//! How an operation gets through its token's gate: with a PIN that the pool's source gives (asked by the keeper), or with the token's own means.
+//! How an operation gets through its token's gate: with a PIN that the pool's source gives (asked by the pool server), or with the token's own means.
 //! Nobody blocks in here: an operation that has to wait goes back to its place, and comes again when the gate has changed.
 
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::operation::host::{Host, Keeper, Notice, Posting};
+use crate::operation::host::{Host, Notice, PoolServer, Posting};
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
-use crate::pool::control::{Asked, Credential, Express};
+use crate::pool::control::{Asked, Control, Credential};
 use crate::pool::login::state::{Asking, PinRequest};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
@@ -76,7 +76,7 @@ impl<H: Host> TokenPool<H> {
                     Asking::Already => true,
                     Asking::NotNeeded => false,
                     Asking::Begins => {
-                        self.keeper.post(Notice::PinWanted { attempt: number });
+                        self.server.post(Notice::PinWanted { attempt: number });
                         true
                     }
                 }
@@ -94,7 +94,7 @@ impl<H: Host> TokenPool<H> {
         }
         let number = attempt.number();
         self.login.request_for_login(attempt);
-        self.keeper.post(Notice::PinWanted { attempt: number });
+        self.server.post(Notice::PinWanted { attempt: number });
     }
 
     fn log_in_with(&self, attempt: Attempt, pin: Pin) {
@@ -107,18 +107,18 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn submit_login(&self, attempt: Attempt, pin: Option<Pin>, asked: Asked<H>) {
-        self.submit_express(Express::login(Credential { attempt, pin }, asked));
+        self.submit_control(Control::login(Credential { attempt, pin }, asked));
     }
 
     /// The source is to give the PIN for the keys whose operations wait for it.
     pub(crate) fn ask_for_keys(&self, token: &Token) {
         let number = token.gate.number();
         if self.login.request_for_keys(number) {
-            self.keeper.post(Notice::PinWanted { attempt: number });
+            self.server.post(Notice::PinWanted { attempt: number });
         }
     }
 
-    /// The keeper has the PIN that was wanted, or the error that says why not.
+    /// The pool server has the PIN that was wanted, or the error that says why not.
     pub fn provide_pin(&self, number: u64, pin: Result<Pin, Error>) {
         self.login.note_source(number, &pin);
         if let Some(word) = self.login.word_to_compare(number) {

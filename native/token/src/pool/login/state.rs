@@ -10,7 +10,7 @@ use session_pool::Millis;
 use crate::error::Error;
 use crate::operation::host::Host;
 use crate::options::{LoginMode, PoolOptions};
-use crate::pool::control::{Asker, Express};
+use crate::pool::control::{Asker, Control};
 use crate::pool::grant::Parked;
 use crate::support::clock::now;
 use crate::support::failing::Failing;
@@ -39,7 +39,7 @@ pub(crate) struct Login<H: Host> {
     /// Explicit logins that wait for an attempt to end.
     pub(crate) explicit: Mutex<Vec<ExplicitLogin<H>>>,
     /// Logouts that wait for operations to end.
-    pub(crate) logouts: Mutex<Vec<Express<H>>>,
+    pub(crate) logouts: Mutex<Vec<Control<H>>>,
     pub(crate) has_logouts: AtomicBool,
     /// When an operation last ended.
     used_at: AtomicU64,
