@@ -161,7 +161,7 @@ pub(crate) fn execute<H: Host>(
     epoch: u64,
     is_over: &dyn Fn() -> bool,
 ) -> Step {
-    let Some(token) = session.token() else { return Step::Exchange };
+    let token = session.token();
     let functions = token.module.functions();
     let now = now();
     let ttl: Option<Millis> = options.key_cache_ttl;

@@ -12,7 +12,6 @@ use session_pool::{Held, Ticket};
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::{Attempt, Step};
-use crate::module::handle::OpenHandle;
 use crate::operation::host::{Host, Notice, PoolServer};
 use crate::operation::request::{KeyRef, Operation, Place};
 use crate::p11::Template;
@@ -77,7 +76,7 @@ impl Attempt<'_> {
     /// Looks for it on a session that has never seen the token; where none can be opened, it stays as it was.
     fn look_for(&self, template: &Template) -> Whereabouts {
         let look = |session| self.look_on(session, template);
-        OpenHandle::on_another(self.resolver.token, true, look).unwrap_or(Whereabouts::Nowhere)
+        self.resolver.token.with_temporary_session(true, look).unwrap_or(Whereabouts::Nowhere)
     }
 
     fn look_on(&self, session: CK_SESSION_HANDLE, template: &Template) -> Whereabouts {

@@ -7,7 +7,6 @@ use crate::operation::host::Host;
 use crate::operation::request::{Answer, Operation};
 use crate::p11::{CallError, Class, Phase};
 use crate::token::keys::Resolver;
-use crate::token::session::lost;
 
 /// Why an answer counts for nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,7 +20,11 @@ enum Flaw {
 impl Attempt<'_> {
     /// Between two calls: whether the session still has its handle.
     pub(crate) fn check_owner(&self) -> Result<(), CallError> {
-        if self.used.is_owner() { Ok(()) } else { Err(CallError { phase: Phase::Init, ..lost("C_GetSessionInfo") }) }
+        if self.used.is_owner() {
+            Ok(())
+        } else {
+            Err(CallError { phase: Phase::Init, ..CallError::session_lost("C_GetSessionInfo") })
+        }
     }
 
     /// The step, unless what it answers counts for nothing: then the operation is tried again, or its caller is told. `before`: how many tasks of
@@ -48,7 +51,7 @@ impl Attempt<'_> {
         let given = operation.request.withdraw_answers(before);
         if may_retry(operation, executed) {
             let class = if flaw == Flaw::Displaced { Class::DeadSession } else { Class::StaleHandle };
-            operation.again(class, lost("C_GetSessionInfo"), executed);
+            operation.again(class, CallError::session_lost("C_GetSessionInfo"), executed);
             return if flaw == Flaw::Displaced { Step::Elsewhere("displaced") } else { Step::LogIn };
         }
         let failure = Failure { error: Error::SessionLost, executed };

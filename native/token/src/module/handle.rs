@@ -4,19 +4,14 @@
 use std::sync::Arc;
 
 use cryptoki_sys::{CK_SESSION_HANDLE, CK_SLOT_ID, CKR_SESSION_COUNT};
-use session_pool::{Before, Handles, Ownership, Use};
+use session_pool::{Before, Ownership, Use};
 
-use crate::module::Module;
+use crate::module::{Leftover, Module};
 use crate::p11::session::{close_session, open_session};
 use crate::p11::{CallError, Phase};
-use crate::token::Token;
-use crate::token::session::lost;
-
-/// The handles of a module's sessions.
-pub(crate) type SessionHandles = Handles<Unused>;
 
 /// One thread's use of a session's handle.
-pub(crate) type HandleUse<'a> = Use<'a, Unused>;
+pub(crate) type HandleUse<'a> = Use<'a, Leftover>;
 
 /// How many handles that are still in use a module may give out in a row before there is no session to be had.
 const MOST_IN_USE: usize = 256;
@@ -24,11 +19,8 @@ const MOST_IN_USE: usize = 256;
 /// The handle of an open session.
 pub(crate) struct OpenHandle {
     module: Arc<Module>,
-    owned: Ownership<Unused>,
+    owned: Ownership<Leftover>,
 }
-
-/// A session whose handle a thread may still use for the session that had it before: it is closed when that has ended.
-pub(crate) struct Unused(Option<OpenHandle>);
 
 impl OpenHandle {
     /// `C_OpenSession`, again for as long as the handle that it gives is still in use. The second value: whether the module is found to have
@@ -42,27 +34,30 @@ impl OpenHandle {
             let opened = Self { module: module.clone(), owned };
             match before {
                 Before::Unknown | Before::Lost => return Ok((opened, has_lost)),
-                Before::InUse | Before::Closing => opened.leave_unused(),
+                Before::InUse | Before::Closing => opened.close_after_use(),
             }
         }
         Err(CallError::new("C_OpenSession", CKR_SESSION_COUNT, Phase::Single))
     }
 
     /// Runs something on a session of its own, which is closed then; what the close returns changes nothing. Called inside of the module.
-    pub(crate) fn on_another<T>(
-        token: &Token,
+    pub(crate) fn with_temporary<T>(
+        module: &Arc<Module>,
+        slot: CK_SLOT_ID,
         read_only: bool,
         run: impl FnOnce(CK_SESSION_HANDLE) -> T,
     ) -> Result<T, CallError> {
-        let (opened, _) = Self::open(&token.module, token.slot(), read_only)?;
+        let (opened, _) = Self::open(module, slot, read_only)?;
         let done = opened.begin().map(|used| run(used.handle()));
         let _ = opened.close();
-        done.ok_or_else(|| lost("C_OpenSession"))
+        done.ok_or_else(|| CallError::session_lost("C_OpenSession"))
     }
 
-    /// It stays open, and so the module gives its handle to nobody else, until whoever uses the handle has done.
-    fn leave_unused(self) {
-        drop(self.owned.holder().hold(Unused(Some(self))));
+    /// Closes it when the thread that still uses it, for the session that had it before, has done. Until then it stays open, so that the module gives
+    /// it to nobody else.
+    fn close_after_use(self) {
+        let holder = self.owned.holder();
+        drop(holder.hold(Box::new(ClosedOnDrop(Arc::new(self)))));
     }
 
     /// Whether the module has given its handle to another session.
@@ -75,25 +70,26 @@ impl OpenHandle {
         self.owned.begin()
     }
 
-    /// `C_CloseSession`. One that is displaced is gone already, and its handle is another's. Called inside of the module.
-    pub(crate) fn close(self) -> Result<(), CallError> {
+    /// `C_CloseSession`, once. One that is displaced is gone already, and its handle is another's. Called inside of the module.
+    pub(crate) fn close(&self) -> Result<(), CallError> {
         match self.owned.begin_closing() {
             Some(closing) => close_session(self.module.functions(), closing.handle()),
             None => Ok(()),
         }
     }
-
-    /// Its module.
-    pub(crate) fn module(&self) -> &Arc<Module> {
-        &self.module
-    }
 }
 
-impl Drop for Unused {
+/// A handle that nobody has used, and that is closed on the closing thread when this is dropped.
+struct ClosedOnDrop(Arc<OpenHandle>);
+
+impl Drop for ClosedOnDrop {
     fn drop(&mut self) {
-        if let Some(handle) = self.0.take() {
-            let module = handle.module.clone();
-            module.reaper().close_handle(handle);
-        }
+        let handle = self.0.clone();
+        self.0.module.run_on_closing_thread(move || {
+            if let Ok(_inside) = handle.module.enter_patiently() {
+                // What it returns changes nothing: the session is gone, one way or the other.
+                let _ = handle.close();
+            }
+        });
     }
 }

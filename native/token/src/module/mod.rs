@@ -1,6 +1,6 @@
 //! The module registry: a library is loaded and initialized once per VM, shared by all pools, and never unloaded.
 
-pub(crate) mod closing_thread;
+mod closing_thread;
 mod config;
 mod door;
 mod environment;
@@ -13,6 +13,7 @@ pub(crate) mod slot_events;
 pub(crate) mod tenant;
 pub(crate) mod turnstile;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
 use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
+use session_pool::{Handles, Millis};
 
 pub use config::ModuleConfig;
 use door::HALTING;
@@ -31,9 +33,8 @@ use environment::with_env;
 use file::ModuleFile;
 
 use crate::error::Error;
-use crate::module::closing_thread::Reaper;
+use crate::module::closing_thread::ClosingThread;
 use crate::module::exit::Guard;
-use crate::module::handle::SessionHandles;
 use crate::module::slot_events::SlotEvents;
 use crate::module::tenant::Tenant;
 use crate::module::turnstile::Turnstile;
@@ -46,6 +47,9 @@ const CHANGED: &str =
     "the file was replaced or written to while it was loaded, so that its digest proves nothing; restart the VM";
 
 static MODULES: Lazy<Mutex<BTreeMap<PathBuf, Arc<Module>>>> = Lazy::new(Default::default);
+
+/// What is left with a handle that is in use, and dropped when the use ends.
+pub(crate) type Leftover = Box<dyn Any + Send>;
 
 /// Whether the module is initialized, and by whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +93,8 @@ pub struct Module {
     /// If it says that it is initialized already, that may have been us: our last `C_Initialize` failed, or we have asked it to forget ours.
     perhaps_ours: AtomicBool,
     tenants: Mutex<Vec<Arc<dyn Tenant>>>,
-    handles: SessionHandles,
-    reaper: Reaper,
+    handles: Handles<Leftover>,
+    closing_thread: ClosingThread,
     guard: Guard,
     pub(crate) events: SlotEvents,
 }
@@ -139,7 +143,7 @@ impl Module {
         if config.sha256.is_some() && digest.is_none() {
             return Err(failed(CHANGED.into()));
         }
-        let reaper = Reaper::start().map_err(|error| failed(error.to_string()))?;
+        let closing_thread = ClosingThread::start().map_err(|error| failed(error.to_string()))?;
         let module = Arc::new(Self {
             path: canonical.clone(),
             digest,
@@ -155,8 +159,8 @@ impl Module {
             held_until: Mutex::default(),
             perhaps_ours: AtomicBool::new(false),
             tenants: Mutex::default(),
-            handles: SessionHandles::default(),
-            reaper,
+            handles: Handles::default(),
+            closing_thread,
             events: SlotEvents::default(),
             guard: Guard::default(),
         });
@@ -254,7 +258,7 @@ impl Module {
         Ok(ours)
     }
 
-    /// Finalizes a module of ours that nobody uses and nobody is inside of. Called by the reaper, behind the last session's close, and by who
+    /// Finalizes a module of ours that nobody uses and nobody is inside of. Called on the closing thread, behind the last session's close, and by who
     /// has had no session there.
     pub(crate) fn finalize_if_unused(&self) {
         {
@@ -294,7 +298,7 @@ impl Module {
     }
 
     /// The handles of our sessions.
-    pub(crate) fn handles(&self) -> &SessionHandles {
+    pub(crate) fn handles(&self) -> &Handles<Leftover> {
         &self.handles
     }
 
@@ -308,8 +312,16 @@ impl Module {
         &self.functions
     }
 
-    pub(crate) fn reaper(&self) -> &Reaper {
-        &self.reaper
+    /// Does a job by which something ends on the closing thread; blocks nobody.
+    pub(crate) fn run_on_closing_thread(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        let module = self.clone();
+        // Whoever wanted to finalize it while the thread that was replaced was inside could not.
+        self.closing_thread.run(job, move || module.finalize_if_unused());
+    }
+
+    /// Another closing thread takes over from one whose job has taken longer than `limit`.
+    pub(crate) fn replace_stuck_closing_thread(&self, limit: Millis) {
+        self.closing_thread.replace_if_stuck(limit);
     }
 
     /// From now on, and for ever, `tenant` is told what becomes of the module.
@@ -380,7 +392,8 @@ impl Drop for ModuleUse {
             lifecycle.users == 0
         };
         if last {
-            self.module.reaper.finalize(self.module.clone());
+            let module = self.module.clone();
+            self.module.run_on_closing_thread(move || module.finalize_if_unused());
         }
     }
 }

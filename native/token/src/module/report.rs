@@ -103,7 +103,7 @@ fn read_used(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<
     let module = using.module().clone();
     let result = read_all(&module, is_given_up);
     drop(using);
-    // Rather than later, by the reaper: whoever comes next may want other variables, or see what has changed since.
+    // Rather than later, on the closing thread: whoever comes next may want other variables, or see what has changed since.
     module.finalize_if_unused();
     result
 }

@@ -41,6 +41,11 @@ impl CallError {
         CallError { function, code, phase, active }
     }
 
+    /// What a call on a session that the module has lost is answered with, where it must not be made: the session's handle may be another's by now.
+    pub fn session_lost(function: &'static str) -> CallError {
+        CallError::new(function, CKR_SESSION_HANDLE_INVALID, Phase::Single)
+    }
+
     /// The code's name in lower case without `CKR_`: `"device_error"`.
     pub fn name(&self) -> &'static str {
         codes::name(self.code)

@@ -10,28 +10,28 @@ use crate::pool::grant::Grant;
 use crate::pool::in_flight::InFlight;
 use crate::support::clock::now;
 use crate::support::panics::survive;
-use crate::token::session::{Closable, Session};
+use crate::token::session::{OpenSession, Session};
 
 impl<H: Host> TokenPool<H> {
-    /// Closes a session by the reaper; its capacity comes back when it is closed.
+    /// Closes a session on the closing thread; its capacity comes back when it is closed.
     pub(crate) fn close(&self, closing: Closing, session: Session, reason: &'static str) {
         let is_hung = closing.is_hung();
         let reason = if is_hung { "hung" } else { reason };
         self.server.post(Notice::SessionClosed { session: session.index(), reason });
         let record = self.in_flight.begin_closing(session.index(), closing);
         let (me, its) = (self.me.clone(), record.clone());
-        let before = move |session: &Closable| {
+        let before = move |session: &OpenSession| {
             its.set_inside(true);
             // What hung has its successor.
             me.upgrade().filter(|_| !is_hung)?.before_close(session)
         };
         let me = self.me.clone();
-        session.close_then(before, move |heir| {
+        session.close_then(before, move |successor| {
             // No pool, no capacity to give back.
             let Some(pool) = me.upgrade() else { return };
             pool.in_flight.end_closing(&record);
             // Its capacity comes back in any case.
-            let granted = survive(|| pool.closed(&record, heir)).unwrap_or_else(|| pool.after_panic(&record));
+            let granted = survive(|| pool.closed(&record, successor)).unwrap_or_else(|| pool.after_panic(&record));
             if let Some(grant) = granted {
                 survive(|| pool.dispatch(grant, &mut Posting));
             }
@@ -40,10 +40,10 @@ impl<H: Host> TokenPool<H> {
         });
     }
 
-    /// Its session is closed: what its capacity, or its heir, serves next.
-    fn closed(&self, record: &InFlight<H>, heir: Option<Session>) -> Option<Grant<H>> {
+    /// Its session is closed: what its capacity, or its successor, serves next.
+    fn closed(&self, record: &InFlight<H>, successor: Option<Session>) -> Option<Grant<H>> {
         let closing = self.returned(record.end_closing());
-        match heir {
+        match successor {
             None => self.sessions.closed(closing),
             Some(session) => {
                 self.server.post(Notice::SessionOpened { session: session.index(), nanos: 0 });
@@ -52,9 +52,9 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// A session is about to be closed, on the reaper's thread. If it is the last one of a token that is logged in, another is opened first: its
+    /// A session is about to be closed, on the closing thread. If it is the last one of a token that is logged in, another is opened first: its
     /// end would be a logout. If it is the last one of a pool that stops, and no other shares the login, the login ends.
-    fn before_close(&self, session: &Closable) -> Option<Session> {
+    fn before_close(&self, session: &OpenSession) -> Option<Session> {
         if session.is_stale() {
             return None;
         }
@@ -65,7 +65,7 @@ impl<H: Host> TokenPool<H> {
             }
             let word = session.token().gate.word();
             let logs_in = self.options.login != LoginMode::None || self.login.is_admitted_in(word);
-            return if logs_in { session.heir(self.options.read_only) } else { None };
+            return if logs_in { session.successor(self.options.read_only) } else { None };
         }
         if self.left() == 1 && session.token().gate.leave(self.login.pool) {
             session.log_out();

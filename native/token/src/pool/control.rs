@@ -20,7 +20,7 @@ use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
 use crate::token::diagnosis::{Trouble, from_the_start};
 use crate::token::login_gate::Attempt;
-use crate::token::session::{Session, lost};
+use crate::token::session::Session;
 
 /// A login or logout of everybody. Dropped without an end, it holds nobody back any more, and then tells who asked for it.
 pub struct Control<H: Host> {
@@ -189,13 +189,13 @@ impl<H: Host> TokenPool<H> {
                 };
             }
         };
-        let seen = in_use.session().token().map(|token| token.module.incarnation());
+        let seen = in_use.session().token().module.incarnation();
         if in_use.session().is_stale() {
             self.discard(self.returned(in_use.finish()), &Place::Pool, "stale");
             self.submit_control(work);
             return None;
         }
-        if let (Some(seen), Some(call)) = (seen, self.death(in_use.session())) {
+        if let Some(call) = self.death(in_use.session()) {
             let trouble = from_the_start(in_use.session(), seen);
             self.after_trouble(self.returned(in_use.finish()), work, call, trouble, trouble.is_none(), started);
             return None;
@@ -235,9 +235,8 @@ impl<H: Host> TokenPool<H> {
         lay_idle: bool,
         started: u64,
     ) {
-        if let (Some(trouble), Some(token)) = (trouble, held.session.token()) {
-            let token = token.clone();
-            self.respond_to(trouble, &token, held.session.generation(), call);
+        if let Some(trouble) = trouble {
+            self.respond_to(trouble, held.session.token(), held.session.generation(), call);
         }
         self.discard(held, &Place::Pool, self.options.class(&call).name());
         match self.availability.readiness() {
@@ -277,9 +276,9 @@ impl<H: Host> TokenPool<H> {
 
     /// What the module says of a session that it has forgotten: a login or logout there would fail without having been tried.
     fn death(&self, session: &Session) -> Option<CallError> {
-        let token = session.token()?;
+        let token = session.token();
         let _inside = token.module.enter().ok()?;
-        let Some(used) = session.begin() else { return Some(lost("C_GetSessionInfo")) };
+        let Some(used) = session.begin() else { return Some(CallError::session_lost("C_GetSessionInfo")) };
         let answer = p11::session::session_info(token.module.functions(), used.handle());
         answer.err().filter(|error| self.options.class(error) == Class::DeadSession)
     }

@@ -115,7 +115,7 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// After a panic of ours: the session has gone to the reaper, and its capacity goes to the next.
+    /// After a panic of ours: the session is being closed, and its capacity goes to the next.
     pub(crate) fn after_panic(&self, record: &InFlight<H>) -> Option<Grant<H>> {
         let next = record.take_stake().and_then(|stake| self.sessions.forfeit(stake));
         survive(|| self.resume_logouts());

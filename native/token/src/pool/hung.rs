@@ -75,7 +75,7 @@ impl<H: Host> TokenPool<H> {
             self.hangs(id, &record, is_hung);
         }
         if let Some(token) = self.availability.bound_token() {
-            token.module.reaper().look_after(limit);
+            token.module.replace_stuck_closing_thread(limit);
         }
     }
 

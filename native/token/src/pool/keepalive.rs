@@ -83,10 +83,7 @@ impl<H: Host> TokenPool<H> {
             Kept::Good => return self.free(held, &Place::Pool),
             Kept::Broken(reason) => reason,
             Kept::Trouble(trouble, call) => {
-                if let Some(token) = held.session.token() {
-                    let token = token.clone();
-                    self.respond_to(trouble, &token, held.session.generation(), call);
-                }
+                self.respond_to(trouble, held.session.token(), held.session.generation(), call);
                 self.options.class(&call).name()
             }
         };
@@ -97,7 +94,7 @@ impl<H: Host> TokenPool<H> {
     /// The call. It needs no login, and asks for none.
     fn keep(&self, in_use: &InUse<'_, H>) -> Kept {
         let session = in_use.session();
-        let Some(token) = session.token() else { return Kept::Broken("stale") };
+        let token = session.token();
         // What waits by now goes first.
         let is_wanted = || self.sessions.waiting() == 0 && !self.is_draining();
         if !is_wanted() {
@@ -116,7 +113,7 @@ impl<H: Host> TokenPool<H> {
 
     /// What a return code asks for, as of an operation that nobody waits for. Called inside of the module.
     fn judge_keeping(&self, session: &Session, used: &HandleUse<'_>, call: CallError) -> Kept {
-        let Some(token) = session.token() else { return Kept::Broken("stale") };
+        let token = session.token();
         let (class, epoch) = (self.options.class(&call), token.gate.epoch());
         if is_suspicious(class) {
             let Diagnosis { trouble, is_good } = diagnose(&self.options.policy, session, used, class, epoch, false);

@@ -31,11 +31,7 @@ impl<H: Host> TokenPool<H> {
         ticket: Ticket,
         lacks: Lacks,
     ) -> Option<Grant<H>> {
-        let Some(token) = held.session.token().cloned() else {
-            let next = self.free(held, &operation.place);
-            operation.post(Error::Interrupted { cause: "the session was closed" });
-            return next;
-        };
+        let token = held.session.token().clone();
         if lacks == Lacks::Pin {
             if self.options.login == LoginMode::Protected {
                 operation.context = ContextPin::Given(None);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::module::Module;
-use crate::module::handle::OpenHandle;
 use crate::module::slot_events::{self, Ear};
 use crate::operation::host::{Host, Notice, PoolServer};
 use crate::p11::Class;
@@ -183,5 +182,5 @@ impl<H: Host> TokenPool<H> {
 /// `C_Logout` on a new session; what comes of it is seen by the login that follows.
 fn log_out(token: &Arc<Token>) {
     let Ok(_inside) = token.module.enter_unless_stuck() else { return };
-    let _ = OpenHandle::on_another(token, true, |session| logout(token.module.functions(), session));
+    let _ = token.with_temporary_session(true, |session| logout(token.module.functions(), session));
 }

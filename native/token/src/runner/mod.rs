@@ -214,14 +214,14 @@ impl<H: Host> TokenPool<H> {
 
     /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
     fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: Step) {
-        let token = held.session.token().cloned();
+        let token = held.session.token().clone();
         let generation = held.session.generation();
         self.discard(held, &operation.place, "hung");
         let _ = operation.header.progress.abandon();
         // What it has found is seen to all the same, as is a login that was its to begin: others wait for it.
-        match (step, token) {
-            (Step::Wait(wait), Some(token)) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
-            (Step::Recover(Recover { trouble, call, .. }), Some(token)) => self.respond_to(trouble, &token, generation, call),
+        match step {
+            Step::Wait(wait) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
+            Step::Recover(Recover { trouble, call, .. }) => self.respond_to(trouble, &token, generation, call),
             _ => (),
         }
     }
@@ -244,9 +244,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Whether an operation on this session may go on, as far as a login is due.
     fn pass_gate(&self, session: &Session, operation: &Operation<H>) -> Passage {
-        let Some(token) = session.token() else {
-            return Passage::Refuse(Error::Interrupted { cause: "the session was closed" });
-        };
+        let token = session.token();
         if self.options.login == LoginMode::None || matches!(operation.request, Request::Probe) {
             return Passage::Pass(token.gate.epoch());
         }
@@ -273,13 +271,12 @@ impl<H: Host> TokenPool<H> {
         wait: Wait,
         outlet: &mut impl Outlet<H>,
     ) -> Option<Grant<H>> {
-        let token = held.session.token().cloned();
+        let token = held.session.token().clone();
         let asked_at = operation.header.asked_at;
         self.sessions.close_gate();
         let granted = self.requeue(operation, ticket, outlet);
         let next = self.first_of(granted, self.free(held, &Place::Pool), outlet);
-        let waits = token.is_some_and(|token| self.wait_for(&token, wait, asked_at));
-        if !waits {
+        if !self.wait_for(&token, wait, asked_at) {
             // It ended between the look at the gate and the closing of ours.
             self.open_gate();
         }
@@ -292,7 +289,7 @@ impl<H: Host> TokenPool<H> {
             return Step::Elsewhere("hung");
         }
         let session = in_use.session();
-        let Some(token) = session.token() else { return Step::Exchange };
+        let token = session.token();
         let _inside = match enter(token, in_use.record(), || is_wanted(&operation.header, outlet)) {
             Ok(inside) => inside,
             Err(Error::Reinitializing) => return Step::Return,

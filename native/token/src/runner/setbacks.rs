@@ -90,10 +90,7 @@ impl<H: Host> TokenPool<H> {
         Recover { trouble, call, class, failure, retry }: Recover,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {
-        if let Some(token) = held.session.token() {
-            let token = token.clone();
-            self.respond_to(trouble, &token, held.session.generation(), call);
-        }
+        self.respond_to(trouble, held.session.token(), held.session.generation(), call);
         self.discard(held, &operation.place, class.name());
         if retry && !matches!(self.availability.readiness(), Readiness::Refused(_)) {
             operation.again(class, call, failure.executed);

@@ -2,7 +2,7 @@
 
 use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
-use crate::module::handle::{HandleUse, OpenHandle};
+use crate::module::handle::HandleUse;
 use crate::p11::crypto::generate_random;
 use crate::p11::objects::find_objects;
 use crate::p11::session::session_info;
@@ -80,7 +80,7 @@ pub(crate) fn diagnose(
     epoch: u64,
     fresh: bool,
 ) -> Diagnosis {
-    let Some(token) = session.token() else { return Diagnosis { trouble: None, is_good: false } };
+    let token = session.token();
     let seen = token.module.incarnation();
     if class == Class::DeadSession {
         token.doubt(epoch);
@@ -147,7 +147,7 @@ pub(crate) fn ask_device(policy: &Policy, token: &Token, session: Option<(u64, C
         // It has none, or not for anybody.
         Err(_) => !find_objects(functions, session, &nothing(), Some(1)).is_err_and(|error| fails(&error)),
     };
-    match (OpenHandle::on_another(token, true, answers), session) {
+    match (token.with_temporary_session(true, answers), session) {
         (Ok(true), _) => Reply::Answers,
         (Ok(false), _) => Reply::Fails { on: None },
         (Err(error), _) if fails(&error) => Reply::Fails { on: None },

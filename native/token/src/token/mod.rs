@@ -247,6 +247,15 @@ impl Token {
         Ok(closed?)
     }
 
+    /// Runs something on a session of its own, which is closed then. Called inside of the module.
+    pub(crate) fn with_temporary_session<T>(
+        &self,
+        read_only: bool,
+        run: impl FnOnce(CK_SESSION_HANDLE) -> T,
+    ) -> Result<T, CallError> {
+        OpenHandle::with_temporary(&self.module, self.slot(), read_only, run)
+    }
+
     /// Whether the slot answers, and has this token. Called inside of the module.
     pub(crate) fn is_in_its_slot(&self) -> Result<(), CallError> {
         self.info().map(drop)

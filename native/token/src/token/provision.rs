@@ -3,7 +3,6 @@
 use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKF_TOKEN_INITIALIZED, CKU_SO, CKU_USER};
 
 use crate::error::Error;
-use crate::module::handle::OpenHandle;
 use crate::module::{Module, ModuleConfig};
 use crate::p11::session::{init_pin, init_token, login, logout, set_pin};
 use crate::p11::slots::token_info;
@@ -96,7 +95,7 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
 }
 
 fn within(token: &Token, run: impl FnOnce(CK_SESSION_HANDLE) -> Result<(), CallError>) -> Result<(), CallError> {
-    OpenHandle::on_another(token, false, run)?
+    token.with_temporary_session(false, run)?
 }
 
 fn logged_out(functions: &Functions, session: CK_SESSION_HANDLE, result: Result<(), CallError>) -> Result<(), CallError> {

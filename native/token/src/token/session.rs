@@ -1,12 +1,14 @@
-//! An open session, and the one way in which it ends: in the reaper's hands.
+//! A session on a token. However it ends, it is closed on its module's closing thread: whoever drops it does not wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cryptoki_sys::{CKR_SESSION_HANDLE_INVALID, CKR_TOKEN_WRITE_PROTECTED};
+use cryptoki_sys::CKR_TOKEN_WRITE_PROTECTED;
 
 use crate::module::handle::{HandleUse, OpenHandle};
-use crate::p11::{self, CallError, Phase};
+use crate::p11::CallError;
+use crate::p11::session::logout;
+use crate::support::panics::survive;
 use crate::token::Token;
 
 /// The number of the next session, the first being 1.
@@ -17,22 +19,28 @@ pub(crate) fn next_number() -> u64 {
     NEXT.load(Ordering::Relaxed)
 }
 
-/// An open session on a token. Dropped, it is closed by the reaper.
+/// A session that somebody owns. Dropped, it is closed on the closing thread.
 pub struct Session {
-    open: Option<Closable>,
+    open: Arc<OpenSession>,
     /// Whether an operation has run on it, or it has lain idle.
     used: AtomicBool,
     /// An operation failed on it without saying whether it is still active.
     unclear: AtomicBool,
+    /// `None`: nothing, as where its owner has panicked.
+    around_close: Option<AroundClose>,
 }
 
-/// What a call on a displaced session is answered with, in the module's stead.
-pub(crate) fn lost(function: &'static str) -> CallError {
-    CallError::new(function, CKR_SESSION_HANDLE_INVALID, Phase::Single)
+type BeforeClose = Box<dyn FnOnce(&OpenSession) -> Option<Session> + Send + Sync>;
+type AfterClose = Box<dyn FnOnce(Option<Session>) + Send + Sync>;
+
+/// What its owner does around its close, on the closing thread.
+struct AroundClose {
+    before: BeforeClose,
+    after: AfterClose,
 }
 
-/// A session that is on its way to be closed.
-pub(crate) struct Closable {
+/// What is to be closed of a session: shared by the [`Session`] and, from its drop on, the closing thread.
+pub(crate) struct OpenSession {
     index: u64,
     token: Arc<Token>,
     handle: OpenHandle,
@@ -51,8 +59,8 @@ impl Session {
         };
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
         token.gate.session_opened(generation);
-        let open = Closable { index, token: token.clone(), handle, generation };
-        let session = Self { open: Some(open), used: AtomicBool::new(false), unclear: AtomicBool::new(false) };
+        let open = Arc::new(OpenSession { index, token: token.clone(), handle, generation });
+        let session = Self { open, used: AtomicBool::new(false), unclear: AtomicBool::new(false), around_close: None };
         if has_lost {
             // A session is gone that nobody has missed yet, perhaps with the login and the handles of objects.
             token.doubt(token.gate.epoch());
@@ -65,17 +73,17 @@ impl Session {
 
     /// The generation of its token in which it was opened.
     pub(crate) fn generation(&self) -> u64 {
-        self.open.as_ref().map_or(0, |open| open.generation)
+        self.open.generation
     }
 
     /// Whether it died with what the token was before, or the module has lost it and given its handle to another.
     pub(crate) fn is_stale(&self) -> bool {
-        self.open.as_ref().is_none_or(Closable::is_stale)
+        self.open.is_stale()
     }
 
-    /// Its number, unique in the VM; 0 while it is being closed.
+    /// Its number, unique in the VM.
     pub fn index(&self) -> u64 {
-        self.open.as_ref().map_or(0, |open| open.index)
+        self.open.index
     }
 
     /// Whether nothing has run on it.
@@ -97,40 +105,35 @@ impl Session {
         self.unclear.store(true, Ordering::Relaxed);
     }
 
-    /// The token that it is open on. `None` only while it is being closed.
-    pub(crate) fn token(&self) -> Option<&Arc<Token>> {
-        self.open.as_ref().map(|open| &open.token)
+    /// The token that it is open on.
+    pub(crate) fn token(&self) -> &Arc<Token> {
+        &self.open.token
     }
 
     /// Begins to call the module with its handle, which nobody else may do meanwhile. `None`: it is displaced. Called inside of the module, so
     /// that it is not initialized again before the use ends.
     pub(crate) fn begin(&self) -> Option<HandleUse<'_>> {
-        self.open.as_ref()?.handle.begin()
+        self.open.handle.begin()
     }
 
-    /// Closes it on the reaper's thread: calls `before` there, which may open an heir, and `closed` afterwards, with that.
+    /// Closes it on the closing thread: calls `before` there, which may open a successor, and `after` afterwards, with that.
     pub(crate) fn close_then(
         mut self,
-        before: impl FnOnce(&Closable) -> Option<Session> + Send + 'static,
-        closed: impl FnOnce(Option<Session>) + Send + 'static,
+        before: impl FnOnce(&OpenSession) -> Option<Session> + Send + Sync + 'static,
+        after: impl FnOnce(Option<Session>) + Send + Sync + 'static,
     ) {
-        if let Some(open) = self.open.take() {
-            let token = open.token.clone();
-            token.module.reaper().close(open, before, closed);
-        }
+        self.around_close = Some(AroundClose { before: Box::new(before), after: Box::new(after) });
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
-            let token = open.token.clone();
-            token.module.reaper().close(open, |_| None, |_| ());
-        }
+        let (open, around) = (self.open.clone(), self.around_close.take());
+        self.open.token.module.run_on_closing_thread(move || open.close(around));
     }
 }
 
-impl Closable {
+impl OpenSession {
     /// The token that it is open on.
     pub(crate) fn token(&self) -> &Arc<Token> {
         &self.token
@@ -141,17 +144,17 @@ impl Closable {
         self.token.generation() != self.generation || self.handle.is_displaced()
     }
 
-    /// `C_Logout`.
+    /// `C_Logout`. What it returns changes nothing.
     pub(crate) fn log_out(&self) {
         if let Ok(_inside) = self.token.module.enter()
             && let Some(used) = self.handle.begin()
         {
-            let _ = p11::session::logout(self.token.module.functions(), used.handle());
+            let _ = logout(self.token.module.functions(), used.handle());
         }
     }
 
     /// Another session, if this is the last one of a token that is logged in. Where none can be had, the gate logs in again when it must.
-    pub(crate) fn heir(&self, read_only: bool) -> Option<Session> {
+    pub(crate) fn successor(&self, read_only: bool) -> Option<Session> {
         let gate = &self.token.gate;
         if self.is_stale() || !gate.is_logged_in() || gate.sessions() > 1 {
             return None;
@@ -160,9 +163,17 @@ impl Closable {
         Session::open(&self.token, read_only).ok()
     }
 
+    /// Each step is taken even where the one before has panicked.
+    fn close(&self, around: Option<AroundClose>) {
+        let (before, after) = around.map(|AroundClose { before, after }| (before, after)).unzip();
+        let successor = survive(|| before.and_then(|before| before(self))).flatten();
+        survive(|| self.log_out_and_close());
+        survive(|| after.map(|after| after(successor)));
+    }
+
     /// `C_CloseSession`, after `C_Logout` if it is our last one on a token that we are logged in on. What they return changes nothing: the
     /// session is gone, one way or the other.
-    pub(crate) fn close(self) {
+    fn log_out_and_close(&self) {
         if self.token.gate.session_closing(self.generation) {
             self.log_out();
         }

@@ -31,7 +31,7 @@ fn a_module_that_another_initialized_is_adopted_and_never_finalized() {
     let token = Token::find(module.module(), &Selector::Id(fixture.slot)).unwrap();
     drop(module);
     assert_eq!(token.slot(), fixture.slot);
-    // The reaper, which finalizes modules of ours at once, leaves this one alone.
+    // The closing thread, which finalizes modules of ours at once, leaves this one alone.
     for _ in 0..50 {
         assert!(slots::library_info(&fixture.functions).is_ok());
         std::thread::sleep(Duration::from_millis(2));

@@ -1,5 +1,5 @@
 //! Faults of ours. In a runner's loop, outside of the operation itself: the runner leaves, its place and its session's capacity are free, and the
-//! operation is answered. In an answer: the caller gets another, and the runner goes on. On the reaper's thread: it closes what comes next.
+//! operation is answered. In an answer: the caller gets another, and the runner goes on. On the closing thread: it closes what comes next.
 
 use std::panic;
 use std::sync::Arc;
@@ -186,7 +186,7 @@ fn a_panic_in_an_answer_costs_neither_the_runner_nor_the_callers_an_answer() {
 }
 
 #[test]
-fn a_panic_on_the_reapers_thread_keeps_no_session_open_and_no_pool_from_its_end() {
+fn a_panic_on_the_closing_thread_keeps_no_session_open_and_no_pool_from_its_end() {
     let pool_with = |fault| {
         let notices = Notices(Arc::default(), fault);
         let pool: Arc<TokenPool<Test>> = TokenPool::new(options(), notices.clone()).unwrap();
@@ -197,7 +197,7 @@ fn a_panic_on_the_reapers_thread_keeps_no_session_open_and_no_pool_from_its_end(
         assert_eq!(pool.status().sessions.idle, 1);
         (pool, notices)
     };
-    // Told by `settle`, on the reaper's thread, behind the last close.
+    // Told by `settle`, on the closing thread, behind the last close.
     let (faulty, told) = pool_with(Some(Notice::Drained));
     let (sound, told_too) = pool_with(None);
     quietly(|| {

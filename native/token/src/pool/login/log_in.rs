@@ -19,7 +19,7 @@ use crate::support::pin::Pin;
 use crate::token::diagnosis::{Finding, Trouble, examine, from_the_start, is_suspicious, own_trouble};
 use crate::token::login_gate::Attempt;
 use crate::token::login_gate::pin_flags::ask_pin_flags;
-use crate::token::session::{Session, lost};
+use crate::token::session::Session;
 
 /// How a login ended.
 enum Ended {
@@ -44,8 +44,8 @@ impl<H: Host> TokenPool<H> {
     ) -> Option<Grant<H>> {
         let user = self.options.user;
         let session = in_use.session();
-        let token = session.token().cloned();
-        if token.as_ref().is_some_and(|token| !attempt.is_at(&token.gate)) {
+        let token = session.token();
+        if !attempt.is_at(&token.gate) {
             // The pool has another token than when it began: whoever needs a login begins anew, there.
             drop(attempt);
             let next = self.free(self.returned(in_use.finish()), &Place::Pool);
@@ -54,14 +54,13 @@ impl<H: Host> TokenPool<H> {
             }
             return next;
         }
-        let mark = token.as_ref().and_then(|token| pin.as_ref().map(|pin| token.gate.mark(pin)));
+        let mark = pin.as_ref().map(|pin| token.gate.mark(pin));
         // Whoever waits for the login is to find that it is the pool's.
         let before = self.login.swap_mark(mark);
-        let entered = || session.token().map(|token| token.module.enter_while(|| !self.is_draining()));
-        let run = AssertUnwindSafe(|| match entered() {
-            Some(Ok(_inside)) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
-            Some(Err(Error::Reinitializing)) => Ended::Return(attempt),
-            Some(Err(_)) | None => Ended::Refused { error: Error::Halting, reusable: true },
+        let run = AssertUnwindSafe(|| match token.module.enter_while(|| !self.is_draining()) {
+            Ok(_inside) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
+            Err(Error::Reinitializing) => Ended::Return(attempt),
+            Err(_) => Ended::Refused { error: Error::Halting, reusable: true },
         });
         let panicked = Error::Interrupted { cause: "the login panicked" };
         let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
@@ -111,12 +110,9 @@ fn login<H: Host>(
     pin: Option<&Pin>,
     asked: &Asked<H>,
 ) -> Ended {
-    let interrupted = Error::Interrupted { cause: "the session was closed" };
-    let Some(token) = session.token() else {
-        return Ended::Refused { error: interrupted, reusable: false };
-    };
+    let token = session.token();
     let Some(used) = session.begin() else {
-        return Ended::Trouble { attempt, call: lost("C_Login"), trouble: None };
+        return Ended::Trouble { attempt, call: CallError::session_lost("C_Login"), trouble: None };
     };
     let (functions, handle) = (token.module.functions(), used.handle());
     let failed = |attempt: Attempt, error: Error, reusable| {
@@ -151,7 +147,7 @@ fn login<H: Host>(
     {
         // Since it was asked for, as by a login for one use of a key.
         attempt.stay_poisoned(pin, now());
-        let error = token.gate.poison(user).unwrap_or(interrupted);
+        let error = token.gate.poison(user).unwrap_or(Error::Interrupted { cause: "its PIN was refused before" });
         return Ended::Refused { error, reusable: true };
     }
     let refusal = if asked.force { Ok(()) } else { ask_pin_flags(functions, token.slot(), user) };

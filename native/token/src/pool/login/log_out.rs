@@ -15,7 +15,7 @@ use crate::pool::in_flight::InUse;
 use crate::support::clock::now;
 use crate::token::Token;
 use crate::token::login_gate::{Awaited, Leave};
-use crate::token::session::{Session, lost};
+use crate::token::session::Session;
 
 /// Whether a logout was made.
 enum Made {
@@ -48,12 +48,8 @@ impl<H: Host> TokenPool<H> {
         mut holds_back: Option<HoldsBack<H>>,
         asked: Asked<H>,
     ) -> Option<Grant<H>> {
-        let token = in_use.session().token().cloned();
-        let made = match &token {
-            Some(token) => self.log_out(token, in_use.session(), &mut holds_back, &asked),
-            // A closed one has nothing to log out of.
-            None => Made::NotDue,
-        };
+        let session = in_use.session();
+        let made = self.log_out(session.token(), session, &mut holds_back, &asked);
         let next = self.free(self.returned(in_use.finish()), &Place::Pool);
         let outcome = match made {
             // It comes again by itself.
@@ -174,9 +170,8 @@ impl<H: Host> TokenPool<H> {
 
 /// Called inside of the module.
 fn c_logout(session: &Session) -> Result<(), CallError> {
-    let Some(token) = session.token() else { return Ok(()) };
     match session.begin() {
-        Some(used) => p11::session::logout(token.module.functions(), used.handle()),
-        None => Err(lost("C_Logout")),
+        Some(used) => p11::session::logout(session.token().module.functions(), used.handle()),
+        None => Err(CallError::session_lost("C_Logout")),
     }
 }
