@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv};
-use token::host::{Delivery, Host, Notice, Outcome, Outlet, PoolServer, Reply, Wake};
+use token::host::{Delivery, Host, Outlet, PoolServer, Reply, Wake};
+use token::{Notice, Outcome};
 
 use crate::atoms;
 use crate::caller::Caller;

@@ -2,10 +2,10 @@
 
 use rustler::types::map::map_new;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
-use token::host::{Notice, Outcome};
 use token::p11::{AttributeRead, MechanismInfo};
 use token::{
-    Ailment, Answer, Cost, Error, Executed, Failure, Health, Object, Pin, PinFileError, Readers, Retry, Status, Unavailable,
+    Ailment, Answer, Cost, Error, Executed, Failure, Health, Notice, Object, Outcome, Pin, PinFileError, Readers, Retry, Status,
+    Unavailable,
 };
 
 use crate::{atoms, information};

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
-use token::host::{Notice, Outcome};
-use token::{Timer, survive, unanswerable};
+use token::{Notice, Outcome, Timer, survive, unanswerable};
 
 use crate::atoms;
 use crate::caller::Caller;

@@ -31,18 +31,20 @@ mod token;
 pub use error::{Error, Executed, Failure, Unavailable};
 pub use module::report::{ModuleReport, SlotReport, report};
 pub use module::{Module, ModuleConfig, ModuleUse};
+pub use operation::answer::{Answer, Object, Outcome, unanswerable};
 pub use operation::batch::Batch;
+pub use operation::header::{Header, Timing};
 pub use operation::host;
-pub use operation::request::{
-    Answer, ContextPin, Header, KeyRef, Object, Operation, Place, Request, Retry, Timing, Work, unanswerable,
-};
+pub use operation::key_ref::KeyRef;
+pub use operation::notice::{Cost, Notice, Retry};
+pub use operation::request::Request;
 pub use operation::task::Task;
+pub use operation::{ContextPin, Operation, Place};
 pub use options::{LoginMode, PoolOptions};
-pub use pool::control::Control;
 pub use pool::health::{Ailment, Health};
-pub use pool::hung::Cost;
 pub use pool::keepalive::Keepalive;
 pub use pool::lease::{End, Lease};
+pub use pool::work::{Control, Work};
 pub use pool::{Status, TokenPool};
 pub use runner::inline_call::Direct;
 pub use runner::{Budget, Served};

@@ -5,7 +5,7 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_USER_NOT_LOGGED_IN, CKU_CONTEXT_SPECIFI
 
 use crate::error::{Error, Executed};
 use crate::execution::{Attempt, Fault, Then};
-use crate::operation::request::ContextPin;
+use crate::operation::ContextPin;
 use crate::options::LoginMode;
 use crate::p11::slots::token_info;
 use crate::p11::{self, CallError, Class, Phase};

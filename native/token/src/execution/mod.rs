@@ -1,8 +1,10 @@
 //! One operation on one session: the C calls, and what their return code asks for.
 
+pub(crate) mod batch;
 pub(crate) mod context_login;
 pub(crate) mod executed;
 pub(crate) mod hashing;
+pub(crate) mod task;
 pub(crate) mod vanished;
 pub(crate) mod void;
 
@@ -14,12 +16,16 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_OBJECT_HANDLE_INVALID};
 use session_pool::Millis;
 
 use crate::error::{Error, Executed, Failure};
+use crate::execution::batch::SLICE;
+use crate::execution::task::checked;
 use crate::execution::vanished::Vanished;
 use crate::module::handle::HandleUse;
-use crate::operation::batch::SLICE;
-use crate::operation::host::{Host, Outcome};
-use crate::operation::request::{Answer, ContextPin, KeyRef, Object, Operation, Place, Request};
-use crate::operation::task::checked;
+use crate::operation::answer::Outcome;
+use crate::operation::answer::{Answer, Object};
+use crate::operation::host::Host;
+use crate::operation::key_ref::KeyRef;
+use crate::operation::request::Request;
+use crate::operation::{ContextPin, Operation, Place};
 use crate::options::{LoginMode, PoolOptions};
 use crate::p11::attributes::get_attributes;
 use crate::p11::crypto;
@@ -33,7 +39,7 @@ use crate::pool::login::passage::Wait;
 use crate::support::clock::now;
 use crate::token::diagnosis::{Diagnosis, PROBE_BYTES, Reply, Trouble, ask_device, diagnose, is_suspicious, is_trouble};
 use crate::token::keys::Resolver;
-use crate::token::session::Session;
+use crate::token::session::{Session, next_number};
 use crate::token::suspicion::{Failed, Verdict};
 
 /// How often objects are looked for when some vanish before they are described.
@@ -297,7 +303,7 @@ impl Attempt<'_> {
                 Step::Exchange
             }
             Class::DirtySession if may_retry && !has_begun => {
-                operation.again(class, call, executed);
+                operation.prepare_retry(class, call, executed, next_number());
                 Step::Elsewhere(class.name())
             }
             Class::DirtySession => Step::Discard(Err(failure), class.name()),
@@ -308,7 +314,7 @@ impl Attempt<'_> {
                 let is_object = matches!(operation.request.key_mut(), Some(KeyRef::Object { .. }));
                 let is_gone = is_object && call.code == cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
                 if self.forget_key(&mut operation.request) && may_retry {
-                    operation.again(class, call, executed);
+                    operation.prepare_retry(class, call, executed, next_number());
                     // In the midst of an operation, nobody knows what it has left behind.
                     return (call.phase == Phase::Final).then_some(Step::Elsewhere(class.name()));
                 }
@@ -317,7 +323,7 @@ impl Attempt<'_> {
                 ended(&call, class, Failure::not_executed(error))
             }
             Class::LoginLost if may_retry && self.wants_login(&operation.request, &call) => {
-                operation.again(class, call, executed);
+                operation.prepare_retry(class, call, executed, next_number());
                 Step::Elsewhere("context_login")
             }
             Class::LoginLost => {
@@ -364,11 +370,11 @@ impl Attempt<'_> {
         }
         match class {
             Class::DeadSession if may_retry => {
-                operation.again(class, call, executed);
+                operation.prepare_retry(class, call, executed, next_number());
                 Step::Elsewhere(class.name())
             }
             Class::DeviceTrouble if may_retry => {
-                operation.again(class, call, executed);
+                operation.prepare_retry(class, call, executed, next_number());
                 Step::Pause((!is_good || call.active).then_some(class.name()))
             }
             Class::DeviceTrouble | Class::Ambiguous if is_good && call.active => Step::Discard(Err(failure), "active"),
@@ -418,7 +424,7 @@ impl Attempt<'_> {
         if !may_retry {
             return answer(call.into());
         }
-        operation.again(Class::LoginLost, call, Executed::No);
+        operation.prepare_retry(Class::LoginLost, call, Executed::No, next_number());
         // As with a stale handle: what waits for the login then, does so on another session.
         if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
     }

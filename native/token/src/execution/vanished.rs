@@ -12,8 +12,10 @@ use session_pool::{Held, Ticket};
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::{Attempt, Step};
-use crate::operation::host::{Host, Notice, PoolServer};
-use crate::operation::request::{KeyRef, Operation, Place};
+use crate::operation::host::{Host, PoolServer};
+use crate::operation::key_ref::KeyRef;
+use crate::operation::notice::Notice;
+use crate::operation::{Operation, Place};
 use crate::p11::Template;
 use crate::p11::objects::find_objects;
 use crate::pool::TokenPool;

@@ -3,10 +3,12 @@
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::{Attempt, Recover, Step, may_retry};
+use crate::operation::Operation;
+use crate::operation::answer::Answer;
 use crate::operation::host::Host;
-use crate::operation::request::{Answer, Operation};
 use crate::p11::{CallError, Class, Phase};
 use crate::token::keys::Resolver;
+use crate::token::session::next_number;
 
 /// Why an answer counts for nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Attempt<'_> {
         let given = operation.request.withdraw_answers(before);
         if may_retry(operation, executed) {
             let class = if flaw == Flaw::Displaced { Class::DeadSession } else { Class::StaleHandle };
-            operation.again(class, CallError::session_lost("C_GetSessionInfo"), executed);
+            operation.prepare_retry(class, CallError::session_lost("C_GetSessionInfo"), executed, next_number());
             return if flaw == Flaw::Displaced { Step::Elsewhere("displaced") } else { Step::LogIn };
         }
         let failure = Failure { error: Error::SessionLost, executed };

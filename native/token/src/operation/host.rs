@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Failure};
-use crate::operation::request::{Answer, Retry};
-use crate::pool::hung::Cost;
-
-/// What an operation ends in.
-pub type Outcome = Result<Answer, Failure>;
+use crate::operation::answer::Outcome;
+use crate::operation::notice::Notice;
 
 /// The host's types.
 pub trait Host: Sized + 'static {
@@ -41,95 +37,6 @@ pub trait Wake: Clone + Send + Sync + 'static {
 pub trait PoolServer: Send + Sync + 'static {
     /// Tells it by a thread that only sends; neither blocks nor panics.
     fn post(&self, notice: Notice);
-}
-
-/// What a pool server is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// Places for runners are free: start some.
-    RunnersWanted,
-    /// Ask the PIN source, for this attempt at a login.
-    PinWanted {
-        /// Names the attempt in the answer.
-        attempt: u64,
-    },
-    /// A session was opened.
-    SessionOpened {
-        /// Its number.
-        session: u64,
-        /// How long it took, in nanoseconds.
-        nanos: u64,
-    },
-    /// A session could not be opened, and why.
-    SessionRefused {
-        /// The reason of the error.
-        reason: &'static str,
-        /// How long it took, in nanoseconds.
-        nanos: u64,
-    },
-    /// A session was closed, and why.
-    SessionClosed {
-        /// Its number.
-        session: u64,
-        /// `"ttl"`, `"dead_session"`, `"drain"`, ...
-        reason: &'static str,
-    },
-    /// A call hangs.
-    SessionHung {
-        /// The session's number; 0: it is being opened.
-        session: u64,
-        /// What it is used for: `"sign"`, `"login"`, `"close"`, ...
-        operation: &'static str,
-        /// For how long.
-        ms: u64,
-        /// What it costs.
-        cost: Cost,
-        /// Whether it is on a native thread.
-        threads: bool,
-        /// How many hang then, this one among them.
-        hung: usize,
-    },
-    /// A call that hung has returned.
-    HungReturned {
-        /// The session's number; 0: it was not opened.
-        session: u64,
-        /// What it was used for.
-        operation: &'static str,
-        /// After how long.
-        ms: u64,
-    },
-    /// A login ended, and how (`"ok"` or the reason of the error).
-    LoginEnded {
-        /// `"ok"` or the reason.
-        result: &'static str,
-        /// How long it took, in nanoseconds.
-        nanos: u64,
-    },
-    /// The pool has logged out, and why.
-    LoggedOut {
-        /// `"logout"` or `"inactivity"`.
-        reason: &'static str,
-    },
-    /// An operation is tried again.
-    Retried(Retry),
-    /// The token is away: it is looked for.
-    Down {
-        /// What callers are told.
-        error: Error,
-    },
-    /// The token is there.
-    Up {
-        /// It had been there before.
-        was_there: bool,
-    },
-    /// The module was initialized again.
-    Reinitialized {
-        /// `"lost"` (it had lost its initialization), `"trouble"` (all calls failed), `"keys_vanished"` (nothing that was known is
-        /// found) or `"reload"`.
-        cause: &'static str,
-    },
-    /// A draining pool has closed its last session.
-    Drained,
 }
 
 /// Whether the sender of an answer is still alive.

@@ -1,6 +1,147 @@
-//! What is asked of a token, and by whom: requests, keys, answers, and the ports by which answers leave. Data only.
+//! What is asked of a token, and by whom: requests, keys, answers, and the ports by which answers leave. Data only: it knows neither how an
+//! operation is executed nor the pool.
 
+pub(crate) mod answer;
+pub(crate) mod asker;
 pub(crate) mod batch;
+pub(crate) mod header;
 pub mod host;
+pub(crate) mod key_ref;
+pub(crate) mod notice;
 pub(crate) mod request;
 pub(crate) mod task;
+
+use std::sync::Arc;
+
+use session_pool::State;
+
+use crate::error::{Error, Executed, Failure};
+use crate::operation::answer::{Outcome, unanswerable};
+use crate::operation::header::Header;
+use crate::operation::host::{Delivery, Host, Outlet, Reply};
+use crate::operation::notice::Retry;
+use crate::operation::request::Request;
+use crate::p11::{CallError, Class};
+use crate::pool::lease::Lease;
+use crate::support::panics::survive;
+use crate::support::pin::Pin;
+
+/// A call on its way through the pool. It is answered exactly once, by whatever road it ends.
+pub struct Operation<H: Host> {
+    /// What is shared of it.
+    pub header: Arc<Header<H>>,
+    /// What is asked for.
+    pub request: Request,
+    /// How often it has been tried again.
+    pub retries: u8,
+    /// What it failed with before it was tried again.
+    pub retried_as: Option<Class>,
+    /// The number of the first session that was opened after its last failure.
+    pub(crate) opened_since: u64,
+    /// The same, until it has been told.
+    pub retry: Option<Retry>,
+    /// Whether an earlier try of it may have run.
+    pub executed: Executed,
+    /// Where it runs.
+    pub place: Place<H>,
+    /// The PIN of a key that wants a login for each use.
+    pub context: ContextPin,
+}
+
+/// How far an operation is with the login that its key wants for each use (`CKA_ALWAYS_AUTHENTICATE`).
+pub enum ContextPin {
+    /// No key has wanted it yet.
+    None,
+    /// The PIN (`None`: NULL, for a protected authentication path), which has not been tried.
+    Given(Option<Pin>),
+    /// It was tried: the operation is never tried again.
+    Used,
+}
+
+/// Where an operation runs.
+pub enum Place<H: Host> {
+    /// On any session of the pool.
+    Pool,
+    /// On any session, which becomes this lease's.
+    Takes(Arc<Lease<H>>),
+    /// On this lease's session.
+    Within(Arc<Lease<H>>),
+}
+
+impl<H: Host> Operation<H> {
+    /// A new operation.
+    pub fn new(header: Arc<Header<H>>, request: Request, place: Place<H>) -> Self {
+        Self {
+            header,
+            request,
+            retries: 0,
+            retried_as: None,
+            opened_since: 0,
+            retry: None,
+            executed: Executed::No,
+            place,
+            context: ContextPin::None,
+        }
+    }
+
+    /// It is to be tried again, after this call. `next_session`: the number that the next session to be opened will have.
+    pub(crate) fn prepare_retry(&mut self, class: Class, call: CallError, executed: Executed, next_session: u64) {
+        self.retries += 1;
+        self.retried_as = Some(class);
+        self.opened_since = next_session;
+        self.retry = Some(Retry { class, call });
+        if executed != Executed::No {
+            self.executed = Executed::Unknown;
+        }
+    }
+
+    /// It fails without another try.
+    pub(crate) fn failure(&self, error: impl Into<Error>) -> Failure {
+        Failure { error: error.into(), executed: self.executed }
+    }
+
+    /// What its caller gets of an outcome. Once.
+    pub(crate) fn outcome_for_caller(&mut self, outcome: Outcome) -> Outcome {
+        survive(|| self.request.outcome_for_caller(outcome)).unwrap_or_else(|| Err(unanswerable()))
+    }
+
+    /// Answers it; where the outlet fails to, by the sender.
+    pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
+        if !self.header.progress.answer() {
+            return Delivery::Done;
+        }
+        let reply = &self.header.reply;
+        survive(|| outlet.answer(reply, outcome)).unwrap_or_else(|| {
+            reply.post(Err(unanswerable()));
+            Delivery::Done
+        })
+    }
+
+    /// Answers it by the sender.
+    pub fn post(mut self, error: Error) {
+        let failure = self.failure(error);
+        let outcome = self.outcome_for_caller(Err(failure));
+        self.header.post(outcome);
+    }
+
+    /// Whether nothing speaks against another try, as far as the operation goes: never under a lease, whose holder may have state on the session.
+    pub(crate) fn may_be_tried_again(&self) -> bool {
+        self.retries == 0
+            && !self.header.is_over()
+            && matches!(self.place, Place::Pool)
+            && !matches!(self.context, ContextPin::Used)
+    }
+}
+
+impl<H: Host> Drop for Operation<H> {
+    fn drop(&mut self) {
+        let executed = match self.header.progress.state() {
+            State::Running { .. } => Executed::Unknown,
+            State::Queued => Executed::No,
+            _ => return,
+        };
+        let error = Error::Interrupted { cause: "the operation was dropped" };
+        let outcome = self.outcome_for_caller(Err(Failure { error, executed }));
+        self.header.post(outcome);
+    }
+}

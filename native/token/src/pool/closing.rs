@@ -2,7 +2,8 @@
 
 use session_pool::Closing;
 
-use crate::operation::host::{Host, Notice, PoolServer, Posting};
+use crate::operation::host::{Host, PoolServer, Posting};
+use crate::operation::notice::Notice;
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;

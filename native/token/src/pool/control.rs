@@ -1,138 +1,28 @@
 //! What goes before all operations: a login or logout of everybody. It runs on a runner's session; here is its way to one that lives.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use session_pool::{Held, Started, Submitted, Ticket, Waiting};
 
-use crate::error::{Error, Failure};
-use crate::operation::host::{Host, Notice, Outcome, Outlet, PoolServer, Posting};
-use crate::operation::request::{Header, Place, Work};
+use crate::error::Error;
+use crate::operation::Place;
+use crate::operation::host::{Host, Outlet, PoolServer, Posting};
+use crate::operation::notice::Notice;
 use crate::p11::{self, CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
-use crate::pool::in_flight::{Kind, Taken};
+use crate::pool::in_flight::Taken;
 use crate::pool::opening::Remains;
 use crate::pool::opening::{Refusal, Refused};
 use crate::pool::recovery::as_seen_by;
-use crate::runner::is_wanted;
+use crate::pool::work::{Change, Control, Work};
 use crate::support::clock::{nanos, now};
-use crate::support::pin::Pin;
 use crate::token::diagnosis::{Trouble, from_the_start};
-use crate::token::login_gate::Attempt;
 use crate::token::session::Session;
-
-/// A login or logout of everybody. Dropped without an end, it holds nobody back any more, and then tells who asked for it.
-pub struct Control<H: Host> {
-    change: Change<H>,
-    asked: Asked<H>,
-}
-
-/// What it makes of the login.
-enum Change<H: Host> {
-    Login(Credential),
-    Logout(Option<HoldsBack<H>>),
-}
-
-/// What a login is made with.
-pub(crate) struct Credential {
-    pub(crate) attempt: Attempt,
-    /// `None` for a protected authentication path.
-    pub(crate) pin: Option<Pin>,
-}
 
 /// The pool's gate is closed for as long as this lives: a logout waits for operations to end.
 pub(crate) struct HoldsBack<H: Host>(Weak<TokenPool<H>>);
-
-/// How it was asked for.
-pub(crate) struct Asked<H: Host> {
-    /// Who waits for it; nobody if the pool itself wants it.
-    pub(crate) by: Option<Asker<H>>,
-    /// Even if a wrong PIN would lock the token, or others share the login.
-    pub(crate) force: bool,
-    /// How many sessions it has found dead that had lain idle.
-    dead: usize,
-    /// How often it has failed for what another session may mend: one that was new, or died of it, or could not be opened.
-    failed: usize,
-}
-
-/// Who waits for a login or logout. Dropped unanswered, its pool drains.
-pub(crate) struct Asker<H: Host>(pub(crate) Arc<Header<H>>);
-
-impl<H: Host> Control<H> {
-    pub(crate) fn login(credential: Credential, asked: Asked<H>) -> Self {
-        Self { change: Change::Login(credential), asked }
-    }
-
-    pub(crate) fn logout(holds_back: Option<HoldsBack<H>>, asked: Asked<H>) -> Self {
-        Self { change: Change::Logout(holds_back), asked }
-    }
-
-    pub(crate) fn kind(&self) -> Kind {
-        match self.change {
-            Change::Login(_) => Kind::Login,
-            Change::Logout(_) => Kind::Logout,
-        }
-    }
-
-    /// Of who waits for it.
-    pub(crate) fn header(&self) -> Option<&Arc<Header<H>>> {
-        self.asked.by.as_ref().map(|asker| &asker.0)
-    }
-
-    /// Whether somebody asked for it who does not wait any more.
-    pub(crate) fn is_off(&self, outlet: &impl Outlet<H>) -> bool {
-        self.header().is_some_and(|header| !is_wanted(header, outlet))
-    }
-
-    /// It goes on to another session; `lay_idle`: nothing has failed but a session that lay idle.
-    fn again(mut self, lay_idle: bool) -> Self {
-        let count = if lay_idle { &mut self.asked.dead } else { &mut self.asked.failed };
-        *count += 1;
-        self
-    }
-
-    /// It is not made: who asked for it is told, and the next who needs a login begins anew.
-    pub(crate) fn refuse(self, error: Error) {
-        let Self { change, asked } = self;
-        drop(change);
-        asked.answer(Err(Failure::not_executed(error)));
-    }
-
-    /// It fails: all who wait for a login are told.
-    fn fail(self, error: Error) {
-        match self.change {
-            Change::Login(Credential { attempt, .. }) => attempt.fail(error.clone(), false, nanos()),
-            Change::Logout(holds_back) => drop(holds_back),
-        }
-        self.asked.answer(Err(Failure::not_executed(error)));
-    }
-}
-
-impl<H: Host> Asked<H> {
-    pub(crate) fn new(by: Option<Asker<H>>, force: bool) -> Self {
-        Self { by, force, dead: 0, failed: 0 }
-    }
-
-    pub(crate) fn answer(self, outcome: Outcome) {
-        if let Some(asker) = self.by {
-            asker.answer(outcome);
-        }
-    }
-}
-
-impl<H: Host> Asker<H> {
-    /// Answers, by the sender.
-    pub(crate) fn answer(self, outcome: Outcome) {
-        self.0.post(outcome);
-    }
-}
-
-impl<H: Host> Drop for Asker<H> {
-    fn drop(&mut self) {
-        self.0.post(Err(Failure::not_executed(Error::Draining)));
-    }
-}
 
 impl<H: Host> Drop for HoldsBack<H> {
     fn drop(&mut self) {

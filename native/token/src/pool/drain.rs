@@ -6,12 +6,14 @@ use session_pool::{Drained, Millis, Source};
 
 use crate::error::{Error, Executed, Failure};
 use crate::module::exit;
-use crate::operation::host::{Host, Notice, PoolServer, Posting, Wake};
-use crate::operation::request::{Operation, Place, Work};
+use crate::operation::host::{Host, PoolServer, Posting, Wake};
+use crate::operation::notice::Notice;
+use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Reported};
 use crate::pool::lease::End;
+use crate::pool::work::Work;
 
 impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.

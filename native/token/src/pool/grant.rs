@@ -2,8 +2,10 @@
 
 use session_pool::{Held, Pool, Ticket};
 
-use crate::operation::host::{Host, Outcome};
-use crate::operation::request::{Operation, Work};
+use crate::operation::Operation;
+use crate::operation::answer::Outcome;
+use crate::operation::host::Host;
+use crate::pool::work::Work;
 use crate::token::session::Session;
 
 /// A session, or the right to open one, with what is to run on it.

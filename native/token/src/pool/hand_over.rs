@@ -4,11 +4,12 @@ use session_pool::{Dispatch, Freed, Held, Opening, Source, Ticket, Waiting};
 
 use crate::error::Error;
 use crate::operation::host::{Host, Outlet, Wake};
-use crate::operation::request::{Operation, Place, Work};
+use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
 use crate::pool::drain::refuse;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Taken};
+use crate::pool::work::Work;
 use crate::support::clock::now;
 use crate::support::panics::survive;
 use crate::token::session::Session;

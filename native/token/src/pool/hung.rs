@@ -8,27 +8,15 @@ use std::time::Duration;
 
 use session_pool::{Millis, Quarantined, RunnerId};
 
-use crate::operation::host::{Host, Notice, Outlet, PoolServer, Posting};
-use crate::operation::request::Header;
+use crate::operation::header::Header;
+use crate::operation::host::{Host, Outlet, PoolServer, Posting};
+use crate::operation::notice::{Cost, Notice};
 use crate::pool::TokenPool;
 use crate::pool::in_flight::{Current, InFlight, Kind, LateReturn, Reported};
 use crate::support::clock::now;
 
 /// A call that was given up earlier than this is only slow: its session is left alone for so long.
 const GRACE: Millis = 100;
-
-/// What a hung call costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cost {
-    /// Nothing but itself: its session is replaced.
-    Replaced,
-    /// A session of the pool: as many are replaced as may be, or nothing else gets into its module.
-    Session,
-    /// The same, and one of the VM's dirty-IO schedulers.
-    Scheduler,
-    /// The login of everybody.
-    Login,
-}
 
 impl<H: Host> TokenPool<H> {
     /// A caller has given up its running operation.

@@ -11,11 +11,13 @@ use parking_lot::{Mutex, MutexGuard};
 use session_pool::{Closing, Held, Lent, Millis, Opening, RunnerId, Source, Stake, State};
 
 use crate::module::{Module, Stuck};
+use crate::operation::header::Header;
 use crate::operation::host::Host;
-use crate::operation::request::{Header, Operation, Place, Work};
+use crate::operation::{Operation, Place};
 use crate::pool::grant::SessionPool;
 use crate::pool::lease::Lease;
 use crate::pool::pace::Pace;
+use crate::pool::work::Work;
 use crate::support::clock::now;
 use crate::token::session::Session;
 

@@ -10,8 +10,8 @@ use std::sync::Weak;
 use session_pool::{Held, Millis};
 
 use crate::module::handle::HandleUse;
+use crate::operation::Place;
 use crate::operation::host::{Host, Outlet};
-use crate::operation::request::{Place, Work};
 use crate::options::LoginMode;
 use crate::p11::crypto::generate_random;
 use crate::p11::{CallError, Class};
@@ -20,6 +20,7 @@ use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InUse, Taken};
 use crate::pool::opening::enter;
+use crate::pool::work::Work;
 use crate::support::clock::now;
 use crate::token::diagnosis::{Diagnosis, PROBE_BYTES, Trouble, diagnose, is_suspicious, own_trouble};
 use crate::token::session::Session;

@@ -5,11 +5,12 @@ use session_pool::{Grant as PoolGrant, Held, Source, Ticket, Waiting};
 
 use crate::error::{Error, Failure};
 use crate::operation::host::{Host, Posting};
-use crate::operation::request::{ContextPin, Operation, Place, Work};
+use crate::operation::{ContextPin, Operation, Place};
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::drain::refuse;
 use crate::pool::grant::{Grant, Parked};
+use crate::pool::work::Work;
 use crate::support::clock::now;
 use crate::support::pin::Pin;
 use crate::token::login_gate::Awaited;

@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use session_pool::{Held, Source, Ticket, Waiting};
 
 use crate::error::Error;
+use crate::operation::Operation;
 use crate::operation::host::{Host, Outlet};
-use crate::operation::request::{Operation, Work};
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
+use crate::pool::work::Work;
 use crate::support::sender::Timer;
 use crate::token::session::Session;
 

@@ -18,6 +18,7 @@ pub(crate) mod pace;
 pub(crate) mod recovery;
 mod recovery_thread;
 pub(crate) mod reload;
+pub(crate) mod work;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,16 +27,20 @@ use parking_lot::Mutex;
 use session_pool::{Abandoned, ConfigError, Departed, Pool, Refusal, Roster, RunnerId, RunnerState, Stats, Submitted, Ticket};
 
 use crate::error::Error;
-use crate::operation::host::{Host, Notice, Outlet, PoolServer, Posting, Wake};
-use crate::operation::request::{Header, Operation, Place, Request, Work};
+use crate::operation::header::Header;
+use crate::operation::host::{Host, Outlet, PoolServer, Posting, Wake};
+use crate::operation::notice::Notice;
+use crate::operation::request::Request;
+use crate::operation::{Operation, Place};
 use crate::options::{LoginMode, PoolOptions};
 use crate::pool::availability::Availability;
-use crate::pool::control::Control;
 use crate::pool::grant::{Grant, SessionPool};
 use crate::pool::health::{Ailment, Record};
 use crate::pool::in_flight::{InFlight, InFlightRecords};
 use crate::pool::lease::Lease;
 use crate::pool::login::state::Login;
+use crate::pool::work::Control;
+use crate::pool::work::Work;
 use crate::support::clock::now;
 use crate::token::login_gate::Listener;
 

@@ -5,14 +5,15 @@ use session_pool::{Source, Waiting};
 
 use crate::error::{Error, Unavailable};
 use crate::module::Inside;
-use crate::operation::host::{Host, Notice, Outlet, PoolServer, Posting};
-use crate::operation::request::Work;
+use crate::operation::host::{Host, Outlet, PoolServer, Posting};
+use crate::operation::notice::Notice;
 use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, InUse, Taken};
 use crate::pool::recovery::as_seen_by;
+use crate::pool::work::Work;
 use crate::support::clock::{nanos, now};
 use crate::token::Token;
 use crate::token::diagnosis::{Finding, Trouble, examine, is_suspicious, own_trouble};

@@ -10,11 +10,13 @@ use session_pool::Started;
 
 use crate::error::{Error, Failure};
 use crate::module::{Module, ModuleUse};
-use crate::operation::host::{Host, Notice, PoolServer};
-use crate::operation::request::{Answer, Header};
+use crate::operation::answer::Answer;
+use crate::operation::asker::Asker;
+use crate::operation::header::Header;
+use crate::operation::host::{Host, PoolServer};
+use crate::operation::notice::Notice;
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
-use crate::pool::control::Asker;
 use crate::support::clock::now;
 
 /// How long calls that are inside have to leave the module, where nobody says how long.

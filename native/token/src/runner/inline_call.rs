@@ -4,10 +4,14 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::operation::host::{Host, Outcome, Outlet};
-use crate::operation::request::{Header, Operation, Place, Request, Work};
+use crate::operation::answer::Outcome;
+use crate::operation::header::Header;
+use crate::operation::host::{Host, Outlet};
+use crate::operation::request::Request;
+use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
 use crate::pool::grant::Handled;
+use crate::pool::work::Work;
 use crate::support::panics::survive;
 use session_pool::Ticket;
 
@@ -51,7 +55,9 @@ impl<H: Host> TokenPool<H> {
         }
         self.advance_drain();
         Ok(match answer {
-            Some((mut operation, outcome)) if operation.header.progress.answer() => Direct::Done(operation.settle(outcome)),
+            Some((mut operation, outcome)) if operation.header.progress.answer() => {
+                Direct::Done(operation.outcome_for_caller(outcome))
+            }
             _ => Direct::Later(ticket),
         })
     }

@@ -12,8 +12,12 @@ use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started,
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::{Recover, Step, execute};
-use crate::operation::host::{Delivery, Host, Outcome, Outlet};
-use crate::operation::request::{Header, Operation, Place, Request, Work, weight};
+use crate::operation::answer::Outcome;
+use crate::operation::answer::weight;
+use crate::operation::header::Header;
+use crate::operation::host::{Delivery, Host, Outlet};
+use crate::operation::request::Request;
+use crate::operation::{Operation, Place};
 use crate::options::LoginMode;
 use crate::p11::{CallError, Phase};
 use crate::pool::TokenPool;
@@ -23,6 +27,7 @@ use crate::pool::in_flight::{InFlight, InUse, Purpose, Taken};
 use crate::pool::lease::Late;
 use crate::pool::login::passage::{Passage, Wait};
 use crate::pool::opening::{Refused, enter};
+use crate::pool::work::Work;
 use crate::support::clock::{nanos, now};
 use crate::support::panics::survive;
 use crate::token::session::Session;
@@ -67,7 +72,7 @@ impl<H: Host> TokenPool<H> {
             };
             let mut delivery = Delivery::Done;
             if let Some((mut operation, outcome)) = answer {
-                let outcome = operation.settle(outcome);
+                let outcome = operation.outcome_for_caller(outcome);
                 bytes += weight(&outcome);
                 delivery = operation.answer(outlet, outcome);
             }
@@ -155,7 +160,7 @@ impl<H: Host> TokenPool<H> {
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {
-        let in_use = match self.session(taken, || is_wanted(&operation.header, outlet)) {
+        let in_use = match self.session(taken, || operation.header.is_wanted(outlet)) {
             Ok(in_use) => in_use,
             Err(unopened) => {
                 return match self.unopened(*unopened, Waiting { payload: Work::Call(operation), ticket }, outlet) {
@@ -290,7 +295,7 @@ impl<H: Host> TokenPool<H> {
         }
         let session = in_use.session();
         let token = session.token();
-        let _inside = match enter(token, in_use.record(), || is_wanted(&operation.header, outlet)) {
+        let _inside = match enter(token, in_use.record(), || operation.header.is_wanted(outlet)) {
             Ok(inside) => inside,
             Err(Error::Reinitializing) => return Step::Return,
             Err(error) => return Step::Keep(Err(operation.failure(error))),
@@ -305,16 +310,12 @@ impl<H: Host> TokenPool<H> {
         };
         // Only a search takes many calls.
         let searcher = matches!(operation.request, Request::FindObjects { .. }).then(|| operation.header.clone());
-        let is_over = || searcher.as_ref().is_some_and(|header| !is_wanted(header, outlet));
+        let is_over = || searcher.as_ref().is_some_and(|header| !header.is_wanted(outlet));
         survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
         })
     }
-}
-
-pub(crate) fn is_wanted<H: Host>(header: &Header<H>, outlet: &impl Outlet<H>) -> bool {
-    !header.is_over() && outlet.is_wanted(&header.reply)
 }
 
 /// Whether granted work is to run.

@@ -6,16 +6,18 @@ use session_pool::{Held, Source, Ticket};
 
 use crate::error::{Error, Executed};
 use crate::execution::Recover;
-use crate::operation::host::{Host, Notice, Outlet, PoolServer};
-use crate::operation::request::{Operation, Place, Work};
+use crate::operation::host::{Host, Outlet, PoolServer};
+use crate::operation::notice::Notice;
+use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
 use crate::pool::grant::Handled;
 use crate::pool::grant::Parked;
 use crate::pool::opening::{Refusal, Remains};
+use crate::pool::work::Work;
 use crate::support::backoff::random_unit;
-use crate::token::session::Session;
+use crate::token::session::{Session, next_number};
 
 /// The pause before another try, in milliseconds: long enough for a device to come to its senses, short beside any deadline.
 const PAUSE: std::ops::Range<f64> = 20.0..60.0;
@@ -93,7 +95,7 @@ impl<H: Host> TokenPool<H> {
         self.respond_to(trouble, held.session.token(), held.session.generation(), call);
         self.discard(held, &operation.place, class.name());
         if retry && !matches!(self.availability.readiness(), Readiness::Refused(_)) {
-            operation.again(class, call, failure.executed);
+            operation.prepare_retry(class, call, failure.executed, next_number());
             self.tell_of_retry(&mut operation);
             return Handled::next(self.hold_back(operation, ticket, outlet));
         }
@@ -145,13 +147,13 @@ impl<H: Host> TokenPool<H> {
                 return Handled::next(self.first_of(next, granted, outlet));
             }
             Remains::Retry(class, call) if may_retry => {
-                operation.again(class, call, Executed::No);
+                operation.prepare_retry(class, call, Executed::No, next_number());
                 self.tell_of_retry(&mut operation);
                 let granted = self.hold_back(operation, ticket, outlet);
                 return Handled::next(self.first_of(next, granted, outlet));
             }
             Remains::Pause(class, call) if may_retry => {
-                operation.again(class, call, Executed::No);
+                operation.prepare_retry(class, call, Executed::No, next_number());
                 self.tell_of_retry(&mut operation);
                 self.resume_later(operation, ticket);
                 return Handled::next(next);

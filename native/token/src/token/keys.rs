@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use session_pool::Millis;
 
 use crate::error::Error;
-use crate::operation::request::KeyRef;
+use crate::operation::key_ref::KeyRef;
 use crate::p11::objects::{describe, find_objects};
 use crate::p11::{Attribute, CallError, Class, Functions, ObjectInfo, Phase, Template, Value};
 use crate::token::Token;

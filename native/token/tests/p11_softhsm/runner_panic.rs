@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use session_pool::Config;
-use token::host::{Delivery, Host, Notice, Outcome, Outlet, PoolServer, Posting, Reply, Wake};
+use token::host::{Delivery, Host, Outlet, PoolServer, Posting, Reply, Wake};
 use token::{
-    Budget, Error, Executed, Header, LoginMode, ModuleConfig, Policy, PoolOptions, Request, Selector, Served, TokenPool, now,
+    Budget, Error, Executed, Header, LoginMode, ModuleConfig, Notice, Outcome, Policy, PoolOptions, Request, Selector, Served,
+    TokenPool, now,
 };
 
 use crate::support::fixture;

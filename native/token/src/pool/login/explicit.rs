@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::error::Failure;
+use crate::operation::answer::Answer;
+use crate::operation::asker::Asker;
+use crate::operation::header::Header;
 use crate::operation::host::Host;
-use crate::operation::request::{Answer, Header};
 use crate::pool::TokenPool;
-use crate::pool::control::{Asked, Asker};
 use crate::pool::login::state::ExplicitLogin;
+use crate::pool::work::Asked;
 use crate::support::pin::Pin;
 use crate::token::login_gate::{Awaited, Explicit, Who};
 

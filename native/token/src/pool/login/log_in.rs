@@ -5,15 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use cryptoki_sys::{CK_SESSION_HANDLE, CK_USER_TYPE, CKU_SO};
 
 use crate::error::{Error, Failure};
+use crate::operation::Place;
+use crate::operation::answer::Answer;
 use crate::operation::host::Host;
-use crate::operation::request::{Answer, Place};
 use crate::options::PoolOptions;
 use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::TokenPool;
-use crate::pool::control::{Asked, Control, Credential};
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::InUse;
 use crate::pool::login::state::ExplicitLogin;
+use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
 use crate::token::diagnosis::{Finding, Trouble, examine, from_the_start, is_suspicious, own_trouble};

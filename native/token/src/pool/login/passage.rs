@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::operation::host::{Host, Notice, PoolServer, Posting};
+use crate::operation::host::{Host, PoolServer, Posting};
+use crate::operation::notice::Notice;
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
-use crate::pool::control::{Asked, Control, Credential};
 use crate::pool::login::state::{Asking, PinRequest};
+use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
 use crate::token::Token;

@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use session_pool::Millis;
 
 use crate::error::Error;
+use crate::operation::asker::Asker;
 use crate::operation::host::Host;
 use crate::options::{LoginMode, PoolOptions};
-use crate::pool::control::{Asker, Control};
 use crate::pool::grant::Parked;
+use crate::pool::work::Control;
 use crate::support::clock::now;
 use crate::support::failing::Failing;
 use crate::support::pin::Pin;

@@ -1,0 +1,95 @@
+//! A slice of a caller's list, on one session. One that has had its time is answered as far as it is: the caller asks for the rest again, behind
+//! whatever waits by then. So no list keeps a session for long, however slow the token.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Executed, Failure};
+use crate::execution::{Attempt, Fault, Recover, Step};
+use crate::operation::answer::Answer;
+use crate::operation::batch::Batch;
+use crate::operation::host::Host;
+use crate::operation::request::Request;
+use crate::operation::{ContextPin, Operation};
+use crate::p11::Class;
+use crate::token::session::next_number;
+
+/// How long a slice may run; a task that has begun is finished.
+pub(crate) const SLICE: Duration = Duration::from_millis(5);
+
+impl Attempt<'_> {
+    /// Goes on with a slice, up to its end or a task that fails.
+    pub(crate) fn go_on(&self, batch: &mut Batch, context: &mut ContextPin) -> Result<(), Fault> {
+        batch.is_key_found = false;
+        let key = self.resolver.resolve(&batch.key)?.handle;
+        batch.is_key_found = true;
+        while let Some((mechanism, task)) = batch.next_task() {
+            // A PIN is for one use: each of these tasks is a slice of its own.
+            let is_over = || Instant::now() >= self.until || matches!(context, ContextPin::Used);
+            if batch.answered() > 0 && is_over() {
+                break;
+            }
+            let answer = self.apply(key, mechanism, task, context)?;
+            batch.answer_next(Ok(answer));
+            self.resolver.token.suspicion.succeeded();
+        }
+        Ok(())
+    }
+
+    /// What comes after a step that a failed task has asked for; `None`: the next task.
+    pub(crate) fn absorb<H: Host>(&self, step: Step, operation: &mut Operation<H>) -> Option<Step> {
+        let may_move = operation.may_be_tried_again() && operation.request.is_idempotent();
+        let Request::Batch(batch) = &mut operation.request else { return Some(step) };
+        if !batch.is_key_found {
+            return Some(step);
+        }
+        match step {
+            Step::Keep(Err(failure)) if self.is_of_one_task(&failure.error) => {
+                batch.answer_next(Err(failure));
+                None
+            }
+            // The session has to go, but not for a reason of its own: the caller sends the rest again.
+            Step::Discard(Err(failure), reason) if self.is_callers(&failure.error) => {
+                batch.answer_next(Err(failure));
+                Some(Step::Discard(Ok(Answer::Done), reason))
+            }
+            // It died under this task: the others are tried on another one, once.
+            Step::Discard(Err(failure), reason) if may_move && batch.has_tasks_after_next() => {
+                let call = failure.error.call();
+                batch.answer_next(Err(failure));
+                match call {
+                    Some(call) => operation.prepare_retry(self.class(&call), call, Executed::No, next_number()),
+                    None => operation.retries += 1,
+                }
+                Some(Step::Elsewhere(reason))
+            }
+            Step::Recover(recover) if !recover.retry && may_move && batch.has_tasks_after_next() => {
+                batch.answer_next(Err(recover.failure.clone()));
+                let failure = Failure { executed: Executed::No, ..recover.failure };
+                Some(Step::Recover(Recover { retry: true, failure, ..recover }))
+            }
+            step => Some(step),
+        }
+    }
+
+    /// Whether the next task may fare better on the same session.
+    fn is_of_one_task(&self, error: &Error) -> bool {
+        let might_pass = |class| matches!(class, Class::Ambiguous | Class::DeviceTrouble);
+        self.is_callers(error) || matches!(error, Error::Call(call) if might_pass(self.class(call)))
+    }
+
+    /// Whether a task's own input is at fault.
+    fn is_callers(&self, error: &Error) -> bool {
+        match error {
+            Error::Call(call) => matches!(self.class(call), Class::Caller | Class::Buffer),
+            Error::DecryptionFailed { .. }
+            | Error::SignatureInvalid { .. }
+            | Error::SignatureLength { .. }
+            | Error::OutputLength { .. }
+            | Error::IvReplaced { .. }
+            | Error::IvNotMade
+            | Error::KeyMisfit { .. }
+            | Error::DigestTooLong { .. } => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a key does with data: an Init call and a final one, and what their outcome means.
+
+use std::ops::RangeInclusive;
+
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CKM_ECDSA, CKR_AEAD_DECRYPT_FAILED, CKR_ARGUMENTS_BAD, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE,
+    CKR_DEVICE_MEMORY, CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FIPS_SELF_TEST_FAILED, CKR_HOST_MEMORY,
+    CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
+};
+
+use crate::error::Error;
+use crate::execution::{Attempt, Fault};
+use crate::operation::ContextPin;
+use crate::operation::answer::Answer;
+use crate::operation::task::Task;
+use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
+use crate::p11::fit::fits;
+use crate::p11::lengths;
+use crate::p11::{CallError, Class, Mechanism, Params, Phase};
+use crate::support::wiped::Wiped;
+use crate::token::key_facts::KeyFacts;
+
+impl Attempt<'_> {
+    /// Does it.
+    pub(crate) fn apply(
+        &self,
+        key: CK_OBJECT_HANDLE,
+        mechanism: &Mechanism,
+        task: &Task,
+        context: &mut ContextPin,
+    ) -> Result<Answer, Fault> {
+        let (functions, session) = (self.resolver.functions, self.resolver.session);
+        let facts = &*self.resolver.facts(key)?;
+        self.check(mechanism, task, facts)?;
+        match task {
+            Task::Sign(data) => {
+                let size = facts.signature_size(lengths::of_signature(mechanism));
+                // More than it gives: what fills the buffer is not believed.
+                let hint = SIGNATURE_HINT.max(size.map_or(0, |size| size.saturating_add(1)));
+                let signature = self.with_login(key, facts, context, |login| {
+                    self.hashed(key, facts, mechanism, data, |mechanism, data| {
+                        crypto::sign_after(functions, session, key, mechanism, data, hint, login)
+                    })
+                })?;
+                checked("C_Sign", signature, size.map(|size| size..=size)).map(Answer::Bytes)
+            }
+            Task::Verify { data, signature } => {
+                let verified = self.hashed(key, facts, mechanism, data, |mechanism, data| {
+                    crypto::verify(functions, session, key, mechanism, data, signature)
+                });
+                match verified {
+                    Ok(()) => Ok(Answer::Done),
+                    Err(call) => Err(self.refused(call.into(), |call| Error::SignatureInvalid { call })),
+                }
+            }
+            Task::Encrypt(data) => {
+                let allowed = lengths::of_ciphertext(mechanism, data.len(), facts.modulus_size);
+                encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, allowed)
+            }
+            Task::Decrypt(data) => self
+                .with_login(key, facts, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
+                .and_then(|bytes| checked("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len())))
+                .map(Answer::Bytes)
+                .map_err(|fault| self.refused(fault, |call| Error::DecryptionFailed { call })),
+            Task::DigestKey { prefix, suffix } => {
+                Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
+            }
+        }
+    }
+
+    /// Refuses what no module should be asked: some crash on a key that is none of the mechanism's, some sign the first bytes of a message
+    /// that is given in place of a digest, and some take a signature to be as long as it should be, and read on behind its end.
+    fn check(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
+        let Some(usage) = task.usage() else { return Ok(()) };
+        if !fits(mechanism.code, usage, facts.class, facts.key_type) {
+            return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
+        }
+        if let Task::Verify { signature, .. } = task
+            && let Some(expected) = facts.signature_size(lengths::of_signature(mechanism))
+            && signature.len() != expected
+        {
+            return Err(Error::SignatureLength { expected, given: signature.len() });
+        }
+        let (Task::Sign(data) | Task::Verify { data, .. }) = task else { return Ok(()) };
+        match (mechanism, facts.order_size()) {
+            (Mechanism { code: CKM_ECDSA, params }, Some(longest))
+                if !matches!(params, Params::Hashed { .. }) && data.len() > longest =>
+            {
+                Err(Error::DigestTooLong { size: data.len(), longest })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the module has refused what it was to decrypt or to verify, rather than failed to. Some modules say so by a code that may mean anything
+    /// (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a probe that no input decides tells it
+    /// from a failing session. It is asked whatever the code, so that each refusal takes as long as any other, and none is tried again.
+    fn refused(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
+        let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, .. }), then: None, .. } = fault else {
+            return fault;
+        };
+        let class = self.class(&call);
+        if !is_refusal(&call, class) || !self.answers() {
+            return fault;
+        }
+        if call.active || class != Class::Caller {
+            // Whether the module has ended the operation, the next one sees.
+            self.session.set_unclear();
+        }
+        Fault::ran(error(call))
+    }
+}
+
+/// Whether a final call that returned this code may have found fault with a ciphertext or signature. What speaks of memory does not.
+fn is_refusal(call: &CallError, class: Class) -> bool {
+    match class {
+        Class::Caller => matches!(
+            call.code,
+            CKR_ARGUMENTS_BAD
+                | CKR_DATA_INVALID
+                | CKR_DATA_LEN_RANGE
+                | CKR_ENCRYPTED_DATA_INVALID
+                | CKR_ENCRYPTED_DATA_LEN_RANGE
+                | CKR_AEAD_DECRYPT_FAILED
+                | CKR_SIGNATURE_INVALID
+                | CKR_SIGNATURE_LEN_RANGE
+        ),
+        Class::Ambiguous => true,
+        Class::DeviceTrouble => !matches!(call.code, CKR_HOST_MEMORY | CKR_DEVICE_MEMORY | CKR_FIPS_SELF_TEST_FAILED),
+        _ => false,
+    }
+}
+
+/// An output goes out if it has a length that mechanism, input and key allow, as far as they are known.
+pub(crate) fn checked(function: &'static str, bytes: Wiped, allowed: Option<RangeInclusive<usize>>) -> Result<Wiped, Fault> {
+    if allowed.is_none_or(|allowed| allowed.contains(&bytes.len())) {
+        return Ok(bytes);
+    }
+    Err(Fault::ran(Error::OutputLength { function }))
+}
+
+/// A ciphertext goes out with the IV that it was made with, or not at all.
+fn encrypted(
+    mechanism: &Mechanism,
+    Encrypted { bytes, iv }: Encrypted,
+    allowed: Option<RangeInclusive<usize>>,
+) -> Result<Answer, Fault> {
+    match (mechanism.has_token_iv(), iv) {
+        (false, None) => Ok(Answer::Bytes(checked("C_Encrypt", bytes, allowed)?)),
+        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes: checked("C_Encrypt", bytes, allowed)? }),
+        (false, Some(iv)) => Err(Fault::ran(Error::IvReplaced { iv })),
+        // Made with our zeros, then, as everything else under this key would be.
+        (true, None) => Err(Fault::ran(Error::IvNotMade)),
+    }
+}

@@ -1,0 +1,119 @@
+//! What runs on a pool's sessions: callers' operations, logins and logouts of everybody, and calls that keep idle sessions alive.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Failure};
+use crate::operation::Operation;
+use crate::operation::answer::Outcome;
+use crate::operation::asker::Asker;
+use crate::operation::header::Header;
+use crate::operation::host::{Host, Outlet};
+use crate::pool::control::HoldsBack;
+use crate::pool::in_flight::Kind;
+use crate::pool::keepalive::Keepalive;
+use crate::support::clock::nanos;
+use crate::support::pin::Pin;
+use crate::token::login_gate::Attempt;
+
+/// What the pool queues.
+pub enum Work<H: Host> {
+    /// A caller's operation.
+    Call(Operation<H>),
+    /// A login or logout of everybody.
+    Control(Control<H>),
+    /// A session that lies idle is kept alive.
+    Keepalive(Keepalive<H>),
+}
+
+/// A login or logout of everybody. Dropped without an end, it holds nobody back any more, and then tells who asked for it.
+pub struct Control<H: Host> {
+    pub(crate) change: Change<H>,
+    pub(crate) asked: Asked<H>,
+}
+
+/// What it makes of the login.
+pub(crate) enum Change<H: Host> {
+    Login(Credential),
+    Logout(Option<HoldsBack<H>>),
+}
+
+/// What a login is made with.
+pub(crate) struct Credential {
+    pub(crate) attempt: Attempt,
+    /// `None` for a protected authentication path.
+    pub(crate) pin: Option<Pin>,
+}
+
+/// How it was asked for.
+pub(crate) struct Asked<H: Host> {
+    /// Who waits for it; nobody if the pool itself wants it.
+    pub(crate) by: Option<Asker<H>>,
+    /// Even if a wrong PIN would lock the token, or others share the login.
+    pub(crate) force: bool,
+    /// How many sessions it has found dead that had lain idle.
+    pub(crate) dead: usize,
+    /// How often it has failed for what another session may mend: one that was new, or died of it, or could not be opened.
+    pub(crate) failed: usize,
+}
+
+impl<H: Host> Control<H> {
+    pub(crate) fn login(credential: Credential, asked: Asked<H>) -> Self {
+        Self { change: Change::Login(credential), asked }
+    }
+
+    pub(crate) fn logout(holds_back: Option<HoldsBack<H>>, asked: Asked<H>) -> Self {
+        Self { change: Change::Logout(holds_back), asked }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self.change {
+            Change::Login(_) => Kind::Login,
+            Change::Logout(_) => Kind::Logout,
+        }
+    }
+
+    /// Of who waits for it.
+    pub(crate) fn header(&self) -> Option<&Arc<Header<H>>> {
+        self.asked.by.as_ref().map(|asker| &asker.0)
+    }
+
+    /// Whether somebody asked for it who does not wait any more.
+    pub(crate) fn is_off(&self, outlet: &impl Outlet<H>) -> bool {
+        self.header().is_some_and(|header| !header.is_wanted(outlet))
+    }
+
+    /// It goes on to another session; `lay_idle`: nothing has failed but a session that lay idle.
+    pub(crate) fn again(mut self, lay_idle: bool) -> Self {
+        let count = if lay_idle { &mut self.asked.dead } else { &mut self.asked.failed };
+        *count += 1;
+        self
+    }
+
+    /// It is not made: who asked for it is told, and the next who needs a login begins anew.
+    pub(crate) fn refuse(self, error: Error) {
+        let Self { change, asked } = self;
+        drop(change);
+        asked.answer(Err(Failure::not_executed(error)));
+    }
+
+    /// It fails: all who wait for a login are told.
+    pub(crate) fn fail(self, error: Error) {
+        match self.change {
+            Change::Login(Credential { attempt, .. }) => attempt.fail(error.clone(), false, nanos()),
+            Change::Logout(holds_back) => drop(holds_back),
+        }
+        self.asked.answer(Err(Failure::not_executed(error)));
+    }
+}
+
+impl<H: Host> Asked<H> {
+    pub(crate) fn new(by: Option<Asker<H>>, force: bool) -> Self {
+        Self { by, force, dead: 0, failed: 0 }
+    }
+
+    pub(crate) fn answer(self, outcome: Outcome) {
+        if let Some(asker) = self.by {
+            asker.answer(outcome);
+        }
+    }
+}
