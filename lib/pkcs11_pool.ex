@@ -959,6 +959,10 @@ defmodule Pkcs11Pool do
   One that the token does not reveal is the error `:attribute_sensitive`, one that the object does not have `:attribute_type_invalid`, both with
   their names in `details.attributes`; with `partial: true` the value of either is `:unavailable`.
 
+  Of an object with a `:unique_id` (see `Pkcs11Pool.Object`), the unique id is read by the same call: if it is another object's by now, the error is
+  `:object_stale`. An object without one, if somebody has destroyed it, is looked for by class, id and label; the attributes are those of
+  another object then, if it has the same.
+
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
   @spec get_attributes(pool, key, [Template.name()], [call_option | {:partial, boolean}]) ::
@@ -1007,10 +1011,12 @@ defmodule Pkcs11Pool do
   @doc """
   Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
 
-  An object of before a logout, a reload or the token's absence is `:object_stale`, and nothing is destroyed: another may have its id and label by
-  now. Find it again with `find_objects/3`.
+  Nothing is destroyed but the object that is meant. Where the token has `CKA_UNIQUE_ID` (PKCS#11 3.0), an object of an earlier call has a `:unique_id`, and that is
+  read before. An object of before a logout, a reload or the token's absence is looked for by it: it is destroyed if the token finds exactly one
+  object by it, and `:object_stale` otherwise. Without a `:unique_id` it is always `:object_stale`, since another may have its id and label by now: find it again with
+  `find_objects/3`.
 
-  Calls `C_DestroyObject` (PKCS#11 2.40, 5.7). Never tried again.
+  Calls `C_DestroyObject` (PKCS#11 2.40, 5.7); before, with a `:unique_id`, `C_GetAttributeValue`, and perhaps `C_FindObjects`. Never tried again.
   """
   @spec destroy_object(pool, key, [call_option]) :: :ok | {:error, Error.t()}
   def destroy_object(pool, object, opts \\ []) do

@@ -40,6 +40,9 @@ defmodule Pkcs11Pool.KeyTest do
 
     assert Key.encode!(%{object | id: "", label: ""}, nil) == {:object, 7, 2, "serial", []}
 
+    assert Key.encode!(%{object | unique_id: "u"}, nil) ==
+             {:object, 7, 2, "serial", [@private, {0x102, <<1>>}, {0x3, "signing"}], "u"}
+
     assert Key.encode!(%{object | class: nil}, :private_key) ==
              {:object, 7, 2, "serial", [@private, {0x102, <<1>>}, {0x3, "signing"}]}
 
@@ -57,6 +60,7 @@ defmodule Pkcs11Pool.KeyTest do
           token: [nil, :serial, 7, {"a", "b"}, <<1::3>>],
           id: [1, :one, [1], <<1::3>>],
           label: [:signing, ~c"signing", 1, <<1::3>>],
+          unique_id: ["", :one, 1, <<1::3>>],
           class: ["private_key", -1, Integer.pow(2, 70), :no_such_class]
         ],
         value <- values do

@@ -21,6 +21,12 @@ defmodule Pkcs11Pool.ObjectTest do
              Object.from_native({7, 2, "serial", nil, nil, nil, nil})
   end
 
+  test "the unique id is nil where the token has none" do
+    native = {7, 2, "serial", 3, 3, <<1>>, "signing"}
+    assert Object.from_native(native).unique_id == nil
+    assert Object.from_native({native, "u"}) == %{Object.from_native(native) | unique_id: "u"}
+  end
+
   test "inspect shows what a person knows the object by" do
     object = Object.from_native({7, 2, "serial", 3, 3, <<0x0A, 0x1B>>, "signing"})
 

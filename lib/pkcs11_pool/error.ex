@@ -24,7 +24,7 @@ defmodule Pkcs11Pool.Error do
   | `:key_not_found` | no object matches the key | |
   | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}` |
   | `:too_many_objects` | more objects match than `find_objects/3` returns without a `:limit` | `:limit` |
-  | `:object_stale` | the object is no longer on the token; or it is to be destroyed, and its handle is of an earlier login or token state | |
+  | `:object_stale` | the object is no longer on the token; or it is to be destroyed, its handle is of an earlier login or token state, and no unique id proves which one it is | |
   | `:object_of_other_token` | the object belongs to another token | |
   | `:session_object_needs_session` | the template makes no token object | |
   | `:attribute_sensitive` | attributes that the token does not reveal | `:attributes`, their names |

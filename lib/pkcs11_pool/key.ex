@@ -9,13 +9,15 @@ defmodule Pkcs11Pool.Key do
   @typedoc """
   `:find` is a template to look for; with a third element, the token that the key's URI names, see
   `native_slot/1`. `:object` is a known handle, with the template to find
-  it again; an empty one says that it has neither id nor label to find it by.
+  it again; an empty one says that it has neither id nor label to find it by; and its unique id, if it has one.
   """
   @type encoded ::
           {:find, Template.encoded()}
           | {:find, Template.encoded(), [{String.t(), String.t()}]}
           | {:object, handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
              Template.encoded()}
+          | {:object, handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
+             Template.encoded(), unique_id :: binary}
 
   @class Template.name!(:class)
   @label Template.name!(:label)
@@ -31,7 +33,8 @@ defmodule Pkcs11Pool.Key do
     object!(object)
     template = unless_empty(object.id, @id, unless_empty(object.label, @label, []))
     template = if template == [], do: [], else: with_class(template, object.class || class)
-    {:object, object.handle, object.epoch, object.token, template}
+    encoded = {:object, object.handle, object.epoch, object.token, template}
+    if object.unique_id, do: Tuple.append(encoded, object.unique_id), else: encoded
   end
 
   def encode!(string, class) when is_binary(string) do
@@ -115,7 +118,8 @@ defmodule Pkcs11Pool.Key do
           {:epoch, "a non-negative integer of 64 bits", number?(object.epoch)},
           {:token, "a binary", is_binary(object.token)},
           {:id, "a binary", is_nil(object.id) or is_binary(object.id)},
-          {:label, "a binary", is_nil(object.label) or is_binary(object.label)}
+          {:label, "a binary", is_nil(object.label) or is_binary(object.label)},
+          {:unique_id, "nil or a binary that is not empty", unique_id?(object.unique_id)}
         ],
         not valid? do
       raise ArgumentError,
@@ -123,6 +127,7 @@ defmodule Pkcs11Pool.Key do
     end
   end
 
+  defp unique_id?(value), do: is_nil(value) or (is_binary(value) and value != "")
   defp number?(value), do: is_integer(value) and value in 0..@largest
 
   defp unless_empty(empty, _code, template) when empty in ["", nil], do: template

@@ -3,22 +3,32 @@ defmodule Pkcs11Pool.Object do
   A reference to an object on a token: a key, a certificate, data.
 
   `Pkcs11Pool.find_objects/3` and the calls that make keys return it, and every call that takes a
-  key takes it. It may be kept: a handle that the token has forgotten meanwhile is found again by
-  class, id and label, or the call says `:object_stale`; on another token,
-  `:object_of_other_token`. `Pkcs11Pool.destroy_object/3` does not find it again: another object may
-  have the same id and label by now, so an object of before a logout, a reload or the token's absence
-  is `:object_stale` there.
+  key takes it. It may be kept. A handle that the token has forgotten meanwhile (after a logout, a
+  reload, an absence of the token, or since somebody has destroyed the object) is looked for again:
+
+    * by its unique id, where the token has such (`CKA_UNIQUE_ID`, PKCS#11 3.0, 4.4.1). What is found is
+      the same object, also with another id or label; one that was destroyed is `:object_stale`, also
+      where another object has its id and label by now
+    * otherwise by class, id and label. What is found *may be another object* by now, if somebody
+      has destroyed this one and made another with the same id and label. If there is none, it is
+      `:object_stale`
+
+  `Pkcs11Pool.destroy_object/3` takes only the first way: without a unique id, an object of before a
+  logout, a reload or the token's absence is `:object_stale` there. On another token, an object is
+  `:object_of_other_token`.
 
     * `:class` and `:key_type` are atoms, numbers that the standard does not name, or nil where the
       token did not say (`:key_type` of what is no key)
     * `:id` and `:label` are binaries, empty where the object has none
+    * `:unique_id` is the token's own name for the object, as bytes, which no other object has and
+      nobody can change; nil where the token has no `CKA_UNIQUE_ID`, or an empty one
     * `:token`, `:epoch` and `:handle` are the library's own
   """
 
   alias Pkcs11Pool.Template
 
   @enforce_keys [:token, :epoch, :handle]
-  defstruct [:token, :epoch, :handle, :class, :key_type, id: "", label: ""]
+  defstruct [:token, :epoch, :handle, :class, :key_type, :unique_id, id: "", label: ""]
 
   @type t :: %__MODULE__{
           token: term,
@@ -27,15 +37,18 @@ defmodule Pkcs11Pool.Object do
           class: atom | non_neg_integer | nil,
           key_type: atom | non_neg_integer | nil,
           id: binary,
-          label: binary
+          label: binary,
+          unique_id: binary | nil
         }
 
   @doc false
-  @spec from_native(
-          {handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
-           class :: non_neg_integer | nil, key_type :: non_neg_integer | nil, id :: binary | nil,
-           label :: binary | nil}
-        ) :: t
+  @spec from_native(native | {native, unique_id :: binary}) :: t
+        when native:
+               {handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
+                class :: non_neg_integer | nil, key_type :: non_neg_integer | nil,
+                id :: binary | nil, label :: binary | nil}
+  def from_native({native, unique_id}), do: %{from_native(native) | unique_id: unique_id}
+
   def from_native({handle, epoch, token, class, key_type, id, label}) do
     %__MODULE__{
       token: token,

@@ -131,7 +131,7 @@ defmodule Pkcs11Pool.Error.Text do
   end
 
   defp explain(:object_stale, _details, _error) do
-    {"the object's handle is of an earlier login or token state, and the object was not found again (one that is to be destroyed is not looked for)",
+    {"the object's handle is of an earlier login or token state, and the object was not found again (one that is to be destroyed is looked for by CKA_UNIQUE_ID only)",
      "Find it again with find_objects/3; give objects an id or a label"}
   end
 

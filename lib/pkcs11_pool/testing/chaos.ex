@@ -295,6 +295,22 @@ defmodule Pkcs11Pool.Testing.Chaos do
     do: Control.tell!(chaos, ["endless_search", if(endless?, do: "on", else: "off")])
 
   @doc """
+  Whether public and private keys have a `CKA_UNIQUE_ID`, which SoftHSM 2.6 lacks; by default `:off`.
+
+    * `:on` - each has its own, which it keeps, and is found by it
+    * `:refused` - the same, but a search for it is answered with `CKR_ATTRIBUTE_TYPE_INVALID`
+    * `:ignored` - the same, but a search for it takes no notice of it, and so finds others, too
+    * `:same` - all have the same, and are found by it
+    * `:empty` - all have an empty one
+
+  It is kept in the key's `CKA_SUBJECT`, where that is empty, and so is made when it is first read, with a read-write session.
+  """
+  @spec unique_ids(t, :on | :off | :refused | :ignored | :same | :empty) :: :ok
+  def unique_ids(%__MODULE__{} = chaos, mode)
+      when mode in [:on, :off, :refused, :ignored, :same, :empty],
+      do: Control.tell!(chaos, ["unique_ids", mode])
+
+  @doc """
   Aborts the VM in a call of a function: for tests that start one of their own.
   """
   @spec crash(t, function_name, [which]) :: :ok
@@ -356,7 +372,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   another one. Each call looks its session up after the latency of its function, and not before.
 
   Options: `:objects`, whether `kill_sessions/1` makes handles of objects invalid, too, and gives their
-  numbers out again in the order in which objects are found then; by default `false`.
+  numbers out again in the order in which objects are found then, and whether the next object gets the number of
+  one that was destroyed, once `kill_sessions/1` or `invalidate_objects/1` was called; by default `false`.
   """
   @spec reuse_handles(t, boolean, [{:objects, boolean}]) :: :ok
   def reuse_handles(%__MODULE__{} = chaos, reuse? \\ true, opts \\ []) when is_boolean(reuse?) do

@@ -20,6 +20,7 @@
 //! | `reuse_handles on\|off [objects=true]` | the number of what has died is given out again |
 //! | `replace_operations on\|off` | a second Init ends the operation that is active, instead of being refused |
 //! | `endless_search on\|off` | `C_FindObjects` finds one object again and again |
+//! | `unique_ids on\|off\|refused\|ignored\|same\|empty` | objects have a `CKA_UNIQUE_ID` |
 //! | `logout` | a real `C_Logout` |
 //! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
 //! | `token_flags SET CLEARED` | what tokens show |
@@ -52,6 +53,7 @@ use crate::point::Point;
 use crate::real::real;
 use crate::rule::{self, Action, Rule};
 use crate::state::{CHAOS, Mode};
+use crate::unique_ids;
 
 type Outcome = Result<String, String>;
 
@@ -208,6 +210,7 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             CHAOS.objects.reuses.store(on && words.options.get("objects") == Some(&"true"), Ordering::SeqCst);
         }
         "endless_search" => CHAOS.endless_search.store(words.word(0)? == "on", Ordering::SeqCst),
+        "unique_ids" => CHAOS.unique_ids.store(unique_ids::mode(words.word(0)?)?, Ordering::SeqCst),
         "replace_operations" => CHAOS.replaces_operations.store(words.word(0)? == "on", Ordering::SeqCst),
         "invalidate_objects" => CHAOS.objects.invalidate(),
         "device_trouble" if words.word(0)? == "off" => CHAOS.trouble.end(),

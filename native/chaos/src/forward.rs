@@ -17,6 +17,7 @@ use crate::slot_calls::{
     C_WaitForSlotEvent,
 };
 use crate::state::CHAOS;
+use crate::unique_ids::{C_FindObjectsInit, C_GetAttributeValue};
 
 /// Functions that take a session first. `takes`: handles of objects, and what a stale one is answered with; `gives`:
 /// where the real module writes handles; `asks`: a pointer that is NULL when only a size is wanted.
@@ -57,11 +58,9 @@ on_session! {
     C_CreateObject(template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut CK_OBJECT_HANDLE) gives(object);
     C_CopyObject(object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, copy: *mut CK_OBJECT_HANDLE)
         takes(object: CKR_OBJECT_HANDLE_INVALID) gives(copy);
-    C_DestroyObject(object: CK_OBJECT_HANDLE) takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_GetObjectSize(object: CK_OBJECT_HANDLE, size: *mut CK_ULONG) takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_SetAttributeValue(object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG)
         takes(object: CKR_OBJECT_HANDLE_INVALID);
-    C_FindObjectsInit(template: *mut CK_ATTRIBUTE, count: CK_ULONG);
     C_FindObjectsFinal();
     C_Encrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_EncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
@@ -105,6 +104,18 @@ on_session! {
     C_CancelFunction();
 }
 
+unsafe extern "C" fn C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> CK_RV {
+    on_session(Function::C_DestroyObject, session, false, |list, claim| {
+        let real = CHAOS.objects.real(object, claim.generation(), CKR_OBJECT_HANDLE_INVALID)?;
+        // SAFETY: takes handles only; the real ones.
+        let code = unsafe { real!(list, C_DestroyObject(claim.real(), real)) };
+        if code == CKR_OK {
+            CHAOS.objects.destroyed(object);
+        }
+        Ok(code)
+    })
+}
+
 /// The object that an endless search finds again and again.
 static LAST_FOUND: AtomicU64 = AtomicU64::new(0);
 
@@ -136,26 +147,6 @@ unsafe extern "C" fn C_FindObjects(
             unsafe { CHAOS.objects.show(objects, *count as usize) };
             // SAFETY: the real function wrote there.
             unsafe { CHAOS.point(Function::C_FindObjects).tell_count(count) };
-        }
-        Ok(code)
-    })
-}
-
-unsafe extern "C" fn C_GetAttributeValue(
-    session: CK_SESSION_HANDLE,
-    object: CK_OBJECT_HANDLE,
-    template: *mut CK_ATTRIBUTE,
-    count: CK_ULONG,
-) -> CK_RV {
-    on_session(Function::C_GetAttributeValue, session, false, |list, claim| {
-        let object = CHAOS.objects.real(object, claim.generation(), CKR_OBJECT_HANDLE_INVALID)?;
-        // SAFETY: the application promises the real function what it needs; the handles are the real ones.
-        let code = unsafe { real!(list, C_GetAttributeValue(claim.real(), object, template, count)) };
-        if code == CKR_OK {
-            for index in 0..count as usize {
-                // SAFETY: the real function wrote the lengths of `count` attributes.
-                unsafe { CHAOS.point(Function::C_GetAttributeValue).tell_count(&raw mut (*template.add(index)).ulValueLen) };
-            }
         }
         Ok(code)
     })

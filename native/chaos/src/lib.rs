@@ -37,6 +37,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod unique_ids;
 
 use std::ptr;
 

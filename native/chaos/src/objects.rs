@@ -12,6 +12,8 @@ const FIRST: CK_OBJECT_HANDLE = 0x4C00_0000;
 
 struct Names {
     next: CK_OBJECT_HANDLE,
+    /// Those of objects that were destroyed, to be given out again.
+    free: Vec<CK_OBJECT_HANDLE>,
     to_real: BTreeMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>,
     to_shown: BTreeMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>,
 }
@@ -26,7 +28,7 @@ pub struct Objects {
 
 impl Objects {
     pub const fn new() -> Self {
-        let names = Names { next: FIRST, to_real: BTreeMap::new(), to_shown: BTreeMap::new() };
+        let names = Names { next: FIRST, free: Vec::new(), to_real: BTreeMap::new(), to_shown: BTreeMap::new() };
         Self { generation: AtomicU64::new(0), stale: AtomicU64::new(0), reuses: AtomicBool::new(false), names: Mutex::new(names) }
     }
 
@@ -39,6 +41,7 @@ impl Objects {
     /// Makes every handle that the application has invalid.
     pub fn invalidate(&self) {
         let mut names = self.names.lock();
+        names.free.clear();
         names.to_real.clear();
         names.to_shown.clear();
         self.generation.fetch_add(1, Ordering::SeqCst);
@@ -76,11 +79,23 @@ impl Objects {
         if let Some(shown) = names.to_shown.get(&real) {
             return *shown;
         }
-        let shown = names.next;
-        names.next += 1;
+        let shown = names.free.pop().unwrap_or(names.next);
+        names.next = names.next.max(shown + 1);
         names.to_real.insert(shown, real);
         names.to_shown.insert(real, shown);
         shown
+    }
+
+    /// An object was destroyed: its handle may be the next one's.
+    pub fn destroyed(&self, shown: CK_OBJECT_HANDLE) {
+        if !self.reuses.load(Ordering::SeqCst) || !self.renamed() {
+            return;
+        }
+        let mut names = self.names.lock();
+        if let Some(real) = names.to_real.remove(&shown) {
+            names.to_shown.remove(&real);
+            names.free.push(shown);
+        }
     }
 
     /// Replaces the real handles that the real module wrote.
@@ -125,6 +140,20 @@ mod tests {
         assert_ne!(objects.shown(7), shown);
         assert_eq!(objects.stale(), 2);
         assert_eq!(objects.real(CK_INVALID_HANDLE, 2, 1), Ok(CK_INVALID_HANDLE));
+    }
+
+    #[test]
+    fn the_handle_of_a_destroyed_object_is_the_next_ones_on_command() {
+        let objects = Objects::new();
+        objects.invalidate();
+        let shown = objects.shown(7);
+        objects.destroyed(shown);
+        assert_ne!(objects.shown(8), shown);
+        objects.reuses.store(true, Ordering::SeqCst);
+        objects.destroyed(shown);
+        assert_eq!(objects.real(shown, 1, 1), Err(1));
+        assert_eq!(objects.shown(9), shown);
+        assert_eq!(objects.real(shown, 1, 1), Ok(9));
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct Chaos {
     pub hides_objects: AtomicBool,
     /// A second Init ends the operation that is active.
     pub replaces_operations: AtomicBool,
+    /// What objects say of their unique ids.
+    pub unique_ids: AtomicU8,
     /// A search never ends.
     pub endless_search: AtomicBool,
     /// The application promised to call from one thread at a time.
@@ -106,6 +108,7 @@ pub static CHAOS: Chaos = Chaos {
     malformed_info: AtomicBool::new(false),
     hides_objects: AtomicBool::new(false),
     replaces_operations: AtomicBool::new(false),
+    unique_ids: AtomicU8::new(0),
     endless_search: AtomicBool::new(false),
     single_threaded: AtomicBool::new(false),
     violations: AtomicU64::new(0),
@@ -214,6 +217,7 @@ impl Chaos {
         self.slot_events.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);
         self.hides_objects.store(false, Ordering::SeqCst);
+        self.unique_ids.store(0, Ordering::SeqCst);
         self.endless_search.store(false, Ordering::SeqCst);
         self.replaces_operations.store(false, Ordering::SeqCst);
         self.sessions.reuses.store(false, Ordering::SeqCst);

@@ -130,7 +130,8 @@ fn tasks(verb: Atom, inputs: Term<'_>) -> NifResult<Vec<(Arc<Mechanism>, Task)>>
         .collect()
 }
 
-/// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`.
+/// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`, with the unique id of an object
+/// that has one behind it.
 fn key(term: Term<'_>) -> NifResult<KeyRef> {
     if let Ok((tag, wanted)) = term.decode::<(Atom, Term)>()
         && tag == atoms::find()
@@ -142,11 +143,18 @@ fn key(term: Term<'_>) -> NifResult<KeyRef> {
     {
         return Ok(KeyRef::Find(template(wanted)?, Some(uri(token)?)));
     }
-    let (tag, handle, epoch, token, find): (Atom, u64, u64, Term, Term) = term.decode()?;
-    if tag != atoms::object() {
+    let parts = rustler::types::tuple::get_tuple(term)?;
+    let (object, unique_id) = match parts[..] {
+        [tag, handle, epoch, token, find] => ([tag, handle, epoch, token, find], None),
+        [tag, handle, epoch, token, find, unique_id] => ([tag, handle, epoch, token, find], Some(bytes(unique_id)?)),
+        _ => return Err(Error::BadArg),
+    };
+    let [tag, handle, epoch, token, find] = object;
+    if tag.decode::<Atom>()? != atoms::object() {
         return Err(Error::BadArg);
     }
-    Ok(KeyRef::Object { handle, epoch, token: bytes(token)?, find: template(find)? })
+    let (handle, epoch) = (handle.decode()?, epoch.decode()?);
+    Ok(KeyRef::Object { handle, epoch, token: bytes(token)?, find: template(find)?, unique_id })
 }
 
 /// `{code, params}`.

@@ -26,7 +26,7 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
         Answer::Sealed { iv, bytes } => (binary(env, iv), binary(env, bytes)).encode(env),
         Answer::Many(outcomes) => outcomes.iter().map(|one| outcome(env, one)).collect::<Vec<_>>().encode(env),
         Answer::Object(key) => object(env, key),
-        Answer::KeyPair(public, private) => (object(env, public), object(env, private)).encode(env),
+        Answer::KeyPair(pair) => (object(env, &pair.0), object(env, &pair.1)).encode(env),
         Answer::Objects(objects) => objects.iter().map(|info| object(env, info)).collect::<Vec<_>>().encode(env),
         Answer::Attributes(attributes) => {
             attributes.iter().map(|(code, read)| (*code, attribute(env, read))).collect::<Vec<_>>().encode(env)
@@ -38,10 +38,14 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
     }
 }
 
-/// `{handle, epoch, token, class, key_type, id, label}`.
+/// `{handle, epoch, token, class, key_type, id, label}`; `{object, unique_id}` of one that has it.
 fn object<'a>(env: Env<'a>, Object { info, epoch, token }: &Object) -> Term<'a> {
     let (id, label) = (binary(env, &info.id), binary(env, info.label_text().as_bytes()));
-    (info.handle, *epoch, binary(env, token), info.class, info.key_type, id, label).encode(env)
+    let object = (info.handle, *epoch, binary(env, token), info.class, info.key_type, id, label).encode(env);
+    match &info.unique_id {
+        Some(unique_id) => (object, binary(env, unique_id)).encode(env),
+        None => object,
+    }
 }
 
 fn attribute<'a>(env: Env<'a>, read: &AttributeRead) -> Term<'a> {

@@ -4,15 +4,14 @@ pub(crate) mod batch;
 pub(crate) mod context_login;
 pub(crate) mod executed;
 pub(crate) mod hashing;
+pub(crate) mod objects;
 pub(crate) mod task;
 pub(crate) mod vanished;
 pub(crate) mod void;
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::time::Instant;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_OBJECT_HANDLE_INVALID};
 use session_pool::Millis;
 
 use crate::error::{Error, Executed, Failure};
@@ -20,20 +19,19 @@ use crate::execution::batch::SLICE;
 use crate::execution::task::checked;
 use crate::execution::vanished::Vanished;
 use crate::module::handle::HandleUse;
+use crate::operation::answer::Answer;
 use crate::operation::answer::Outcome;
-use crate::operation::answer::{Answer, Object};
 use crate::operation::host::Host;
 use crate::operation::key_ref::KeyRef;
 use crate::operation::request::Request;
 use crate::operation::{ContextPin, Operation, Place};
 use crate::options::{LoginMode, PoolOptions};
-use crate::p11::attributes::get_attributes;
 use crate::p11::crypto;
 use crate::p11::keys::{generate_key, generate_key_pair};
-use crate::p11::objects::{describe, destroy_object, find_objects_until};
+use crate::p11::objects::destroy_object;
 use crate::p11::session::session_info;
 use crate::p11::slots::mechanisms;
-use crate::p11::{CallError, Class, ObjectInfo, Phase, Template, lengths};
+use crate::p11::{CallError, Class, Phase, lengths};
 use crate::pool::key_pins::Lacks;
 use crate::pool::login::passage::Wait;
 use crate::support::clock::now;
@@ -41,9 +39,6 @@ use crate::token::diagnosis::{Diagnosis, PROBE_BYTES, Reply, Trouble, ask_device
 use crate::token::keys::Resolver;
 use crate::token::session::{Session, next_number};
 use crate::token::suspicion::{Failed, Verdict};
-
-/// How often objects are looked for when some vanish before they are described.
-const MOST_SEARCHES: usize = 8;
 
 /// What becomes of the session, and of the operation.
 pub(crate) enum Step {
@@ -238,7 +233,7 @@ impl Attempt<'_> {
             }
             Request::GenerateKeyPair { mechanism, public, private } => {
                 let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
-                Answer::KeyPair(self.made(public)?, self.made(private)?)
+                Answer::KeyPair(Box::new((self.made(public)?, self.made(private)?)))
             }
             Request::FindObjects { template, limit, cut } => {
                 let objects = self.search(template, *limit, *cut)?;
@@ -247,15 +242,12 @@ impl Attempt<'_> {
                 }
                 Answer::Objects(objects)
             }
-            Request::GetAttributes { object, attributes } => {
-                let object = self.resolver.resolve(object)?.handle;
-                Answer::Attributes(get_attributes(functions, session, object, attributes)?)
-            }
+            Request::GetAttributes { object, attributes } => Answer::Attributes(self.attributes(object, attributes)?),
             Request::DestroyObject { object } => {
                 let handle = self.resolver.resolve_anew(object)?.handle;
                 destroy_object(functions, session, handle)?;
                 // Nobody has to look into where it is.
-                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([object.template().clone()]));
+                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([object.template()]));
                 Answer::Done
             }
             Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),
@@ -429,47 +421,6 @@ impl Attempt<'_> {
         if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
     }
 
-    /// The objects that a template finds. One that vanishes before it is described is left out, once a later search finds nothing but what has
-    /// been described: its handle alone does not tell that it is gone, for all handles may have become invalid.
-    fn search(&self, template: &Template, limit: usize, cut: bool) -> Result<Vec<Object>, Fault> {
-        let Resolver { functions, session, .. } = self.resolver;
-        let find = || -> Result<Vec<CK_OBJECT_HANDLE>, Fault> {
-            let most = if cut { limit } else { limit.saturating_add(1) };
-            let handles = find_objects_until(functions, session, template, Some(most), self.is_over)?;
-            self.check_wanted()?;
-            if handles.len() > limit { Err(Error::TooManyObjects { limit }.into()) } else { Ok(handles) }
-        };
-        let mut handles = find()?;
-        let mut searches = 1;
-        loop {
-            let (mut described, mut vanished) = (Vec::with_capacity(handles.len()), None);
-            for handle in &handles {
-                self.check_wanted()?;
-                match describe(functions, session, *handle) {
-                    Ok(info) => described.push(info),
-                    Err(call) if call.code == CKR_OBJECT_HANDLE_INVALID => vanished = Some(call),
-                    Err(call) => return Err(call.into()),
-                }
-            }
-            if let Some(call) = vanished {
-                handles = find()?;
-                let known: HashSet<_> = described.iter().map(|info| info.handle).collect();
-                if !handles.iter().all(|handle| known.contains(handle)) {
-                    if searches == MOST_SEARCHES {
-                        return Err(call.into());
-                    }
-                    searches += 1;
-                    continue;
-                }
-            }
-            return Ok(described.into_iter().map(|info| self.object(info)).collect());
-        }
-    }
-
-    fn check_wanted(&self) -> Result<(), Error> {
-        if (self.is_over)() { Err(Error::Interrupted { cause: "nobody waits for it" }) } else { Ok(()) }
-    }
-
     /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.
     /// The session is asked first: whoever it says is logged in again has moved the epoch by then.
     fn may_have_missed(&self) -> Result<bool, CallError> {
@@ -540,17 +491,5 @@ impl Attempt<'_> {
 
     fn forget_key(&self, request: &mut Request) -> bool {
         request.key_mut().is_some_and(|key| self.resolver.forget(key))
-    }
-
-    /// A new object. It exists: whatever becomes of its description, the operation has run.
-    fn made(&self, handle: CK_OBJECT_HANDLE) -> Result<Object, Fault> {
-        let Resolver { token, functions, session, .. } = self.resolver;
-        let info = describe(functions, session, handle).map_err(Fault::ran)?;
-        token.keys.forget_matching(&info);
-        Ok(self.object(info))
-    }
-
-    fn object(&self, info: ObjectInfo) -> Object {
-        Object { info, epoch: self.resolver.epoch, token: self.resolver.token.identity.clone() }
     }
 }

@@ -51,7 +51,7 @@ impl Attempt<'_> {
         }
         let Some(limits) = self.options.policy.trouble else { return answer };
         let Some(key) = operation.request.key_mut() else { return answer };
-        let template = key.template().clone();
+        let template = key.template();
         let is_object = matches!(key, KeyRef::Object { .. });
         if !token.known.has_vanished(&template, is_object, self.resolver.now, limits.apart) {
             return answer;

@@ -41,7 +41,7 @@ pub enum Answer {
     /// A key.
     Object(Object),
     /// A public and a private key.
-    KeyPair(Object, Object),
+    KeyPair(Box<(Object, Object)>),
     /// Objects.
     Objects(Vec<Object>),
     /// Attributes in the order asked for.

@@ -23,6 +23,9 @@ const ATTEMPTS: usize = 4;
 /// `CK_UNAVAILABLE_INFORMATION`.
 const UNAVAILABLE: CK_ULONG = CK_ULONG::MAX;
 
+/// Attributes in the order asked for.
+pub type Attributes = Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>;
+
 /// What reading an attribute gave. Its `Debug` shows lengths in place of bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub enum AttributeRead {
@@ -77,9 +80,50 @@ pub fn get_attributes(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
     kinds: &[CK_ATTRIBUTE_TYPE],
-) -> Result<Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>, CallError> {
-    let readable: Vec<CK_ATTRIBUTE_TYPE> = kinds.iter().copied().filter(|kind| !holds_template(*kind)).collect();
-    let mut values = read_together(functions, session, object, &readable, GUESS)?.into_iter();
+) -> Result<Attributes, CallError> {
+    let values = read_together(functions, session, object, &readable(kinds), GUESS)?;
+    complete(functions, session, object, kinds, values)
+}
+
+/// The same, and the object's `CKA_UNIQUE_ID` (PKCS#11 3.0), by the same calls. `None`: it has none, or an empty one, which tells nothing apart.
+pub fn get_attributes_and_unique_id(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kinds: &[CK_ATTRIBUTE_TYPE],
+) -> Result<(Attributes, Option<Vec<u8>>), CallError> {
+    let mut asked = readable(kinds);
+    // The last one: modules that stop at the first attribute that an object does not have have read the others by then.
+    asked.push(CKA_UNIQUE_ID);
+    let mut values = read_together(functions, session, object, &asked, GUESS)?;
+    let unique_id = values.pop().flatten().map(|bytes| bytes.to_vec()).filter(|bytes| !bytes.is_empty());
+    Ok((complete(functions, session, object, kinds, values)?, unique_id))
+}
+
+/// An object's `CKA_UNIQUE_ID`, where it has one that is not empty.
+pub fn unique_id(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+) -> Result<Option<Vec<u8>>, CallError> {
+    let read = get_attributes(functions, session, object, &[CKA_UNIQUE_ID])?.pop();
+    Ok(read.and_then(|(_, read)| read.bytes().map(<[u8]>::to_vec)).filter(|bytes| !bytes.is_empty()))
+}
+
+/// Those that hold no templates.
+fn readable(kinds: &[CK_ATTRIBUTE_TYPE]) -> Vec<CK_ATTRIBUTE_TYPE> {
+    kinds.iter().copied().filter(|kind| !holds_template(*kind)).collect()
+}
+
+/// What the call for all has read, and the others one by one.
+fn complete(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kinds: &[CK_ATTRIBUTE_TYPE],
+    values: Vec<Option<Wiped>>,
+) -> Result<Attributes, CallError> {
+    let mut values = values.into_iter();
     kinds
         .iter()
         .map(|kind| {

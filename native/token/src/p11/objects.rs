@@ -8,6 +8,7 @@ use super::functions::{Functions, call};
 use super::template::{Attribute, count, with_ck};
 
 pub use super::attributes::get_attributes;
+use super::attributes::get_attributes_and_unique_id;
 pub use super::keys::{derive_key, generate_key, generate_key_pair, unwrap_key, wrap_key};
 
 /// Handles asked for in one `C_FindObjects`.
@@ -26,6 +27,8 @@ pub struct ObjectInfo {
     pub id: Vec<u8>,
     /// `CKA_LABEL` as it is on the token; empty when it has none.
     pub label: Vec<u8>,
+    /// `CKA_UNIQUE_ID` (PKCS#11 3.0), where the token has it: no other object has the same.
+    pub unique_id: Option<Vec<u8>>,
 }
 
 impl ObjectInfo {
@@ -98,11 +101,12 @@ fn collect(
     Ok(handles)
 }
 
-/// Class, key type, id and label of an object (`C_GetAttributeValue`).
+/// Class, key type, id, label and unique id of an object (`C_GetAttributeValue`).
 pub fn describe(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<ObjectInfo, CallError> {
-    let mut info = ObjectInfo { handle: object, class: None, key_type: None, id: Vec::new(), label: Vec::new() };
     let kinds = [CKA_CLASS, CKA_KEY_TYPE, CKA_ID, CKA_LABEL];
-    for (kind, read) in get_attributes(functions, session, object, &kinds)? {
+    let (attributes, unique_id) = get_attributes_and_unique_id(functions, session, object, &kinds)?;
+    let mut info = ObjectInfo { handle: object, class: None, key_type: None, id: Vec::new(), label: Vec::new(), unique_id };
+    for (kind, read) in attributes {
         match kind {
             CKA_CLASS => info.class = read.ulong(),
             CKA_KEY_TYPE => info.key_type = read.ulong(),

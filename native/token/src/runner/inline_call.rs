@@ -16,7 +16,6 @@ use crate::support::panics::survive;
 use session_pool::Ticket;
 
 /// Where the operation of a caller that runs it itself is now.
-#[expect(clippy::large_enum_variant, reason = "it is handed over once, and never kept")]
 pub enum Direct {
     /// It is done.
     Done(Outcome),

@@ -4,12 +4,13 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL};
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_UNIQUE_ID};
 use parking_lot::RwLock;
 use session_pool::Millis;
 
 use crate::error::Error;
-use crate::operation::key_ref::KeyRef;
+use crate::operation::key_ref::{KeyRef, by_unique_id};
+use crate::p11::attributes::unique_id;
 use crate::p11::objects::{describe, find_objects};
 use crate::p11::{Attribute, CallError, Class, Functions, ObjectInfo, Phase, Template, Value};
 use crate::token::Token;
@@ -159,6 +160,7 @@ impl KeyCache {
         let differs = |Attribute { kind, value }: &Attribute| match (*kind, value) {
             (CKA_LABEL, Value::Bytes(label)) => *label != object.label,
             (CKA_ID, Value::Bytes(id)) => *id != object.id,
+            (CKA_UNIQUE_ID, Value::Bytes(id)) => object.unique_id.as_ref().is_some_and(|own| own != id),
             (CKA_CLASS, Value::Ulong(class)) => object.class.is_some_and(|own| own != *class),
             _ => false,
         };
@@ -184,6 +186,11 @@ pub(crate) struct Resolver<'a> {
     pub(crate) found: Cell<Option<CK_OBJECT_HANDLE>>,
 }
 
+/// An object that was there, and is not found.
+fn stale(error: Error) -> Error {
+    if matches!(error, Error::KeyNotFound) { Error::ObjectStale } else { error }
+}
+
 impl Resolver<'_> {
     /// The handle of a key.
     pub(crate) fn resolve(&self, key: &KeyRef) -> Result<Resolved, Error> {
@@ -196,28 +203,79 @@ impl Resolver<'_> {
         match key {
             KeyRef::Object { token, .. } if **token != *self.token.identity => Err(Error::ObjectOfOtherToken),
             KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(Resolved { handle: *handle, remembered: true }),
+            KeyRef::Object { unique_id: Some(unique_id), find, .. } => self.find_same(unique_id, find),
             // Nothing to find it by: what an empty template finds is any object.
             KeyRef::Object { find, .. } if find.is_empty() => Err(Error::ObjectStale),
-            KeyRef::Object { find, .. } => self.find(find).map_err(|error| match error {
-                Error::KeyNotFound => Error::ObjectStale,
-                other => other,
-            }),
+            KeyRef::Object { find, .. } => self.find(find).map_err(stale),
             KeyRef::Find(_, Some(selector)) if !self.token.is(selector) => Err(Error::ObjectOfOtherToken),
             KeyRef::Find(template, _) => self.find(template),
         }
     }
 
-    /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now. An object
-    /// of an old epoch is not looked for: another may have its id and label by now.
+    /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now. So is an
+    /// object with a unique id whose handle is of an old epoch, or another object's by now. Without a unique id, one of an old epoch is not looked
+    /// for: another may have its id and label by now.
     pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<Resolved, Error> {
         match key {
             KeyRef::Find(template, _) => self.token.keys.forget(template),
-            KeyRef::Object { epoch, token, .. } if **token == *self.token.identity && *epoch != self.epoch => {
-                return Err(Error::ObjectOfOldEpoch);
+            KeyRef::Object { token, .. } if **token != *self.token.identity => (),
+            KeyRef::Object { unique_id: Some(unique_id), handle, epoch, .. } => {
+                if *epoch != self.epoch || self.is_other(*handle, unique_id)? {
+                    let handle = self.find_proved(unique_id)?.ok_or(Error::ObjectStale)?;
+                    self.found.set(Some(handle));
+                    return Ok(Resolved { handle, remembered: false });
+                }
             }
+            KeyRef::Object { epoch, .. } if *epoch != self.epoch => return Err(Error::ObjectOfOldEpoch),
             KeyRef::Object { .. } => (),
         }
         self.resolve(key)
+    }
+
+    /// Whether an object has another unique id than this one, as far as the token says.
+    pub(crate) fn is_other(&self, handle: CK_OBJECT_HANDLE, expected: &[u8]) -> Result<bool, CallError> {
+        Ok(self.unique_id(handle)?.is_some_and(|found| found != expected))
+    }
+
+    fn unique_id(&self, handle: CK_OBJECT_HANDLE) -> Result<Option<Vec<u8>>, CallError> {
+        unique_id(self.functions, self.session, handle).map_err(|error| CallError { phase: Phase::Init, ..error })
+    }
+
+    /// The one object with this unique id: that is proved where the token finds a single one by it, and says so of that one, too.
+    fn find_proved(&self, expected: &[u8]) -> Result<Option<CK_OBJECT_HANDLE>, CallError> {
+        let found = match find_objects(self.functions, self.session, &by_unique_id(expected), Some(2)) {
+            Ok(found) => found,
+            // It is none that a search takes.
+            Err(error) if error.class() == Class::Caller && !error.active => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let [handle] = found[..] else { return Ok(None) };
+        Ok(self.unique_id(handle)?.is_some_and(|found| found == expected).then_some(handle))
+    }
+
+    /// An object of an old epoch by its unique id; where the token does not find it so, by its id and label, unless its unique id is another one.
+    fn find_same(&self, unique_id: &[u8], find: &Template) -> Result<Resolved, Error> {
+        let own = by_unique_id(unique_id);
+        if let Some(resolved) = self.recall(&own) {
+            return Ok(resolved);
+        }
+        let handle = match self.find_proved(unique_id)? {
+            Some(handle) => handle,
+            // Nothing else to find it by: what an empty template finds is any object.
+            None if find.is_empty() => return Err(Error::ObjectStale),
+            None => {
+                let handle = match self.find(find) {
+                    // Which of them it is, if any, nobody can tell.
+                    Err(Error::AmbiguousKey { .. }) => return Err(Error::ObjectStale),
+                    found => found.map_err(stale)?.handle,
+                };
+                if self.is_other(handle, unique_id)? {
+                    return Err(Error::ObjectStale);
+                }
+                handle
+            }
+        };
+        Ok(self.remember(&own, handle))
     }
 
     /// What the token says of a key: asked at its first use, and remembered as long as its handle.
@@ -247,13 +305,16 @@ impl Resolver<'_> {
 
     /// Forgets a handle that the module refused. `false`: it cannot be found again.
     pub(crate) fn forget(&self, key: &mut KeyRef) -> bool {
+        let own = key.template();
         match key {
-            KeyRef::Object { handle, epoch, find, .. } => {
+            KeyRef::Object { handle, epoch, find, unique_id, .. } => {
+                let can_be_found = unique_id.is_some() || !find.is_empty();
                 self.token.keys.forget(find);
+                self.token.keys.forget(&own);
                 self.token.keys.forget_handle(*handle);
                 // No epoch is 0: from now on it has to be found.
                 *epoch = 0;
-                !find.is_empty()
+                can_be_found
             }
             KeyRef::Find(template, _) => {
                 self.token.keys.forget(template);
@@ -262,19 +323,28 @@ impl Resolver<'_> {
         }
     }
 
-    fn find(&self, template: &Template) -> Result<Resolved, Error> {
+    /// What a template found a while ago.
+    fn recall(&self, template: &Template) -> Option<Resolved> {
         let not_before = self.ttl.map(|ttl| self.now.saturating_sub(ttl));
-        if let Some(handle) = self.token.keys.get(template, self.epoch, not_before) {
-            return Ok(Resolved { handle, remembered: true });
+        let handle = self.token.keys.get(template, self.epoch, not_before)?;
+        Some(Resolved { handle, remembered: true })
+    }
+
+    /// A template has found an object.
+    fn remember(&self, template: &Template, handle: CK_OBJECT_HANDLE) -> Resolved {
+        self.token.keys.put(template, self.epoch, handle, self.now);
+        self.token.known.found(template);
+        Resolved { handle, remembered: false }
+    }
+
+    fn find(&self, template: &Template) -> Result<Resolved, Error> {
+        if let Some(resolved) = self.recall(template) {
+            return Ok(resolved);
         }
         let handles = find_objects(self.functions, self.session, template, Some(CANDIDATES))?;
         match handles.as_slice() {
             [] => Err(Error::KeyNotFound),
-            [handle] => {
-                self.token.keys.put(template, self.epoch, *handle, self.now);
-                self.token.known.found(template);
-                Ok(Resolved { handle: *handle, remembered: false })
-            }
+            [handle] => Ok(self.remember(template, *handle)),
             several => {
                 let describe = |handle: &CK_OBJECT_HANDLE| describe(self.functions, self.session, *handle);
                 let candidates = several.iter().map(describe).collect::<Result<Vec<_>, _>>()?;
