@@ -12,6 +12,7 @@ use session_pool::{Held, Ticket};
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::{Attempt, Step};
+use crate::module::reinitialize::LEAVE_TIMEOUT;
 use crate::operation::host::{Host, PoolServer};
 use crate::operation::key_ref::KeyRef;
 use crate::operation::notice::Notice;
@@ -21,7 +22,6 @@ use crate::p11::objects::find_objects;
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
 use crate::pool::grant::Parked;
-use crate::pool::reload::WAIT;
 use crate::token::session::Session;
 
 /// The module seems to have lost sight of its token.
@@ -116,7 +116,7 @@ impl<H: Host> TokenPool<H> {
 
     fn reload_for(&self, Vanished { templates, restarts }: Vanished) {
         let Ok(share) = self.share_module() else { return };
-        match share.module().reload(restarts, Some(Instant::now() + WAIT), || !self.is_draining(), || true) {
+        match share.module().reload(restarts, Some(Instant::now() + LEAVE_TIMEOUT), || !self.is_draining(), || true) {
             Ok(true) => self.server.post(Notice::Reinitialized { cause: "keys_vanished" }),
             // That is for the library that has initialized it.
             Ok(false) | Err(Error::ModuleAdopted { .. }) => (),

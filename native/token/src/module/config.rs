@@ -1,8 +1,13 @@
-//! What belongs to a module rather than to a pool.
+//! The options that belong to a module rather than to one of its pools: all pools of a module have to agree on them.
 
 use std::collections::BTreeMap;
 
-/// What belongs to a module rather than to a pool.
+use crate::error::Error;
+
+const CHANGED: &str =
+    "the file was replaced or written to while it was loaded, so that its digest proves nothing; restart the VM";
+
+/// The options that belong to a module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModuleConfig {
     /// The digest that the file must have, 64 hexadecimal digits.
@@ -24,5 +29,19 @@ impl ModuleConfig {
             return Some("module_env");
         }
         differs(&self.args, &wanted.args).then_some("module_args")
+    }
+
+    /// Whether a library with the digest `actual` is the one that is asked for. `None`: nobody knows its digest.
+    pub(super) fn check_digest(&self, path: &str, actual: Option<&str>) -> Result<(), Error> {
+        match (&self.sha256, actual) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Error::ModuleLoadFailed { path: path.to_owned(), cause: CHANGED.into() }),
+            (Some(expected), Some(actual)) if actual.eq_ignore_ascii_case(expected) => Ok(()),
+            (Some(expected), Some(actual)) => Err(Error::ModuleDigestMismatch {
+                path: path.to_owned(),
+                expected: expected.to_ascii_lowercase(),
+                actual: actual.to_owned(),
+            }),
+        }
     }
 }

@@ -9,25 +9,23 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::LIFECYCLE_TIMEOUT;
 use super::config::ModuleConfig;
-use crate::error::Error;
 
 /// A load or `C_Initialize` that takes longer than this hangs, or waits for its token: it has read its variables long ago.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often one that waits looks whether another has taken that long.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a thread that waits looks whether another has taken that long.
+const RECHECK: Duration = Duration::from_millis(50);
 
 type Variables = BTreeMap<String, String>;
 
 static ENVIRONMENT: Environment = Environment::new(GRACE, set_variable);
 
-/// Runs `load`, in which a module is loaded or initialized, with the module's variables.
-pub(super) fn with_env<T>(config: &ModuleConfig, path: &str, load: impl FnOnce() -> T) -> Result<T, Error> {
-    let until = Instant::now() + LIFECYCLE_TIMEOUT;
-    let _loading = ENVIRONMENT.begin(&config.env, until).ok_or_else(|| Error::ModuleBusy { path: path.to_owned() })?;
-    Ok(load())
+/// Runs `load`, in which a module is loaded or initialized, with the module's variables. `None`: they could not be set until `until`, since another
+/// module that is being loaded or initialized may read its own.
+pub(super) fn with_variables<T>(config: &ModuleConfig, until: Instant, load: impl FnOnce() -> T) -> Option<T> {
+    let _loading = ENVIRONMENT.begin(&config.env, until)?;
+    Some(load())
 }
 
 fn set_variable(name: &str, value: &str) {
@@ -90,7 +88,7 @@ impl Environment {
             if now >= until {
                 return None;
             }
-            self.ended.wait_until(&mut loads, until.min(now + LOOK));
+            self.ended.wait_until(&mut loads, until.min(now + RECHECK));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cryptoki_sys::{CK_SESSION_HANDLE, CK_SLOT_ID, CKR_SESSION_COUNT};
 use session_pool::{Before, Ownership, Use};
 
-use crate::module::{Leftover, Module};
+use super::loaded::{Leftover, Module};
 use crate::p11::session::{close_session, open_session};
 use crate::p11::{CallError, Phase};
 

@@ -8,8 +8,10 @@ use std::time::Duration;
 use cryptoki_sys::{CK_SLOT_ID, CKF_TOKEN_PRESENT, CKR_TOKEN_NOT_PRESENT};
 use parking_lot::Mutex;
 
+use super::config::ModuleConfig;
+use super::door::StuckCall;
+use super::loaded::Module;
 use crate::error::Error;
-use crate::module::{Module, ModuleConfig, Stuck};
 use crate::p11::slots::{library_info, slot_info, slots, token_info};
 use crate::p11::{LibraryInfo, SlotInfo, TokenInfo};
 
@@ -67,7 +69,7 @@ enum Stage {
     Using(Arc<Module>),
     /// Nobody waits for it: it counts as hung until it is over.
     GivenUp {
-        _stuck: Option<Stuck>,
+        _stuck: Option<StuckCall>,
     },
     Over,
 }
@@ -75,7 +77,7 @@ enum Stage {
 fn give_up(stage: &Mutex<Stage>) {
     let mut stage = stage.lock();
     let stuck = match &*stage {
-        Stage::Using(module) => Some(module.sticks()),
+        Stage::Using(module) => Some(module.count_stuck_call()),
         Stage::Loading | Stage::GivenUp { .. } => None,
         Stage::Over => return,
     };
@@ -96,7 +98,7 @@ fn read_used(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<
         let mut stage = stage.lock();
         match *stage {
             Stage::Loading => *stage = Stage::Using(module.clone()),
-            Stage::GivenUp { .. } => *stage = Stage::GivenUp { _stuck: Some(module.sticks()) },
+            Stage::GivenUp { .. } => *stage = Stage::GivenUp { _stuck: Some(module.count_stuck_call()) },
             Stage::Using(_) | Stage::Over => (),
         }
     })?;

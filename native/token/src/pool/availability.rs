@@ -22,12 +22,10 @@ use session_pool::Millis;
 
 use crate::error::{Error, Unavailable};
 use crate::module::ModuleUse;
+use crate::module::reinitialize::HOLD_BACK_LIMIT;
 use crate::p11::CallError;
 use crate::support::clock::at;
 use crate::token::{Claim, Token};
-
-/// For how long operations are held back; then new ones are refused.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often who waits for a change asks whether it still should.
 const RECHECK: Duration = Duration::from_millis(100);
@@ -204,7 +202,7 @@ impl State {
 impl Absence {
     /// A token that has just been lost.
     fn of(mut binding: Binding, call: Option<CallError>, remedy: Remedy, delay: Duration) -> Self {
-        binding.module.set_up(false);
+        binding.module.set_in_service(false);
         let since = Instant::now();
         Self { binding: Some(binding), since, call, cause: None, remedy, retry_at: since + delay, has_thread: true }
     }
@@ -219,7 +217,7 @@ impl Absence {
     /// Whether it has lasted for longer than who waits is held back for.
     fn is_late(&self) -> bool {
         let holds_back = || self.binding.as_ref().is_some_and(|binding| binding.module.module().holds_back());
-        self.since.elapsed() >= PATIENCE && !holds_back()
+        self.since.elapsed() >= HOLD_BACK_LIMIT && !holds_back()
     }
 
     /// What callers are told.
@@ -249,7 +247,7 @@ impl Absence {
             (None, Found::First(binding)) => (binding, None),
             (None, found) => return (State::Down(self), Some(found)),
         };
-        binding.module.set_up(true);
+        binding.module.set_in_service(true);
         (State::Up(binding), left_over)
     }
 }
@@ -492,7 +490,7 @@ impl Availability {
                     // What is due but a look is not to be hurried.
                     let may_listen = absence.remedy == Remedy::Look && listen_at < absence.retry_at;
                     let binding = absence.binding.as_ref().filter(|_| may_listen);
-                    (absence.retry_at, binding.filter(|binding| binding.claim.token().has_events()).map(Had::of))
+                    (absence.retry_at, binding.filter(|binding| binding.claim.token().has_return_events()).map(Had::of))
                 }
                 _ => return NextLook::Over,
             };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use session_pool::{Closing, Held, Lent, Millis, Opening, RunnerId, Source, Stake, State};
 
-use crate::module::{Module, Stuck};
+use crate::module::{Module, StuckCall};
 use crate::operation::header::Header;
 use crate::operation::host::Host;
 use crate::operation::{Operation, Place};
@@ -142,12 +142,12 @@ pub(crate) struct Current<H: Host> {
 
 /// That a call was reported as hung; known to its module.
 pub(crate) struct Reported {
-    _stuck: Option<Stuck>,
+    _stuck: Option<StuckCall>,
 }
 
 impl Reported {
     pub(crate) fn to(module: Option<&Arc<Module>>) -> Self {
-        Self { _stuck: module.map(Module::sticks) }
+        Self { _stuck: module.map(|module| module.count_stuck_call()) }
     }
 }
 

@@ -5,17 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+
 use crate::module::Module;
-use crate::module::slot_events::{self, Ear};
+use crate::module::reinitialize::{HOLD_BACK_LIMIT, LEAVE_TIMEOUT};
 use crate::operation::host::{Host, PoolServer};
 use crate::operation::notice::Notice;
 use crate::p11::Class;
 use crate::p11::session::logout;
 use crate::pool::TokenPool;
-use crate::pool::availability::{Binding, Found, Had, NextLook, PATIENCE, Remedy};
-use crate::pool::reload::WAIT;
+use crate::pool::availability::{Binding, Found, Had, NextLook, Remedy};
 use crate::support::backoff::Backoff;
 use crate::token::diagnosis::{Reply, ask_device};
+use crate::token::return_watch::{self, ReturnWatch};
 use crate::token::{Claim, Token, Watcher};
 
 impl<H: Host> TokenPool<H> {
@@ -53,7 +54,7 @@ impl<H: Host> TokenPool<H> {
         if self.is_draining() {
             claim.leave();
         }
-        module.set_up(true);
+        module.set_in_service(true);
         Ok(Binding { claim, module })
     }
 
@@ -80,16 +81,16 @@ impl<H: Host> TokenPool<H> {
 
     fn recover(&self) {
         let mut backoff = Backoff::default();
-        let mut ear = Ear::default();
+        let mut watch = ReturnWatch::default();
         loop {
-            match self.availability.await_look(|| self.is_draining(), slot_events::INTERVAL) {
+            match self.availability.await_look(|| self.is_draining(), return_watch::INTERVAL) {
                 NextLook::Over => return,
                 NextLook::Now(had, remedy) => match self.look(had, remedy) {
                     Ok(found) => return self.rise(found),
                     Err(error) => self.stay_down(error, backoff.next()),
                 },
                 NextLook::Listen(had) => {
-                    if !self.is_draining() && ear.hears(&had.token, &self.options.selector) {
+                    if !self.is_draining() && watch.sees(&had.token, &self.options.selector) {
                         self.availability.hurry();
                     }
                 }
@@ -140,7 +141,7 @@ impl<H: Host> TokenPool<H> {
                 return Ok(());
             }
         }
-        let until = Some(Instant::now() + WAIT);
+        let until = Some(Instant::now() + LEAVE_TIMEOUT);
         match module.reload(restarts, until, || !self.is_draining(), || true) {
             Ok(true) => self.server.post(Notice::Reinitialized { cause: "trouble" }),
             Ok(false) => (),
@@ -153,7 +154,7 @@ impl<H: Host> TokenPool<H> {
 
     /// `is_due`: the module asks for it, so that it is waited for, and others are no reason not to.
     fn reinitialize(&self, module: &Module, seen: u64, is_due: bool) -> Result<(), Error> {
-        let patience = if is_due { PATIENCE } else { Duration::ZERO };
+        let patience = if is_due { HOLD_BACK_LIMIT } else { Duration::ZERO };
         match module.reinitialize(seen, patience, !is_due) {
             Ok(true) if is_due => self.server.post(Notice::Reinitialized { cause: "lost" }),
             Ok(_) => (),

@@ -19,9 +19,6 @@ use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::support::clock::now;
 
-/// How long calls that are inside have to leave the module, where nobody says how long.
-pub(crate) const WAIT: Duration = Duration::from_secs(3);
-
 impl<H: Host> TokenPool<H> {
     /// Finalizes and initializes the pool's module again. The calls that are inside may take until the header's `start_by`. The answer comes by
     /// the header, when this pool has found its token again.

@@ -9,6 +9,7 @@ pub(crate) mod login_gate;
 pub(crate) mod policy;
 pub(crate) mod provision;
 mod registry;
+pub(crate) mod return_watch;
 mod selector;
 pub(crate) mod session;
 pub(crate) mod suspicion;

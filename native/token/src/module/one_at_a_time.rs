@@ -1,4 +1,4 @@
-//! The way into a module that cannot lock: one thread at a time, in the order of their arrival. No lock is held while one is inside.
+//! The queue before a module that cannot lock: one thread at a time has its turn, in the order of arrival. No lock is held meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How often one that waits asks whether it still should.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often a thread that waits asks whether it still should.
+const RECHECK: Duration = Duration::from_millis(20);
 
-/// The turnstile; off, everybody passes without it.
+/// The queue. Where the rule is off, nobody needs a turn.
 #[derive(Default)]
-pub(crate) struct Turnstile {
+pub(super) struct OneAtATime {
     is_on: AtomicBool,
     queue: Mutex<Queue>,
     moved: Condvar,
@@ -20,34 +20,35 @@ pub(crate) struct Turnstile {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<u64>,
-    next: u64,
+    next_ticket: u64,
+    /// Somebody has the turn.
     is_taken: bool,
 }
 
-/// The turn.
-pub(crate) struct Turn<'a>(&'a Turnstile);
+/// The turn of one thread; it ends when this is dropped.
+pub(super) struct Turn<'a>(&'a OneAtATime);
 
-impl Turnstile {
-    pub(crate) fn is_on(&self) -> bool {
+impl OneAtATime {
+    pub(super) fn is_on(&self) -> bool {
         self.is_on.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn set(&self, on: bool) {
+    pub(super) fn set(&self, on: bool) {
         self.is_on.store(on, Ordering::SeqCst);
     }
 
-    /// Waits for the turn, for as long as `waits` says so.
-    pub(crate) fn pass(&self, waits: impl Fn() -> bool) -> Option<Turn<'_>> {
+    /// Waits for the turn. `None`: `goes_on`, which is asked now and then, has said `false`.
+    pub(super) fn wait_for_turn(&self, goes_on: impl Fn() -> bool) -> Option<Turn<'_>> {
         let mut queue = self.queue.lock();
-        let ticket = queue.next;
-        queue.next += 1;
+        let ticket = queue.next_ticket;
+        queue.next_ticket += 1;
         queue.waiting.push_back(ticket);
         while queue.is_taken || queue.waiting.front() != Some(&ticket) {
-            if !self.moved.wait_for(&mut queue, LOOK).timed_out() {
+            if !self.moved.wait_for(&mut queue, RECHECK).timed_out() {
                 continue;
             }
             drop(queue);
-            let goes_on = waits();
+            let goes_on = goes_on();
             queue = self.queue.lock();
             if !goes_on {
                 queue.waiting.retain(|other| *other != ticket);
@@ -76,21 +77,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_pass_one_at_a_time_and_in_the_order_of_their_arrival() {
-        let turnstile = Arc::new(Turnstile::default());
+    fn threads_come_in_one_at_a_time_and_in_the_order_of_their_arrival() {
+        let gate = Arc::new(OneAtATime::default());
         let (inside, order) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let first = turnstile.pass(|| true).unwrap();
+        let first = gate.wait_for_turn(|| true).unwrap();
         let threads: Vec<_> = (0..8)
             .map(|number| {
-                let passes = (turnstile.clone(), inside.clone(), order.clone());
+                let own = (gate.clone(), inside.clone(), order.clone());
                 let thread = std::thread::spawn(move || {
-                    let (turnstile, inside, order) = passes;
-                    let _turn = turnstile.pass(|| true).unwrap();
+                    let (gate, inside, order) = own;
+                    let _turn = gate.wait_for_turn(|| true).unwrap();
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                     order.lock().push(number);
                     inside.fetch_sub(1, Ordering::SeqCst);
                 });
-                while turnstile.queue.lock().waiting.len() <= number {
+                while gate.queue.lock().waiting.len() <= number {
                     std::thread::yield_now();
                 }
                 thread
@@ -105,15 +106,15 @@ mod tests {
 
     #[test]
     fn one_that_gives_up_leaves_its_place_to_the_next() {
-        let turnstile = Arc::new(Turnstile::default());
-        let first = turnstile.pass(|| true).unwrap();
-        assert!(turnstile.pass(|| false).is_none());
+        let gate = Arc::new(OneAtATime::default());
+        let first = gate.wait_for_turn(|| true).unwrap();
+        assert!(gate.wait_for_turn(|| false).is_none());
         let next = {
-            let turnstile = turnstile.clone();
-            std::thread::spawn(move || turnstile.pass(|| true).is_some())
+            let gate = gate.clone();
+            std::thread::spawn(move || gate.wait_for_turn(|| true).is_some())
         };
         drop(first);
         assert!(next.join().unwrap());
-        assert!(!turnstile.queue.lock().is_taken);
+        assert!(!gate.queue.lock().is_taken);
     }
 }
