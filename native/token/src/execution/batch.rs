@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Executed, Failure};
-use crate::execution::{Attempt, Fault, Recover, Step};
+use crate::execution::attempt::Attempt;
+use crate::execution::step::{Fault, Recover, Step};
 use crate::operation::answer::Answer;
 use crate::operation::batch::Batch;
 use crate::operation::host::Host;
@@ -17,8 +18,8 @@ use crate::token::session::next_number;
 pub(crate) const SLICE: Duration = Duration::from_millis(5);
 
 impl Attempt<'_> {
-    /// Goes on with a slice, up to its end or a task that fails.
-    pub(crate) fn go_on(&self, batch: &mut Batch, context: &mut ContextPin) -> Result<(), Fault> {
+    /// Does the tasks of a slice that are left, up to its end or one that fails.
+    pub(crate) fn run_slice(&self, batch: &mut Batch, context: &mut ContextPin) -> Result<(), Fault> {
         batch.is_key_found = false;
         let key = self.resolver.resolve(&batch.key)?.handle;
         batch.is_key_found = true;
@@ -28,16 +29,17 @@ impl Attempt<'_> {
             if batch.answered() > 0 && is_over() {
                 break;
             }
-            let answer = self.apply(key, mechanism, task, context)?;
+            let answer = self.run_task(key, mechanism, task, context)?;
             batch.answer_next(Ok(answer));
             self.resolver.token.suspicion.succeeded();
         }
         Ok(())
     }
 
-    /// What comes after a step that a failed task has asked for; `None`: the next task.
-    pub(crate) fn absorb<H: Host>(&self, step: Step, operation: &mut Operation<H>) -> Option<Step> {
-        let may_move = operation.may_be_tried_again() && operation.request.is_idempotent();
+    /// What is to be done when a task has failed and that asks for this step: where it concerns the one task only, that is answered, and the slice
+    /// goes on. `None`: with the next task at once.
+    pub(crate) fn continue_slice<H: Host>(&self, step: Step, operation: &mut Operation<H>) -> Option<Step> {
+        let may_move = operation.may_retry(Executed::Unknown);
         let Request::Batch(batch) = &mut operation.request else { return Some(step) };
         if !batch.is_key_found {
             return Some(step);
@@ -58,7 +60,7 @@ impl Attempt<'_> {
                 batch.answer_next(Err(failure));
                 match call {
                     Some(call) => operation.prepare_retry(self.class(&call), call, Executed::No, next_number()),
-                    None => operation.retries += 1,
+                    None => operation.count_retry(),
                 }
                 Some(Step::Elsewhere(reason))
             }

@@ -4,19 +4,19 @@
 use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_USER_NOT_LOGGED_IN, CKU_CONTEXT_SPECIFIC};
 
 use crate::error::{Error, Executed};
-use crate::execution::{Attempt, Fault, Then};
+use crate::execution::attempt::Attempt;
+use crate::execution::step::{Fault, Needs, Then};
 use crate::operation::ContextPin;
 use crate::options::LoginMode;
 use crate::p11::slots::token_info;
 use crate::p11::{self, CallError, Class, Phase};
-use crate::pool::key_pins::Lacks;
 use crate::support::clock::now;
 use crate::token::key_facts::KeyFacts;
 use crate::token::login_gate::pin_flags::check_pin_flags;
 
 impl Attempt<'_> {
     /// Runs an operation with a private key: it is given what it has to do between Init and final call, the login that the key may want.
-    pub(crate) fn with_login<T>(
+    pub(crate) fn run_with_login<T>(
         &self,
         key: CK_OBJECT_HANDLE,
         facts: &KeyFacts,
@@ -24,13 +24,13 @@ impl Attempt<'_> {
         run: impl FnOnce(&mut dyn FnMut() -> Result<(), CallError>) -> Result<T, CallError>,
     ) -> Result<T, Fault> {
         if self.options.login == LoginMode::None || !self.resolver.wants_login(key, facts) {
-            return Ok(run(&mut || self.check_owner())?);
+            return Ok(run(&mut || self.check_session())?);
         }
-        self.authenticated(context, run)
+        self.run_authenticated(context, run)
     }
 
     /// The same with a key that wants it.
-    fn authenticated<T>(
+    fn run_authenticated<T>(
         &self,
         context: &mut ContextPin,
         run: impl FnOnce(&mut dyn FnMut() -> Result<(), CallError>) -> Result<T, CallError>,
@@ -38,12 +38,12 @@ impl Attempt<'_> {
         let (token, functions, session) = (self.resolver.token, self.resolver.functions, self.resolver.session);
         let pin = match context {
             ContextPin::Given(pin) => pin.as_ref().map(|pin| pin.as_slice()),
-            ContextPin::None => return Err(Fault::park(Lacks::Pin)),
+            ContextPin::None => return Err(Fault::wait_for(Needs::Pin)),
             ContextPin::Used => return Err(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Init).into()),
         };
         let user = self.options.user;
         let Some(proof) = token.gate.prove(user, pin.map(|pin| token.gate.mark(pin)), now())? else {
-            return Err(Fault::park(Lacks::Turn));
+            return Err(Fault::wait_for(Needs::Turn));
         };
         let flags = token_info(functions, token.slot()).map_err(|error| CallError { phase: Phase::Init, ..error })?.flags;
         if let Err(error) = check_pin_flags(user, flags) {
@@ -52,7 +52,7 @@ impl Attempt<'_> {
         }
         let (mut proof, mut refused) = (Some(proof), None);
         let result = run(&mut || {
-            self.check_owner()?;
+            self.check_session()?;
             // One at a time goes as far as this; the operation itself may run beside others.
             let Some(proof) = proof.take() else { return Ok(()) };
             let Err(error) = p11::session::login(functions, session, CKU_CONTEXT_SPECIFIC, pin) else {

@@ -6,7 +6,7 @@ use crate::error::Executed;
 use crate::p11::{CallError, Class, Phase};
 
 /// By where the call stood, then by its code, then by its class. The guide to failures says why.
-pub(crate) fn executed(call: &CallError, class: Class) -> Executed {
+pub(crate) fn judge_executed(call: &CallError, class: Class) -> Executed {
     match (call.phase, call.code, class) {
         // The operation never began.
         (Phase::Init, ..) => Executed::No,
@@ -43,7 +43,7 @@ mod tests {
     use cryptoki_sys::*;
 
     fn of(code: CK_RV, phase: Phase) -> Executed {
-        executed(&CallError::new("C_Sign", code, phase), classify(code))
+        judge_executed(&CallError::new("C_Sign", code, phase), classify(code))
     }
 
     #[test]

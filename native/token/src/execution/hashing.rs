@@ -9,7 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
-use crate::execution::Attempt;
+use crate::execution::attempt::Attempt;
 use crate::p11::{CallError, Mechanism, Params, Phase};
 use crate::token::key_facts::KeyFacts;
 
@@ -103,7 +103,7 @@ impl Hashing {
 
 impl Attempt<'_> {
     /// Runs a signature or a verification, with the mechanism that hashes on the token or with the raw one.
-    pub(crate) fn hashed<T>(
+    pub(crate) fn run_hashed<T>(
         &self,
         key: CK_OBJECT_HANDLE,
         facts: &KeyFacts,

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKR_OBJECT_HANDLE_INVALID};
 
 use crate::error::Error;
-use crate::execution::{Attempt, Fault};
+use crate::execution::attempt::Attempt;
+use crate::execution::step::Fault;
 use crate::operation::answer::Object;
 use crate::operation::key_ref::KeyRef;
 use crate::p11::attributes::{Attributes, get_attributes, get_attributes_and_unique_id};
@@ -54,24 +55,26 @@ impl Attempt<'_> {
         }
     }
 
+    /// Fails if nobody waits for the search any more.
     fn check_wanted(&self) -> Result<(), Error> {
         if (self.is_over)() { Err(Error::Interrupted { cause: "nobody waits for it" }) } else { Ok(()) }
     }
 
     /// A new object. It exists: whatever becomes of its description, the operation has run.
-    pub(crate) fn made(&self, handle: CK_OBJECT_HANDLE) -> Result<Object, Fault> {
+    pub(crate) fn describe_new_object(&self, handle: CK_OBJECT_HANDLE) -> Result<Object, Fault> {
         let Resolver { token, functions, session, .. } = self.resolver;
         let info = describe(functions, session, handle).map_err(Fault::ran)?;
         token.keys.forget_matching(&info);
         Ok(self.object(info))
     }
 
+    /// As the caller gets it.
     fn object(&self, info: ObjectInfo) -> Object {
         Object { info, epoch: self.resolver.epoch, token: self.resolver.token.identity.clone() }
     }
 
     /// Attributes of an object, unless its unique id tells that it is another one by now.
-    pub(crate) fn attributes(&self, object: &KeyRef, kinds: &[CK_ATTRIBUTE_TYPE]) -> Result<Attributes, Fault> {
+    pub(crate) fn read_attributes(&self, object: &KeyRef, kinds: &[CK_ATTRIBUTE_TYPE]) -> Result<Attributes, Fault> {
         let Resolver { functions, session, token, .. } = self.resolver;
         let handle = self.resolver.resolve(object)?.handle;
         let KeyRef::Object { unique_id: Some(expected), .. } = object else {

@@ -9,7 +9,8 @@ use cryptoki_sys::{
 };
 
 use crate::error::Error;
-use crate::execution::{Attempt, Fault};
+use crate::execution::attempt::Attempt;
+use crate::execution::step::Fault;
 use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
 use crate::operation::task::Task;
@@ -21,8 +22,8 @@ use crate::support::wiped::Wiped;
 use crate::token::key_facts::KeyFacts;
 
 impl Attempt<'_> {
-    /// Does it.
-    pub(crate) fn apply(
+    /// Does one task with a key.
+    pub(crate) fn run_task(
         &self,
         key: CK_OBJECT_HANDLE,
         mechanism: &Mechanism,
@@ -31,37 +32,39 @@ impl Attempt<'_> {
     ) -> Result<Answer, Fault> {
         let (functions, session) = (self.resolver.functions, self.resolver.session);
         let facts = &*self.resolver.facts(key)?;
-        self.check(mechanism, task, facts)?;
+        self.check_task(mechanism, task, facts)?;
         match task {
             Task::Sign(data) => {
                 let size = facts.signature_size(lengths::of_signature(mechanism));
                 // More than it gives: what fills the buffer is not believed.
                 let hint = SIGNATURE_HINT.max(size.map_or(0, |size| size.saturating_add(1)));
-                let signature = self.with_login(key, facts, context, |login| {
-                    self.hashed(key, facts, mechanism, data, |mechanism, data| {
+                let signature = self.run_with_login(key, facts, context, |login| {
+                    self.run_hashed(key, facts, mechanism, data, |mechanism, data| {
                         crypto::sign_after(functions, session, key, mechanism, data, hint, login)
                     })
                 })?;
-                checked("C_Sign", signature, size.map(|size| size..=size)).map(Answer::Bytes)
+                check_output_length("C_Sign", signature, size.map(|size| size..=size)).map(Answer::Bytes)
             }
             Task::Verify { data, signature } => {
-                let verified = self.hashed(key, facts, mechanism, data, |mechanism, data| {
+                let verified = self.run_hashed(key, facts, mechanism, data, |mechanism, data| {
                     crypto::verify(functions, session, key, mechanism, data, signature)
                 });
                 match verified {
                     Ok(()) => Ok(Answer::Done),
-                    Err(call) => Err(self.refused(call.into(), |call| Error::SignatureInvalid { call })),
+                    Err(call) => Err(self.tell_refusal(call.into(), |call| Error::SignatureInvalid { call })),
                 }
             }
             Task::Encrypt(data) => {
                 let allowed = lengths::of_ciphertext(mechanism, data.len(), facts.modulus_size);
-                encrypted(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, allowed)
+                check_ciphertext(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, allowed)
             }
             Task::Decrypt(data) => self
-                .with_login(key, facts, context, |login| crypto::decrypt_after(functions, session, key, mechanism, data, login))
-                .and_then(|bytes| checked("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len())))
+                .run_with_login(key, facts, context, |login| {
+                    crypto::decrypt_after(functions, session, key, mechanism, data, login)
+                })
+                .and_then(|bytes| check_output_length("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len())))
                 .map(Answer::Bytes)
-                .map_err(|fault| self.refused(fault, |call| Error::DecryptionFailed { call })),
+                .map_err(|fault| self.tell_refusal(fault, |call| Error::DecryptionFailed { call })),
             Task::DigestKey { prefix, suffix } => {
                 Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
             }
@@ -70,7 +73,7 @@ impl Attempt<'_> {
 
     /// Refuses what no module should be asked: some crash on a key that is none of the mechanism's, some sign the first bytes of a message
     /// that is given in place of a digest, and some take a signature to be as long as it should be, and read on behind its end.
-    fn check(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
+    fn check_task(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
         let Some(usage) = task.usage() else { return Ok(()) };
         if !fits(mechanism.code, usage, facts.class, facts.key_type) {
             return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
@@ -92,15 +95,15 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether the module has refused what it was to decrypt or to verify, rather than failed to. Some modules say so by a code that may mean anything
-    /// (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a probe that no input decides tells it
+    /// Gives a fault its name where the module has refused what it was to decrypt or to verify, rather than failed to. Some modules say so by a code that may mean anything
+    /// (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a call that no input decides tells it
     /// from a failing session. It is asked whatever the code, so that each refusal takes as long as any other, and none is tried again.
-    fn refused(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
+    fn tell_refusal(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
         let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, .. }), then: None, .. } = fault else {
             return fault;
         };
         let class = self.class(&call);
-        if !is_refusal(&call, class) || !self.answers() {
+        if !is_refusal(&call, class) || !self.session_answers() {
             return fault;
         }
         if call.active || class != Class::Caller {
@@ -132,7 +135,11 @@ fn is_refusal(call: &CallError, class: Class) -> bool {
 }
 
 /// An output goes out if it has a length that mechanism, input and key allow, as far as they are known.
-pub(crate) fn checked(function: &'static str, bytes: Wiped, allowed: Option<RangeInclusive<usize>>) -> Result<Wiped, Fault> {
+pub(crate) fn check_output_length(
+    function: &'static str,
+    bytes: Wiped,
+    allowed: Option<RangeInclusive<usize>>,
+) -> Result<Wiped, Fault> {
     if allowed.is_none_or(|allowed| allowed.contains(&bytes.len())) {
         return Ok(bytes);
     }
@@ -140,14 +147,14 @@ pub(crate) fn checked(function: &'static str, bytes: Wiped, allowed: Option<Rang
 }
 
 /// A ciphertext goes out with the IV that it was made with, or not at all.
-fn encrypted(
+fn check_ciphertext(
     mechanism: &Mechanism,
     Encrypted { bytes, iv }: Encrypted,
     allowed: Option<RangeInclusive<usize>>,
 ) -> Result<Answer, Fault> {
     match (mechanism.has_token_iv(), iv) {
-        (false, None) => Ok(Answer::Bytes(checked("C_Encrypt", bytes, allowed)?)),
-        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes: checked("C_Encrypt", bytes, allowed)? }),
+        (false, None) => Ok(Answer::Bytes(check_output_length("C_Encrypt", bytes, allowed)?)),
+        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes: check_output_length("C_Encrypt", bytes, allowed)? }),
         (false, Some(iv)) => Err(Fault::ran(Error::IvReplaced { iv })),
         // Made with our zeros, then, as everything else under this key would be.
         (true, None) => Err(Fault::ran(Error::IvNotMade)),

@@ -124,12 +124,23 @@ impl<H: Host> Operation<H> {
         self.header.post(outcome);
     }
 
-    /// Whether nothing speaks against another try, as far as the operation goes: never under a lease, whose holder may have state on the session.
-    pub(crate) fn may_be_tried_again(&self) -> bool {
-        self.retries == 0
-            && !self.header.is_over()
+    /// It is to be tried again, for a reason that nobody is told.
+    pub(crate) fn count_retry(&mut self) {
+        self.retries += 1;
+    }
+
+    /// Whether it may be tried again on a session of the pool. Once; not when nobody waits for it; never under a lease, whose holder may have state
+    /// on the session, nor with a PIN that was used; and what may have been executed only if it may be executed twice.
+    pub(crate) fn may_retry(&self, executed: Executed) -> bool {
+        self.may_try_another_opening()
             && matches!(self.place, Place::Pool)
             && !matches!(self.context, ContextPin::Used)
+            && (executed == Executed::No || self.request.is_idempotent())
+    }
+
+    /// Whether another session may be opened for it where one could not be: also for a lease that is to begin, as nothing has been executed.
+    pub(crate) fn may_try_another_opening(&self) -> bool {
+        self.retries == 0 && !self.header.is_over()
     }
 }
 

@@ -46,6 +46,11 @@ impl CallError {
         CallError::new(function, CKR_SESSION_HANDLE_INVALID, Phase::Single)
     }
 
+    /// What a search is answered with that may have missed objects for want of a login.
+    pub fn not_logged_in(function: &'static str) -> CallError {
+        CallError::new(function, CKR_USER_NOT_LOGGED_IN, Phase::Single)
+    }
+
     /// The code's name in lower case without `CKR_`: `"device_error"`.
     pub fn name(&self) -> &'static str {
         codes::name(self.code)

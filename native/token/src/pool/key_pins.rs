@@ -4,6 +4,7 @@
 use session_pool::{Grant as PoolGrant, Held, Source, Ticket, Waiting};
 
 use crate::error::{Error, Failure};
+use crate::execution::step::Needs;
 use crate::operation::host::{Host, Posting};
 use crate::operation::{ContextPin, Operation, Place};
 use crate::options::LoginMode;
@@ -16,13 +17,6 @@ use crate::support::pin::Pin;
 use crate::token::login_gate::Awaited;
 use crate::token::session::Session;
 
-/// What an operation on such a key lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lacks {
-    Pin,
-    Turn,
-}
-
 impl<H: Host> TokenPool<H> {
     /// Parks an operation; its session serves others meanwhile, unless it is a lease's.
     pub(crate) fn park_operation(
@@ -30,10 +24,10 @@ impl<H: Host> TokenPool<H> {
         held: Held<Session>,
         mut operation: Operation<H>,
         ticket: Ticket,
-        lacks: Lacks,
+        needs: Needs,
     ) -> Option<Grant<H>> {
         let token = held.session.token().clone();
-        if lacks == Lacks::Pin {
+        if needs == Needs::Pin {
             if self.options.login == LoginMode::Protected {
                 operation.context = ContextPin::Given(None);
             } else if let Some(pin) = self.login.retained_pin() {
@@ -47,13 +41,13 @@ impl<H: Host> TokenPool<H> {
         let leased = matches!(operation.place, Place::Within(_));
         let (held, next) = if leased { (Some(held), None) } else { (None, self.release(held)) };
         let parked = Parked { operation, ticket, held };
-        match (lacks, &parked.operation.context) {
-            (Lacks::Pin, ContextPin::Given(_)) => self.resume(parked),
-            (Lacks::Pin, _) => {
+        match (needs, &parked.operation.context) {
+            (Needs::Pin, ContextPin::Given(_)) => self.resume(parked),
+            (Needs::Pin, _) => {
                 self.login.awaiting_pin.lock().push(parked);
                 self.ask_for_keys(&token);
             }
-            (Lacks::Turn, _) => {
+            (Needs::Turn, _) => {
                 self.login.awaiting_turn.lock().push(parked);
                 if !token.gate.listen(Awaited::Proof, self.listener()) {
                     self.resume_turns();

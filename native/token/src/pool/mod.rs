@@ -18,6 +18,7 @@ pub(crate) mod pace;
 pub(crate) mod recovery;
 mod recovery_thread;
 pub(crate) mod reload;
+pub(crate) mod vanished;
 pub(crate) mod work;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -11,7 +11,8 @@ use cryptoki_sys::CKR_USER_NOT_LOGGED_IN;
 use session_pool::{Entered, Grant as PoolGrant, Held, RunnerId, Source, Started, State, Ticket, Waiting};
 
 use crate::error::{Error, Executed, Failure};
-use crate::execution::{Recover, Step, execute};
+use crate::execution::execute;
+use crate::execution::step::{Recover, Step};
 use crate::operation::answer::Outcome;
 use crate::operation::answer::weight;
 use crate::operation::header::Header;
@@ -39,6 +40,16 @@ pub struct Budget {
     pub time: Duration,
     /// Bytes of answers, which stay on its process's heap until then.
     pub bytes: usize,
+}
+
+/// What is to be done when a call has been granted a session, and has been executed there or not.
+enum CallStep {
+    /// What its execution asks for, or would.
+    Executed(Step),
+    /// It waits at the login gate.
+    WaitAtGate(Wait),
+    /// It waits until the module has been initialized again.
+    AwaitModule,
 }
 
 /// How a runner's turn ended.
@@ -173,12 +184,12 @@ impl<H: Host> TokenPool<H> {
         operation.header.runs_on(in_use.session().index());
         // Before the gate: whoever is to see to a login there has begun it.
         let step = if in_use.session().is_stale() {
-            Step::Exchange
+            CallStep::Executed(Step::Exchange)
         } else {
             match self.pass_gate(in_use.session(), &operation) {
                 Passage::Pass(_) => self.execute(&in_use, &mut operation, outlet),
-                Passage::Refuse(error) => Step::Keep(Err(operation.failure(error))),
-                Passage::Wait(wait) => Step::Wait(wait),
+                Passage::Refuse(error) => CallStep::Executed(Step::Keep(Err(operation.failure(error)))),
+                Passage::Wait(wait) => CallStep::WaitAtGate(wait),
             }
         };
         let held = self.returned(in_use.finish());
@@ -187,6 +198,14 @@ impl<H: Host> TokenPool<H> {
             self.leave_off(held, operation, step);
             return Handled::next(None);
         }
+        let step = match step {
+            CallStep::WaitAtGate(wait) => return Handled::next(self.wait_at_gate(held, operation, ticket, wait, outlet)),
+            CallStep::AwaitModule => {
+                self.await_module();
+                return self.put_off(Source::Session(held), Work::Call(operation), ticket, outlet);
+            }
+            CallStep::Executed(step) => step,
+        };
         if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
             self.login.forget_retained_pin();
         }
@@ -203,30 +222,27 @@ impl<H: Host> TokenPool<H> {
             Step::Pause(reason) => Handled::next(self.pause(held, operation, ticket, reason)),
             Step::Recover(recover) => self.handle_trouble(held, operation, ticket, recover, outlet),
             Step::Exchange => self.handle_stale(held, operation, ticket, outlet),
-            Step::Return => {
-                self.await_module();
-                self.put_off(Source::Session(held), Work::Call(operation), ticket, outlet)
-            }
             Step::LogIn => {
                 let granted = self.requeue(operation, ticket, outlet);
                 Handled::next(self.first_of(granted, self.free(held, &Place::Pool), outlet))
             }
-            Step::Wait(wait) => Handled::next(self.wait_at_gate(held, operation, ticket, wait, outlet)),
             Step::Reload(vanished) => Handled::next(self.handle_vanished(held, operation, ticket, vanished)),
-            Step::Park(lacks) => Handled::next(self.park_operation(held, operation, ticket, lacks)),
+            Step::Park(needs) => Handled::next(self.park_operation(held, operation, ticket, needs)),
         }
     }
 
     /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
-    fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: Step) {
+    fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: CallStep) {
         let token = held.session.token().clone();
         let generation = held.session.generation();
         self.discard(held, &operation.place, "hung");
         let _ = operation.header.progress.abandon();
         // What it has found is seen to all the same, as is a login that was its to begin: others wait for it.
         match step {
-            Step::Wait(wait) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
-            Step::Recover(Recover { trouble, call, .. }) => self.respond_to(trouble, &token, generation, call),
+            CallStep::WaitAtGate(wait) => drop(self.wait_for(&token, wait, operation.header.asked_at)),
+            CallStep::Executed(Step::Recover(Recover { trouble, call, .. })) => {
+                self.respond_to(trouble, &token, generation, call)
+            }
             _ => (),
         }
     }
@@ -288,33 +304,34 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, outlet: &impl Outlet<H>) -> Step {
+    fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, outlet: &impl Outlet<H>) -> CallStep {
         if in_use.is_hung() {
             // Its opening was: it goes no further.
-            return Step::Elsewhere("hung");
+            return CallStep::Executed(Step::Elsewhere("hung"));
         }
         let session = in_use.session();
         let token = session.token();
         let _inside = match enter(token, in_use.record(), || operation.header.is_wanted(outlet)) {
             Ok(inside) => inside,
-            Err(Error::Reinitializing) => return Step::Return,
-            Err(error) => return Step::Keep(Err(operation.failure(error))),
+            Err(Error::Reinitializing) => return CallStep::AwaitModule,
+            Err(error) => return CallStep::Executed(Step::Keep(Err(operation.failure(error)))),
         };
         // From here on the module is not initialized again behind it, and nobody else calls with its handle.
-        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return Step::Exchange };
+        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return CallStep::Executed(Step::Exchange) };
         // While it waited for its turn, the login may have been lost, and handles with it.
         let epoch = match self.pass_gate(session, operation) {
             Passage::Pass(epoch) => epoch,
-            Passage::Refuse(error) => return Step::Keep(Err(operation.failure(error))),
-            Passage::Wait(wait) => return Step::Wait(wait),
+            Passage::Refuse(error) => return CallStep::Executed(Step::Keep(Err(operation.failure(error)))),
+            Passage::Wait(wait) => return CallStep::WaitAtGate(wait),
         };
         // Only a search takes many calls.
         let searcher = matches!(operation.request, Request::FindObjects { .. }).then(|| operation.header.clone());
         let is_over = || searcher.as_ref().is_some_and(|header| !header.is_wanted(outlet));
-        survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
+        let step = survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
-        })
+        });
+        CallStep::Executed(step)
     }
 }
 

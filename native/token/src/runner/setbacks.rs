@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_pool::{Held, Source, Ticket};
 
 use crate::error::{Error, Executed};
-use crate::execution::Recover;
+use crate::execution::step::Recover;
 use crate::operation::host::{Host, Outlet, PoolServer};
 use crate::operation::notice::Notice;
 use crate::operation::{Operation, Place};
@@ -139,7 +139,7 @@ impl<H: Host> TokenPool<H> {
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {
-        let may_retry = operation.retries == 0 && !operation.header.is_over();
+        let may_retry = operation.may_try_another_opening();
         match remains {
             Remains::Return => {
                 self.await_module();

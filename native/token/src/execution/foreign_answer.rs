@@ -2,11 +2,12 @@
 //! operation runs: then what it answers may have been made on another session, or with another key, and counts for nothing.
 
 use crate::error::{Error, Executed, Failure};
-use crate::execution::{Attempt, Recover, Step, may_retry};
+use crate::execution::attempt::Attempt;
+use crate::execution::step::{Recover, Step};
 use crate::operation::Operation;
 use crate::operation::answer::Answer;
 use crate::operation::host::Host;
-use crate::p11::{CallError, Class, Phase};
+use crate::p11::{CallError, Class};
 use crate::token::keys::Resolver;
 use crate::token::session::next_number;
 
@@ -14,56 +15,41 @@ use crate::token::session::next_number;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     /// The session's handle is another session's by now.
-    Displaced,
+    OtherSession,
     /// The key's handle may have been another key's.
     OtherKey,
 }
 
 impl Attempt<'_> {
-    /// Between two calls: whether the session still has its handle.
-    pub(crate) fn check_owner(&self) -> Result<(), CallError> {
-        if self.used.is_owner() {
-            Ok(())
-        } else {
-            Err(CallError { phase: Phase::Init, ..CallError::session_lost("C_GetSessionInfo") })
-        }
-    }
-
     /// The step, unless what it answers counts for nothing: then the operation is tried again, or its caller is told. `before`: how many tasks of
     /// its list were answered before this attempt.
-    pub(crate) fn checked<H: Host>(&self, step: Step, operation: &mut Operation<H>, before: usize) -> Step {
+    pub(crate) fn reject_foreign_answer<H: Host>(&self, step: Step, operation: &mut Operation<H>, before: usize) -> Step {
         let executed = match &step {
             Step::Keep(Ok(_)) | Step::Discard(Ok(_), _) => Executed::Unknown,
             Step::Keep(Err(failure)) | Step::Discard(Err(failure), _) | Step::Recover(Recover { failure, .. }) => {
                 if failure.executed == Executed::No { Executed::No } else { Executed::Unknown }
             }
             // These answer nothing.
-            Step::Elsewhere(_)
-            | Step::Pause(_)
-            | Step::Exchange
-            | Step::Return
-            | Step::LogIn
-            | Step::Wait(_)
-            | Step::Park(_)
-            | Step::Reload(_) => {
+            Step::Elsewhere(_) | Step::Pause(_) | Step::Exchange | Step::LogIn | Step::Park(_) | Step::Reload(_) => {
                 return step;
             }
         };
-        let Some(flaw) = self.flaw(&step, operation) else { return step };
+        let Some(flaw) = self.find_flaw(&step, operation) else { return step };
         let given = operation.request.withdraw_answers(before);
-        if may_retry(operation, executed) {
-            let class = if flaw == Flaw::Displaced { Class::DeadSession } else { Class::StaleHandle };
+        if operation.may_retry(executed) {
+            let class = if flaw == Flaw::OtherSession { Class::DeadSession } else { Class::StaleHandle };
             operation.prepare_retry(class, CallError::session_lost("C_GetSessionInfo"), executed, next_number());
-            return if flaw == Flaw::Displaced { Step::Elsewhere("displaced") } else { Step::LogIn };
+            return if flaw == Flaw::OtherSession { Step::Elsewhere("displaced") } else { Step::LogIn };
         }
         let failure = Failure { error: Error::SessionLost, executed };
         let outcome = if operation.request.refuse_answers(given, &failure) { Ok(Answer::Done) } else { Err(failure) };
-        if flaw == Flaw::Displaced { Step::Discard(outcome, "displaced") } else { Step::Keep(outcome) }
+        if flaw == Flaw::OtherSession { Step::Discard(outcome, "displaced") } else { Step::Keep(outcome) }
     }
 
-    fn flaw<H: Host>(&self, step: &Step, operation: &mut Operation<H>) -> Option<Flaw> {
+    /// Why what a step answers counts for nothing; `None`: it is the operation's own.
+    fn find_flaw<H: Host>(&self, step: &Step, operation: &mut Operation<H>) -> Option<Flaw> {
         if !self.used.is_owner() {
-            return Some(Flaw::Displaced);
+            return Some(Flaw::OtherSession);
         }
         // A session that is closed has not been asked by anybody else, and cannot be asked any more.
         if !matches!(step, Step::Keep(_)) {

@@ -1,0 +1,86 @@
+//! One attempt at an operation on one session: what it is made with, and what it asks of the session.
+
+use std::time::Instant;
+
+use crate::module::handle::HandleUse;
+use crate::options::{LoginMode, PoolOptions};
+use crate::p11::session::session_info;
+use crate::p11::{CallError, Class, Phase, crypto};
+use crate::token::diagnosis::PROBE_BYTES;
+use crate::token::keys::Resolver;
+use crate::token::session::Session;
+
+/// The means of one attempt at an operation.
+pub(crate) struct Attempt<'a> {
+    pub(crate) options: &'a PoolOptions,
+    pub(crate) resolver: Resolver<'a>,
+    /// When a slice of a batch is to end.
+    pub(crate) until: Instant,
+    pub(crate) session: &'a Session,
+    pub(crate) used: &'a HandleUse<'a>,
+    /// Whether it is the first one on its session.
+    pub(crate) fresh: bool,
+    /// Whether nobody waits for a search any more, which may take long.
+    pub(crate) is_over: &'a dyn Fn() -> bool,
+}
+
+impl Attempt<'_> {
+    /// What the pool makes of a return code.
+    pub(crate) fn class(&self, call: &CallError) -> Class {
+        self.options.class(call)
+    }
+
+    /// Whether the session answers, by what no input decides.
+    pub(crate) fn session_answers(&self) -> bool {
+        session_info(self.resolver.functions, self.resolver.session).is_ok()
+    }
+
+    /// Whether another try may be made on a session that has lain idle. Many a library says by itself that it lives: the device is asked, too.
+    pub(crate) fn is_alive(&self) -> bool {
+        let Resolver { functions, session, .. } = self.resolver;
+        let asked = session_info(functions, session)
+            .and_then(|_| crypto::generate_random(functions, session, PROBE_BYTES, PROBE_BYTES).map(drop));
+        !asked.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
+    }
+
+    /// Between two calls: whether the session still has its handle.
+    pub(crate) fn check_session(&self) -> Result<(), CallError> {
+        if self.used.is_owner() {
+            Ok(())
+        } else {
+            Err(CallError { phase: Phase::Init, ..CallError::session_lost("C_GetSessionInfo") })
+        }
+    }
+
+    /// Whether a search may have missed something: what is private does not show without a login, and somebody may have logged in again since.
+    /// The session is asked first: whoever it says is logged in again has moved the epoch by then.
+    pub(crate) fn may_have_missed(&self) -> Result<bool, CallError> {
+        let Resolver { token, epoch, .. } = self.resolver;
+        let asks = self.lacks_login();
+        let changed = self.options.login != LoginMode::None && token.gate.epoch() != epoch;
+        if changed { Ok(true) } else { asks }
+    }
+
+    /// Whether a login is due and there is none, as the session says; `Err`: it does not say.
+    pub(crate) fn lacks_login(&self) -> Result<bool, CallError> {
+        if self.options.login == LoginMode::None {
+            return Ok(false);
+        }
+        self.has_no_user().map_err(|error| CallError { phase: Phase::Init, ..error })
+    }
+
+    /// A login is due, and the session says that there is none.
+    pub(crate) fn is_login_lost(&self) -> bool {
+        self.lacks_login().unwrap_or(false)
+    }
+
+    /// The session says that nobody is logged in.
+    pub(crate) fn is_logged_out(&self) -> bool {
+        self.has_no_user().unwrap_or(false)
+    }
+
+    fn has_no_user(&self) -> Result<bool, CallError> {
+        let Resolver { functions, session, .. } = self.resolver;
+        session_info(functions, session).map(|info| !info.is_user() && !info.is_security_officer())
+    }
+}

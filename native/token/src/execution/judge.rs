@@ -1,0 +1,222 @@
+//! What a fault asks for: another try, a login, a recovery, or an answer.
+
+use cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
+
+use crate::error::{Error, Executed, Failure};
+use crate::execution::attempt::Attempt;
+use crate::execution::executed::judge_executed;
+use crate::execution::step::{Fault, Recover, Step, Then};
+use crate::operation::host::Host;
+use crate::operation::key_ref::KeyRef;
+use crate::operation::request::Request;
+use crate::operation::{Operation, Place};
+use crate::options::LoginMode;
+use crate::p11::{CallError, Class, Phase};
+use crate::support::clock::now;
+use crate::token::diagnosis::{Diagnosis, Reply, Trouble, ask_device, diagnose, is_suspicious, is_trouble};
+use crate::token::keys::Resolver;
+use crate::token::session::next_number;
+use crate::token::suspicion::{Failed, Verdict};
+
+/// What a failure makes one suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspected {
+    Nothing,
+    /// Perhaps the device: on another session that is to be seen.
+    Session,
+    Device,
+}
+
+/// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
+fn answer_refusal(call: &CallError, class: Class, failure: Failure) -> Step {
+    if call.phase == Phase::Final { Step::Discard(Err(failure), class.name()) } else { Step::Keep(Err(failure)) }
+}
+
+impl Attempt<'_> {
+    /// What a fault asks for; `None`: try again at once, on the same session.
+    pub(crate) fn judge<H: Host>(&self, fault: Fault, operation: &mut Operation<H>) -> Option<Step> {
+        let Fault { error, executed, then } = fault;
+        let known = executed.unwrap_or(Executed::No);
+        match then {
+            Some(Then::Park(needs)) => return Some(Step::Park(needs)),
+            Some(Then::Discard(reason)) => return Some(Step::Discard(Err(Failure { error, executed: known }), reason)),
+            None => (),
+        }
+        let call = match error {
+            Error::Call(call) => call,
+            // It may be the device, which fails whatever the ciphertext or signature.
+            Error::DecryptionFailed { call } | Error::SignatureInvalid { call }
+                if self.suspect_device(&call) == Suspected::Device =>
+            {
+                let failure = Failure { error: call.into(), executed: Executed::Unknown };
+                return Some(self.recover_device(call, failure, false));
+            }
+            // A search finds nothing after a lost login, too.
+            Error::KeyNotFound | Error::ObjectStale => match self.may_have_missed() {
+                Ok(true) => {
+                    let may_retry = operation.may_retry(known);
+                    return Some(self.retry_after_login(CallError::not_logged_in("C_FindObjects"), may_retry, operation));
+                }
+                Ok(false) => return Some(self.judge_missing(error, known, operation)),
+                // Nobody can tell if the key is there.
+                Err(call) => call,
+            },
+            other => return Some(Step::Keep(Err(Failure { error: other, executed: known }))),
+        };
+        let class = self.class(&call);
+        // What the module refuses in the call itself may not have run either, but is the caller's to ask for again.
+        let has_begun = executed != Some(Executed::No) && call.phase != Phase::Init;
+        let may_retry = operation.may_retry(if has_begun { Executed::Unknown } else { Executed::No });
+        let executed = executed.unwrap_or_else(|| judge_executed(&call, class));
+        let failure = Failure { error: call.into(), executed };
+        let step = match class {
+            // An earlier operation left it so: this one has not been tried.
+            Class::DirtySession if !has_begun && self.session.is_unclear() && matches!(operation.place, Place::Pool) => {
+                Step::Exchange
+            }
+            Class::DirtySession if may_retry && !has_begun => {
+                operation.prepare_retry(class, call, executed, next_number());
+                Step::Elsewhere(class.name())
+            }
+            Class::DirtySession => Step::Discard(Err(failure), class.name()),
+            Class::StaleHandle => {
+                if self.is_login_lost() {
+                    return Some(self.retry_after_login(call, may_retry, operation));
+                }
+                let is_object = matches!(operation.request.key_mut(), Some(KeyRef::Object { .. }));
+                let is_gone = is_object && call.code == CKR_OBJECT_HANDLE_INVALID;
+                if self.forget_key(&mut operation.request) && may_retry {
+                    operation.prepare_retry(class, call, executed, next_number());
+                    // In the midst of an operation, nobody knows what it has left behind.
+                    return (call.phase == Phase::Final).then_some(Step::Elsewhere(class.name()));
+                }
+                let error = if is_gone { Error::ObjectStale } else { call.into() };
+                // A refused handle is refused before anything is done.
+                answer_refusal(&call, class, Failure::not_executed(error))
+            }
+            Class::LoginLost if may_retry && self.learn_that_key_wants_login(&operation.request, &call) => {
+                operation.prepare_retry(class, call, executed, next_number());
+                Step::Elsewhere("context_login")
+            }
+            Class::LoginLost => {
+                let may_retry = may_retry && !matches!(operation.request, Request::Probe);
+                return Some(self.retry_after_login(call, may_retry, operation));
+            }
+            class if is_suspicious(class) => self.investigate(class, call, failure, may_retry, operation),
+            _ if call.active => Step::Discard(Err(failure), "active"),
+            _ => Step::Keep(Err(failure)),
+        };
+        Some(step)
+    }
+
+    /// What failed may be the operation, the session, the token or the module.
+    fn investigate<H: Host>(
+        &self,
+        class: Class,
+        call: CallError,
+        failure: Failure,
+        may_retry: bool,
+        operation: &mut Operation<H>,
+    ) -> Step {
+        let Diagnosis { trouble, is_good } =
+            diagnose(&self.options.policy, self.session, self.used, class, self.resolver.epoch, self.fresh);
+        let executed = failure.executed;
+        if let Some(trouble) = trouble {
+            // What was open before is gone, but that is no reason to say that the token was.
+            let retry = may_retry && trouble != Trouble::Renewed;
+            return Step::Recover(Recover { trouble, call, class, failure, retry });
+        }
+        let suspected = self.suspect_device(&call);
+        if suspected == Suspected::Device {
+            return self.recover_device(call, failure, may_retry && class == Class::DeviceTrouble);
+        }
+        let is_good = is_good && suspected == Suspected::Nothing;
+        if is_good && call.phase == Phase::Final {
+            // In the midst of an operation, nobody knows what it has left behind.
+            self.session.set_unclear();
+        }
+        match class {
+            Class::DeadSession if may_retry => {
+                operation.prepare_retry(class, call, executed, next_number());
+                Step::Elsewhere(class.name())
+            }
+            Class::DeviceTrouble if may_retry => {
+                operation.prepare_retry(class, call, executed, next_number());
+                Step::Pause((!is_good || call.active).then_some(class.name()))
+            }
+            Class::DeviceTrouble | Class::Ambiguous if is_good && call.active => Step::Discard(Err(failure), "active"),
+            Class::DeviceTrouble | Class::Ambiguous if is_good => Step::Keep(Err(failure)),
+            _ => Step::Discard(Err(failure), class.name()),
+        }
+    }
+
+    /// What a failure says of the device, in the light of those before it.
+    fn suspect_device(&self, call: &CallError) -> Suspected {
+        let Resolver { token, session, .. } = self.resolver;
+        let Some(limits) = self.options.policy.trouble.filter(|_| is_trouble(self.class(call))) else {
+            return Suspected::Nothing;
+        };
+        if token.suspicion.failed(Failed::Operation, self.resolver.now, limits) != Verdict::Ask {
+            return Suspected::Nothing;
+        }
+        let Reply::Fails { on } = ask_device(&self.options.policy, token, Some((self.session.index(), session))) else {
+            token.suspicion.succeeded();
+            return Suspected::Nothing;
+        };
+        match token.suspicion.confirmed(on, now(), limits) {
+            Verdict::Act => Suspected::Device,
+            Verdict::Ask => Suspected::Session,
+            Verdict::Bear => Suspected::Nothing,
+        }
+    }
+
+    /// The device is in trouble that lasts.
+    fn recover_device(&self, call: CallError, failure: Failure, retry: bool) -> Step {
+        let trouble = Trouble::Lasting { restarts: self.resolver.token.module.restarts() };
+        Step::Recover(Recover { trouble, call, class: self.class(&call), failure, retry })
+    }
+
+    /// The token says that nobody is logged in: log in and try again, where this pool can.
+    fn retry_after_login<H: Host>(&self, call: CallError, may_retry: bool, operation: &mut Operation<H>) -> Step {
+        // Refused for want of a login is refused before anything is done.
+        let answer = |error| answer_refusal(&call, Class::LoginLost, Failure::not_executed(error));
+        if self.options.login == LoginMode::None {
+            if self.is_logged_out() {
+                // An explicit login has been lost.
+                self.resolver.token.gate.lost(self.resolver.epoch);
+            }
+            return answer(Error::PinRequired { call });
+        }
+        self.resolver.token.gate.lost(self.resolver.epoch);
+        if !may_retry {
+            return answer(call.into());
+        }
+        operation.prepare_retry(Class::LoginLost, call, Executed::No, next_number());
+        // As with a stale handle: what waits for the login then, does so on another session.
+        if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
+    }
+
+    /// The token wants a login though there is one: it is the key that wants it, and has not said so.
+    fn learn_that_key_wants_login(&self, request: &Request, call: &CallError) -> bool {
+        let is_look_up = call.function.starts_with("C_FindObjects");
+        let key = match request {
+            Request::Apply { key, task, .. } if task.may_want_login() => key,
+            Request::Batch(batch) if batch.may_want_login() => &batch.key,
+            _ => return false,
+        };
+        if self.options.login == LoginMode::None || is_look_up || self.is_logged_out() {
+            return false;
+        }
+        let Ok(key) = self.resolver.resolve(key) else { return false };
+        // One that says that it does not want it is believed: then the login was lost, and somebody has logged in again since.
+        if self.resolver.says_no_login(key.handle) || self.resolver.token.gate.epoch() != self.resolver.epoch {
+            return false;
+        }
+        self.resolver.token.keys.wants_login(key.handle, self.resolver.epoch);
+        true
+    }
+
+    fn forget_key(&self, request: &mut Request) -> bool {
+        request.key_mut().is_some_and(|key| self.resolver.forget(key))
+    }
+}

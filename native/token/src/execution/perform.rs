@@ -1,0 +1,68 @@
+//! The C calls of each request.
+
+use crate::execution::attempt::Attempt;
+use crate::execution::step::Fault;
+use crate::execution::task::check_output_length;
+use crate::operation::ContextPin;
+use crate::operation::answer::Answer;
+use crate::operation::request::Request;
+use crate::p11::keys::{generate_key, generate_key_pair};
+use crate::p11::objects::destroy_object;
+use crate::p11::slots::mechanisms;
+use crate::p11::{CallError, crypto, lengths};
+use crate::token::diagnosis::PROBE_BYTES;
+use crate::token::keys::Resolver;
+
+impl Attempt<'_> {
+    /// Does what is asked for.
+    pub(crate) fn perform(&self, request: &mut Request, context: &mut ContextPin) -> Result<Answer, Fault> {
+        let Resolver { token, functions, session, .. } = self.resolver;
+        Ok(match request {
+            Request::Ping => Answer::Done,
+            Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE_BYTES, PROBE_BYTES)?),
+            Request::Apply { key, mechanism, task } => {
+                let key = self.resolver.resolve(key)?.handle;
+                self.run_task(key, mechanism, task, context)?
+            }
+            Request::Batch(batch) => {
+                self.run_slice(batch, context)?;
+                Answer::Done
+            }
+            Request::Digest { mechanism, data } => {
+                let digest = crypto::digest(functions, session, mechanism, data)?;
+                Answer::Bytes(check_output_length("C_Digest", digest, lengths::of_digest(mechanism))?)
+            }
+            Request::GenerateRandom { length } => {
+                Answer::Bytes(crypto::generate_random(functions, session, *length, self.options.random_chunk)?)
+            }
+            Request::SeedRandom { seed } => {
+                crypto::seed_random(functions, session, seed)?;
+                Answer::Done
+            }
+            Request::GenerateKey { mechanism, template } => {
+                Answer::Object(self.describe_new_object(generate_key(functions, session, mechanism, template)?)?)
+            }
+            Request::GenerateKeyPair { mechanism, public, private } => {
+                let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
+                Answer::KeyPair(Box::new((self.describe_new_object(public)?, self.describe_new_object(private)?)))
+            }
+            Request::FindObjects { template, limit, cut } => {
+                let objects = self.search(template, *limit, *cut)?;
+                if self.may_have_missed()? {
+                    return Err(CallError::not_logged_in("C_FindObjects").into());
+                }
+                Answer::Objects(objects)
+            }
+            Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
+            Request::DestroyObject { object } => {
+                let handle = self.resolver.resolve_anew(object)?.handle;
+                destroy_object(functions, session, handle)?;
+                // Nobody has to look into where it is.
+                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([object.template()]));
+                Answer::Done
+            }
+            Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),
+            Request::TokenInfo => Answer::TokenInfo(Box::new(token.info()?)),
+        })
+    }
+}
