@@ -6,7 +6,6 @@ use std::io;
 
 use session_pool::Millis;
 
-use crate::support::panics::survive;
 use crate::support::worker::Worker;
 
 /// The way to the thread.
@@ -19,14 +18,11 @@ impl ClosingThread {
 
     /// Does a job, which may panic, and blocks nobody. `if_replaced` is called behind it if another thread has taken over meanwhile.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static, if_replaced: impl FnOnce() + Send + 'static) {
-        self.0.post(Box::new(move || {
-            survive(job);
-            Box::new(if_replaced)
-        }));
+        self.0.post(job, if_replaced);
     }
 
     /// Another thread takes over from one that has been at a job for longer than `limit`.
     pub(super) fn replace_if_stuck(&self, limit: Millis) {
-        self.0.look_after(limit);
+        self.0.replace_if_stuck(limit);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long the end of the VM waits for calls in flight that are not known to hang: a look for a token may.
+/// How long the end of the VM waits for calls in flight that are not known to hang. One of them may all the same, as in the search for a token.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps everybody out of every module, and waits until those inside have left; `false`: not within the time, or they hang.

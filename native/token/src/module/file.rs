@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// A file that is about to be loaded.
+/// A file that is about to be loaded as a module.
 pub(super) struct ModuleFile {
     path: PathBuf,
     file: File,
@@ -19,7 +19,7 @@ pub(super) struct ModuleFile {
     digest: String,
 }
 
-/// What changes with a file's content: whoever writes to it cannot keep the time of its last change.
+/// What tells that a file was replaced or written to. Whoever writes to it may set the time of the last write back, but not that of the last change.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
@@ -67,7 +67,7 @@ impl ModuleFile {
     pub(super) fn digest_of_loaded(self) -> Option<String> {
         let is_same = |metadata: io::Result<Metadata>| metadata.is_ok_and(|metadata| Stamp::of(&metadata) == self.before);
         let is_unchanged = is_same(self.file.metadata()) && is_same(std::fs::metadata(&self.path));
-        (is_unchanged && mapped::is_of(&self.path, &self.file).unwrap_or(true)).then_some(self.digest)
+        (is_unchanged && mapped::is_mapped_from(&self.path, &self.file).unwrap_or(true)).then_some(self.digest)
     }
 }
 
@@ -90,7 +90,7 @@ mod mapped {
 
     /// Whether the library that is loaded by this path is mapped from this file; `None`: the system does not say. Both are looked up in the
     /// process's list of mappings, since some file systems name a file otherwise there than `stat` does.
-    pub(super) fn is_of(path: &Path, file: &File) -> Option<bool> {
+    pub(super) fn is_mapped_from(path: &Path, file: &File) -> Option<bool> {
         let library = address_of(path)?;
         let page = Page::of(file)?;
         let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
@@ -150,7 +150,7 @@ mod mapped {
     use std::fs::File;
     use std::path::Path;
 
-    pub(super) fn is_of(_path: &Path, _file: &File) -> Option<bool> {
+    pub(super) fn is_mapped_from(_path: &Path, _file: &File) -> Option<bool> {
         None
     }
 }
@@ -223,8 +223,8 @@ mod tests {
     fn another_file_is_not_taken_for_what_is_mapped_whatever_its_times_say() {
         let (path, other) = (library(), library());
         load(&path);
-        assert_eq!(mapped::is_of(&path, &File::open(&path).unwrap()), Some(true));
-        assert_eq!(mapped::is_of(&path, &File::open(&other).unwrap()), Some(false));
+        assert_eq!(mapped::is_mapped_from(&path, &File::open(&path).unwrap()), Some(true));
+        assert_eq!(mapped::is_mapped_from(&path, &File::open(&other).unwrap()), Some(false));
         for path in [path, other] {
             fs::remove_file(path).unwrap();
         }

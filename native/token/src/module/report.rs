@@ -1,5 +1,5 @@
-//! What a module says of itself, its slots and tokens: without a pool, and without a PIN. A thread of its own asks, since a module may hang; who
-//! wants to know waits for it no longer than he said.
+//! What a module says of itself, its slots and tokens, without a pool and without a PIN. A thread of its own asks, since a module may hang; the caller
+//! waits for it no longer than its timeout.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -46,7 +46,7 @@ pub fn report(path: String, config: ModuleConfig, timeout: Duration) -> Option<R
     let own = stage.clone();
     let spawned = thread.spawn(move || {
         // Nobody may be there any more to be told.
-        let _ = sender.send(read(&path, &config, &own));
+        let _ = sender.send(make_report(&path, &config, &own));
     });
     if spawned.is_err() {
         return Some(Err(Error::Interrupted { cause: "the system refuses a thread" }));
@@ -84,15 +84,15 @@ fn give_up(stage: &Mutex<Stage>) {
     *stage = Stage::GivenUp { _stuck: stuck };
 }
 
-fn read(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<ModuleReport, Error> {
-    let result = read_used(path, config, stage);
-    // Not under the lock.
+fn make_report(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<ModuleReport, Error> {
+    let result = acquire_and_read(path, config, stage);
+    // Dropped when the lock is free.
     let before = std::mem::replace(&mut *stage.lock(), Stage::Over);
     drop(before);
     result
 }
 
-fn read_used(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<ModuleReport, Error> {
+fn acquire_and_read(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<ModuleReport, Error> {
     let is_given_up = || matches!(*stage.lock(), Stage::GivenUp { .. });
     let using = Module::acquire_and_tell(path, config, |module| {
         let mut stage = stage.lock();
@@ -103,14 +103,14 @@ fn read_used(path: &str, config: &ModuleConfig, stage: &Mutex<Stage>) -> Result<
         }
     })?;
     let module = using.module().clone();
-    let result = read_all(&module, is_given_up);
+    let result = read_module(&module, is_given_up);
     drop(using);
-    // Rather than later, on the closing thread: whoever comes next may want other variables, or see what has changed since.
+    // At once, rather than later on the closing thread: whoever comes next may want other variables, or see what has changed since.
     module.finalize_if_unused();
     result
 }
 
-fn read_all(module: &Arc<Module>, is_given_up: impl Fn() -> bool) -> Result<ModuleReport, Error> {
+fn read_module(module: &Arc<Module>, is_given_up: impl Fn() -> bool) -> Result<ModuleReport, Error> {
     let given_up = || Error::Interrupted { cause: "nobody waits for it" };
     if is_given_up() {
         return Err(given_up());

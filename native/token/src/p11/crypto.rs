@@ -241,7 +241,7 @@ pub fn seed_random(functions: &Functions, session: CK_SESSION_HANDLE, seed: &[u8
 /// The fewest bytes that `C_GenerateRandom` is asked for: some tokens give no fewer at once.
 const LEAST_RANDOM: usize = 8;
 
-/// `C_GenerateRandom`: `count` bytes, in calls for at most `chunk` each and at least [`LEAST_RANDOM`], of which what is too much is cut. None at
+/// `C_GenerateRandom`: `count` bytes, in calls for at most `chunk` each and at least 8, of which what is too much is cut. None at
 /// all makes no call.
 pub fn generate_random(
     functions: &Functions,

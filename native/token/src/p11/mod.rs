@@ -1,4 +1,4 @@
-//! A thin, safe layer over the raw PKCS#11 function list.
+//! A thin, safe layer over the raw PKCS#11 function list. It may not know any other folder of this crate but `support/`.
 //!
 //! Each function here makes the fewest C calls that its job needs and hands back either the module's answer or a
 //! [`CallError`] that names the C function, the return code and where in the operation it happened. There is no

@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-
 use crate::module::Module;
 use crate::module::reinitialize::{HOLD_BACK_LIMIT, LEAVE_TIMEOUT};
 use crate::operation::host::{Host, PoolServer};

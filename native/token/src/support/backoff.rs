@@ -1,4 +1,4 @@
-//! How long to wait between two looks for what is away.
+//! How long to wait between two tries to find what is away.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -7,7 +7,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// Delays that grow by half, so that after an absence of some time the next look is about half of that away at most.
+/// Delays that grow by half each time: after an absence of some time, the next try is at most about half that time away.
 pub(crate) struct Backoff(Duration);
 
 impl Default for Backoff {
@@ -17,14 +17,14 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The delay before the next look. Chance makes it shorter, never longer, so that many pools do not look at the same time.
+    /// The delay before the next try. Chance makes it up to a quarter shorter, never longer, so that many pools do not try at the same time.
     pub(crate) fn next(&mut self) -> Duration {
         let delay = self.0;
         self.0 = (delay * 3 / 2).min(LONGEST);
         delay.mul_f64(1.0 - random_unit() / 4.0)
     }
 
-    /// What comes after so many delays.
+    /// As it is behind so many delays.
     pub(crate) fn after(delays: u32) -> Self {
         let mut backoff = Self::default();
         for _ in 0..delays.min(32) {
@@ -34,7 +34,7 @@ impl Backoff {
     }
 }
 
-/// From 0, inclusive, to 1, exclusive.
+/// A random number from 0, inclusive, to 1, exclusive.
 pub(crate) fn random_unit() -> f64 {
     (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
 }

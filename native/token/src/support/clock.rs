@@ -1,4 +1,4 @@
-//! The one clock: time since the first look at it.
+//! The one clock of this crate. It begins at 0 when it is first read, and never goes back.
 
 use once_cell::sync::Lazy;
 use session_pool::Millis;
@@ -12,7 +12,7 @@ pub fn now() -> Millis {
     START.0.elapsed().as_millis() as Millis
 }
 
-/// Now, in nanoseconds: for durations, and for what happens within one millisecond.
+/// Now, in nanoseconds: for durations, and for the order of what happens within one millisecond.
 pub fn nanos() -> u64 {
     START.0.elapsed().as_nanos() as u64
 }
@@ -22,7 +22,7 @@ pub(crate) fn at(instant: Instant) -> Millis {
     instant.saturating_duration_since(START.0).as_millis() as Millis
 }
 
-/// This clock's time in milliseconds since 1970, by the system's clock as it was at the start: it does not move when that is set.
+/// A time of this clock as milliseconds since 1970, by the system's clock as it was when this one began: it does not move when that is set.
 pub fn unix(time: Millis) -> u64 {
     (START.1.as_millis() as u64).saturating_add(time)
 }

@@ -1,4 +1,7 @@
-//! What everything else stands on and what knows nothing of PKCS#11: the clock, threads that do jobs, panics, bytes that are wiped.
+//! Tools that all other folders use: the clock, delays between tries, threads that do jobs, panics that are survived, bytes that are wiped, PINs in
+//! files.
+//!
+//! They may not know PKCS#11, nor any other folder of this crate.
 
 pub(crate) mod backoff;
 pub(crate) mod clock;

@@ -1,5 +1,5 @@
-//! A PIN in a file. It is opened once, and what was opened is what is judged and read: whoever puts another file in its place, or turns a link, changes nothing
-//! in between.
+//! A PIN in a file. The file is opened once, and what was opened is what is judged and read: it changes nothing if somebody puts another file in its place,
+//! or turns a link, in between.
 //!
 //! * Only a regular file, of at most 4 KiB.
 //! * Never one that its group or others may write: somebody else would say what the PIN is.
@@ -55,8 +55,8 @@ pub enum PinFileError {
     Writable,
 }
 
-/// The bytes of a file, and who else may read them. `any`: whoever may.
-pub fn read_pin_file(path: &Path, any: bool) -> Result<(Pin, Readers), PinFileError> {
+/// The bytes of a file, and who may read them. `allow_readable`: it is taken whoever may.
+pub fn read_pin_file(path: &Path, allow_readable: bool) -> Result<(Pin, Readers), PinFileError> {
     // A pipe that nobody writes to is opened without waiting, and then refused; a terminal does not become ours.
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let metadata = file.metadata()?;
@@ -65,27 +65,27 @@ pub fn read_pin_file(path: &Path, any: bool) -> Result<(Pin, Readers), PinFileEr
     }
     let mounted = || match is_read_only(&file) {
         true => Some(Readers::ReadOnlyMount),
-        false => is_of_root(path, &metadata).then_some(Readers::MountOfRoot),
+        false => is_in_mount_of_root(path, &metadata).then_some(Readers::MountOfRoot),
     };
-    let readers = judge(metadata.mode(), any, mounted)?;
-    Ok((content(&mut file)?, readers))
+    let readers = find_readers(metadata.mode(), allow_readable, mounted)?;
+    Ok((read_all(&mut file)?, readers))
 }
 
-/// Who reads a file of this mode. `mounted`: for what kind of mount others may.
-fn judge(mode: u32, any: bool, mounted: impl FnOnce() -> Option<Readers>) -> Result<Readers, PinFileError> {
+/// Who may read a file of this mode, or why it is not taken. `mounted`: the kind of mount, if it is one in which others may.
+fn find_readers(mode: u32, allow_readable: bool, mounted: impl FnOnce() -> Option<Readers>) -> Result<Readers, PinFileError> {
     if mode & WRITTEN_BY_OTHERS != 0 {
         Err(PinFileError::Writable)
     } else if mode & READ_BY_OTHERS == 0 {
         Ok(Readers::Owner)
-    } else if any {
+    } else if allow_readable {
         Ok(Readers::Any)
     } else {
         mounted().ok_or(PinFileError::Readable)
     }
 }
 
-/// Into one buffer that never moves, lest a copy is left behind.
-fn content(file: &mut File) -> Result<Pin, PinFileError> {
+/// Reads into one buffer that never moves, lest a copy of the PIN is left behind.
+fn read_all(file: &mut File) -> Result<Pin, PinFileError> {
     let mut buffer = Zeroizing::new([0; LARGEST + 1]);
     let mut length = 0;
     while length < buffer.len() {
@@ -109,7 +109,7 @@ fn is_read_only(file: &File) -> bool {
 }
 
 /// Whether the file lies in a mount of root's. Where all folders are root's, nobody else can have put another one in their place meanwhile.
-fn is_of_root(path: &Path, opened: &Metadata) -> bool {
+fn is_in_mount_of_root(path: &Path, opened: &Metadata) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
     let same = |found: Metadata| found.dev() == opened.dev() && found.ino() == opened.ino();
     if opened.uid() != 0 || !path.symlink_metadata().is_ok_and(same) {
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn judged(mode: u32, any: bool, mounted: Option<Readers>) -> Result<Readers, String> {
-        judge(mode, any, || mounted).map_err(|error| error.to_string())
+        find_readers(mode, any, || mounted).map_err(|error| error.to_string())
     }
 
     #[test]

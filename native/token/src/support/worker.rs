@@ -1,4 +1,4 @@
-//! A native thread that does jobs, one after the other. If one hangs, another thread takes its place; if one panics, the thread goes on.
+//! A native thread that does jobs, one after the other. If one hangs, another thread replaces it; if one panics, the thread goes on.
 
 use std::io;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use session_pool::Millis;
 use crate::support::clock::now;
 use crate::support::panics::survive;
 
-/// A job. It gives what is to be done at the end of a thread that has lost its place during it.
-pub(crate) type Job = Box<dyn FnOnce() -> AtEnd + Send>;
-pub(crate) type AtEnd = Box<dyn FnOnce()>;
+/// How many replaced threads may be in jobs that hang; with more, the thread is not replaced.
+const MOST_REPLACED: usize = 4;
 
-/// How many threads may be left behind in jobs that hang.
-const MOST_LEFT: usize = 4;
+struct Job {
+    run: Box<dyn FnOnce() + Send>,
+    if_replaced: Box<dyn FnOnce() + Send>,
+}
 
 /// Starts a thread.
 type Spawn = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
@@ -30,37 +31,37 @@ pub(crate) struct Worker {
 
 #[derive(Default)]
 struct Watch {
-    /// The number of the thread whose place it is.
+    /// The number of the thread that does the jobs.
     current: u64,
     /// Since when it has been at a job.
     since: Option<Millis>,
-    /// Threads that have lost their place, and have not yet come back.
-    left: usize,
+    /// Threads that were replaced and are still at their last job.
+    replaced: usize,
 }
 
 impl Watch {
     fn may_be_replaced(&self, limit: Millis) -> bool {
-        self.left < MOST_LEFT && self.since.is_some_and(|since| since.saturating_add(limit) <= now())
+        self.replaced < MOST_REPLACED && self.since.is_some_and(|since| since.saturating_add(limit) <= now())
     }
 
-    /// The place goes to another thread. Its number; `None`: there is no need any more.
+    /// Another thread does the jobs from now on. Its number; `None`: there is no need any more.
     fn replace(&mut self, limit: Millis) -> Option<u64> {
         if !self.may_be_replaced(limit) {
             return None;
         }
-        self.left += 1;
+        self.replaced += 1;
         self.since = None;
         self.current += 1;
         Some(self.current)
     }
 
-    /// A job is done; `false`: its thread has lost its place meanwhile.
-    fn done(&mut self, number: u64) -> bool {
+    /// A job is done; `false`: its thread was replaced meanwhile.
+    fn end_job(&mut self, number: u64) -> bool {
         let is_current = self.current == number;
         if is_current {
             self.since = None;
         } else {
-            self.left -= 1;
+            self.replaced -= 1;
         }
         is_current
     }
@@ -74,18 +75,16 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Starts a thread that asks for its place when it runs: where none can be started, everything is as it was.
-    fn add_thread(&self, place: impl FnOnce(&mut Watch) -> Option<u64> + Send + 'static) -> io::Result<()> {
+    /// Starts a thread that asks for its number when it runs: where none can be started, everything is as it was.
+    fn add_thread(&self, take_over: impl FnOnce(&mut Watch) -> Option<u64> + Send + 'static) -> io::Result<()> {
         let (inbox, watch) = (self.inbox.clone(), self.watch.clone());
         (self.spawn)(Box::new(move || {
-            let Some(number) = place(&mut watch.lock()) else { return };
+            let Some(number) = take_over(&mut watch.lock()) else { return };
             for job in inbox {
                 watch.lock().since = Some(now());
-                let at_end = survive(job);
-                if !watch.lock().done(number) {
-                    if let Some(at_end) = at_end {
-                        survive(at_end);
-                    }
+                survive(job.run);
+                if !watch.lock().end_job(number) {
+                    survive(job.if_replaced);
                     return;
                 }
             }
@@ -94,16 +93,16 @@ impl Worker {
 
     /// Another thread takes over from one that has been at a job for longer than `limit`. Where none can be started, it is tried again when
     /// this is called again.
-    pub(crate) fn look_after(&self, limit: Millis) {
+    pub(crate) fn replace_if_stuck(&self, limit: Millis) {
         if self.watch.lock().may_be_replaced(limit) {
             let _refused = self.add_thread(move |watch| watch.replace(limit));
         }
     }
 
-    /// Hands a job over.
-    pub(crate) fn post(&self, job: Job) {
+    /// Hands a job over; blocks nobody. `if_replaced` is called behind it, on the same thread, if that was replaced during the job.
+    pub(crate) fn post(&self, run: impl FnOnce() + Send + 'static, if_replaced: impl FnOnce() + Send + 'static) {
         // There is an inbox as long as there is a worker.
-        let _ = self.jobs.send(job);
+        let _ = self.jobs.send(Job { run: Box::new(run), if_replaced: Box::new(if_replaced) });
     }
 }
 
@@ -122,31 +121,24 @@ mod tests {
         std::thread::Builder::new().spawn(run).map(drop)
     }
 
-    fn job(run: impl FnOnce() + Send + 'static) -> Job {
-        Box::new(move || {
-            run();
-            Box::new(|| ())
-        })
-    }
-
     /// A worker whose thread is at a job that goes on until something is sent.
     fn stuck_worker(spawn: Spawn) -> (Worker, Sender<()>, Receiver<&'static str>) {
         let worker = Worker::start(spawn).unwrap();
         let (began, begins) = bounded::<()>(1);
         let (release, released) = bounded::<()>(1);
         let (told, tells) = unbounded();
-        worker.post(Box::new(move || {
+        let job = move || {
             began.send(()).unwrap();
             let _ = released.recv();
-            Box::new(move || told.send("the end of the one that was stuck").unwrap())
-        }));
+        };
+        worker.post(job, move || told.send("the end of the one that was stuck").unwrap());
         begins.recv_timeout(LONG).unwrap();
         (worker, release, tells)
     }
 
     fn does_jobs(worker: &Worker) -> bool {
         let (done, is_done) = bounded(1);
-        worker.post(job(move || done.send(()).unwrap()));
+        worker.post(move || done.send(()).unwrap(), || ());
         is_done.recv_timeout(LONG).is_ok()
     }
 
@@ -159,43 +151,43 @@ mod tests {
         })
         .unwrap();
         let before = crate::panics();
-        worker.post(Box::new(|| panic!("a fault in a job, which this test makes")));
+        worker.post(|| panic!("a fault in a job, which this test makes"), || ());
         assert!(does_jobs(&worker));
         assert!(crate::panics() > before);
         assert_eq!(*SPAWNED.lock(), 1);
     }
 
     #[test]
-    fn another_thread_takes_the_place_of_one_that_hangs_and_that_one_ends() {
+    fn another_thread_replaces_one_that_hangs_and_that_one_ends() {
         let (worker, release, tells) = stuck_worker(spawn);
-        worker.look_after(60_000);
-        worker.look_after(0);
+        worker.replace_if_stuck(60_000);
+        worker.replace_if_stuck(0);
         assert!(does_jobs(&worker));
-        assert_eq!(worker.watch.lock().left, 1);
+        assert_eq!(worker.watch.lock().replaced, 1);
         release.send(()).unwrap();
         assert!(tells.recv_timeout(LONG).is_ok());
-        assert_eq!(worker.watch.lock().left, 0);
+        assert_eq!(worker.watch.lock().replaced, 0);
         assert!(does_jobs(&worker));
     }
 
     #[test]
-    fn one_whose_replacement_could_not_be_started_is_looked_at_again() {
+    fn one_whose_replacement_could_not_be_started_is_replaced_later() {
         static REFUSES: AtomicBool = AtomicBool::new(false);
         let (worker, release, _tells) = stuck_worker(|run| match REFUSES.load(Ordering::SeqCst) {
             true => Err(io::ErrorKind::OutOfMemory.into()),
             false => spawn(run),
         });
         REFUSES.store(true, Ordering::SeqCst);
-        worker.look_after(0);
-        worker.look_after(0);
+        worker.replace_if_stuck(0);
+        worker.replace_if_stuck(0);
         REFUSES.store(false, Ordering::SeqCst);
-        worker.look_after(0);
+        worker.replace_if_stuck(0);
         assert!(does_jobs(&worker));
         drop(release);
     }
 
     #[test]
-    fn one_that_returns_while_its_replacement_is_refused_keeps_its_place() {
+    fn one_that_returns_while_its_replacement_is_refused_is_not_replaced() {
         static RELEASE: Mutex<Option<Sender<()>>> = Mutex::new(None);
         static WATCH: Mutex<Option<Arc<Mutex<Watch>>>> = Mutex::new(None);
         let (worker, release, _tells) = stuck_worker(|run| {
@@ -209,7 +201,7 @@ mod tests {
         });
         *WATCH.lock() = Some(worker.watch.clone());
         *RELEASE.lock() = Some(release);
-        worker.look_after(0);
+        worker.replace_if_stuck(0);
         assert!(does_jobs(&worker));
     }
 }

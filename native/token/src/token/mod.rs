@@ -219,7 +219,7 @@ impl Token {
     }
 
     /// Asks a new session whether the login is still there, where that is in doubt. Called inside of the module.
-    pub(crate) fn settle_doubt(&self, session: CK_SESSION_HANDLE) {
+    pub(crate) fn check_doubtful_login(&self, session: CK_SESSION_HANDLE) {
         if !self.doubtful.load(Ordering::Relaxed) {
             return;
         }

@@ -66,7 +66,7 @@ impl Session {
             token.doubt(token.gate.epoch());
         }
         if let Some(used) = session.begin() {
-            token.settle_doubt(used.handle());
+            token.check_doubtful_login(used.handle());
         }
         Ok(session)
     }
