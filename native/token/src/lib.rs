@@ -55,7 +55,6 @@ pub use support::pin::Pin;
 pub use support::pin_file::{PinFileError, Readers, read_pin_file};
 pub use support::sender::{SenderThread, Timer};
 pub use support::wiped::Wiped;
-pub use token::keys::KeyCache;
 pub use token::login_gate::{Attempt, Awaited, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
 pub use token::policy::Policy;
 pub use token::provision::{Provision, provision};

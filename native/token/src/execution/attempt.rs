@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use crate::execution::resolver::Resolver;
 use crate::module::handle::HandleUse;
 use crate::options::{LoginMode, PoolOptions};
 use crate::p11::session::session_info;
 use crate::p11::{CallError, Class, Phase, crypto};
 use crate::token::diagnosis::PROBE_BYTES;
-use crate::token::keys::Resolver;
 use crate::token::session::Session;
 
 /// The means of one attempt at an operation.

@@ -21,7 +21,7 @@ impl Attempt<'_> {
     /// Does the tasks of a slice that are left, up to its end or one that fails.
     pub(crate) fn run_slice(&self, batch: &mut Batch, context: &mut ContextPin) -> Result<(), Fault> {
         batch.is_key_found = false;
-        let key = self.resolver.resolve(&batch.key)?.handle;
+        let key = self.resolver.resolve(&batch.key)?;
         batch.is_key_found = true;
         while let Some((mechanism, task)) = batch.next_task() {
             // A PIN is for one use: each of these tasks is a slice of its own.

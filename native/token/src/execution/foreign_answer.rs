@@ -3,12 +3,12 @@
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
+use crate::execution::resolver::Resolver;
 use crate::execution::step::{Recover, Step};
 use crate::operation::Operation;
 use crate::operation::answer::Answer;
 use crate::operation::host::Host;
 use crate::p11::{CallError, Class};
-use crate::token::keys::Resolver;
 use crate::token::session::next_number;
 
 /// Why an answer counts for nothing.
@@ -63,7 +63,7 @@ impl Attempt<'_> {
         // Somebody has logged in again, or sessions have died, since the handle was found: it may have become another key's before it was used.
         let (used, key) = (found.get()?, operation.request.key_mut()?);
         let anew = Resolver { token, functions, session, epoch: current, now, ttl, found: Default::default() };
-        let is_same = anew.resolve(key).is_ok_and(|resolved| resolved.handle == used);
+        let is_same = anew.resolve(key).is_ok_and(|handle| handle == used);
         (!is_same).then_some(Flaw::OtherKey)
     }
 }

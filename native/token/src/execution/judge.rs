@@ -5,6 +5,7 @@ use cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
 use crate::execution::executed::judge_executed;
+use crate::execution::resolver::Resolver;
 use crate::execution::step::{Fault, Recover, Step, Then};
 use crate::operation::host::Host;
 use crate::operation::key_ref::KeyRef;
@@ -14,7 +15,6 @@ use crate::options::LoginMode;
 use crate::p11::{CallError, Class, Phase};
 use crate::support::clock::now;
 use crate::token::diagnosis::{Diagnosis, Reply, Trouble, ask_device, diagnose, is_suspicious, is_trouble};
-use crate::token::keys::Resolver;
 use crate::token::session::next_number;
 use crate::token::suspicion::{Failed, Verdict};
 
@@ -209,10 +209,10 @@ impl Attempt<'_> {
         }
         let Ok(key) = self.resolver.resolve(key) else { return false };
         // One that says that it does not want it is believed: then the login was lost, and somebody has logged in again since.
-        if self.resolver.says_no_login(key.handle) || self.resolver.token.gate.epoch() != self.resolver.epoch {
+        if self.resolver.says_no_login(key) || self.resolver.token.gate.epoch() != self.resolver.epoch {
             return false;
         }
-        self.resolver.token.keys.wants_login(key.handle, self.resolver.epoch);
+        self.resolver.token.keys.put_wants_login(key, self.resolver.epoch);
         true
     }
 

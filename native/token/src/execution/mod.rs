@@ -9,6 +9,7 @@ pub(crate) mod hashing;
 pub(crate) mod judge;
 pub(crate) mod objects;
 pub(crate) mod perform;
+pub(crate) mod resolver;
 pub(crate) mod step;
 pub(crate) mod task;
 pub(crate) mod vanished;
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 use crate::execution::attempt::Attempt;
 use crate::execution::batch::SLICE;
+use crate::execution::resolver::Resolver;
 use crate::execution::step::Step;
 use crate::module::handle::HandleUse;
 use crate::operation::Operation;
@@ -26,7 +28,6 @@ use crate::operation::request::Request;
 use crate::options::PoolOptions;
 use crate::p11::Class;
 use crate::support::clock::now;
-use crate::token::keys::Resolver;
 use crate::token::session::Session;
 
 /// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in. Called inside of the module.

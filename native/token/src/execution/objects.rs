@@ -6,13 +6,13 @@ use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKR_OBJECT_HANDLE_INVALI
 
 use crate::error::Error;
 use crate::execution::attempt::Attempt;
+use crate::execution::resolver::Resolver;
 use crate::execution::step::Fault;
 use crate::operation::answer::Object;
 use crate::operation::key_ref::KeyRef;
 use crate::p11::attributes::{Attributes, get_attributes, get_attributes_and_unique_id};
 use crate::p11::objects::{describe, find_objects_until};
 use crate::p11::{ObjectInfo, Template};
-use crate::token::keys::Resolver;
 
 /// How often objects are looked for when some vanish before they are described.
 const MOST_SEARCHES: usize = 8;
@@ -76,7 +76,7 @@ impl Attempt<'_> {
     /// Attributes of an object, unless its unique id tells that it is another one by now.
     pub(crate) fn read_attributes(&self, object: &KeyRef, kinds: &[CK_ATTRIBUTE_TYPE]) -> Result<Attributes, Fault> {
         let Resolver { functions, session, token, .. } = self.resolver;
-        let handle = self.resolver.resolve(object)?.handle;
+        let handle = self.resolver.resolve(object)?;
         let KeyRef::Object { unique_id: Some(expected), .. } = object else {
             return Ok(get_attributes(functions, session, handle, kinds)?);
         };

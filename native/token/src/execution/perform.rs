@@ -1,6 +1,7 @@
 //! The C calls of each request.
 
 use crate::execution::attempt::Attempt;
+use crate::execution::resolver::Resolver;
 use crate::execution::step::Fault;
 use crate::execution::task::check_output_length;
 use crate::operation::ContextPin;
@@ -11,7 +12,6 @@ use crate::p11::objects::destroy_object;
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, crypto, lengths};
 use crate::token::diagnosis::PROBE_BYTES;
-use crate::token::keys::Resolver;
 
 impl Attempt<'_> {
     /// Does what is asked for.
@@ -21,7 +21,7 @@ impl Attempt<'_> {
             Request::Ping => Answer::Done,
             Request::Probe => Answer::Bytes(crypto::generate_random(functions, session, PROBE_BYTES, PROBE_BYTES)?),
             Request::Apply { key, mechanism, task } => {
-                let key = self.resolver.resolve(key)?.handle;
+                let key = self.resolver.resolve(key)?;
                 self.run_task(key, mechanism, task, context)?
             }
             Request::Batch(batch) => {
@@ -55,7 +55,7 @@ impl Attempt<'_> {
             }
             Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
             Request::DestroyObject { object } => {
-                let handle = self.resolver.resolve_anew(object)?.handle;
+                let handle = self.resolver.resolve_anew(object)?;
                 destroy_object(functions, session, handle)?;
                 // Nobody has to look into where it is.
                 token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([object.template()]));

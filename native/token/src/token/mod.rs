@@ -2,8 +2,8 @@
 
 pub(crate) mod diagnosis;
 pub(crate) mod escalation;
+pub(crate) mod key_cache;
 pub(crate) mod key_facts;
-pub(crate) mod keys;
 pub(crate) mod known_keys;
 pub(crate) mod login_gate;
 pub(crate) mod policy;
@@ -30,7 +30,7 @@ use crate::p11::session::session_info;
 use crate::p11::slots::token_info;
 use crate::p11::{CallError, Class, Phase, SlotInfo, TokenInfo};
 use crate::token::escalation::Escalation;
-use crate::token::keys::KeyCache;
+use crate::token::key_cache::KeyCache;
 use crate::token::known_keys::KnownKeys;
 use crate::token::login_gate::Gate;
 use crate::token::selector::{Described, identity};
@@ -46,7 +46,7 @@ pub struct Token {
     /// Its login.
     pub gate: Arc<Gate>,
     /// The handles of its keys.
-    pub keys: KeyCache,
+    pub(crate) keys: KeyCache,
     described: Described,
     claims: Mutex<Claims>,
     /// A claim has ended.

@@ -1,183 +1,28 @@
 //! From a caller's key to a handle: found once per epoch of the token, and never the first of several silently.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_UNIQUE_ID};
-use parking_lot::RwLock;
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
 use session_pool::Millis;
 
 use crate::error::Error;
 use crate::operation::key_ref::{KeyRef, by_unique_id};
 use crate::p11::attributes::unique_id;
 use crate::p11::objects::{describe, find_objects};
-use crate::p11::{Attribute, CallError, Class, Functions, ObjectInfo, Phase, Template, Value};
+use crate::p11::{CallError, Class, Functions, Phase, Template};
 use crate::token::Token;
 use crate::token::key_facts::KeyFacts;
 
 /// How many candidates an `AmbiguousKey` names.
 const CANDIDATES: usize = 10;
-/// How many keys a token's cache holds before it starts afresh.
-const MOST_KEYS: usize = 10_000;
 
-/// The handles that templates have found in one epoch.
-#[derive(Default)]
-pub struct KeyCache(RwLock<Cached>);
-
-#[derive(Default)]
-struct Cached {
-    epoch: u64,
-    handles: HashMap<Template, Entry>,
-    /// What is known of keys beside their handles.
-    facts: HashMap<CK_OBJECT_HANDLE, Arc<KeyFacts>>,
-    /// Keys that want a login for each use, though their attributes do not say so.
-    logins: HashSet<CK_OBJECT_HANDLE>,
-    /// Mechanisms that hash a message, and that the token refuses for a key.
-    refused: HashSet<(CK_OBJECT_HANDLE, CK_MECHANISM_TYPE)>,
-}
-
-impl Cached {
-    /// Whether something of this epoch may be put in, beside so many; what is of an earlier one, or too much, goes.
-    fn admits(&mut self, epoch: u64, count: usize) -> bool {
-        if self.epoch < epoch || (self.epoch == epoch && count >= MOST_KEYS) {
-            self.clear();
-            self.epoch = epoch;
-        }
-        self.epoch == epoch
-    }
-
-    fn clear(&mut self) {
-        self.handles.clear();
-        self.facts.clear();
-        self.logins.clear();
-        self.refused.clear();
-    }
-
-    /// Forgets what is known of the key with this handle.
-    fn forget_facts(&mut self, handle: CK_OBJECT_HANDLE) {
-        self.facts.remove(&handle);
-        self.logins.remove(&handle);
-        self.refused.retain(|(key, _)| *key != handle);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    handle: CK_OBJECT_HANDLE,
-    found_at: Millis,
-}
-
-/// A handle, and how we came by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resolved {
-    /// Good in the epoch in which it was asked for.
-    pub handle: CK_OBJECT_HANDLE,
-    /// It was remembered rather than found just now.
-    pub remembered: bool,
-}
-
-impl KeyCache {
-    fn get(&self, template: &Template, epoch: u64, not_before: Option<Millis>) -> Option<CK_OBJECT_HANDLE> {
-        let cached = self.0.read();
-        let entry = cached.handles.get(template).filter(|_| cached.epoch == epoch)?;
-        not_before.is_none_or(|time| entry.found_at >= time).then_some(entry.handle)
-    }
-
-    fn put(&self, template: &Template, epoch: u64, handle: CK_OBJECT_HANDLE, now: Millis) {
-        let mut cached = self.0.write();
-        let count = cached.handles.len();
-        if cached.admits(epoch, count) {
-            // It may be another object's by now.
-            cached.facts.remove(&handle);
-            cached.handles.insert(template.clone(), Entry { handle, found_at: now });
-        }
-    }
-
-    /// What is known of a key.
-    fn facts(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> Option<Arc<KeyFacts>> {
-        let cached = self.0.read();
-        cached.facts.get(&key).filter(|_| cached.epoch == epoch).cloned()
-    }
-
-    fn put_facts(&self, key: CK_OBJECT_HANDLE, epoch: u64, facts: Arc<KeyFacts>) {
-        let mut cached = self.0.write();
-        let count = cached.facts.len();
-        if cached.admits(epoch, count) {
-            cached.facts.insert(key, facts);
-        }
-    }
-
-    /// Whether the token has refused a mechanism for a key.
-    pub(crate) fn is_refused(&self, key: CK_OBJECT_HANDLE, mechanism: CK_MECHANISM_TYPE, epoch: u64) -> bool {
-        let cached = self.0.read();
-        cached.epoch == epoch && cached.refused.contains(&(key, mechanism))
-    }
-
-    /// The token refuses a mechanism for a key.
-    pub(crate) fn put_refused(&self, key: CK_OBJECT_HANDLE, mechanism: CK_MECHANISM_TYPE, epoch: u64) {
-        let mut cached = self.0.write();
-        let count = cached.refused.len();
-        if cached.admits(epoch, count) {
-            cached.refused.insert((key, mechanism));
-        }
-    }
-
-    fn has_wanted_login(&self, key: CK_OBJECT_HANDLE, epoch: u64) -> bool {
-        let cached = self.0.read();
-        cached.epoch == epoch && cached.logins.contains(&key)
-    }
-
-    /// A key wants a login for each use, though its attributes do not say so.
-    pub(crate) fn wants_login(&self, key: CK_OBJECT_HANDLE, epoch: u64) {
-        let mut cached = self.0.write();
-        let count = cached.logins.len();
-        if cached.admits(epoch, count) {
-            cached.logins.insert(key);
-        }
-    }
-
-    /// Forgets what a template found.
-    pub fn forget(&self, template: &Template) {
-        let mut cached = self.0.write();
-        if let Some(entry) = cached.handles.remove(template) {
-            cached.forget_facts(entry.handle);
-        }
-    }
-
-    /// Forgets every template that found this object: those. And what is known of it.
-    pub fn forget_handle(&self, handle: CK_OBJECT_HANDLE) -> Vec<Template> {
-        let mut cached = self.0.write();
-        cached.forget_facts(handle);
-        let (its, others) = std::mem::take(&mut cached.handles).into_iter().partition(|(_, entry)| entry.handle == handle);
-        let its: HashMap<_, _> = its;
-        cached.handles = others;
-        its.into_keys().collect()
-    }
-
-    /// Forgets every template that this new object may match, too: from now on it may be ambiguous.
-    pub fn forget_matching(&self, object: &ObjectInfo) {
-        let differs = |Attribute { kind, value }: &Attribute| match (*kind, value) {
-            (CKA_LABEL, Value::Bytes(label)) => *label != object.label,
-            (CKA_ID, Value::Bytes(id)) => *id != object.id,
-            (CKA_UNIQUE_ID, Value::Bytes(id)) => object.unique_id.as_ref().is_some_and(|own| own != id),
-            (CKA_CLASS, Value::Ulong(class)) => object.class.is_some_and(|own| own != *class),
-            _ => false,
-        };
-        self.0.write().handles.retain(|template, _| template.iter().any(differs));
-    }
-
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.0.write().clear();
-    }
-}
-
-/// What a resolution needs to know.
+/// Finds the objects that a caller names, on one session.
 pub(crate) struct Resolver<'a> {
     pub(crate) token: &'a Token,
     pub(crate) functions: &'a Functions,
     pub(crate) session: CK_SESSION_HANDLE,
+    /// The one in which the session was found logged in: handles are good in it.
     pub(crate) epoch: u64,
     pub(crate) now: Millis,
     /// How long a handle is remembered.
@@ -186,27 +31,28 @@ pub(crate) struct Resolver<'a> {
     pub(crate) found: Cell<Option<CK_OBJECT_HANDLE>>,
 }
 
-/// An object that was there, and is not found.
-fn stale(error: Error) -> Error {
+/// The error of an object that was there, where it is not found.
+fn as_stale(error: Error) -> Error {
     if matches!(error, Error::KeyNotFound) { Error::ObjectStale } else { error }
 }
 
 impl Resolver<'_> {
     /// The handle of a key.
-    pub(crate) fn resolve(&self, key: &KeyRef) -> Result<Resolved, Error> {
-        let resolved = self.look_up(key)?;
-        self.found.set(Some(resolved.handle));
-        Ok(resolved)
+    pub(crate) fn resolve(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
+        let handle = self.look_up(key)?;
+        self.found.set(Some(handle));
+        Ok(handle)
     }
 
-    fn look_up(&self, key: &KeyRef) -> Result<Resolved, Error> {
+    /// The same, not yet noted as found.
+    fn look_up(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
         match key {
             KeyRef::Object { token, .. } if **token != *self.token.identity => Err(Error::ObjectOfOtherToken),
-            KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(Resolved { handle: *handle, remembered: true }),
+            KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(*handle),
             KeyRef::Object { unique_id: Some(unique_id), find, .. } => self.find_same(unique_id, find),
             // Nothing to find it by: what an empty template finds is any object.
             KeyRef::Object { find, .. } if find.is_empty() => Err(Error::ObjectStale),
-            KeyRef::Object { find, .. } => self.find(find).map_err(stale),
+            KeyRef::Object { find, .. } => self.find(find).map_err(as_stale),
             KeyRef::Find(_, Some(selector)) if !self.token.is(selector) => Err(Error::ObjectOfOtherToken),
             KeyRef::Find(template, _) => self.find(template),
         }
@@ -215,7 +61,7 @@ impl Resolver<'_> {
     /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now. So is an
     /// object with a unique id whose handle is of an old epoch, or another object's by now. Without a unique id, one of an old epoch is not looked
     /// for: another may have its id and label by now.
-    pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<Resolved, Error> {
+    pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
         match key {
             KeyRef::Find(template, _) => self.token.keys.forget(template),
             KeyRef::Object { token, .. } if **token != *self.token.identity => (),
@@ -223,7 +69,7 @@ impl Resolver<'_> {
                 if *epoch != self.epoch || self.is_other(*handle, unique_id)? {
                     let handle = self.find_proved(unique_id)?.ok_or(Error::ObjectStale)?;
                     self.found.set(Some(handle));
-                    return Ok(Resolved { handle, remembered: false });
+                    return Ok(handle);
                 }
             }
             KeyRef::Object { epoch, .. } if *epoch != self.epoch => return Err(Error::ObjectOfOldEpoch),
@@ -237,6 +83,7 @@ impl Resolver<'_> {
         Ok(self.unique_id(handle)?.is_some_and(|found| found != expected))
     }
 
+    /// What the token says of an object's `CKA_UNIQUE_ID`; `None`: nothing.
     fn unique_id(&self, handle: CK_OBJECT_HANDLE) -> Result<Option<Vec<u8>>, CallError> {
         unique_id(self.functions, self.session, handle).map_err(|error| CallError { phase: Phase::Init, ..error })
     }
@@ -254,10 +101,10 @@ impl Resolver<'_> {
     }
 
     /// An object of an old epoch by its unique id; where the token does not find it so, by its id and label, unless its unique id is another one.
-    fn find_same(&self, unique_id: &[u8], find: &Template) -> Result<Resolved, Error> {
+    fn find_same(&self, unique_id: &[u8], find: &Template) -> Result<CK_OBJECT_HANDLE, Error> {
         let own = by_unique_id(unique_id);
-        if let Some(resolved) = self.recall(&own) {
-            return Ok(resolved);
+        if let Some(handle) = self.recall(&own) {
+            return Ok(handle);
         }
         let handle = match self.find_proved(unique_id)? {
             Some(handle) => handle,
@@ -267,7 +114,7 @@ impl Resolver<'_> {
                 let handle = match self.find(find) {
                     // Which of them it is, if any, nobody can tell.
                     Err(Error::AmbiguousKey { .. }) => return Err(Error::ObjectStale),
-                    found => found.map_err(stale)?.handle,
+                    found => found.map_err(as_stale)?,
                 };
                 if self.is_other(handle, unique_id)? {
                     return Err(Error::ObjectStale);
@@ -324,22 +171,22 @@ impl Resolver<'_> {
     }
 
     /// What a template found a while ago.
-    fn recall(&self, template: &Template) -> Option<Resolved> {
+    fn recall(&self, template: &Template) -> Option<CK_OBJECT_HANDLE> {
         let not_before = self.ttl.map(|ttl| self.now.saturating_sub(ttl));
-        let handle = self.token.keys.get(template, self.epoch, not_before)?;
-        Some(Resolved { handle, remembered: true })
+        self.token.keys.handle(template, self.epoch, not_before)
     }
 
     /// A template has found an object.
-    fn remember(&self, template: &Template, handle: CK_OBJECT_HANDLE) -> Resolved {
-        self.token.keys.put(template, self.epoch, handle, self.now);
+    fn remember(&self, template: &Template, handle: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
+        self.token.keys.put_handle(template, self.epoch, handle, self.now);
         self.token.known.found(template);
-        Resolved { handle, remembered: false }
+        handle
     }
 
-    fn find(&self, template: &Template) -> Result<Resolved, Error> {
-        if let Some(resolved) = self.recall(template) {
-            return Ok(resolved);
+    /// The one object that a template finds.
+    fn find(&self, template: &Template) -> Result<CK_OBJECT_HANDLE, Error> {
+        if let Some(handle) = self.recall(template) {
+            return Ok(handle);
         }
         let handles = find_objects(self.functions, self.session, template, Some(CANDIDATES))?;
         match handles.as_slice() {
