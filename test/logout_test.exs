@@ -73,10 +73,9 @@ defmodule Pkcs11Pool.LogoutTest do
     called? = &match?({:message_queue_len, 1}, Process.info(&1, :message_queue_len))
     {[called], [other]} = Enum.split_with(runners, called?)
     logout = logout(pool)
-    Poll.until(fn -> Pkcs11Pool.status(pool).running == 2 end)
-    :sys.resume(other)
     # It waits for the operation.
-    Poll.until(fn -> Pkcs11Pool.status(pool).running == 1 end)
+    Poll.until(fn -> Pkcs11Pool.status(pool).waiting == 1 end)
+    :sys.resume(other)
     Process.exit(caller, :kill)
     :sys.resume(called)
     goes_on(pool, logout)
@@ -85,15 +84,11 @@ defmodule Pkcs11Pool.LogoutTest do
   test "that waits for another is answered when that has ended", %{token: token, chaos: chaos} do
     pool = start(token, pool_size: 2, executor: :threads)
     Pools.drained!(pool)
-    Chaos.reset_counts(chaos)
     Chaos.hang(chaos, :C_Logout, count: 1)
     one = logout(pool)
     Poll.until(fn -> Chaos.hanging(chaos)["C_Logout"] == 1 end)
     two = logout(pool)
-    # It has asked after its session, as the first one did, and waits.
-    Poll.until(fn ->
-      Chaos.calls(chaos, :C_GetSessionInfo) == 2 and Pkcs11Pool.status(pool).running == 1
-    end)
+    Poll.until(fn -> Pkcs11Pool.status(pool).waiting == 1 end)
 
     Chaos.release(chaos)
     assert :ok = Task.await(one, 60_000)
@@ -120,6 +115,20 @@ defmodule Pkcs11Pool.LogoutTest do
     Pools.drained!(pool)
   end
 
+  test "that others share is refused at once, whatever runs", %{token: token, chaos: chaos} do
+    one = start(token, pool_size: 1, executor: :dirty_io)
+    other = start(token, lazy: true)
+    assert {:ok, _} = random(other)
+    Chaos.hang(chaos, :C_GenerateRandom, count: 1)
+    task = Task.async(fn -> random(one) end)
+    Poll.until(fn -> Chaos.hanging(chaos)["C_GenerateRandom"] == 1 end)
+    assert {:error, %Error{reason: :login_shared}} = Task.await(logout(one), 60_000)
+    assert {:ok, _} = random(other)
+    Chaos.release(chaos)
+    assert {:ok, _} = Task.await(task, 60_000)
+    for pool <- [one, other], do: Pools.drained!(pool)
+  end
+
   for what <- [:login, :logout] do
     test "or a #{what} that is given up while it waits for a session holds nobody back",
          %{token: token, chaos: chaos} do
@@ -133,7 +142,7 @@ defmodule Pkcs11Pool.LogoutTest do
       given_up =
         case unquote(what) do
           :login -> Pkcs11Pool.login(one, fn -> pin end, queue_timeout: 200)
-          :logout -> Pkcs11Pool.logout(one, queue_timeout: 200)
+          :logout -> Pkcs11Pool.logout(one, queue_timeout: 200, force: true)
         end
 
       assert {:error, %Error{reason: :queue_timeout}} = given_up

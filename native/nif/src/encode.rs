@@ -246,7 +246,7 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
             (atoms::closing(), stats.closing.encode(env)),
             (atoms::waiting(), stats.waiting.encode(env)),
             (atoms::draining(), stats.draining.encode(env)),
-            (atoms::leased(), status.leased.encode(env)),
+            (atoms::leased(), status.sessions.leased.encode(env)),
             (atoms::active(), status.active.encode(env)),
             (atoms::hung(), status.hung.encode(env)),
             (atoms::serialized(), status.serialized.encode(env)),

@@ -30,7 +30,7 @@ use crossbeam_channel::bounded;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use session_pool::{Abandoned, State};
 use token::host::Posting;
-use token::{Budget, Direct, End, Error, Served, now, survive};
+use token::{Budget, Direct, Error, LeaseEnd, Served, now, survive};
 
 use crate::args::{Arg, Timeout, answer};
 use crate::beam::{Header, Runner, Scheduler, ServerPid, Serving, SpinFlag, Thread, TokenPool};
@@ -199,9 +199,9 @@ fn submit_lease<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_tim
         let header = Header::new(Caller::new(holder, tag), now(), queue_timeout);
         Ok(match pool.pool.submit_lease(header.clone(), &mut Scheduler(env)) {
             Ok((ticket, lease)) => {
-                let lease = ResourceArc::new(LeaseResource { lease, holder });
+                let lease = ResourceArc::new(LeaseResource { pool: pool.pool.clone(), lease, holder });
                 if lease.monitor(Some(env), &holder).is_none() {
-                    lease.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+                    pool.pool.end_lease(&lease.lease, LeaseEnd::Close("holder_died"), &mut Scheduler(env));
                 }
                 (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }), lease).encode(env)
             }
@@ -218,7 +218,7 @@ fn submit_within<'a>(env: Env<'a>, pool: args::Pool<'a>, lease: args::Lease<'a>,
         let caller = env.pid();
         let header = Header::new(Caller::new(caller, tag), now(), None);
         let submitted = if lease.holder == caller {
-            TokenPool::submit_within(&lease.lease, header.clone(), request, &mut Scheduler(env))
+            lease.pool.submit_within(&lease.lease, header.clone(), request, &mut Scheduler(env))
         } else {
             Err(Error::NotOwner)
         };
@@ -237,10 +237,11 @@ fn expire_lease<'a>(
 ) -> Term<'a> {
     answer(env, || {
         let (lease, after) = (lease.get()?, Duration::from_millis(ms.get()?));
-        let (expiring, holder) = (Arc::downgrade(&lease.lease), lease.holder);
+        let (pool, expiring, holder) = (Arc::downgrade(&lease.pool), Arc::downgrade(&lease.lease), lease.holder);
         let (server, place) = (server.get()?, place.get()?);
         let expire = move || {
-            let ended = expiring.upgrade().is_some_and(|lease| lease.end(End::Close("lease_expired"), &mut Posting));
+            let (Some(pool), Some(lease)) = (pool.upgrade(), expiring.upgrade()) else { return };
+            let ended = pool.end_lease(&lease, LeaseEnd::Close("lease_expired"), &mut Posting);
             if ended {
                 sender::send(&server, |env| (atoms::pkcs11_pool(), (atoms::lease_expired(), holder, place.as_str())).encode(env));
             }
@@ -261,7 +262,10 @@ fn timers<'a>(env: Env<'a>) -> Term<'a> {
 /// The lease ends: its session goes back to the pool, or is closed if the caller left an operation running on it.
 #[rustler::nif]
 fn end_lease<'a>(env: Env<'a>, lease: args::Lease<'a>) -> Term<'a> {
-    answer(env, || Ok(lease.get()?.lease.end(End::Return, &mut Scheduler(env))))
+    answer(env, || {
+        let lease = lease.get()?;
+        Ok(lease.pool.end_lease(&lease.lease, LeaseEnd::Return, &mut Scheduler(env)))
+    })
 }
 
 /// Whether the lease still has its session.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustler::{Env, LocalPid, Monitor, Resource};
 use session_pool::RunnerId;
-use token::End;
+use token::LeaseEnd;
 
 use crate::beam::{Header, Lease, Scheduler, SpinFlag, TokenPool};
 use crate::sender::{self, Job};
@@ -37,6 +37,7 @@ pub(crate) struct TicketResource {
 
 /// A lease, which its holder's death ends.
 pub(crate) struct LeaseResource {
+    pub(crate) pool: Arc<TokenPool>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) holder: LocalPid,
 }
@@ -79,7 +80,7 @@ impl Resource for LeaseResource {
 
     /// The holder has died: what it did on the session is not known.
     fn down<'a>(&'a self, env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.lease.end(End::Close("holder_died"), &mut Scheduler(env));
+        self.pool.end_lease(&self.lease, LeaseEnd::Close("holder_died"), &mut Scheduler(env));
     }
 }
 

@@ -17,6 +17,9 @@ pub enum Source<S> {
 /// The pseudo stripe of control operations.
 pub(crate) const CONTROL: usize = usize::MAX;
 
+/// The pseudo stripe of exclusive waiters.
+pub(crate) const EXCLUSIVE: usize = usize::MAX - 1;
+
 /// A waiter's place, for cancelling it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
@@ -25,9 +28,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The stripe in whose queue the place is; `None`: it is that of a control operation.
+    /// The stripe in whose queue the place is; `None`: it is that of a control operation or an exclusive one.
     pub fn stripe(&self) -> Option<usize> {
-        (self.stripe != CONTROL).then_some(self.stripe)
+        (self.stripe < EXCLUSIVE).then_some(self.stripe)
     }
 }
 
@@ -102,8 +105,10 @@ pub struct Stats {
     pub ceiling: usize,
     /// Open sessions that serve nothing.
     pub idle: usize,
-    /// Open sessions in a runner's hands.
+    /// Open sessions in a runner's hands, but for those that callers have for themselves.
     pub running: usize,
+    /// Sessions that callers have for themselves, whether they run something or not.
+    pub leased: usize,
     /// Sessions being opened.
     pub opening: usize,
     /// Sessions being closed.

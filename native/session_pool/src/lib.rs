@@ -17,6 +17,7 @@
 //! * [`Pool`]: stripes, waiters, idle sessions, capacity.
 //! * [`Stake`]: what a session holds of the capacity; it can be quarantined while a call hangs.
 //! * [`Roster`]: the runners, and the grants that are on their way to one.
+//! * [`Lease`]: a session that one caller has for itself.
 //! * [`Progress`]: one operation's state, in one atomic word.
 //! * [`Handles`]: which session owns a handle, where a module gives one out twice.
 
@@ -26,6 +27,7 @@
 mod ceiling;
 mod config;
 mod effect;
+mod lease;
 mod ownership;
 mod pool;
 mod progress;
@@ -38,6 +40,7 @@ mod waiters;
 
 pub use config::{Config, ConfigError};
 pub use effect::{Drained, Freed, Grant, Refusal, Source, Stats, Submitted, Ticket, ToClose, Waiting};
+pub use lease::{Ended, GivenBack, Lease, LeaseEnd, OnLease};
 pub use ownership::{Before, Handles, Holder, Ownership, Use};
 pub use pool::Pool;
 pub use progress::{Abandoned, Progress, Started, State};

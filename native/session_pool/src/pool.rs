@@ -5,6 +5,8 @@
 //! while something waits elsewhere, the gate, a drain) takes all the locks, in order: so an operation is queued only while it is
 //! certain that nothing is free anywhere, and a session becomes idle only while it is certain that nothing waits.
 
+mod ceiling;
+mod exclusive;
 mod keeping;
 mod matching;
 mod sessions;
@@ -12,7 +14,7 @@ mod sessions;
 use crate::Millis;
 use crate::ceiling::Ceiling;
 use crate::config::{Config, ConfigError, share};
-use crate::effect::{CONTROL, Drained, Grant, Refusal, Stats, Submitted, Ticket, ToClose, Waiting};
+use crate::effect::{CONTROL, Drained, EXCLUSIVE, Grant, Refusal, Stats, Submitted, Ticket, ToClose, Waiting};
 use crate::stripe::Stripe;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::waiters::Waiters;
@@ -31,6 +33,8 @@ pub struct Pool<S, W> {
     /// Control operations among them.
     control_waiting: AtomicUsize,
     gated: AtomicBool,
+    /// An exclusive operation waits, or has its turn: nothing else is granted but control operations.
+    reserved: AtomicBool,
     pub(crate) draining: AtomicBool,
     /// A stripe may hold more sessions than its quota, left over by a shrink: whether one may be opened is then a matter of all stripes.
     pub(crate) shrinking: AtomicBool,
@@ -46,6 +50,9 @@ pub struct Pool<S, W> {
 /// What belongs to no stripe.
 pub(crate) struct Shared<W> {
     control: Waiters<W>,
+    exclusive: Waiters<W>,
+    /// The id of the exclusive operation that has its turn.
+    exclusive_turn: Option<u64>,
     pub(crate) ceiling: Ceiling,
     /// A session is being kept alive.
     is_keeping: bool,
@@ -64,12 +71,19 @@ impl<S, W> Pool<S, W> {
         let stripe = |index| Mutex::new(Stripe::new(share(config.max_sessions, config.stripes, index)));
         Ok(Self {
             stripes: (0..config.stripes).map(stripe).collect(),
-            shared: Mutex::new(Shared { control: Waiters::default(), ceiling: Ceiling::default(), is_keeping: false }),
+            shared: Mutex::new(Shared {
+                control: Waiters::default(),
+                exclusive: Waiters::default(),
+                exclusive_turn: None,
+                ceiling: Ceiling::default(),
+                is_keeping: false,
+            }),
             next_stripe: AtomicUsize::new(first),
             next_id: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             control_waiting: AtomicUsize::new(0),
             gated: AtomicBool::new(false),
+            reserved: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             shrinking: AtomicBool::new(false),
             capped: AtomicBool::new(false),
@@ -167,17 +181,20 @@ impl<S, W> Pool<S, W> {
         Submitted::Queued(ticket)
     }
 
-    /// Takes out the control operations that nobody waits for any more, to be dropped by the caller. `is_off` is asked under the locks.
+    /// Takes out the control operations and the exclusive ones that nobody waits for any more, to be dropped by the caller; what they have held
+    /// back goes on. `is_off` is asked under the locks.
     #[must_use]
-    pub fn sweep_control(&self, is_off: impl Fn(&W) -> bool) -> Vec<W> {
-        if self.control_waiting.load(Ordering::Relaxed) == 0 {
-            return Vec::new();
+    pub fn sweep_control(&self, is_off: impl Fn(&W) -> bool) -> (Vec<W>, Vec<Grant<S, W>>) {
+        if self.control_waiting.load(Ordering::Relaxed) == 0 && !self.reserved.load(Ordering::Relaxed) {
+            return (Vec::new(), Vec::new());
         }
         let mut all = self.lock_all();
-        let swept = all.shared.control.sweep(is_off);
+        let mut swept = all.shared.control.sweep(&is_off);
         self.control_waiting.fetch_sub(swept.len(), Ordering::Relaxed);
+        swept.extend(all.shared.exclusive.sweep(&is_off));
         self.waiting.fetch_sub(swept.len(), Ordering::Relaxed);
-        swept
+        self.note_reserved(&all);
+        (swept, self.match_waiters(&mut all))
     }
 
     /// An operation that was granted a session goes back to its place in the queue: it met the login gate, or is to be tried again on
@@ -193,20 +210,24 @@ impl<S, W> Pool<S, W> {
 
     /// Puts an operation back to its place.
     pub(crate) fn restore(&self, all: &mut All<'_, S, W>, Waiting { payload, ticket }: Waiting<W>) {
-        if ticket.stripe == CONTROL {
-            all.shared.control.restore(ticket.id, payload);
-            self.control_waiting.fetch_add(1, Ordering::Relaxed);
-        } else {
-            all.stripes[ticket.stripe].waiters.restore(ticket.id, payload);
+        match ticket.stripe {
+            CONTROL => {
+                all.shared.control.restore(ticket.id, payload);
+                self.control_waiting.fetch_add(1, Ordering::Relaxed);
+            }
+            EXCLUSIVE => {
+                all.shared.exclusive.restore(ticket.id, payload);
+                all.shared.end_turn(ticket.id);
+                self.note_reserved(all);
+            }
+            stripe => all.stripes[stripe].waiters.restore(ticket.id, payload),
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A caller gives up. `Some`: the operation was still waiting, and will not run. `None`: a runner has it.
     pub fn cancel(&self, ticket: Ticket) -> Option<W> {
-        if ticket.stripe == CONTROL {
-            return None;
-        }
+        let _stripe = ticket.stripe()?;
         let mut stripe = self.stripes[ticket.stripe].lock();
         let payload = stripe.waiters.cancel(ticket.id)?;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -240,7 +261,7 @@ impl<S, W> Pool<S, W> {
         order.sort_by_key(|index| {
             let stripe = &all.stripes[*index];
             let staying = stripe.taken() - stripe.closing;
-            std::cmp::Reverse((staying, staying - stripe.opening, stripe.running))
+            std::cmp::Reverse((staying, staying - stripe.opening, stripe.running + stripe.leased))
         });
         let mut closing = Vec::new();
         for (place, index) in order.iter().enumerate() {
@@ -263,18 +284,22 @@ impl<S, W> Pool<S, W> {
     pub fn drain(&self) -> Drained<S, W> {
         let mut all = self.lock_all();
         self.draining.store(true, Ordering::Relaxed);
-        self.waiting.store(0, Ordering::Relaxed);
-        self.control_waiting.store(0, Ordering::Relaxed);
-        Drained { waiting: all.take_waiting(), closing: all.take_idle() }
+        let waiting = self.take_all_waiting(&mut all);
+        Drained { waiting, closing: all.take_idle() }
     }
 
-    /// Takes out what waits, control operations too: it is to be answered, and will not run.
+    /// Takes out what waits, control operations and exclusive ones too: it is to be answered, and will not run.
     #[must_use]
     pub fn take_waiting(&self) -> Vec<W> {
-        let mut all = self.lock_all();
+        self.take_all_waiting(&mut self.lock_all())
+    }
+
+    fn take_all_waiting(&self, all: &mut All<'_, S, W>) -> Vec<W> {
         self.waiting.store(0, Ordering::Relaxed);
         self.control_waiting.store(0, Ordering::Relaxed);
-        all.take_waiting()
+        let waiting = all.take_waiting();
+        self.note_reserved(all);
+        waiting
     }
 
     /// One consistent snapshot.
@@ -283,7 +308,7 @@ impl<S, W> Pool<S, W> {
         let mut stats = Stats {
             size: all.size(),
             ceiling: all.ceiling(),
-            waiting: all.shared.control.len(),
+            waiting: all.shared.control.len() + all.shared.exclusive.len(),
             draining: self.draining.load(Ordering::Relaxed),
             gated: self.gated.load(Ordering::Relaxed),
             ..Stats::default()
@@ -291,6 +316,7 @@ impl<S, W> Pool<S, W> {
         for stripe in &all.stripes {
             stats.idle += stripe.idle.len();
             stats.running += stripe.running;
+            stats.leased += stripe.leased;
             stats.opening += stripe.opening;
             stats.closing += stripe.closing;
             stats.hung += stripe.hung;
@@ -317,7 +343,7 @@ impl<S, W> Pool<S, W> {
 
     /// Nothing holds operations back. Read under a stripe's lock.
     fn is_open(&self) -> bool {
-        !self.gated.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+        !self.gated.load(Ordering::Relaxed) && !self.reserved.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 }
 

@@ -46,6 +46,7 @@ impl<S, W> Stripe<S, W> {
         decrement(match stage {
             Stage::Opening => &mut self.opening,
             Stage::Running => &mut self.running,
+            Stage::Leased => &mut self.leased,
             Stage::Closing => &mut self.closing,
             Stage::Hung => &mut self.hung,
         });

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Opening --opened--> Held --release, discard--> Closing --closed--> capacity
+//!      |                 |  `--lease--> Held, leased
 //!      |                 |                            |
 //!      +---- quarantine -+----------------------------+----> hung, in the same hands: it can only be closed, and gives no capacity
 //! ```
@@ -13,6 +14,8 @@ use crate::Millis;
 pub(crate) enum Stage {
     Opening,
     Running,
+    /// A caller has it for itself, whether it runs something or not.
+    Leased,
     Closing,
     /// It does not: the call that it is used in hangs, and another may be opened in its stead.
     Hung,
@@ -85,7 +88,7 @@ pub struct Lent<S> {
 impl<S> Lent<S> {
     /// The call has returned: the session and its stake, whatever has become of that.
     pub fn rejoin(self, stake: Stake) -> Held<S> {
-        debug_assert!(stake.is(Stage::Running), "{stake:?} is another session's");
+        debug_assert!(stake.is(Stage::Running) || stake.is(Stage::Leased), "{stake:?} is another session's");
         Held { session: self.session, stake, expires: self.expires, idle_since: self.idle_since }
     }
 }

@@ -25,12 +25,13 @@ impl<S> Idle<S> {
     }
 }
 
-/// A stripe's state. `idle + running + opening + closing` never exceeds `quota`, but for what is left over after the quota shrank.
+/// A stripe's state. `idle + running + leased + opening + closing` never exceeds `quota`, but for what is left over after the quota shrank.
 pub(crate) struct Stripe<S, W> {
     pub(crate) quota: usize,
     /// The least recently used in front: the most recently used goes out first, so that a surplus reaches its TTL.
     pub(crate) idle: VecDeque<Idle<S>>,
     pub(crate) running: usize,
+    pub(crate) leased: usize,
     pub(crate) opening: usize,
     pub(crate) closing: usize,
     /// Sessions in calls that hang: they count against nothing here.
@@ -42,12 +43,22 @@ pub(crate) struct Stripe<S, W> {
 
 impl<S, W> Stripe<S, W> {
     pub(crate) fn new(quota: usize) -> Self {
-        Self { quota, idle: VecDeque::new(), running: 0, opening: 0, closing: 0, hung: 0, waiters: Waiters::default(), streak: 0 }
+        Self {
+            quota,
+            idle: VecDeque::new(),
+            running: 0,
+            leased: 0,
+            opening: 0,
+            closing: 0,
+            hung: 0,
+            waiters: Waiters::default(),
+            streak: 0,
+        }
     }
 
     /// Sessions that are open, opening or closing.
     pub(crate) fn taken(&self) -> usize {
-        self.idle.len() + self.running + self.opening + self.closing
+        self.idle.len() + self.running + self.leased + self.opening + self.closing
     }
 
     /// Whether another session may be opened.

@@ -678,6 +678,59 @@ fn control_operations_keep_their_order_while_a_session_comes_free() {
     });
 }
 
+/// What wants the pool for itself is granted by the last session that comes free, or finds it free already; and nothing else is granted first.
+#[test]
+fn an_exclusive_operation_against_sessions_coming_free_and_a_submit() {
+    loom::model(|| {
+        let pool = pool(2, 2, 8);
+        let mine = submit_and_open(&pool, 0);
+        let theirs = submit_and_open(&pool, 1);
+        let exclusive = beside(&pool, |pool| match pool.submit_exclusive(2) {
+            Submitted::Granted(grant) => Some(grant),
+            Submitted::Queued(_) => None,
+            Submitted::Refused(..) => panic!("refused"),
+        });
+        let other = beside(&pool, move |pool| freed(pool.release(theirs, 0)));
+        let granted = [op_of(freed(pool.release(mine, 0))), op_of(other.join().unwrap()), op_of(exclusive.join().unwrap())];
+        assert_eq!(granted.iter().flatten().collect::<Vec<_>>(), [&2], "{granted:?}");
+        assert!(matches!(pool.submit(3, |_| false, &mut Vec::new()), Submitted::Queued(_)), "beside the exclusive one");
+    });
+}
+
+/// A session that becomes a lease's is not waited for any more, whichever comes first.
+#[test]
+fn an_exclusive_operation_against_a_lease() {
+    loom::model(|| {
+        let pool = pool(2, 1, 8);
+        let idle = submit_and_open(&pool, 0);
+        let held = submit_and_open(&pool, 1);
+        assert!(freed(pool.release(idle, 0)).is_none());
+        let exclusive = beside(&pool, |pool| matches!(pool.submit_exclusive(2), Submitted::Granted(_)));
+        let (_leased, grant) = pool.lease(held);
+        let granted = [op_of(grant) == Some(2), exclusive.join().unwrap()];
+        assert_eq!(granted.iter().filter(|granted| **granted).count(), 1, "{granted:?}");
+        assert_eq!((pool.stats().leased, pool.stats().running), (1, 1));
+    });
+}
+
+/// What comes while an exclusive operation ends is granted by its end, or finds it over.
+#[test]
+fn the_end_of_an_exclusive_operation_against_a_submit() {
+    loom::model(|| {
+        let pool = pool(1, 1, 8);
+        let idle = submit_and_open(&pool, 0);
+        assert!(freed(pool.release(idle, 0)).is_none());
+        let Submitted::Granted(grant) = pool.submit_exclusive(1) else { panic!("something ran") };
+        let Source::Session(held) = grant.source else { panic!("a session was idle") };
+        assert!(freed(pool.release(held, 0)).is_none());
+        let submitter = beside(&pool, |pool| granted(submit(pool, 2)));
+        let ended: Vec<_> = pool.end_exclusive(grant.waiter.ticket).into_iter().map(|grant| grant.waiter.payload).collect();
+        let submitted = submitter.join().unwrap();
+        assert_eq!(ended.len() + submitted.iter().len(), 1, "{ended:?} {submitted:?}");
+        assert_work_conserving(&pool);
+    });
+}
+
 /// What a shrink leaves over in one stripe is no room in the other.
 #[test]
 fn a_shrink_against_a_submit_in_the_stripe_with_room() {

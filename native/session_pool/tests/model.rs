@@ -21,6 +21,11 @@ enum Event {
     /// A caller runs its own operation.
     TakeIdle,
     SubmitControl,
+    SubmitExclusive,
+    /// The turn of an exclusive operation ends, or one that has none says so.
+    EndExclusive(usize),
+    /// Whoever runs an operation has its session for itself from now on.
+    Lease(usize),
     Cancel(usize),
     CallerDies(usize),
     Opened(usize),
@@ -66,7 +71,7 @@ enum Event {
 type Make = fn(usize) -> Event;
 
 /// Each kind of event with its weight. What shrinks, shrinks towards the first.
-const KINDS: [(u16, Make); 35] = [
+const KINDS: [(u16, Make); 38] = [
     (14, |_| Event::Submit),
     (14, Event::Enter),
     (8, Event::Opened),
@@ -79,6 +84,9 @@ const KINDS: [(u16, Make); 35] = [
     (3, Event::Cancel),
     (2, |_| Event::TakeIdle),
     (2, |_| Event::SubmitControl),
+    (2, |_| Event::SubmitExclusive),
+    (3, Event::EndExclusive),
+    (2, Event::Lease),
     (2, Event::OpenFailed),
     (2, Event::Refused),
     (2, Event::Quarantine),
@@ -153,6 +161,7 @@ struct ModelOp {
     op: Op,
     place: Place,
     ticket: Option<Ticket>,
+    is_exclusive: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -189,6 +198,10 @@ struct Model {
     kept: HashMap<Session, u64>,
     keeping: bool,
     running: Vec<Session>,
+    /// Callers have these for themselves.
+    leased: Vec<Session>,
+    /// The exclusive operation that has its turn.
+    turn: Option<usize>,
     opening: usize,
     closing: Vec<Session>,
     /// Of calls that hang, in whoever's hands.
@@ -202,7 +215,12 @@ struct Model {
 
 impl Model {
     fn total(&self) -> usize {
-        self.idle.len() + self.running.len() + self.opening + self.closing.len()
+        self.open() + self.opening + self.closing.len()
+    }
+
+    /// Sessions that are open.
+    fn open(&self) -> usize {
+        self.idle.len() + self.running.len() + self.leased.len()
     }
 
     fn ceiling(&self) -> usize {
@@ -218,7 +236,26 @@ impl Model {
     }
 
     fn something_may_go(&self) -> bool {
-        !self.draining && (!self.waiting(true).is_empty() || (!self.gated && !self.waiting(false).is_empty()))
+        let normal = !self.gated && !self.is_reserved() && !self.waiting(false).is_empty();
+        !self.draining && (!self.waiting(true).is_empty() || self.exclusive_is_due() || normal)
+    }
+
+    /// Whether an exclusive operation waits or has its turn.
+    fn is_reserved(&self) -> bool {
+        self.turn.is_some() || !self.waiting_exclusive().is_empty()
+    }
+
+    /// Whether all that ran has ended, so that an exclusive operation may have its turn.
+    fn is_quiet(&self) -> bool {
+        self.running.is_empty() && self.opening == 0 && self.closing.is_empty()
+    }
+
+    fn exclusive_is_due(&self) -> bool {
+        self.turn.is_none() && self.is_quiet() && !self.waiting_exclusive().is_empty()
+    }
+
+    fn waiting_exclusive(&self) -> Vec<usize> {
+        (0..self.ops.len()).filter(|op| self.ops[*op].place == Place::Waiting && self.ops[*op].is_exclusive).collect()
     }
 
     /// One more session is tried, if something waits for it. What is granted is the caller's to check.
@@ -236,21 +273,22 @@ impl Model {
     }
 
     fn is_control(&self, op: usize) -> bool {
-        self.ops[op].ticket.unwrap().stripe().is_none()
+        self.ops[op].ticket.unwrap().stripe().is_none() && !self.ops[op].is_exclusive
     }
 
     /// The numbers of those that wait, longest first.
     fn waiting(&self, control: bool) -> Vec<usize> {
-        (0..self.ops.len()).filter(|op| self.ops[*op].place == Place::Waiting && self.is_control(*op) == control).collect()
+        let waits = |op: &usize| self.ops[*op].place == Place::Waiting && !self.ops[*op].is_exclusive;
+        (0..self.ops.len()).filter(|op| waits(op) && self.is_control(*op) == control).collect()
     }
 
     fn waiting_count(&self) -> usize {
-        self.waiting(true).len() + self.waiting(false).len()
+        self.waiting(true).len() + self.waiting_exclusive().len() + self.waiting(false).len()
     }
 
     fn new_op(&mut self) -> Op {
         let op = Rc::new((self.ops.len(), Cell::new(false)));
-        self.ops.push(ModelOp { op: op.clone(), place: Place::New, ticket: None });
+        self.ops.push(ModelOp { op: op.clone(), place: Place::New, ticket: None, is_exclusive: false });
         op
     }
 
@@ -269,6 +307,9 @@ impl Model {
         };
         assert!(may, "operation {op}: {from:?} to {to:?}");
         self.ops[op].place = to;
+        if to == Waiting && self.turn == Some(op) {
+            self.turn = None;
+        }
     }
 
     /// A grant comes out of the pool. `released`: a session has just come free, so that its own stripe's waiters may come first.
@@ -278,7 +319,12 @@ impl Model {
         self.ops[op].ticket.get_or_insert(grant.waiter.ticket);
         assert_eq!(self.ops[op].ticket, Some(grant.waiter.ticket), "an operation keeps its place");
         let (control, normal) = (self.waiting(true), self.waiting(false));
-        if self.ops[op].place == Place::New {
+        if self.ops[op].is_exclusive {
+            assert!(control.is_empty() && self.is_quiet(), "{op} did not wait for what ran");
+            assert_eq!(self.turn.replace(op), None, "another one has its turn");
+            let first = self.waiting_exclusive().first().copied();
+            assert!(first.is_none_or(|first| first == op || self.ops[op].place == Place::New && first > op), "{op} overtook");
+        } else if self.ops[op].place == Place::New {
             assert!(control.is_empty() && (normal.is_empty() || self.is_control(op)), "{op} overtook");
         } else if self.is_control(op) {
             assert_eq!(control.first(), Some(&op), "a control operation overtook");
@@ -288,7 +334,9 @@ impl Model {
             let rival = normal.iter().find(|other| !released || stripe(other) == stripe(&op));
             assert_eq!(rival, Some(&op), "not first come, first served");
         }
-        assert!(self.is_control(op) || !self.gated, "{op} passed a closed gate");
+        let passes = self.is_control(op) || self.ops[op].is_exclusive;
+        assert!(passes || !self.gated, "{op} passed a closed gate");
+        assert!(passes || !self.is_reserved(), "{op} did not wait for the exclusive one");
         self.go(op, Place::Granted);
         match &grant.source {
             Source::Session(held) => {
@@ -312,8 +360,10 @@ impl Model {
     }
 
     fn stops_running(&mut self, session: Session) {
-        let at = self.running.iter().position(|other| *other == session).expect("a session that does not run");
-        self.running.remove(at);
+        let before = self.running.len() + self.leased.len();
+        self.running.retain(|other| *other != session);
+        self.leased.retain(|other| *other != session);
+        assert_eq!(self.running.len() + self.leased.len() + 1, before, "a session that does not run");
     }
 
     fn is_closed(&mut self, session: Session) {
@@ -391,6 +441,8 @@ impl World {
             kept: HashMap::new(),
             keeping: false,
             running: Vec::new(),
+            leased: Vec::new(),
+            turn: None,
             opening: 0,
             closing: Vec::new(),
             hung: Vec::new(),
@@ -511,7 +563,7 @@ impl World {
             return None;
         }
         let (surely, possibly) = model.is_expired(session);
-        let is_surplus = model.idle.len() + model.running.len() + model.opening > model.size;
+        let is_surplus = model.open() + model.opening > model.size;
         model.stops_running(session);
         let freed = self.pool.release(held, model.now);
         if let Freed::Close(closing, closed) = freed {
@@ -578,7 +630,8 @@ impl World {
         let model = &mut self.model;
         let dead = |op: &usize| model.ops[*op].op.1.get();
         let is_full = model.waiting_count() >= model.config.max_waiting;
-        let granted = !model.draining && !model.gated && model.waiting_count() == 0 && model.something_is_free();
+        let granted =
+            !model.draining && !model.gated && !model.is_reserved() && model.waiting_count() == 0 && model.something_is_free();
         let due: Vec<usize> = if is_full && !granted && !model.draining {
             model.waiting(false).into_iter().filter(dead).collect()
         } else {
@@ -618,7 +671,8 @@ impl World {
         let op = self.model.new_op();
         let taken = self.pool.take_idle(op.clone());
         let model = &mut self.model;
-        let due = !model.draining && !model.gated && model.waiting_count() == 0 && !model.idle.is_empty();
+        let is_open = !model.draining && !model.gated && !model.is_reserved();
+        let due = is_open && model.waiting_count() == 0 && !model.idle.is_empty();
         assert_eq!(hint, due);
         match taken {
             Ok(grant) => {
@@ -656,10 +710,67 @@ impl World {
         }
     }
 
+    fn submit_exclusive(&mut self) {
+        let op = self.model.new_op();
+        self.model.ops[op.0].is_exclusive = true;
+        let submitted = self.pool.submit_exclusive(op.clone());
+        let model = &mut self.model;
+        let granted = !model.draining
+            && !model.is_reserved()
+            && model.is_quiet()
+            && model.waiting(true).is_empty()
+            && model.something_is_free();
+        match submitted {
+            Submitted::Granted(grant) => {
+                assert!(granted && Rc::ptr_eq(&grant.waiter.payload, &op));
+                model.granted(&grant, false);
+                self.dispatch(grant);
+            }
+            Submitted::Refused(_, refusal) => {
+                assert!(model.draining && refusal == Refusal::Draining);
+                model.go(op.0, Place::Refused);
+            }
+            Submitted::Queued(ticket) => {
+                assert!(!model.draining && !granted && ticket.stripe().is_none());
+                model.go(op.0, Place::Waiting);
+                model.ops[op.0].ticket = Some(ticket);
+            }
+        }
+    }
+
+    fn end_exclusive(&mut self, choice: usize) {
+        let exclusive: Vec<usize> = (0..self.model.ops.len())
+            .filter(|op| self.model.ops[*op].is_exclusive && self.model.ops[*op].ticket.is_some())
+            .collect();
+        let Some(last) = exclusive.len().checked_sub(1) else { return };
+        let op = self.model.turn.filter(|_| !choice.is_multiple_of(4)).unwrap_or(exclusive[last - choice % exclusive.len()]);
+        let is_its = self.model.turn == Some(op);
+        if is_its {
+            self.model.turn = None;
+        }
+        let grants = self.pool.end_exclusive(self.model.ops[op].ticket.unwrap());
+        assert!(is_its || grants.is_empty(), "another one's turn was ended");
+        self.dispatch_all(grants);
+    }
+
+    fn lease(&mut self, choice: usize) {
+        let Some(at) = self.pick(choice, |hand| matches!(hand.source, Some(Source::Session(_)))) else { return };
+        let Some(Source::Session(held)) = self.hand(at).source.take() else { unreachable!() };
+        let (session, is_hung) = (held.session, held.is_hung());
+        let (held, grant) = self.pool.lease(held);
+        assert_eq!(held.is_hung(), is_hung);
+        self.hand(at).source = Some(Source::Session(held));
+        if !is_hung {
+            self.model.stops_running(session);
+            self.model.leased.push(session);
+        }
+        self.dispatch_all(grant.into_iter().collect());
+    }
+
     fn tick(&mut self, passed: u64) {
         let model = &mut self.model;
         model.now += passed;
-        let open = model.idle.len() + model.running.len();
+        let open = model.open();
         let (grants, closing) = self.pool.tick(model.now);
         for idle in model.closes_idle(&closing) {
             assert!(model.is_stale(&idle).1, "closed {idle:?} too early");
@@ -679,8 +790,8 @@ impl World {
         let model = &mut self.model;
         let (passed, uncalled_for) = (choice % 7, choice / 7);
         model.now += passed;
-        let may = !model.draining && !model.gated && model.waiting_count() == 0 && !model.keeping;
-        let stays = model.idle.len() + model.running.len() <= model.floor;
+        let may = !model.draining && !model.gated && !model.is_reserved() && model.waiting_count() == 0 && !model.keeping;
+        let stays = model.open() <= model.floor;
         let before = model.now.saturating_sub(uncalled_for);
         // A session's life may end a little early.
         let is_due = |idle: &&ModelIdle, is_stale: bool| idle.called <= before && (stays || !is_stale);
@@ -792,7 +903,7 @@ impl World {
     fn resize(&mut self, size: usize) {
         let model = &mut self.model;
         let surplus = (model.total() - model.closing.len()).saturating_sub(size);
-        let (before, idle, open) = (model.size, model.idle.len(), model.idle.len() + model.running.len());
+        let (before, idle, open) = (model.size, model.idle.len(), model.open());
         model.size = size;
         model.ceiling = ModelCeiling::default();
         model.has_shrunk |= size < before;
@@ -803,7 +914,7 @@ impl World {
         }
         assert!(closing.len() >= surplus.min(idle), "one stayed idle beyond the size");
         assert!(size < before || model.has_shrunk || closing.is_empty(), "closed without need");
-        let left = model.idle.len() + model.running.len();
+        let left = model.open();
         assert!(open == 0 || left + model.opening > 0, "a resize closed the last session");
         self.closings.extend(closing);
         self.dispatch_all(grants);
@@ -863,6 +974,9 @@ impl World {
             Event::Submit => self.submit(),
             Event::TakeIdle => self.take_idle(),
             Event::SubmitControl => self.submit_control(),
+            Event::SubmitExclusive => self.submit_exclusive(),
+            Event::EndExclusive(choice) => self.end_exclusive(choice),
+            Event::Lease(choice) => self.lease(choice),
             Event::Cancel(choice) => {
                 let with_ticket: Vec<usize> =
                     (0..self.model.ops.len()).filter(|op| self.model.ops[*op].ticket.is_some()).collect();
@@ -871,7 +985,8 @@ impl World {
                 }
                 // Those that arrived last are the ones that wait.
                 let op = with_ticket[with_ticket.len() - 1 - choice % with_ticket.len()];
-                let waits = self.model.ops[op].place == Place::Waiting && !self.model.is_control(op);
+                let has_place = self.model.ops[op].ticket.is_some_and(|ticket| ticket.stripe().is_some());
+                let waits = self.model.ops[op].place == Place::Waiting && has_place;
                 let cancelled = self.pool.cancel(self.model.ops[op].ticket.unwrap());
                 assert_eq!(cancelled.as_ref().map(|op| op.0), waits.then_some(op));
                 if waits {
@@ -959,12 +1074,15 @@ impl World {
             }
             Event::SweepControl => {
                 let mut due = self.model.waiting(true);
+                due.extend(self.model.waiting_exclusive());
                 due.retain(|op| self.model.ops[*op].op.1.get());
-                let swept: Vec<_> = self.pool.sweep_control(|op| op.1.get()).iter().map(|op| op.0).collect();
+                let (swept, grants) = self.pool.sweep_control(|op| op.1.get());
+                let swept: Vec<_> = swept.iter().map(|op| op.0).collect();
                 assert_eq!(swept, due, "those nobody waits for, in their order");
                 for op in swept {
                     self.model.go(op, Place::Cancelled);
                 }
+                self.dispatch_all(grants);
             }
             Event::Keep(choice) => self.keep(choice),
             Event::EndKeeping => {
@@ -1054,6 +1172,7 @@ impl World {
             size: model.size,
             idle: model.idle.len(),
             running: model.running.len(),
+            leased: model.leased.len(),
             opening: model.opening,
             closing: model.closing.len(),
             ceiling: model.ceiling(),
@@ -1065,9 +1184,9 @@ impl World {
         assert_eq!(stats, expected);
         assert_eq!(self.pool.waiting(), expected.waiting);
         assert!(model.total() <= model.size.max(total_before), "more sessions than there may be, and it was no left-over");
-        let in_use = stats.running + stats.opening;
+        let in_use = stats.running + stats.leased + stats.opening;
         assert!(in_use <= model.size || self.pool.is_shrinking(), "it is not known that a shrink has left sessions");
-        if !model.waiting(true).is_empty() || (!model.gated && !model.waiting(false).is_empty()) {
+        if model.something_may_go() {
             assert!(!model.something_is_free(), "an operation waits beside a free session");
         }
         assert!(!model.draining || (model.idle.is_empty() && expected.waiting == 0));
@@ -1088,12 +1207,15 @@ impl World {
                 }
             }
         }
-        assert!(held.iter().all(|session| model.running.contains(session) || model.hung.contains(session)));
+        assert!(
+            held.iter().all(|session| [&model.running, &model.leased, &model.hung].iter().any(|list| list.contains(session)))
+        );
         granted.sort();
         let expected: Vec<usize> = (0..model.ops.len()).filter(|op| model.ops[*op].place == Place::Granted).collect();
         assert_eq!(granted, expected, "an operation is lost, or is in two hands");
         let mut sessions: Vec<Session> = model.idle.iter().map(|idle| idle.session).collect();
         sessions.extend(&model.running);
+        sessions.extend(&model.leased);
         sessions.extend(&model.closing);
         sessions.extend(&model.hung);
         sessions.sort();

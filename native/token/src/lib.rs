@@ -43,11 +43,11 @@ pub use operation::{ContextPin, Operation, Place};
 pub use options::{LoginMode, PoolOptions};
 pub use pool::health::{Ailment, Health};
 pub use pool::keepalive::Keepalive;
-pub use pool::lease::{End, Lease};
 pub use pool::work::{Control, Work};
 pub use pool::{Status, TokenPool};
 pub use runner::inline_call::Direct;
 pub use runner::{Budget, Served};
+pub use session_pool::LeaseEnd;
 pub use support::clock::{nanos, now, unix};
 pub use support::data::Data;
 pub use support::panics::{panics, survive};
@@ -61,3 +61,6 @@ pub use token::provision::{Provision, provision};
 pub use token::session::Session;
 pub use token::suspicion::Limits;
 pub use token::{Claim, Selector, Token, UriAttribute};
+
+/// A session that one caller has for itself.
+pub type Lease<H> = operation::lease::Lease<Operation<H>>;

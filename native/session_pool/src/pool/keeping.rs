@@ -15,7 +15,7 @@ impl<S, W> Pool<S, W> {
         if all.shared.is_keeping || !self.is_open() {
             return None;
         }
-        let open = all.sum(|stripe| stripe.idle.len() + stripe.running);
+        let open = all.sum(|stripe| stripe.idle.len() + stripe.running + stripe.leased);
         let stays = open <= self.floor.load(Ordering::Relaxed);
         let due = all.stripes.iter().enumerate().flat_map(|(stripe, its)| {
             let idle = its.idle.iter().enumerate();

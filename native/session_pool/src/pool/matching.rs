@@ -1,7 +1,7 @@
 //! Whose turn it is, and on what: the matching of waiters with sessions and capacity, under all locks.
 
 use super::{Pool, Shared};
-use crate::effect::{CONTROL, Grant, Source, Ticket, ToClose, Waiting};
+use crate::effect::{CONTROL, EXCLUSIVE, Grant, Source, Ticket, ToClose, Waiting};
 use crate::stripe::Stripe;
 use crate::sync::{Mutex, MutexGuard, Ordering};
 
@@ -19,7 +19,7 @@ impl<S, W> Pool<S, W> {
     /// What an operation that has just arrived may run on. Who comes free while something waits is already on its way to the longest
     /// waiter: nobody overtakes it here.
     pub(super) fn source_if_none_waits(&self, all: &mut All<'_, S, W>, home: usize) -> Option<Source<S>> {
-        let free = !self.gated.load(Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) == 0;
+        let free = self.is_open() && self.waiting.load(Ordering::Relaxed) == 0;
         free.then(|| all.source(home)).flatten()
     }
 
@@ -39,18 +39,24 @@ impl<S, W> Pool<S, W> {
 
     pub(crate) fn match_next(&self, all: &mut All<'_, S, W>) -> Option<Grant<S, W>> {
         let stripe = self.next_waiter(all)?;
-        let source = all.source(if stripe == CONTROL { 0 } else { stripe })?;
-        let (id, payload) = if stripe == CONTROL {
-            self.control_waiting.fetch_sub(1, Ordering::Relaxed);
-            all.shared.control.take()?
-        } else {
-            all.stripes[stripe].waiters.take()?
+        let source = all.source(if stripe < EXCLUSIVE { stripe } else { 0 })?;
+        let (id, payload) = match stripe {
+            CONTROL => {
+                self.control_waiting.fetch_sub(1, Ordering::Relaxed);
+                all.shared.control.take()?
+            }
+            EXCLUSIVE => {
+                let taken = all.shared.exclusive.take()?;
+                all.shared.exclusive_turn = Some(taken.0);
+                taken
+            }
+            stripe => all.stripes[stripe].waiters.take()?,
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         Some(Grant { source, waiter: Waiting { payload, ticket: Ticket { stripe, id } } })
     }
 
-    /// The stripe of the longest waiter that may go, control operations first.
+    /// The stripe of the longest waiter that may go, control operations first, then exclusive ones.
     pub(crate) fn next_waiter(&self, all: &mut All<'_, S, W>) -> Option<usize> {
         if self.draining.load(Ordering::Relaxed) {
             return None;
@@ -58,7 +64,10 @@ impl<S, W> Pool<S, W> {
         if all.shared.control.first().is_some() {
             return Some(CONTROL);
         }
-        if self.gated.load(Ordering::Relaxed) {
+        if all.shared.exclusive.first().is_some() {
+            return all.may_begin_exclusive().then_some(EXCLUSIVE);
+        }
+        if !self.is_open() {
             return None;
         }
         let firsts = all.stripes.iter_mut().enumerate();
@@ -102,6 +111,7 @@ impl<S, W> All<'_, S, W> {
 
     pub(super) fn take_waiting(&mut self) -> Vec<W> {
         let mut waiting: Vec<W> = self.shared.control.take_all().collect();
+        waiting.extend(self.shared.exclusive.take_all());
         for stripe in &mut self.stripes {
             waiting.extend(stripe.waiters.take_all());
         }

@@ -3,7 +3,7 @@
 use super::Pool;
 use crate::Millis;
 use crate::effect::{Freed, Grant, Source, Ticket, ToClose, Waiting};
-use crate::stake::{Closing, Held, Opening, Stage};
+use crate::stake::{Closing, Held, Opening, Stage, Stake};
 use crate::stripe::{Idle, Stripe};
 use crate::sync::Ordering;
 
@@ -29,7 +29,7 @@ impl<S, W> Pool<S, W> {
             drop(stripe);
             return self.release_shrinking(held, now);
         }
-        stripe.leave(Stage::Running);
+        stripe.leave(held.stake.stage);
         if is_over {
             return Freed::Close(stripe.closes(home), held.session);
         }
@@ -66,7 +66,7 @@ impl<S, W> Pool<S, W> {
     fn release_shrinking(&self, held: Held<S>, now: Millis) -> Freed<S, W> {
         let mut all = self.lock_all();
         let home = held.stake.stripe;
-        all.stripes[home].leave(Stage::Running);
+        all.stripes[home].leave(held.stake.stage);
         // Those that are closing go anyway: they are not held against it.
         let room = |stripe: &Stripe<S, W>| stripe.quota.saturating_sub(stripe.taken() - stripe.closing);
         let staying = all.sum(|stripe| stripe.taken() - stripe.closing);
@@ -80,6 +80,21 @@ impl<S, W> Pool<S, W> {
             Some(grant) => Freed::Granted(grant),
             None => Freed::Idle,
         }
+    }
+
+    /// Whoever has a session has it for itself from now on: what waits for all that runs to end does not wait for it. It comes back by `release` or
+    /// `discard`.
+    pub fn lease(&self, held: Held<S>) -> (Held<S>, Option<Grant<S, W>>) {
+        let Held { session, stake, expires, idle_since } = held;
+        let leased = |stake: Stake| Held { session, stake: stake.at(Stage::Leased), expires, idle_since };
+        if stake.is_hung() {
+            return (leased(stake), None);
+        }
+        let mut stripe = self.stripes[stake.stripe].lock();
+        stripe.leave(stake.stage);
+        stripe.leased += 1;
+        drop(stripe);
+        (leased(stake), self.match_one())
     }
 
     /// A session that must not be used again: close it, then say `closed`.
@@ -128,7 +143,7 @@ impl<S, W> Pool<S, W> {
     /// the last `floor` open ones. The ceiling may be tried upwards.
     pub fn tick(&self, now: Millis) -> (Vec<Grant<S, W>>, ToClose<S>) {
         let mut all = self.lock_all();
-        let mut open: usize = all.stripes.iter().map(|stripe| stripe.idle.len() + stripe.running).sum();
+        let mut open: usize = all.stripes.iter().map(|stripe| stripe.idle.len() + stripe.running + stripe.leased).sum();
         let floor = self.floor.load(Ordering::Relaxed);
         let mut closing = Vec::new();
         for (index, stripe) in all.stripes.iter_mut().enumerate() {

@@ -7,6 +7,7 @@ pub(crate) mod batch;
 pub(crate) mod header;
 pub mod host;
 pub(crate) mod key_ref;
+pub(crate) mod lease;
 pub(crate) mod notice;
 pub(crate) mod request;
 pub(crate) mod task;
@@ -19,10 +20,10 @@ use crate::error::{Error, Executed, Failure};
 use crate::operation::answer::{Outcome, unanswerable};
 use crate::operation::header::Header;
 use crate::operation::host::{Delivery, Host, Outlet, Reply};
+use crate::operation::lease::Lease;
 use crate::operation::notice::Retry;
 use crate::operation::request::Request;
 use crate::p11::{CallError, Class};
-use crate::pool::lease::Lease;
 use crate::support::panics::survive;
 use crate::support::pin::Pin;
 
@@ -63,9 +64,9 @@ pub enum Place<H: Host> {
     /// On any session of the pool.
     Pool,
     /// On any session, which becomes this lease's.
-    Takes(Arc<Lease<H>>),
+    Takes(Arc<Lease<Operation<H>>>),
     /// On this lease's session.
-    Within(Arc<Lease<H>>),
+    Within(Arc<Lease<Operation<H>>>),
 }
 
 impl<H: Host> Operation<H> {

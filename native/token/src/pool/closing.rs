@@ -36,7 +36,6 @@ impl<H: Host> TokenPool<H> {
             if let Some(grant) = granted {
                 survive(|| pool.dispatch(grant, &mut Posting));
             }
-            survive(|| pool.resume_logouts());
             pool.advance_drain();
         });
     }

@@ -1,7 +1,5 @@
 //! What goes before all operations: a login or logout of everybody. It runs on a runner's session; here is its way to one that lives.
 
-use std::sync::Weak;
-
 use session_pool::{Held, Started, Submitted, Ticket, Waiting};
 
 use crate::error::Error;
@@ -18,23 +16,32 @@ use crate::pool::opening::{Refusal, Refused};
 use crate::pool::recovery::as_seen_by;
 use crate::pool::work::{Change, Control, Work};
 use crate::support::clock::{nanos, now};
+use crate::support::panics::survive;
 use crate::token::diagnosis::{Trouble, from_the_start};
 use crate::token::session::Session;
 
-/// The pool's gate is closed for as long as this lives: a logout waits for operations to end.
-pub(crate) struct HoldsBack<H: Host>(Weak<TokenPool<H>>);
+/// An exclusive operation has its turn for as long as this lives; then what it has held back goes on.
+pub(crate) struct ExclusiveTurn<'a, H: Host> {
+    pool: &'a TokenPool<H>,
+    ticket: Ticket,
+}
 
-impl<H: Host> Drop for HoldsBack<H> {
+impl<H: Host> Drop for ExclusiveTurn<'_, H> {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.upgrade() {
-            pool.open_gate();
-        }
+        survive(|| {
+            for grant in self.pool.sessions.end_exclusive(self.ticket) {
+                self.pool.dispatch(grant, &mut Posting);
+            }
+        });
     }
 }
 
 impl<H: Host> TokenPool<H> {
     pub(crate) fn submit_control(&self, work: Control<H>) {
-        match self.sessions.submit_control(Work::Control(work)) {
+        let work = Work::Control(work);
+        let submitted =
+            if work.is_exclusive() { self.sessions.submit_exclusive(work) } else { self.sessions.submit_control(work) };
+        match submitted {
             Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),
             Submitted::Queued(_) => (),
             Submitted::Refused(work, _) => drop(work),
@@ -44,14 +51,16 @@ impl<H: Host> TokenPool<H> {
     /// Lets go of logins and logouts that wait for a session, and nobody for them: others wait for the login, or are held back.
     pub(crate) fn sweep_control(&self, outlet: &impl Outlet<H>) {
         let is_off = |work: &Work<H>| matches!(work, Work::Control(control) if control.is_off(outlet));
-        drop(self.sessions.sweep_control(is_off));
+        let (swept, granted) = self.sessions.sweep_control(is_off);
+        drop(swept);
+        for grant in granted {
+            self.dispatch(grant, &mut Posting);
+        }
     }
 
-    /// Operations are held back from here on, until what comes of it is dropped.
-    pub(crate) fn hold_all_back(&self, holds_back: &mut Option<HoldsBack<H>>) {
-        // Whoever had closed the gate may have opened it since.
-        self.sessions.close_gate();
-        holds_back.get_or_insert_with(|| HoldsBack(self.me.clone()));
+    /// The turn of granted work, if nothing else may run beside it.
+    pub(crate) fn exclusive_turn(&self, work: &Work<H>, ticket: Ticket) -> Option<ExclusiveTurn<'_, H>> {
+        work.is_exclusive().then_some(ExclusiveTurn { pool: self, ticket })
     }
 
     /// Its turn: on a session that lives, opened if need be.
@@ -93,7 +102,7 @@ impl<H: Host> TokenPool<H> {
         let Control { change, asked } = work;
         match change {
             Change::Login(credential) => self.handle_login(in_use, credential, asked, started),
-            Change::Logout(holds_back) => self.handle_logout(in_use, holds_back, asked),
+            Change::Logout => self.handle_logout(in_use, asked),
         }
     }
 
@@ -101,7 +110,7 @@ impl<H: Host> TokenPool<H> {
     fn has_no_use(&self, work: &Control<H>, outlet: &impl Outlet<H>) -> bool {
         match &work.change {
             Change::Login(_) => work.header().is_some_and(|header| header.progress.start(now()) == Started::Gone),
-            Change::Logout(_) => self.is_draining() || work.is_off(outlet),
+            Change::Logout => self.is_draining() || work.is_off(outlet),
         }
     }
 

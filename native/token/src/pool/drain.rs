@@ -1,7 +1,5 @@
 //! How a pool ends: it takes nothing any more, what runs goes on for as long as it may, and the last session lets the module go.
 
-use std::sync::Weak;
-
 use session_pool::{Drained, Millis, Source};
 
 use crate::error::{Error, Executed, Failure};
@@ -12,7 +10,6 @@ use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Reported};
-use crate::pool::lease::End;
 use crate::pool::work::Work;
 
 impl<H: Host> TokenPool<H> {
@@ -44,7 +41,7 @@ impl<H: Host> TokenPool<H> {
     /// Sessions of a draining pool that are not yet closed.
     pub fn left(&self) -> usize {
         let stats = self.sessions.stats();
-        stats.idle + stats.running + stats.opening + stats.closing + stats.hung
+        stats.idle + stats.running + stats.leased + stats.opening + stats.closing + stats.hung
     }
 
     /// Those of them for which it is worth waiting: they are not in a call that hangs.
@@ -70,10 +67,7 @@ impl<H: Host> TokenPool<H> {
         for header in running {
             header.post(Err(Failure { error: Error::Draining, executed: Executed::Unknown }));
         }
-        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
-        for lease in leases {
-            lease.end(End::Close("drain"), &mut Posting);
-        }
+        self.end_leases("drain", &mut Posting);
         self.availability.release_claim();
     }
 
@@ -117,7 +111,7 @@ impl<H: Host> TokenPool<H> {
             match (grant.source, &grant.waiter.payload) {
                 // A closed session grants nothing.
                 (Source::Session(held), Work::Call(Operation { place: Place::Within(lease), .. })) => {
-                    drop(lease.give_back(self, held, Some("drain")));
+                    drop(self.give_back_to_lease(lease, held, Some("drain")));
                 }
                 (Source::Session(held), _) => {
                     let (closing, session) = self.sessions.discard(held);

@@ -11,7 +11,6 @@ use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Taken};
 use crate::pool::work::Work;
 use crate::support::clock::now;
-use crate::support::panics::survive;
 use crate::token::session::Session;
 
 impl<H: Host> TokenPool<H> {
@@ -27,7 +26,7 @@ impl<H: Host> TokenPool<H> {
     /// A session comes free: for the lease that it belongs to, or for the pool.
     pub(crate) fn free(&self, held: Held<Session>, place: &Place<H>) -> Option<Grant<H>> {
         if let Place::Within(lease) = place {
-            return lease.give_back(self, held, None);
+            return self.give_back_to_lease(lease, held, None);
         }
         self.release(held)
     }
@@ -36,7 +35,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn discard(&self, held: Held<Session>, place: &Place<H>, reason: &'static str) {
         if let Place::Within(lease) = place {
             // A closed session grants nothing.
-            let granted = lease.give_back(self, held, Some(reason));
+            let granted = self.give_back_to_lease(lease, held, Some(reason));
             debug_assert!(granted.is_none());
             return;
         }
@@ -118,8 +117,6 @@ impl<H: Host> TokenPool<H> {
 
     /// After a panic of ours: the session is being closed, and its capacity goes to the next.
     pub(crate) fn after_panic(&self, record: &InFlight<H>) -> Option<Grant<H>> {
-        let next = record.take_stake().and_then(|stake| self.sessions.forfeit(stake));
-        survive(|| self.resume_logouts());
-        next
+        record.take_stake().and_then(|stake| self.sessions.forfeit(stake))
     }
 }

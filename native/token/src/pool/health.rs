@@ -136,7 +136,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn opening_trouble(&self, stats: &Stats) -> Option<Ailment> {
-        if stats.idle + stats.running == 0
+        if stats.idle + stats.running + stats.leased == 0
             && let Some(failed) = self.record.opening.lock().get()
         {
             return Some(Ailment::down(failed));

@@ -101,15 +101,13 @@ impl<H: Host> TokenPool<H> {
             (quarantined, current.purpose.lease.clone(), is_new.then_some(tell))
         };
         if let Some(lease) = lease {
-            lease.hangs();
+            self.abandon_lease(&lease);
         }
         if let Quarantined::Freed(grant) = quarantined {
             self.leave_behind(id);
             if let Some(grant) = grant {
                 self.dispatch(grant, &mut Posting);
             }
-            // It does not run any more.
-            self.resume_logouts();
         }
         if let Some(notice) = notice {
             self.server.post(notice(self.in_flight.stuck_besides(Some(record))));

@@ -13,9 +13,9 @@ use session_pool::{Closing, Held, Lent, Millis, Opening, RunnerId, Source, Stake
 use crate::module::{Module, StuckCall};
 use crate::operation::header::Header;
 use crate::operation::host::Host;
+use crate::operation::lease::Lease;
 use crate::operation::{Operation, Place};
 use crate::pool::grant::SessionPool;
-use crate::pool::lease::Lease;
 use crate::pool::pace::Pace;
 use crate::pool::work::Work;
 use crate::support::clock::now;
@@ -157,7 +157,7 @@ pub(crate) struct Purpose<H: Host> {
     /// Who waits for it.
     pub(crate) header: Option<Arc<Header<H>>>,
     /// The lease whose session it runs on.
-    pub(crate) lease: Option<Arc<Lease<H>>>,
+    pub(crate) lease: Option<Arc<Lease<Operation<H>>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

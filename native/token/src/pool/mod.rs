@@ -30,6 +30,7 @@ use session_pool::{Abandoned, ConfigError, Departed, Pool, Refusal, Roster, Runn
 use crate::error::Error;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet, PoolServer, Posting, Wake};
+use crate::operation::lease::Lease;
 use crate::operation::notice::Notice;
 use crate::operation::request::Request;
 use crate::operation::{Operation, Place};
@@ -38,7 +39,6 @@ use crate::pool::availability::Availability;
 use crate::pool::grant::{Grant, SessionPool};
 use crate::pool::health::{Ailment, Record};
 use crate::pool::in_flight::{InFlight, InFlightRecords};
-use crate::pool::lease::Lease;
 use crate::pool::login::state::Login;
 use crate::pool::work::Control;
 use crate::pool::work::Work;
@@ -58,7 +58,7 @@ pub struct TokenPool<H: Host> {
     /// Logins and logouts that wait for the token to be there again.
     pub(crate) held_controls: Mutex<Vec<Control<H>>>,
     pub(crate) login: Login<H>,
-    pub(crate) leases: Mutex<Vec<Weak<Lease<H>>>>,
+    pub(crate) leases: Mutex<Vec<Weak<Lease<Operation<H>>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
     pub(crate) record: Record,
@@ -70,8 +70,6 @@ pub struct TokenPool<H: Host> {
 pub struct Status {
     /// The counters.
     pub sessions: Stats,
-    /// Sessions that callers have for themselves.
-    pub leased: usize,
     /// Operations that runners have taken.
     pub active: usize,
     /// Calls that the module does not return from, though their time is over.
@@ -121,28 +119,6 @@ impl<H: Host> TokenPool<H> {
         self.take(Operation::new(header, request, Place::Pool), outlet)
     }
 
-    /// Takes a call for a session of its own: it is answered when the lease has one.
-    pub fn submit_lease(&self, header: Arc<Header<H>>, outlet: &mut impl Outlet<H>) -> Result<(Ticket, Arc<Lease<H>>), Error> {
-        let lease = Lease::new(self.me.clone());
-        let place = Place::Takes(lease.clone());
-        let ticket = self.take(Operation::new(header, Request::Ping, place), outlet)?;
-        let mut leases = self.leases.lock();
-        leases.retain(|lease| lease.strong_count() > 0);
-        leases.push(Arc::downgrade(&lease));
-        Ok((ticket, lease))
-    }
-
-    /// Takes a call on a lease's session.
-    pub fn submit_within(
-        lease: &Arc<Lease<H>>,
-        header: Arc<Header<H>>,
-        request: Request,
-        outlet: &mut impl Outlet<H>,
-    ) -> Result<Ticket, Error> {
-        let operation = Operation::new(header, request, Place::Within(lease.clone()));
-        lease.submit(operation, outlet)
-    }
-
     pub(crate) fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
         if let Some(error) = self.availability.refusal() {
             // The caller gets it as this function's result.
@@ -189,8 +165,7 @@ impl<H: Host> TokenPool<H> {
             match ticket {
                 Some(ticket) => drop(self.sessions.cancel(ticket)),
                 None => {
-                    self.sweep_explicit_logins();
-                    self.sweep_logouts(&Posting);
+                    self.sweep_awaiting_attempt(&Posting);
                     self.sweep_control(&Posting);
                 }
             }
@@ -249,7 +224,7 @@ impl<H: Host> TokenPool<H> {
             return size;
         }
         let stats = self.sessions.stats();
-        size.max(stats.running + stats.opening)
+        size.max(stats.running + stats.leased + stats.opening)
     }
 
     /// How many runners are missing.
@@ -288,10 +263,8 @@ impl<H: Host> TokenPool<H> {
         self.start_recovery_thread_if_refused();
         self.lose_patience();
         self.log_out_if_inactive();
-        self.sweep_explicit_logins();
-        self.sweep_logouts(outlet);
+        self.sweep_awaiting_attempt(outlet);
         self.sweep_control(outlet);
-        self.resume_logouts();
         self.look_for_hung(outlet);
         let (granted, closing) = self.sessions.tick(now());
         for grant in granted {
@@ -314,17 +287,6 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// Whether callers have sessions for themselves.
-    pub fn has_leases(&self) -> bool {
-        self.leased() > 0
-    }
-
-    /// Sessions that callers have for themselves.
-    pub(crate) fn leased(&self) -> usize {
-        let leases: Vec<_> = self.leases.lock().iter().filter_map(Weak::upgrade).collect();
-        leases.iter().filter(|lease| lease.is_active()).count()
-    }
-
     /// One snapshot.
     pub fn status(&self) -> Status {
         let active = self.in_flight.active();
@@ -338,22 +300,17 @@ impl<H: Host> TokenPool<H> {
         };
         let down = self.availability.refusal().or_else(|| self.availability.is_stopped().then_some(Error::Draining));
         let login = if self.options.login == LoginMode::None && login != "logged_in" { "none" } else { login };
-        let leased = self.leased();
-        let mut sessions = self.sessions.stats();
+        let sessions = self.sessions.stats();
         let stuck = self.in_flight.stuck();
         let hung = sessions.hung + stuck;
         let ailment = self.ailment(&sessions, stuck);
-        // The pool does not tell a lease's session from a running one.
-        let leased = leased.min(sessions.running);
-        sessions.running -= leased;
-        Status { sessions, leased, active, hung, runners, epoch, login, serialized, down, ailment }
+        Status { sessions, active, hung, runners, epoch, login, serialized, down, ailment }
     }
 }
 
 impl<H: Host> Listener for TokenPool<H> {
     fn gate_changed(&self) {
-        self.resume_explicit_logins();
-        self.resume_logouts();
+        self.resume_awaiting_attempt();
         self.resume_turns();
         self.open_gate();
         self.advance_drain();

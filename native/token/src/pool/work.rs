@@ -8,7 +8,6 @@ use crate::operation::answer::Outcome;
 use crate::operation::asker::Asker;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet};
-use crate::pool::control::HoldsBack;
 use crate::pool::in_flight::Kind;
 use crate::pool::keepalive::Keepalive;
 use crate::support::clock::nanos;
@@ -25,16 +24,16 @@ pub enum Work<H: Host> {
     Keepalive(Keepalive<H>),
 }
 
-/// A login or logout of everybody. Dropped without an end, it holds nobody back any more, and then tells who asked for it.
+/// A login or logout of everybody. Dropped without an end, it tells who asked for it.
 pub struct Control<H: Host> {
-    pub(crate) change: Change<H>,
+    pub(crate) change: Change,
     pub(crate) asked: Asked<H>,
 }
 
 /// What it makes of the login.
-pub(crate) enum Change<H: Host> {
+pub(crate) enum Change {
     Login(Credential),
-    Logout(Option<HoldsBack<H>>),
+    Logout,
 }
 
 /// What a login is made with.
@@ -56,19 +55,26 @@ pub(crate) struct Asked<H: Host> {
     pub(crate) failed: usize,
 }
 
+impl<H: Host> Work<H> {
+    /// Whether nothing else may run beside it.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        matches!(self, Self::Control(Control { change: Change::Logout, .. }))
+    }
+}
+
 impl<H: Host> Control<H> {
     pub(crate) fn login(credential: Credential, asked: Asked<H>) -> Self {
         Self { change: Change::Login(credential), asked }
     }
 
-    pub(crate) fn logout(holds_back: Option<HoldsBack<H>>, asked: Asked<H>) -> Self {
-        Self { change: Change::Logout(holds_back), asked }
+    pub(crate) fn logout(asked: Asked<H>) -> Self {
+        Self { change: Change::Logout, asked }
     }
 
     pub(crate) fn kind(&self) -> Kind {
         match self.change {
             Change::Login(_) => Kind::Login,
-            Change::Logout(_) => Kind::Logout,
+            Change::Logout => Kind::Logout,
         }
     }
 
@@ -100,7 +106,7 @@ impl<H: Host> Control<H> {
     pub(crate) fn fail(self, error: Error) {
         match self.change {
             Change::Login(Credential { attempt, .. }) => attempt.fail(error.clone(), false, nanos()),
-            Change::Logout(holds_back) => drop(holds_back),
+            Change::Logout => (),
         }
         self.asked.answer(Err(Failure::not_executed(error)));
     }

@@ -25,7 +25,6 @@ use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::{Grant, Handled};
 use crate::pool::in_flight::{InFlight, InUse, Purpose, Taken};
-use crate::pool::lease::Late;
 use crate::pool::login::passage::{Passage, Wait};
 use crate::pool::opening::{Refused, enter};
 use crate::pool::work::Work;
@@ -130,13 +129,14 @@ impl<H: Host> TokenPool<H> {
     /// One operation, from its grant to the next one.
     pub(crate) fn handle(&self, grant: Grant<H>, record: &InFlight<H>, outlet: &mut impl Outlet<H>) -> Handled<H> {
         let handled = self.handle_granted(grant, record, outlet);
-        self.resume_logouts();
         self.advance_drain();
         handled
     }
 
     fn handle_granted(&self, grant: Grant<H>, record: &InFlight<H>, outlet: &mut impl Outlet<H>) -> Handled<H> {
         let PoolGrant { source, waiter: Waiting { payload, ticket } } = grant;
+        // Whatever becomes of it.
+        let _turn = self.exclusive_turn(&payload, ticket);
         if !self.is_draining() {
             match self.availability.readiness() {
                 Readiness::Ready => (),
@@ -210,7 +210,7 @@ impl<H: Host> TokenPool<H> {
             self.login.forget_retained_pin();
         }
         match step {
-            Step::Keep(outcome) => self.done(held, operation, ticket, outcome),
+            Step::Keep(outcome) => self.done(held, operation, ticket, outcome, outlet),
             Step::Discard(outcome, reason) => {
                 self.discard(held, &operation.place, reason);
                 Handled::answer(operation, outcome, None)
@@ -248,15 +248,22 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
-    fn done(&self, held: Held<Session>, operation: Operation<H>, ticket: Ticket, outcome: Outcome) -> Handled<H> {
+    fn done(
+        &self,
+        held: Held<Session>,
+        operation: Operation<H>,
+        ticket: Ticket,
+        outcome: Outcome,
+        outlet: &mut impl Outlet<H>,
+    ) -> Handled<H> {
         self.login.touch();
         if outcome.is_ok() {
             self.record.serves();
         }
         let (next, outcome) = match (&operation.place, outcome) {
-            (Place::Takes(lease), Ok(answer)) => match lease.start(held, ticket) {
+            (Place::Takes(lease), Ok(answer)) => match self.start_lease(lease, held, ticket, outlet) {
                 Ok(()) => (None, Ok(answer)),
-                Err(Late(held)) => (self.free(held, &Place::Pool), Err(Failure::not_executed(Error::LeaseEnded))),
+                Err(held) => (self.free(held, &Place::Pool), Err(Failure::not_executed(Error::LeaseEnded))),
             },
             (place, outcome) => (self.free(held, place), outcome),
         };

@@ -6,9 +6,9 @@ use crate::error::Failure;
 use crate::operation::answer::Answer;
 use crate::operation::asker::Asker;
 use crate::operation::header::Header;
-use crate::operation::host::Host;
+use crate::operation::host::{Host, Outlet};
 use crate::pool::TokenPool;
-use crate::pool::login::state::ExplicitLogin;
+use crate::pool::login::state::{AwaitingAttempt, ExplicitLogin};
 use crate::pool::work::Asked;
 use crate::support::pin::Pin;
 use crate::token::login_gate::{Awaited, Explicit, Who};
@@ -42,27 +42,37 @@ impl<H: Host> TokenPool<H> {
             Explicit::Begin(attempt) => self.submit_login(attempt, pin, Asked::new(Some(asker), force)),
             Explicit::Refuse(error) => asker.answer(Err(Failure::not_executed(error))),
             Explicit::Wait => {
-                self.login.explicit.lock().push(ExplicitLogin { asker, pin, force });
-                if !token.gate.listen(Awaited::Attempt, self.listener()) {
-                    self.resume_explicit_logins();
-                }
+                self.await_attempt(AwaitingAttempt::Login(ExplicitLogin { asker, pin, force }));
             }
         }
     }
 
-    pub(crate) fn resume_explicit_logins(&self) {
-        let logins = std::mem::take(&mut *self.login.explicit.lock());
-        for login in logins {
-            self.begin_explicit_login(login);
+    /// It waits for what somebody else sees to at the gate.
+    pub(crate) fn await_attempt(&self, waiting: AwaitingAttempt<H>) {
+        self.login.awaiting_attempt.lock().push(waiting);
+        // It may have ended before anybody could know who waits for it.
+        if !self.availability.token().is_ok_and(|token| token.gate.listen(Awaited::Attempt, self.listener())) {
+            self.resume_awaiting_attempt();
         }
     }
 
-    /// Lets go of explicit logins that nobody waits for.
-    pub(crate) fn sweep_explicit_logins(&self) {
+    /// The attempt at the gate has ended.
+    pub(crate) fn resume_awaiting_attempt(&self) {
+        let waiting = std::mem::take(&mut *self.login.awaiting_attempt.lock());
+        for waiting in waiting {
+            match waiting {
+                AwaitingAttempt::Login(login) => self.begin_explicit_login(login),
+                AwaitingAttempt::Logout(logout) => self.submit_control(logout),
+            }
+        }
+    }
+
+    /// Lets go of those that nobody waits for.
+    pub(crate) fn sweep_awaiting_attempt(&self, outlet: &impl Outlet<H>) {
         let over: Vec<_> = {
-            let mut logins = self.login.explicit.lock();
-            let (over, waiting) = std::mem::take(&mut *logins).into_iter().partition(|login| login.asker.0.is_over());
-            *logins = waiting;
+            let mut all = self.login.awaiting_attempt.lock();
+            let (over, waiting) = std::mem::take(&mut *all).into_iter().partition(|waiting| waiting.is_off(outlet));
+            *all = waiting;
             over
         };
         drop(over);

@@ -170,9 +170,8 @@ impl<H: Host> TokenPool<H> {
     /// Nobody will bring a PIN any more: others begin anew, told so outside any lock, and whoever waits here is answered.
     pub(crate) fn abandon_logins(&self) {
         drop(self.login.take_requests());
-        drop(std::mem::take(&mut *self.login.explicit.lock()));
-        let logouts = std::mem::take(&mut *self.login.logouts.lock());
-        drop(logouts);
+        let waiting = std::mem::take(&mut *self.login.awaiting_attempt.lock());
+        drop(waiting);
         self.refuse_parked(&Error::Draining);
         self.login.forget_retained_pin();
     }

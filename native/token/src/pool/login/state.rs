@@ -2,14 +2,14 @@
 //!
 //! Whether anybody is logged in is the gate's to know (`token/login_gate`), which all pools of the token pass.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use session_pool::Millis;
 
 use crate::error::Error;
 use crate::operation::asker::Asker;
-use crate::operation::host::Host;
+use crate::operation::host::{Host, Outlet};
 use crate::options::{LoginMode, PoolOptions};
 use crate::pool::grant::Parked;
 use crate::pool::work::Control;
@@ -37,11 +37,8 @@ pub(crate) struct Login<H: Host> {
     pub(crate) awaiting_pin: Mutex<Vec<Parked<H>>>,
     /// Those that have it, and wait for their turn.
     pub(crate) awaiting_turn: Mutex<Vec<Parked<H>>>,
-    /// Explicit logins that wait for an attempt to end.
-    pub(crate) explicit: Mutex<Vec<ExplicitLogin<H>>>,
-    /// Logouts that wait for operations to end.
-    pub(crate) logouts: Mutex<Vec<Control<H>>>,
-    pub(crate) has_logouts: AtomicBool,
+    /// What waits for the login or logout at the gate that somebody else sees to.
+    pub(crate) awaiting_attempt: Mutex<Vec<AwaitingAttempt<H>>>,
     /// When an operation last ended.
     used_at: AtomicU64,
 }
@@ -83,6 +80,22 @@ pub(crate) enum PinRequest {
     Key { number: u64 },
 }
 
+/// What waits for an attempt at the gate to end.
+pub(crate) enum AwaitingAttempt<H: Host> {
+    Login(ExplicitLogin<H>),
+    Logout(Control<H>),
+}
+
+impl<H: Host> AwaitingAttempt<H> {
+    /// Whether nobody waits for it.
+    pub(crate) fn is_off(&self, outlet: &impl Outlet<H>) -> bool {
+        match self {
+            Self::Login(login) => !login.asker.0.is_wanted(outlet),
+            Self::Logout(logout) => logout.is_off(outlet),
+        }
+    }
+}
+
 /// A login that somebody asks for.
 pub(crate) struct ExplicitLogin<H: Host> {
     pub(crate) asker: Asker<H>,
@@ -112,9 +125,7 @@ impl<H: Host> Login<H> {
             requests: Mutex::default(),
             awaiting_pin: Mutex::default(),
             awaiting_turn: Mutex::default(),
-            explicit: Mutex::default(),
-            logouts: Mutex::default(),
-            has_logouts: AtomicBool::new(false),
+            awaiting_attempt: Mutex::default(),
             used_at: AtomicU64::new(0),
         }
     }
