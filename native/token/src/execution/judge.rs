@@ -5,7 +5,6 @@ use cryptoki_sys::CKR_OBJECT_HANDLE_INVALID;
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
 use crate::execution::executed::judge_executed;
-use crate::execution::resolver::Resolver;
 use crate::execution::step::{Fault, Recover, Step, Then};
 use crate::operation::host::Host;
 use crate::operation::key_ref::KeyRef;
@@ -13,19 +12,8 @@ use crate::operation::request::Request;
 use crate::operation::{Operation, Place};
 use crate::options::LoginMode;
 use crate::p11::{CallError, Class, Phase};
-use crate::support::clock::now;
-use crate::token::diagnosis::{Diagnosis, Reply, Trouble, ask_device, diagnose, is_suspicious, is_trouble};
+use crate::token::diagnosis::{Diagnosis, FailedCall, Suspected, Trouble, diagnose, is_suspicious, suspect_device};
 use crate::token::session::next_number;
-use crate::token::suspicion::{Failed, Verdict};
-
-/// What a failure makes one suspect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Suspected {
-    Nothing,
-    /// Perhaps the device: on another session that is to be seen.
-    Session,
-    Device,
-}
 
 /// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
 fn answer_refusal(call: &CallError, class: Class, failure: Failure) -> Step {
@@ -45,11 +33,15 @@ impl Attempt<'_> {
         let call = match error {
             Error::Call(call) => call,
             // It may be the device, which fails whatever the ciphertext or signature.
-            Error::DecryptionFailed { call } | Error::SignatureInvalid { call }
-                if self.suspect_device(&call) == Suspected::Device =>
-            {
-                let failure = Failure { error: call.into(), executed: Executed::Unknown };
-                return Some(self.recover_device(call, failure, false));
+            Error::DecryptionFailed { call } | Error::SignatureInvalid { call } => {
+                let class = self.class(&call);
+                return Some(match suspect_device(&self.options.policy, self.resolver.token, class, &self.failed_call()) {
+                    Suspected::Device(trouble) => {
+                        let failure = Failure { error: call.into(), executed: Executed::Unknown };
+                        Step::Recover(Recover { trouble, call, class, failure, retry: false })
+                    }
+                    Suspected::Session | Suspected::Nothing => Step::Keep(Err(Failure { error, executed: known })),
+                });
             }
             // A search finds nothing after a lost login, too.
             Error::KeyNotFound | Error::ObjectStale => match self.may_have_missed() {
@@ -118,20 +110,19 @@ impl Attempt<'_> {
         may_retry: bool,
         operation: &mut Operation<H>,
     ) -> Step {
-        let Diagnosis { trouble, is_good } =
-            diagnose(&self.options.policy, self.session, self.used, class, self.resolver.epoch, self.fresh);
+        let Diagnosis { trouble, is_session_good } =
+            diagnose(&self.options.policy, self.resolver.token, class, &self.failed_call());
         let executed = failure.executed;
         if let Some(trouble) = trouble {
-            // What was open before is gone, but that is no reason to say that the token was.
-            let retry = may_retry && trouble != Trouble::Renewed;
+            let retry = match trouble {
+                // What was open before is gone, but that is no reason to say that the token was.
+                Trouble::Renewed => false,
+                Trouble::Lasting { .. } => may_retry && class == Class::DeviceTrouble,
+                Trouble::Silence | Trouble::DeadFromTheStart { .. } | Trouble::Module { .. } => may_retry,
+            };
             return Step::Recover(Recover { trouble, call, class, failure, retry });
         }
-        let suspected = self.suspect_device(&call);
-        if suspected == Suspected::Device {
-            return self.recover_device(call, failure, may_retry && class == Class::DeviceTrouble);
-        }
-        let is_good = is_good && suspected == Suspected::Nothing;
-        if is_good && call.phase == Phase::Final {
+        if is_session_good && call.phase == Phase::Final {
             // In the midst of an operation, nobody knows what it has left behind.
             self.session.set_unclear();
         }
@@ -142,38 +133,18 @@ impl Attempt<'_> {
             }
             Class::DeviceTrouble if may_retry => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::Pause((!is_good || call.active).then_some(class.name()))
+                Step::Pause((!is_session_good || call.active).then_some(class.name()))
             }
-            Class::DeviceTrouble | Class::Ambiguous if is_good && call.active => Step::Discard(Err(failure), "active"),
-            Class::DeviceTrouble | Class::Ambiguous if is_good => Step::Keep(Err(failure)),
+            Class::DeviceTrouble | Class::Ambiguous if is_session_good && call.active => Step::Discard(Err(failure), "active"),
+            Class::DeviceTrouble | Class::Ambiguous if is_session_good => Step::Keep(Err(failure)),
             _ => Step::Discard(Err(failure), class.name()),
         }
     }
 
-    /// What a failure says of the device, in the light of those before it.
-    fn suspect_device(&self, call: &CallError) -> Suspected {
-        let Resolver { token, session, .. } = self.resolver;
-        let Some(limits) = self.options.policy.trouble.filter(|_| is_trouble(self.class(call))) else {
-            return Suspected::Nothing;
-        };
-        if token.suspicion.failed(Failed::Operation, self.resolver.now, limits) != Verdict::Ask {
-            return Suspected::Nothing;
-        }
-        let Reply::Fails { on } = ask_device(&self.options.policy, token, Some((self.session.index(), session))) else {
-            token.suspicion.succeeded();
-            return Suspected::Nothing;
-        };
-        match token.suspicion.confirmed(on, now(), limits) {
-            Verdict::Act => Suspected::Device,
-            Verdict::Ask => Suspected::Session,
-            Verdict::Bear => Suspected::Nothing,
-        }
-    }
-
-    /// The device is in trouble that lasts.
-    fn recover_device(&self, call: CallError, failure: Failure, retry: bool) -> Step {
-        let trouble = Trouble::Lasting { restarts: self.resolver.token.module.restarts() };
-        Step::Recover(Recover { trouble, call, class: self.class(&call), failure, retry })
+    /// What has failed, as far as its diagnosis asks.
+    fn failed_call(&self) -> FailedCall<'_> {
+        let epoch = self.resolver.epoch;
+        FailedCall::Operation { session: self.session, used: self.used, epoch, is_first: self.fresh }
     }
 
     /// The token says that nobody is logged in: log in and try again, where this pool can.

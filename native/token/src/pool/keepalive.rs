@@ -22,7 +22,7 @@ use crate::pool::in_flight::{InUse, Taken};
 use crate::pool::opening::enter;
 use crate::pool::work::Work;
 use crate::support::clock::now;
-use crate::token::diagnosis::{Diagnosis, PROBE_BYTES, Trouble, diagnose, is_suspicious, own_trouble};
+use crate::token::diagnosis::{Diagnosis, FailedCall, PROBE_BYTES, Trouble, diagnose, is_suspicious};
 use crate::token::session::Session;
 
 /// That a session is to be kept alive. The pool keeps no other one alive as long as this lives.
@@ -117,11 +117,11 @@ impl<H: Host> TokenPool<H> {
         let token = session.token();
         let (class, epoch) = (self.options.class(&call), token.gate.epoch());
         if is_suspicious(class) {
-            let Diagnosis { trouble, is_good } = diagnose(&self.options.policy, session, used, class, epoch, false);
-            // No caller's input is to blame for it.
-            return match trouble.or_else(|| own_trouble(&self.options.policy, token, class)) {
+            let failed = FailedCall::Keepalive { used, epoch };
+            let Diagnosis { trouble, is_session_good } = diagnose(&self.options.policy, token, class, &failed);
+            return match trouble {
                 Some(trouble) => Kept::Trouble(trouble, call),
-                None if is_good && matches!(class, Class::DeviceTrouble | Class::Ambiguous) => Kept::Good,
+                None if is_session_good && matches!(class, Class::DeviceTrouble | Class::Ambiguous) => Kept::Good,
                 None => Kept::Broken(class.name()),
             };
         }

@@ -16,7 +16,7 @@ use crate::pool::recovery::as_seen_by;
 use crate::pool::work::Work;
 use crate::support::clock::{nanos, now};
 use crate::token::Token;
-use crate::token::diagnosis::{Finding, Trouble, examine, is_suspicious, own_trouble};
+use crate::token::diagnosis::{FailedCall, Trouble, diagnose};
 use crate::token::session::Session;
 
 /// No session could be opened.
@@ -63,7 +63,7 @@ impl<H: Host> TokenPool<H> {
             other => answer(other),
         })?;
         let generation = token.generation();
-        let (call, class, finding, seen, lasting) = {
+        let (call, class, trouble) = {
             let _inside = enter(&token, record, is_wanted).map_err(|error| match error {
                 Error::Reinitializing => (error, Remains::Return),
                 other => answer(other),
@@ -73,36 +73,17 @@ impl<H: Host> TokenPool<H> {
                 Err(call) => call,
             };
             let class = self.options.class(&call);
-            if !is_suspicious(class) {
-                return Err(answer(call.into()));
-            }
-            let finding = examine(&self.options.policy, &token, None, class);
-            let lasting = matches!(finding, Finding::TokenAnswers | Finding::SessionAnswers)
-                .then(|| own_trouble(&self.options.policy, &token, class))
-                .flatten();
-            (call, class, finding, token.module.incarnation(), lasting)
+            (call, class, diagnose(&self.options.policy, &token, class, &FailedCall::Opening).trouble)
         };
-        if let Some(trouble) = lasting {
-            self.respond_to(trouble, &token, generation, call);
-            return Err((call.into(), Remains::Retry(class, call)));
-        }
-        match finding {
-            Finding::ModuleDown => {
-                self.respond_to(Trouble::Module { seen }, &token, generation, call);
-                Err((call.into(), Remains::Retry(class, call)))
-            }
-            Finding::Silence => {
-                self.respond_to(Trouble::Silence, &token, generation, call);
-                match self.availability.readiness() {
-                    Readiness::Refused(error) => Err(answer(as_seen_by(call, error))),
-                    // That was the token of before.
-                    Readiness::Ready | Readiness::Held => Err((call.into(), Remains::Retry(class, call))),
-                }
-            }
-            Finding::TokenAnswers | Finding::SessionAnswers if class == Class::DeviceTrouble => {
-                Err((call.into(), Remains::Pause(class, call)))
-            }
-            Finding::TokenAnswers | Finding::SessionAnswers => Err(answer(call.into())),
+        let Some(trouble) = trouble else {
+            let remains = if class == Class::DeviceTrouble { Remains::Pause(class, call) } else { Remains::Answer };
+            return Err((call.into(), remains));
+        };
+        self.respond_to(trouble, &token, generation, call);
+        match self.availability.readiness() {
+            Readiness::Refused(error) if trouble == Trouble::Silence => Err(answer(as_seen_by(call, error))),
+            // It may have been the token of before.
+            _ => Err((call.into(), Remains::Retry(class, call))),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::p11::session::logout;
 use crate::pool::TokenPool;
 use crate::pool::availability::{Binding, Found, Had, NextLook, Remedy};
 use crate::support::backoff::Backoff;
-use crate::token::diagnosis::{Reply, ask_device};
+use crate::token::diagnosis::{DeviceReply, ask_device};
 use crate::token::return_watch::{self, ReturnWatch};
 use crate::token::{Claim, Token, Watcher};
 
@@ -136,7 +136,7 @@ impl<H: Host> TokenPool<H> {
         if logs_out {
             log_out(token);
             let _inside = module.enter_unless_stuck()?;
-            if ask_device(&self.options.policy, token, None) == Reply::Answers {
+            if ask_device(&self.options.policy, token, None) == DeviceReply::Answers {
                 return Ok(());
             }
         }

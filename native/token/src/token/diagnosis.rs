@@ -1,4 +1,5 @@
-//! What a failure comes from: asked of the module by what no caller's input decides.
+//! What a failed call comes from: the operation, the session, the device, the token or the module. That is asked of the module by what no
+//! caller's input decides.
 
 use cryptoki_sys::{CK_SESSION_HANDLE, CKA_CLASS, CKA_LABEL, CKO_DATA};
 
@@ -17,7 +18,7 @@ use crate::token::suspicion::{Failed, Verdict};
 /// the library knows by itself.
 pub(crate) const PROBE_BYTES: usize = 8;
 
-/// What is wrong with more than one session or one operation: the pool has to see to its token or module.
+/// What is wrong with more than one session: the pool has to see to its token or module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// The token does not answer.
@@ -41,9 +42,40 @@ pub(crate) enum Trouble {
     },
 }
 
-/// What a probe has found.
+/// What a call was made for that has failed on a token, or was to begin on it.
+pub(crate) enum FailedCall<'a> {
+    /// A caller's operation, whose input may be to blame. `epoch`: that in which the session was found logged in; `is_first`: nothing has run on the
+    /// session before.
+    Operation { session: &'a Session, used: &'a HandleUse<'a>, epoch: u64, is_first: bool },
+    /// A call that keeps an idle session alive, in this epoch.
+    Keepalive { used: &'a HandleUse<'a>, epoch: u64 },
+    /// A login.
+    Login { session: &'a Session, used: &'a HandleUse<'a> },
+    /// The opening of a session.
+    Opening,
+}
+
+/// What a failed call comes from.
+pub(crate) struct Diagnosis {
+    /// More than the session is in it.
+    pub(crate) trouble: Option<Trouble>,
+    /// The session answers, and nothing speaks against it.
+    pub(crate) is_session_good: bool,
+}
+
+/// What is known against a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum Suspected {
+    Nothing,
+    /// Perhaps the device: on another session that is to be seen.
+    Session,
+    /// The device.
+    Device(Trouble),
+}
+
+/// What is found by asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
     /// The session is good: it was the operation.
     SessionAnswers,
     /// The session is not, or there was none; the token is there.
@@ -54,7 +86,49 @@ pub(crate) enum Finding {
     ModuleDown,
 }
 
-/// Whether a failure of this class makes one ask.
+/// What a device says when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceReply {
+    Answers,
+    /// `on`: on this session, since no other was to be had.
+    Fails {
+        on: Option<u64>,
+    },
+}
+
+impl FailedCall<'_> {
+    fn used(&self) -> Option<&HandleUse<'_>> {
+        match self {
+            Self::Operation { used, .. } | Self::Keepalive { used, .. } | Self::Login { used, .. } => Some(used),
+            Self::Opening => None,
+        }
+    }
+
+    /// The epoch whose handles may have died with the session.
+    fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Operation { epoch, .. } | Self::Keepalive { epoch, .. } => Some(*epoch),
+            Self::Login { .. } | Self::Opening => None,
+        }
+    }
+
+    /// Whether nothing has run on its session before.
+    fn is_first(&self) -> bool {
+        match self {
+            Self::Operation { is_first, .. } => *is_first,
+            Self::Login { session, .. } => session.is_new(),
+            Self::Keepalive { .. } | Self::Opening => false,
+        }
+    }
+
+    /// Whether it is asked what a dead session comes from. That a session dies is nothing to ask about, unless it never lived, or everybody waits
+    /// for a login on it.
+    fn asks_about_death(&self) -> bool {
+        matches!(self, Self::Operation { is_first: true, .. } | Self::Login { .. } | Self::Opening)
+    }
+}
+
+/// Whether a failure of this class makes one ask what it comes from.
 pub(crate) fn is_suspicious(class: Class) -> bool {
     matches!(
         class,
@@ -62,46 +136,79 @@ pub(crate) fn is_suspicious(class: Class) -> bool {
     )
 }
 
-/// What a failure of a call on a session comes from.
-pub(crate) struct Diagnosis {
-    /// More than the session is in it.
-    pub(crate) trouble: Option<Trouble>,
-    /// The session answers.
-    pub(crate) is_good: bool,
-}
-
-/// What a suspicious failure on this session says of it, its token and its module. `fresh`: nothing has run on it before; `epoch`: that in which it
-/// failed. Called inside of the module.
-pub(crate) fn diagnose(
-    policy: &Policy,
-    session: &Session,
-    used: &HandleUse<'_>,
-    class: Class,
-    epoch: u64,
-    fresh: bool,
-) -> Diagnosis {
-    let token = session.token();
+/// What a call of this class comes from. Called inside of the module.
+pub(crate) fn diagnose(policy: &Policy, token: &Token, class: Class, call: &FailedCall<'_>) -> Diagnosis {
+    if !is_suspicious(class) {
+        return Diagnosis { trouble: None, is_session_good: true };
+    }
     let seen = token.module.incarnation();
-    if class == Class::DeadSession {
+    let is_dead = class == Class::DeadSession;
+    if is_dead && let Some(epoch) = call.epoch() {
         token.doubt(epoch);
     }
-    let finding = match class {
-        // That a session dies is nothing to ask about, unless it never lived.
-        Class::DeadSession if !fresh => Finding::TokenAnswers,
-        _ => examine(policy, token, Some(used.handle()), class),
+    let finding = if is_dead && !call.asks_about_death() {
+        Finding::TokenAnswers
+    } else {
+        examine(policy, token, call.used().map(HandleUse::handle), class)
     };
     let trouble = match (finding, class) {
         (Finding::ModuleDown, _) => Some(Trouble::Module { seen }),
         (Finding::Silence, _) => Some(Trouble::Silence),
-        (Finding::TokenAnswers, Class::TokenGone) => Some(Trouble::Renewed),
-        (Finding::TokenAnswers, Class::DeadSession) if fresh => Some(Trouble::DeadFromTheStart { seen }),
+        // A login or an opening alone does not show that what was open is gone.
+        (Finding::TokenAnswers, Class::TokenGone) if call.epoch().is_some() => Some(Trouble::Renewed),
+        (Finding::TokenAnswers, Class::DeadSession) if call.is_first() => Some(Trouble::DeadFromTheStart { seen }),
         _ => None,
     };
-    Diagnosis { trouble, is_good: finding == Finding::SessionAnswers }
+    let suspected = if trouble.is_none() { suspect_device(policy, token, class, call) } else { Suspected::Nothing };
+    let trouble = match suspected {
+        Suspected::Device(lasting) => Some(lasting),
+        Suspected::Nothing | Suspected::Session => trouble,
+    };
+    Diagnosis { trouble, is_session_good: finding == Finding::SessionAnswers && suspected == Suspected::Nothing }
 }
 
-/// Asks. Called inside of the module.
-pub(crate) fn examine(policy: &Policy, token: &Token, session: Option<CK_SESSION_HANDLE>, class: Class) -> Finding {
+/// What a failure of this class says of the device, in the light of those before it. Called inside of the module.
+pub(crate) fn suspect_device(policy: &Policy, token: &Token, class: Class, call: &FailedCall<'_>) -> Suspected {
+    let Some(limits) = policy.trouble.filter(|_| is_trouble(class)) else { return Suspected::Nothing };
+    let (what, session) = match call {
+        FailedCall::Operation { session, used, .. } => (Failed::Operation, Some((session.index(), used.handle()))),
+        FailedCall::Keepalive { .. } | FailedCall::Login { .. } | FailedCall::Opening => (Failed::Own, None),
+    };
+    let verdict = match token.suspicion.failed(what, now(), limits) {
+        Verdict::Ask => match ask_device(policy, token, session) {
+            DeviceReply::Answers => {
+                // One that answers, but does not log in or open sessions, is none the better for it.
+                if what == Failed::Operation {
+                    token.suspicion.succeeded();
+                }
+                return Suspected::Nothing;
+            }
+            DeviceReply::Fails { on } => match token.suspicion.confirmed(on, now(), limits) {
+                Verdict::Ask => return Suspected::Session,
+                verdict => verdict,
+            },
+        },
+        verdict => verdict,
+    };
+    match verdict {
+        Verdict::Act => Suspected::Device(Trouble::Lasting { restarts: token.module.restarts() }),
+        Verdict::Ask | Verdict::Bear => Suspected::Nothing,
+    }
+}
+
+/// Whether a call has failed as it would on a device in trouble, though the token seems to be there.
+fn is_trouble(class: Class) -> bool {
+    matches!(class, Class::DeviceTrouble | Class::Ambiguous)
+}
+
+/// The trouble of a session which is dead though the token answers, if nothing has ever run on it. `seen`: the module's incarnation when it was
+/// found.
+pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
+    session.is_new().then_some(Trouble::DeadFromTheStart { seen })
+}
+
+/// Asks the session, if there is one, and the token's slot. Called inside of the module.
+fn examine(policy: &Policy, token: &Token, session: Option<CK_SESSION_HANDLE>, class: Class) -> Finding {
     let is_module = |error: &CallError| policy.class(error) == Class::Module;
     if class == Class::Module {
         return Finding::ModuleDown;
@@ -121,24 +228,9 @@ pub(crate) fn examine(policy: &Policy, token: &Token, session: Option<CK_SESSION
     }
 }
 
-/// What a device says when it is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reply {
-    Answers,
-    /// `on`: on this session, since no other was to be had.
-    Fails {
-        on: Option<u64>,
-    },
-}
-
-/// Whether a call has failed as it would on a device in trouble, though the token seems to be there.
-pub(crate) fn is_trouble(class: Class) -> bool {
-    matches!(class, Class::DeviceTrouble | Class::Ambiguous)
-}
-
 /// Asks the device itself, by what no caller's input decides, and no library answers by itself if it can help it: some random bytes, or, of a token
 /// that has none, a search. On a new session; if there is no room for one, on this. Called inside of the module.
-pub(crate) fn ask_device(policy: &Policy, token: &Token, session: Option<(u64, CK_SESSION_HANDLE)>) -> Reply {
+pub(crate) fn ask_device(policy: &Policy, token: &Token, session: Option<(u64, CK_SESSION_HANDLE)>) -> DeviceReply {
     let functions = token.module.functions();
     let fails = |error: &CallError| is_suspicious(policy.class(error));
     let answers = |session| match generate_random(functions, session, PROBE_BYTES, PROBE_BYTES) {
@@ -148,34 +240,12 @@ pub(crate) fn ask_device(policy: &Policy, token: &Token, session: Option<(u64, C
         Err(_) => !find_objects(functions, session, &nothing(), Some(1)).is_err_and(|error| fails(&error)),
     };
     match (token.with_temporary_session(true, answers), session) {
-        (Ok(true), _) => Reply::Answers,
-        (Ok(false), _) => Reply::Fails { on: None },
-        (Err(error), _) if fails(&error) => Reply::Fails { on: None },
-        (Err(_), Some((number, session))) if !answers(session) => Reply::Fails { on: Some(number) },
-        (Err(_), _) => Reply::Answers,
+        (Ok(true), _) => DeviceReply::Answers,
+        (Ok(false), _) => DeviceReply::Fails { on: None },
+        (Err(error), _) if fails(&error) => DeviceReply::Fails { on: None },
+        (Err(_), Some((number, session))) if !answers(session) => DeviceReply::Fails { on: Some(number) },
+        (Err(_), _) => DeviceReply::Answers,
     }
-}
-
-/// The trouble of a session which is dead though the token answers, if nothing has ever run on it. `seen`: the module's incarnation when it was
-/// found.
-pub(crate) fn from_the_start(session: &Session, seen: u64) -> Option<Trouble> {
-    session.is_new().then_some(Trouble::DeadFromTheStart { seen })
-}
-
-/// The trouble of a device that fails a login, or the opening of a session, where no caller's input can be to blame. Called inside of the module.
-pub(crate) fn own_trouble(policy: &Policy, token: &Token, class: Class) -> Option<Trouble> {
-    let limits = policy.trouble.filter(|_| is_trouble(class))?;
-    let verdict = match token.suspicion.failed(Failed::Own, now(), limits) {
-        Verdict::Ask => match ask_device(policy, token, None) {
-            Reply::Answers => {
-                // It answers, but does not log in.
-                return None;
-            }
-            Reply::Fails { on } => token.suspicion.confirmed(on, now(), limits),
-        },
-        verdict => verdict,
-    };
-    (verdict == Verdict::Act).then(|| Trouble::Lasting { restarts: token.module.restarts() })
 }
 
 /// What no token has.

@@ -17,7 +17,7 @@ use crate::pool::login::state::ExplicitLogin;
 use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
-use crate::token::diagnosis::{Finding, Trouble, examine, from_the_start, is_suspicious, own_trouble};
+use crate::token::diagnosis::{FailedCall, Trouble, diagnose};
 use crate::token::login_gate::Attempt;
 use crate::token::login_gate::pin_flags::ask_pin_flags;
 use crate::token::session::Session;
@@ -126,15 +126,7 @@ fn login<H: Host>(
             Class::Capacity => Class::TokenGone,
             class => class,
         };
-        let seen = token.module.incarnation();
-        let finding =
-            if is_suspicious(class) { examine(&options.policy, token, Some(handle), class) } else { Finding::SessionAnswers };
-        let trouble = match finding {
-            Finding::ModuleDown => Some(Trouble::Module { seen }),
-            Finding::Silence => Some(Trouble::Silence),
-            Finding::TokenAnswers if class == Class::DeadSession => from_the_start(session, seen),
-            Finding::SessionAnswers | Finding::TokenAnswers => own_trouble(&options.policy, token, class),
-        };
+        let trouble = diagnose(&options.policy, token, class, &FailedCall::Login { session, used: &used }).trouble;
         if trouble.is_some() || class == Class::DeadSession {
             return Ended::Trouble { attempt, call, trouble };
         }
