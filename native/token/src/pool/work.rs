@@ -11,8 +11,7 @@ use crate::operation::host::{Host, Outlet};
 use crate::pool::in_flight::Kind;
 use crate::pool::keepalive::Keepalive;
 use crate::support::clock::nanos;
-use crate::support::pin::Pin;
-use crate::token::login_gate::Attempt;
+use crate::token::login_gate::{Attempt, MarkedPin};
 
 /// What the pool queues.
 pub enum Work<H: Host> {
@@ -40,7 +39,7 @@ pub(crate) enum Change {
 pub(crate) struct Credential {
     pub(crate) attempt: Attempt,
     /// `None` for a protected authentication path.
-    pub(crate) pin: Option<Pin>,
+    pub(crate) pin: Option<MarkedPin>,
 }
 
 /// How it was asked for.

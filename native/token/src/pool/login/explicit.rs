@@ -11,7 +11,7 @@ use crate::pool::TokenPool;
 use crate::pool::login::state::{AwaitingAttempt, ExplicitLogin};
 use crate::pool::work::Asked;
 use crate::support::pin::Pin;
-use crate::token::login_gate::{Awaited, Explicit, Who};
+use crate::token::login_gate::{Awaited, Explicit, MarkedPin, Who};
 
 impl<H: Host> TokenPool<H> {
     /// Somebody logs in with this PIN, and knows what it does. The answer comes by the header.
@@ -29,11 +29,12 @@ impl<H: Host> TokenPool<H> {
         if asker.0.is_over() || self.is_draining() {
             return;
         }
-        let mark = pin.as_ref().map(|pin| token.gate.mark(pin));
+        let pin = pin.map(|pin| token.gate.mark_pin(pin));
+        let mark = pin.as_ref().map(MarkedPin::mark);
         let who = Who { mark, protected: pin.is_none(), ..self.login.who() };
         match token.gate.begin_explicit(who) {
             Explicit::Already(word) => {
-                self.login.note_right_pin(mark, pin.as_ref());
+                self.login.note_right_pin(mark, pin.as_ref().map(MarkedPin::pin));
                 self.admit(word);
                 self.keep_login();
                 self.open_gate();
@@ -42,7 +43,7 @@ impl<H: Host> TokenPool<H> {
             Explicit::Begin(attempt) => self.submit_login(attempt, pin, Asked::new(Some(asker), force)),
             Explicit::Refuse(error) => asker.answer(Err(Failure::not_executed(error))),
             Explicit::Wait => {
-                self.await_attempt(AwaitingAttempt::Login(ExplicitLogin { asker, pin, force }));
+                self.await_attempt(AwaitingAttempt::Login(ExplicitLogin { asker, pin: pin.map(MarkedPin::into_pin), force }));
             }
         }
     }

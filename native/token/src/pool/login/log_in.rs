@@ -16,10 +16,9 @@ use crate::pool::in_flight::InUse;
 use crate::pool::login::state::ExplicitLogin;
 use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
-use crate::support::pin::Pin;
 use crate::token::diagnosis::{FailedCall, Trouble, diagnose};
-use crate::token::login_gate::Attempt;
 use crate::token::login_gate::pin_flags::ask_pin_flags;
+use crate::token::login_gate::{Attempt, MarkedPin};
 use crate::token::session::Session;
 
 /// How a login ended.
@@ -43,7 +42,6 @@ impl<H: Host> TokenPool<H> {
         asked: Asked<H>,
         started: u64,
     ) -> Option<Grant<H>> {
-        let user = self.options.user;
         let session = in_use.session();
         let token = session.token();
         if !attempt.is_at(&token.gate) {
@@ -51,15 +49,22 @@ impl<H: Host> TokenPool<H> {
             drop(attempt);
             let next = self.free(self.returned(in_use.finish()), &Place::Pool);
             if let Some(asker) = asked.by {
-                self.begin_explicit_login(ExplicitLogin { asker, pin, force: asked.force });
+                self.begin_explicit_login(ExplicitLogin { asker, pin: pin.map(MarkedPin::into_pin), force: asked.force });
             }
             return next;
         }
-        let mark = pin.as_ref().map(|pin| token.gate.mark(pin));
+        let mark = pin.as_ref().map(MarkedPin::mark);
         // Whoever waits for the login is to find that it is the pool's.
         let before = self.login.swap_mark(mark);
         let run = AssertUnwindSafe(|| match token.module.enter_while(|| !self.is_draining()) {
-            Ok(_inside) => login(&self.options, session, user, attempt, pin.as_ref(), &asked),
+            Ok(_inside) => match &pin {
+                // It may have been refused since it was asked for, as by a login for one use of a key.
+                Some(pin) if asked.by.is_none() => match self.refuse_known_bad_pin(attempt, pin) {
+                    Ok(attempt) => login(&self.options, session, attempt, Some(pin), asked.force),
+                    Err(error) => Ended::Refused { error, reusable: true },
+                },
+                pin => login(&self.options, session, attempt, pin.as_ref(), asked.force),
+            },
             Err(Error::Reinitializing) => Ended::Return(attempt),
             Err(_) => Ended::Refused { error: Error::Halting, reusable: true },
         });
@@ -68,7 +73,7 @@ impl<H: Host> TokenPool<H> {
         let held = self.returned(in_use.finish());
         let (name, outcome, reusable) = match result {
             Ended::In(word) => {
-                self.login.note_right_pin(mark, pin.as_ref());
+                self.login.note_right_pin(mark, pin.as_ref().map(MarkedPin::pin));
                 self.admit(word);
                 self.keep_login();
                 ("ok", Ok(Answer::Done), true)
@@ -103,15 +108,8 @@ impl<H: Host> TokenPool<H> {
 }
 
 /// Logs in and tells the gate. Called inside of the module.
-fn login<H: Host>(
-    options: &PoolOptions,
-    session: &Session,
-    user: CK_USER_TYPE,
-    attempt: Attempt,
-    pin: Option<&Pin>,
-    asked: &Asked<H>,
-) -> Ended {
-    let token = session.token();
+fn login(options: &PoolOptions, session: &Session, attempt: Attempt, pin: Option<&MarkedPin>, force: bool) -> Ended {
+    let (token, user) = (session.token(), options.user);
     let Some(used) = session.begin() else {
         return Ended::Trouble { attempt, call: CallError::session_lost("C_Login"), trouble: None };
     };
@@ -132,18 +130,8 @@ fn login<H: Host>(
         }
         failed(attempt, call.into(), class == Class::Caller)
     };
-    let pin = pin.map(|pin| pin.as_slice());
-    let mark = pin.map(|pin| token.gate.mark(pin));
-    if let Some(pin) = pin
-        && asked.by.is_none()
-        && attempt.is_known_bad(pin)
-    {
-        // Since it was asked for, as by a login for one use of a key.
-        attempt.stay_poisoned(pin, now());
-        let error = token.gate.poison(user).unwrap_or(Error::Interrupted { cause: "its PIN was refused before" });
-        return Ended::Refused { error, reusable: true };
-    }
-    let refusal = if asked.force { Ok(()) } else { ask_pin_flags(functions, token.slot(), user) };
+    let mark = pin.map(MarkedPin::mark);
+    let refusal = if force { Ok(()) } else { ask_pin_flags(functions, token.slot(), user) };
     match refusal {
         Ok(()) => (),
         Err(Error::Call(call)) => return broken(attempt, call),
@@ -153,7 +141,7 @@ fn login<H: Host>(
             return Ended::Refused { error, reusable: true };
         }
     }
-    let Err(call) = p11::session::login(functions, handle, user, pin) else {
+    let Err(call) = p11::session::login(functions, handle, user, pin.map(|pin| pin.pin().as_slice())) else {
         token.suspicion.logged_in();
         return Ended::In(attempt.succeed(mark, true, session.generation()));
     };

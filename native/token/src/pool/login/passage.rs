@@ -14,7 +14,7 @@ use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
 use crate::token::Token;
-use crate::token::login_gate::{Attempt, Awaited, Verdict, Who};
+use crate::token::login_gate::{Attempt, Awaited, MarkedPin, Verdict, Who};
 
 /// What an operation finds at the gate.
 pub(crate) enum Passage {
@@ -99,15 +99,23 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn log_in_with(&self, attempt: Attempt, pin: Pin) {
-        if attempt.is_known_bad(&pin) {
-            self.login.forget_retained_pin();
-            attempt.stay_poisoned(&pin, now());
-        } else {
+        let pin = attempt.mark_pin(pin);
+        // Why not, whoever waits hears from the gate.
+        if let Ok(attempt) = self.refuse_known_bad_pin(attempt, &pin) {
             self.submit_login(attempt, Some(pin), Asked::new(None, false));
         }
     }
 
-    pub(crate) fn submit_login(&self, attempt: Attempt, pin: Option<Pin>, asked: Asked<H>) {
+    /// Lets an attempt go on with this PIN, unless the token has refused it before: then the attempt ends as it did then, and the token is not
+    /// asked.
+    pub(crate) fn refuse_known_bad_pin(&self, attempt: Attempt, pin: &MarkedPin) -> Result<Attempt, Error> {
+        let Some(refusal) = attempt.known_refusal(pin.mark()) else { return Ok(attempt) };
+        self.login.forget_retained_pin();
+        attempt.poison(refusal.clone(), None, now());
+        Err(refusal)
+    }
+
+    pub(crate) fn submit_login(&self, attempt: Attempt, pin: Option<MarkedPin>, asked: Asked<H>) {
         self.submit_control(Control::login(Credential { attempt, pin }, asked));
     }
 

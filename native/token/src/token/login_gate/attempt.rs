@@ -6,8 +6,9 @@ use std::sync::Arc;
 use cryptoki_sys::CK_USER_TYPE;
 use session_pool::Millis;
 
-use super::{Failed, Gate, Holder, Mark, State, Who, notify};
+use super::{Failed, Gate, Holder, Mark, MarkedPin, State, Who, notify};
 use crate::error::Error;
+use crate::support::pin::Pin;
 
 /// An attempt at a login, or a logout, that somebody is seeing to. Dropped without an end (its pool stops), it is as if it had never
 /// begun: nobody waits for ever, and the next who needs a login begins anew.
@@ -28,10 +29,14 @@ impl Attempt {
         Arc::ptr_eq(&self.gate, gate)
     }
 
-    /// Whether this PIN has been refused before.
-    pub fn is_known_bad(&self, pin: &[u8]) -> bool {
-        let mark = self.gate.mark(pin);
-        self.gate.inner.lock().memory.refusal(self.who.user, mark).is_some()
+    /// A PIN with its mark at this gate.
+    pub(crate) fn mark_pin(&self, pin: Pin) -> MarkedPin {
+        self.gate.mark_pin(pin)
+    }
+
+    /// Why the PIN with this mark must not be tried: the token has refused it before.
+    pub(crate) fn known_refusal(&self, mark: Mark) -> Option<Error> {
+        self.gate.inner.lock().memory.refusal(self.who.user, mark).cloned()
     }
 
     /// It went well, on a session of this generation. `ours`: it was our `C_Login` that logged in. The word in which the pool is admitted.
@@ -64,7 +69,7 @@ impl Attempt {
         });
     }
 
-    /// The credential was refused, or must not be tried: it is left alone. `pin`: the one that the token refused.
+    /// The credential was refused, or must not be tried: it is left alone. `pin`: the one that the token has refused now.
     pub fn poison(self, error: Error, pin: Option<Mark>, now: Millis) {
         let user = self.who.user;
         self.gate.end(self.number, |memory| {
@@ -72,17 +77,6 @@ impl Attempt {
                 memory.remember(user, mark, error.clone());
             }
             memory.put(user, error, now);
-            State::LoggedOut
-        });
-    }
-
-    /// The source gave a PIN that was refused before: as then, without asking the token.
-    pub fn stay_poisoned(self, pin: &[u8], now: Millis) {
-        let (user, mark) = (self.who.user, self.gate.mark(pin));
-        self.gate.end(self.number, |memory| {
-            if let Some(error) = memory.refusal(user, mark).cloned() {
-                memory.put(user, error, now);
-            }
             State::LoggedOut
         });
     }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::SOURCE_INTERVAL;
 use crate::error::Error;
 use crate::support::failing::Failing;
+use crate::support::pin::Pin;
 
 /// How many refused PINs are remembered.
 const MOST_REFUSED: usize = 64;
@@ -23,6 +24,34 @@ pub struct Mark([u8; 32]);
 impl fmt::Debug for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Mark")
+    }
+}
+
+/// A PIN, and its mark at the gate of one token: made once for each login, where its PIN comes in.
+pub struct MarkedPin {
+    pin: Pin,
+    mark: Mark,
+}
+
+impl MarkedPin {
+    pub(super) fn new(pin: Pin, salt: &Salt) -> Self {
+        let mark = salt.mark(&pin);
+        Self { pin, mark }
+    }
+
+    /// The PIN.
+    pub(crate) fn pin(&self) -> &Pin {
+        &self.pin
+    }
+
+    /// Its mark.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// The PIN, for another gate.
+    pub(crate) fn into_pin(self) -> Pin {
+        self.pin
     }
 }
 

@@ -27,10 +27,11 @@ use parking_lot::Mutex;
 use session_pool::Millis;
 
 pub use attempt::{Attempt, Proof};
-pub use credential::{Mark, Who};
+pub use credential::{Mark, MarkedPin, Who};
 use credential::{Memory, Salt};
 
 use crate::error::Error;
+use crate::support::pin::Pin;
 
 /// How long a poisoned credential's source is left alone.
 pub const SOURCE_INTERVAL: Millis = 30_000;
@@ -189,6 +190,11 @@ impl Gate {
     /// The mark of a PIN.
     pub fn mark(&self, pin: &[u8]) -> Mark {
         self.salt.mark(pin)
+    }
+
+    /// A PIN with its mark.
+    pub(crate) fn mark_pin(&self, pin: Pin) -> MarkedPin {
+        MarkedPin::new(pin, &self.salt)
     }
 
     /// An operation that was asked for at `asked_at` (nanoseconds) wants to pass.
