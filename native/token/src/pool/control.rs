@@ -1,6 +1,6 @@
 //! What goes before all operations: a login or logout of everybody. It runs on a runner's session; here is its way to one that lives.
 
-use session_pool::{Held, Started, Submitted, Ticket, Waiting};
+use session_pool::{Held, Started, Submitted};
 
 use crate::error::Error;
 use crate::operation::Place;
@@ -10,37 +10,18 @@ use crate::p11::{self, CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
-use crate::pool::in_flight::Taken;
+use crate::pool::in_flight::InUse;
 use crate::pool::opening::Remains;
-use crate::pool::opening::{Refusal, Refused};
 use crate::pool::recovery::as_seen_by;
 use crate::pool::work::{Change, Control, Work};
 use crate::support::clock::{nanos, now};
-use crate::support::panics::survive;
 use crate::token::diagnosis::{Trouble, from_the_start};
 use crate::token::session::Session;
 
-/// An exclusive operation has its turn for as long as this lives; then what it has held back goes on.
-pub(crate) struct ExclusiveTurn<'a, H: Host> {
-    pool: &'a TokenPool<H>,
-    ticket: Ticket,
-}
-
-impl<H: Host> Drop for ExclusiveTurn<'_, H> {
-    fn drop(&mut self) {
-        survive(|| {
-            for grant in self.pool.sessions.end_exclusive(self.ticket) {
-                self.pool.dispatch(grant, &mut Posting);
-            }
-        });
-    }
-}
-
 impl<H: Host> TokenPool<H> {
     pub(crate) fn submit_control(&self, work: Control<H>) {
-        let work = Work::Control(work);
-        let submitted =
-            if work.is_exclusive() { self.sessions.submit_exclusive(work) } else { self.sessions.submit_control(work) };
+        let (is_logout, work) = (work.is_logout(), Work::Control(work));
+        let submitted = if is_logout { self.sessions.submit_exclusive(work) } else { self.sessions.submit_control(work) };
         match submitted {
             Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),
             Submitted::Queued(_) => (),
@@ -58,36 +39,8 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// The turn of granted work, if nothing else may run beside it.
-    pub(crate) fn exclusive_turn(&self, work: &Work<H>, ticket: Ticket) -> Option<ExclusiveTurn<'_, H>> {
-        work.is_exclusive().then_some(ExclusiveTurn { pool: self, ticket })
-    }
-
-    /// Its turn: on a session that lives, opened if need be.
-    pub(crate) fn handle_control(
-        &self,
-        taken: Taken<'_, H>,
-        work: Control<H>,
-        ticket: Ticket,
-        outlet: &mut impl Outlet<H>,
-    ) -> Option<Grant<H>> {
-        if self.has_no_use(&work, outlet) {
-            return self.give_back(taken, &Place::Pool);
-        }
-        let started = nanos();
-        let in_use = match self.session(taken, || !self.is_draining()) {
-            Ok(in_use) => in_use,
-            Err(unopened) => {
-                return match self.unopened(*unopened, Waiting { payload: Work::Control(work), ticket }, outlet) {
-                    Refused::Waits(next) => next,
-                    Refused::For(Refusal { error, remains, next }, Work::Control(work)) => {
-                        self.without_session(work, error, &remains, started);
-                        next
-                    }
-                    Refused::For(Refusal { next, .. }, _) => next,
-                };
-            }
-        };
+    /// Its turn, on an open session: it is made where that lives.
+    pub(crate) fn handle_control(&self, in_use: InUse<'_, H>, work: Control<H>, started: u64) -> Option<Grant<H>> {
         let seen = in_use.session().token().module.incarnation();
         if in_use.session().is_stale() {
             self.discard(self.returned(in_use.finish()), &Place::Pool, "stale");
@@ -106,16 +59,16 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    /// Whether nobody waits for it.
-    fn has_no_use(&self, work: &Control<H>, outlet: &impl Outlet<H>) -> bool {
+    /// It begins, unless nobody waits for it any more. A logout can be given up until it is made.
+    pub(crate) fn begin_control(&self, work: &Control<H>, outlet: &impl Outlet<H>) -> bool {
         match &work.change {
-            Change::Login(_) => work.header().is_some_and(|header| header.progress.start(now()) == Started::Gone),
-            Change::Logout => self.is_draining() || work.is_off(outlet),
+            Change::Login(_) => work.header().is_none_or(|header| header.progress.start(now()) == Started::Run),
+            Change::Logout => !self.is_draining() && !work.is_off(outlet),
         }
     }
 
     /// None could be opened for it.
-    fn without_session(&self, work: Control<H>, error: Error, remains: &Remains, started: u64) {
+    pub(crate) fn handle_unopened_control(&self, work: Control<H>, error: Error, remains: &Remains, started: u64) {
         match remains {
             Remains::Return => self.await_module_for(work),
             Remains::Retry(..) if self.may_try_another(&work, false) => self.hold_control(work.again(false)),

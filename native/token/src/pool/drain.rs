@@ -19,7 +19,7 @@ impl<H: Host> TokenPool<H> {
         self.availability.announce_leaving();
         let Drained { waiting, closing } = self.sessions.drain();
         for work in waiting {
-            refuse(work, &Error::Draining);
+            work.refuse(&Error::Draining);
         }
         for (closing, session) in closing {
             self.close(closing, session, "drain");
@@ -119,16 +119,7 @@ impl<H: Host> TokenPool<H> {
                 }
                 (Source::Capacity(opening), _) => drop(self.sessions.open_failed(opening)),
             }
-            refuse(grant.waiter.payload, &Error::Draining);
+            grant.waiter.payload.refuse(&Error::Draining);
         }
-    }
-}
-
-/// Answers work that a pool will not run.
-pub(crate) fn refuse<H: Host>(work: Work<H>, error: &Error) {
-    match work {
-        Work::Call(operation) => operation.post(error.clone()),
-        Work::Control(control) => control.refuse(error.clone()),
-        Work::Keepalive(keepalive) => drop(keepalive),
     }
 }

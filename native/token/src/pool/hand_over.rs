@@ -6,7 +6,6 @@ use crate::error::Error;
 use crate::operation::host::{Host, Outlet, Wake};
 use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
-use crate::pool::drain::refuse;
 use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Taken};
 use crate::pool::work::Work;
@@ -48,7 +47,7 @@ impl<H: Host> TokenPool<H> {
         match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
             Ok(grants) => self.first_of_all(grants, outlet),
             Err(work) => {
-                refuse(work, &Error::Draining);
+                work.refuse(&Error::Draining);
                 None
             }
         }

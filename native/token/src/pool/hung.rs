@@ -12,7 +12,8 @@ use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet, PoolServer, Posting};
 use crate::operation::notice::{Cost, Notice};
 use crate::pool::TokenPool;
-use crate::pool::in_flight::{Current, InFlight, Kind, LateReturn, Reported};
+use crate::pool::in_flight::{Current, InFlight, LateReturn, Reported};
+use crate::pool::work::Kind;
 use crate::support::clock::now;
 
 /// A call that was given up earlier than this is only slow: its session is left alone for so long.

@@ -17,7 +17,7 @@ use crate::operation::lease::Lease;
 use crate::operation::{Operation, Place};
 use crate::pool::grant::SessionPool;
 use crate::pool::pace::Pace;
-use crate::pool::work::Work;
+use crate::pool::work::{Kind, Work};
 use crate::support::clock::now;
 use crate::token::session::Session;
 
@@ -158,35 +158,6 @@ pub(crate) struct Purpose<H: Host> {
     pub(crate) header: Option<Arc<Header<H>>>,
     /// The lease whose session it runs on.
     pub(crate) lease: Option<Arc<Lease<Operation<H>>>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A caller's operation, of this name.
-    Call(&'static str),
-    /// A login or logout: there is only one for everybody, so that nothing replaces it.
-    Login,
-    Logout,
-    Close,
-    /// An idle session is kept alive.
-    Keepalive,
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Call(name) => name,
-            Self::Login => "login",
-            Self::Logout => "logout",
-            Self::Close => "close",
-            Self::Keepalive => "keepalive",
-        }
-    }
-
-    /// Whether another session does instead of one that hangs in it.
-    pub(crate) fn is_replaceable(self) -> bool {
-        matches!(self, Self::Call(_) | Self::Close | Self::Keepalive)
-    }
 }
 
 impl<H: Host> Purpose<H> {

@@ -5,9 +5,7 @@
 //! all the same. If the runner dies, the grant goes to another one; if the call hangs, it is found by the pool's look, as a call without a caller;
 //! if the pool drains, the grant is dropped and the session closed.
 
-use std::sync::Weak;
-
-use session_pool::{Held, Millis};
+use session_pool::Held;
 
 use crate::module::handle::HandleUse;
 use crate::operation::Place;
@@ -18,27 +16,12 @@ use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::Readiness;
 use crate::pool::grant::Grant;
-use crate::pool::in_flight::{InUse, Taken};
+use crate::pool::in_flight::InUse;
 use crate::pool::opening::enter;
-use crate::pool::work::Work;
+use crate::pool::work::{Keepalive, Work};
 use crate::support::clock::now;
 use crate::token::diagnosis::{Diagnosis, FailedCall, PROBE_BYTES, Trouble, diagnose, is_suspicious};
 use crate::token::session::Session;
-
-/// That a session is to be kept alive. The pool keeps no other one alive as long as this lives.
-pub struct Keepalive<H: Host> {
-    pool: Weak<TokenPool<H>>,
-    /// Those on which the token was called last at this time or before are to be.
-    called_before: Millis,
-}
-
-impl<H: Host> Drop for Keepalive<H> {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.sessions.end_keeping();
-        }
-    }
-}
 
 /// What becomes of the session.
 enum Kept {
@@ -52,30 +35,22 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn keep_alive(&self, outlet: &mut impl Outlet<H>) {
         let Some(interval) = self.options.keepalive else { return };
         if matches!(self.availability.readiness(), Readiness::Ready)
-            && let Some(grant) = self.next_to_keep(now().saturating_sub(interval))
+            && let Some(grant) = self.next_to_keep(Keepalive { called_before: now().saturating_sub(interval) })
         {
             self.dispatch(grant, outlet);
         }
     }
 
-    fn next_to_keep(&self, called_before: Millis) -> Option<Grant<H>> {
-        let keepalive = || Work::Keepalive(Keepalive { pool: self.me.clone(), called_before });
-        self.sessions.take_to_keep(called_before, now(), keepalive)
+    /// The next session that is to be kept alive, if there is one.
+    pub(crate) fn next_to_keep(&self, keepalive: Keepalive) -> Option<Grant<H>> {
+        self.sessions.take_to_keep(keepalive.called_before, now(), || Work::Keepalive(keepalive))
     }
 
-    /// One session, from its grant to the next one.
-    pub(crate) fn handle_keepalive(&self, taken: Taken<'_, H>, keepalive: Keepalive<H>) -> Option<Grant<H>> {
-        let in_use = match taken.in_use() {
-            Ok(in_use) => in_use,
-            // Not reachable: only open ones are kept alive.
-            Err(taken) => return self.give_back(taken, &Place::Pool),
-        };
+    /// One session.
+    pub(crate) fn handle_keepalive(&self, in_use: InUse<'_, H>) -> Option<Grant<H>> {
         let kept = self.keep(&in_use);
         let held = self.returned(in_use.finish());
-        let next = self.after_keeping(held, kept);
-        let called_before = keepalive.called_before;
-        drop(keepalive);
-        next.or_else(|| self.next_to_keep(called_before))
+        self.after_keeping(held, kept)
     }
 
     fn after_keeping(&self, held: Held<Session>, kept: Kept) -> Option<Grant<H>> {

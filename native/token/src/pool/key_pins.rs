@@ -9,7 +9,6 @@ use crate::operation::host::{Host, Posting};
 use crate::operation::{ContextPin, Operation, Place};
 use crate::options::LoginMode;
 use crate::pool::TokenPool;
-use crate::pool::drain::refuse;
 use crate::pool::grant::{Grant, Parked};
 use crate::pool::work::Work;
 use crate::support::clock::now;
@@ -90,7 +89,7 @@ impl<H: Host> TokenPool<H> {
                         self.dispatch(grant, &mut Posting);
                     }
                 }
-                Err(work) => refuse(work, &Error::Draining),
+                Err(work) => work.refuse(&Error::Draining),
             },
         }
         self.advance_drain();

@@ -19,8 +19,8 @@ use crate::token::Token;
 use crate::token::diagnosis::{FailedCall, Trouble, diagnose};
 use crate::token::session::Session;
 
-/// No session could be opened.
-pub(crate) struct Unopened<'a, H: Host> {
+/// The token has given no session.
+pub(crate) struct NoSession<'a, H: Host> {
     error: Error,
     remains: Remains,
     taken: Taken<'a, H>,
@@ -28,11 +28,11 @@ pub(crate) struct Unopened<'a, H: Host> {
 
 /// What becomes of work for which no session could be opened.
 #[expect(clippy::large_enum_variant, reason = "it is handed over once, and never kept")]
-pub(crate) enum Refused<H: Host> {
+pub(crate) enum Unopened<H: Host> {
     /// It is back in its place; what is next.
     Waits(Option<Grant<H>>),
     /// It gets none.
-    For(Refusal<H>, Work<H>),
+    Refused(Refusal<H>, Work<H>),
 }
 
 /// What remains to be done when no session could be opened.
@@ -56,7 +56,7 @@ pub(crate) struct Refusal<H: Host> {
 
 impl<H: Host> TokenPool<H> {
     /// `C_OpenSession`; or why not, and what is to be done about it.
-    pub(crate) fn open(&self, record: &InFlight<H>, is_wanted: impl Fn() -> bool) -> Result<Session, (Error, Remains)> {
+    fn open(&self, record: &InFlight<H>, is_wanted: impl Fn() -> bool) -> Result<Session, (Error, Remains)> {
         let answer = |error| (error, Remains::Answer);
         let token = self.availability.token().map_err(|error| match error {
             Error::Reinitializing => (error, Remains::Return),
@@ -88,11 +88,11 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// The session of a grant, opened if need be; or why not. `is_wanted`: asked while it waits for its turn in the module.
-    pub(crate) fn session<'a>(
+    pub(crate) fn open_if_needed<'a>(
         &self,
         taken: Taken<'a, H>,
         is_wanted: impl Fn() -> bool,
-    ) -> Result<InUse<'a, H>, Box<Unopened<'a, H>>> {
+    ) -> Result<InUse<'a, H>, Box<NoSession<'a, H>>> {
         let taken = match taken.in_use() {
             Ok(in_use) => return Ok(in_use),
             Err(taken) => taken,
@@ -112,19 +112,19 @@ impl<H: Host> TokenPool<H> {
             }
             Err((error, remains)) => {
                 self.server.post(Notice::SessionRefused { reason: error.reason(), nanos: nanos() - started });
-                Err(Box::new(Unopened { error, remains, taken }))
+                Err(Box::new(NoSession { error, remains, taken }))
             }
         }
     }
 
     /// No session could be opened. What was to run on it waits for another, if the token only has no room for more than there are.
-    pub(crate) fn unopened(
+    pub(crate) fn wait_for_capacity(
         &self,
-        Unopened { error, remains, taken }: Unopened<'_, H>,
+        NoSession { error, remains, taken }: NoSession<'_, H>,
         waiter: Waiting<Work<H>>,
         outlet: &mut impl Outlet<H>,
-    ) -> Refused<H> {
-        let refused = |error, work, next| Refused::For(Refusal { error, remains, next }, work);
+    ) -> Unopened<H> {
+        let refused = |error, work, next| Unopened::Refused(Refusal { error, remains, next }, work);
         let opening = match self.returned(taken.finish()) {
             Source::Capacity(opening) => opening,
             Source::Session(held) => return refused(error, waiter.payload, self.release(held)),
@@ -134,7 +134,7 @@ impl<H: Host> TokenPool<H> {
             return refused(error, waiter.payload, self.never_opened(opening));
         }
         match self.sessions.refused(opening, waiter, now()) {
-            Ok(grants) => Refused::Waits(self.first_of_all(grants, outlet)),
+            Ok(grants) => Unopened::Waits(self.first_of_all(grants, outlet)),
             Err((opening, waiter)) => {
                 let error = self.none_to_be_had(error);
                 self.note_refusal(&error);

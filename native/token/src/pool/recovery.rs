@@ -13,7 +13,6 @@ use crate::options::LoginMode;
 use crate::p11::{CallError, Class};
 use crate::pool::TokenPool;
 use crate::pool::availability::{Fallen, Found, Readiness, Remedy, Risen};
-use crate::pool::drain::refuse;
 use crate::pool::grant::Grant;
 use crate::pool::work::Control;
 use crate::token::diagnosis::Trouble;
@@ -102,7 +101,7 @@ impl<H: Host> TokenPool<H> {
     fn refuse_waiting(&self, error: &Error) {
         let held = std::mem::take(&mut *self.held_controls.lock());
         for work in self.sessions.take_waiting() {
-            refuse(work, error);
+            work.refuse(error);
         }
         for work in held {
             work.refuse(error.clone());

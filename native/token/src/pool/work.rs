@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use session_pool::Millis;
+
 use crate::error::{Error, Failure};
 use crate::operation::Operation;
 use crate::operation::answer::Outcome;
 use crate::operation::asker::Asker;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet};
-use crate::pool::in_flight::Kind;
-use crate::pool::keepalive::Keepalive;
 use crate::support::clock::nanos;
 use crate::token::login_gate::{Attempt, MarkedPin};
 
@@ -20,7 +20,14 @@ pub enum Work<H: Host> {
     /// A login or logout of everybody.
     Control(Control<H>),
     /// A session that lies idle is kept alive.
-    Keepalive(Keepalive<H>),
+    Keepalive(Keepalive),
+}
+
+/// That idle sessions are to be kept alive, one at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Keepalive {
+    /// Those on which the token was called last at this time or before.
+    pub(crate) called_before: Millis,
 }
 
 /// A login or logout of everybody. Dropped without an end, it tells who asked for it.
@@ -55,9 +62,21 @@ pub(crate) struct Asked<H: Host> {
 }
 
 impl<H: Host> Work<H> {
-    /// Whether nothing else may run beside it.
-    pub(crate) fn is_exclusive(&self) -> bool {
-        matches!(self, Self::Control(Control { change: Change::Logout, .. }))
+    /// What keeps a session alive, if it is that.
+    pub(crate) fn keepalive(&self) -> Option<Keepalive> {
+        match self {
+            Self::Keepalive(keepalive) => Some(*keepalive),
+            Self::Call(_) | Self::Control(_) => None,
+        }
+    }
+
+    /// Answers it: the pool will not run it.
+    pub(crate) fn refuse(self, error: &Error) {
+        match self {
+            Self::Call(operation) => operation.post(error.clone()),
+            Self::Control(control) => control.refuse(error.clone()),
+            Self::Keepalive(_nobody_waits) => (),
+        }
     }
 }
 
@@ -68,6 +87,11 @@ impl<H: Host> Control<H> {
 
     pub(crate) fn logout(asked: Asked<H>) -> Self {
         Self { change: Change::Logout, asked }
+    }
+
+    /// Whether it is a logout, beside which nothing else may run.
+    pub(crate) fn is_logout(&self) -> bool {
+        matches!(self.change, Change::Logout)
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -120,5 +144,35 @@ impl<H: Host> Asked<H> {
         if let Some(asker) = self.by {
             asker.answer(outcome);
         }
+    }
+}
+
+/// What is done with a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A caller's operation, of this name.
+    Call(&'static str),
+    /// A login or logout: there is only one for everybody, so that nothing replaces it.
+    Login,
+    Logout,
+    Close,
+    /// An idle session is kept alive.
+    Keepalive,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Call(name) => name,
+            Self::Login => "login",
+            Self::Logout => "logout",
+            Self::Close => "close",
+            Self::Keepalive => "keepalive",
+        }
+    }
+
+    /// Whether another session does instead of one that hangs in it.
+    pub(crate) fn is_replaceable(self) -> bool {
+        matches!(self, Self::Call(_) | Self::Close | Self::Keepalive)
     }
 }
