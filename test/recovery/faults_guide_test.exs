@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.FaultsGuideTest do
   alias Pkcs11Pool.Test.Faults
 
   @moduletag :faults
-  @guide Path.expand("../guides/failure_handling.md", __DIR__)
+  @guide Path.expand("../../guides/failure_handling.md", __DIR__)
   @marks ["<!-- faults: begin -->\n", "<!-- faults: end -->"]
 
   test "the table has every return code, in one class" do
@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.FaultsGuideTest do
     assert Enum.sort(Faults.classes()) == Enum.sort(ReturnCode.classes())
   end
 
-  # PKCS11_POOL_WRITE_GUIDES=1 mix test test/faults_guide_test.exs
+  # PKCS11_POOL_WRITE_GUIDES=1 mix test test/recovery/faults_guide_test.exs
   test "the guide shows the table" do
     [before, shown, rest] = String.split(File.read!(@guide), @marks)
     [first, last] = @marks
@@ -25,7 +25,7 @@ defmodule Pkcs11Pool.FaultsGuideTest do
       else:
         assert(
           shown == table,
-          "write it anew with PKCS11_POOL_WRITE_GUIDES=1 mix test test/faults_guide_test.exs"
+          "write it anew with PKCS11_POOL_WRITE_GUIDES=1 mix test test/recovery/faults_guide_test.exs"
         )
   end
 end

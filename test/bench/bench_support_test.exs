@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.BenchSupportTest do
   use ExUnit.Case, async: true
 
   for file <- ~w(stats simulation),
-      do: Code.require_file("../bench/support/#{file}.ex", __DIR__)
+      do: Code.require_file("../../bench/support/#{file}.ex", __DIR__)
 
   alias Bench.{Simulation, Stats}
 
