@@ -148,7 +148,7 @@ impl Outlet<Beam> for Scheduler<'_> {
         }
         // The addressee lives: it is this process that is dead.
         caller.post(result);
-        Delivery::SenderDead
+        Delivery::RunnerDead
     }
 
     fn wake(&mut self, runner: &Runner) {

@@ -4,7 +4,6 @@ use cryptoki_sys::CK_USER_TYPE;
 use session_pool::{Config, Millis};
 
 use crate::module::ModuleConfig;
-use crate::p11::{CallError, Class};
 use crate::token::Selector;
 use crate::token::policy::Policy;
 
@@ -56,11 +55,4 @@ pub struct PoolOptions {
     pub policy: Policy,
     /// Sessions, stripes, TTL, waiters.
     pub sessions: Config,
-}
-
-impl PoolOptions {
-    /// The class of a call that failed, by this pool's policy.
-    pub(crate) fn class(&self, call: &CallError) -> Class {
-        self.policy.class(call)
-    }
 }

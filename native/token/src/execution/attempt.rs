@@ -12,14 +12,17 @@ use crate::token::session::Session;
 
 /// The means of one attempt at an operation.
 pub(crate) struct Attempt<'a> {
+    /// The pool's.
     pub(crate) options: &'a PoolOptions,
+    /// Finds the keys that are named.
     pub(crate) resolver: Resolver<'a>,
-    /// When a slice of a batch is to end.
-    pub(crate) until: Instant,
+    /// When a slice of a list is to end.
+    pub(crate) slice_end: Instant,
     pub(crate) session: &'a Session,
+    /// The use of the session's handle.
     pub(crate) used: &'a HandleUse<'a>,
-    /// Whether it is the first one on its session.
-    pub(crate) fresh: bool,
+    /// Whether nothing has run on the session before.
+    pub(crate) is_first: bool,
     /// Whether nobody waits for a search any more, which may take long.
     pub(crate) is_over: &'a dyn Fn() -> bool,
 }
@@ -27,7 +30,7 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// What the pool makes of a return code.
     pub(crate) fn class(&self, call: &CallError) -> Class {
-        self.options.class(call)
+        self.options.policy.class(call)
     }
 
     /// Whether the session answers, by what no input decides.
@@ -35,15 +38,15 @@ impl Attempt<'_> {
         session_info(self.resolver.functions, self.resolver.session).is_ok()
     }
 
-    /// Whether another try may be made on a session that has lain idle. Many a library says by itself that it lives: the device is asked, too.
+    /// Whether a session that has lain idle still lives. Many a library says so by itself, whatever the device knows: the device is asked, too.
     pub(crate) fn is_alive(&self) -> bool {
         let Resolver { functions, session, .. } = self.resolver;
         let asked = session_info(functions, session)
             .and_then(|_| crypto::generate_random(functions, session, PROBE_BYTES, PROBE_BYTES).map(drop));
-        !asked.is_err_and(|error| self.options.class(&error) == Class::DeadSession)
+        !asked.is_err_and(|error| self.class(&error) == Class::DeadSession)
     }
 
-    /// Between two calls: whether the session still has its handle.
+    /// Fails if the session has lost its handle: asked between two calls.
     pub(crate) fn check_session(&self) -> Result<(), CallError> {
         if self.used.is_owner() {
             Ok(())

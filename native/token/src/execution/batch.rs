@@ -25,7 +25,7 @@ impl Attempt<'_> {
         batch.is_key_found = true;
         while let Some((mechanism, task)) = batch.next_task() {
             // A PIN is for one use: each of these tasks is a slice of its own.
-            let is_over = || Instant::now() >= self.until || matches!(context, ContextPin::Used);
+            let is_over = || Instant::now() >= self.slice_end || matches!(context, ContextPin::Used);
             if batch.answered() > 0 && is_over() {
                 break;
             }
@@ -45,24 +45,24 @@ impl Attempt<'_> {
             return Some(step);
         }
         match step {
-            Step::Keep(Err(failure)) if self.is_of_one_task(&failure.error) => {
+            Step::Answer(Err(failure)) if self.is_of_one_task(&failure.error) => {
                 batch.answer_next(Err(failure));
                 None
             }
             // The session has to go, but not for a reason of its own: the caller sends the rest again.
-            Step::Discard(Err(failure), reason) if self.is_callers(&failure.error) => {
+            Step::AnswerAndDiscard(Err(failure), reason) if self.is_callers(&failure.error) => {
                 batch.answer_next(Err(failure));
-                Some(Step::Discard(Ok(Answer::Done), reason))
+                Some(Step::AnswerAndDiscard(Ok(Answer::Done), reason))
             }
             // It died under this task: the others are tried on another one, once.
-            Step::Discard(Err(failure), reason) if may_move && batch.has_tasks_after_next() => {
+            Step::AnswerAndDiscard(Err(failure), reason) if may_move && batch.has_tasks_after_next() => {
                 let call = failure.error.call();
                 batch.answer_next(Err(failure));
                 match call {
                     Some(call) => operation.prepare_retry(self.class(&call), call, Executed::No, next_number()),
                     None => operation.count_retry(),
                 }
-                Some(Step::Elsewhere(reason))
+                Some(Step::RetryElsewhere(reason))
             }
             Step::Recover(recover) if !recover.retry && may_move && batch.has_tasks_after_next() => {
                 batch.answer_next(Err(recover.failure.clone()));

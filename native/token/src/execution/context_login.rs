@@ -38,12 +38,12 @@ impl Attempt<'_> {
         let (token, functions, session) = (self.resolver.token, self.resolver.functions, self.resolver.session);
         let pin = match context {
             ContextPin::Given(pin) => pin.as_ref().map(|pin| pin.as_slice()),
-            ContextPin::None => return Err(Fault::wait_for(Needs::Pin)),
+            ContextPin::None => return Err(Fault::await_login(Needs::Pin)),
             ContextPin::Used => return Err(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Init).into()),
         };
         let user = self.options.user;
         let Some(proof) = token.gate.prove(user, pin.map(|pin| token.gate.mark(pin)), now())? else {
-            return Err(Fault::wait_for(Needs::Turn));
+            return Err(Fault::await_login(Needs::Turn));
         };
         let flags = token_info(functions, token.slot()).map_err(|error| CallError { phase: Phase::Init, ..error })?.flags;
         if let Err(error) = check_pin_flags(user, flags) {
@@ -76,7 +76,9 @@ impl Attempt<'_> {
         }
         match refused {
             // The operation has begun, and is left behind with its session.
-            Some(error) => Err(Fault { error, executed: Some(Executed::No), then: Some(Then::Discard("context_login")) }),
+            Some(error) => {
+                Err(Fault { error, executed: Some(Executed::No), then: Some(Then::AnswerAndDiscard("context_login")) })
+            }
             None => Ok(result?),
         }
     }

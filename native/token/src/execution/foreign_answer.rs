@@ -21,29 +21,38 @@ enum Flaw {
 }
 
 impl Attempt<'_> {
-    /// The step, unless what it answers counts for nothing: then the operation is tried again, or its caller is told. `before`: how many tasks of
-    /// its list were answered before this attempt.
-    pub(crate) fn reject_foreign_answer<H: Host>(&self, step: Step, operation: &mut Operation<H>, before: usize) -> Step {
+    /// The step, unless what it answers counts for nothing: then the operation is tried again, or its caller is told. `answered`: how many tasks
+    /// of its list had an answer before this attempt.
+    pub(crate) fn reject_foreign_answer<H: Host>(&self, step: Step, operation: &mut Operation<H>, answered: usize) -> Step {
         let executed = match &step {
-            Step::Keep(Ok(_)) | Step::Discard(Ok(_), _) => Executed::Unknown,
-            Step::Keep(Err(failure)) | Step::Discard(Err(failure), _) | Step::Recover(Recover { failure, .. }) => {
-                if failure.executed == Executed::No { Executed::No } else { Executed::Unknown }
+            Step::Answer(Ok(_)) | Step::AnswerAndDiscard(Ok(_), _) => Executed::Unknown,
+            Step::Answer(Err(failure)) | Step::AnswerAndDiscard(Err(failure), _) | Step::Recover(Recover { failure, .. }) => {
+                if failure.executed == Executed::No {
+                    Executed::No
+                } else {
+                    Executed::Unknown
+                }
             }
             // These answer nothing.
-            Step::Elsewhere(_) | Step::Pause(_) | Step::Exchange | Step::LogIn | Step::Park(_) | Step::Reload(_) => {
+            Step::RetryElsewhere(_)
+            | Step::RetryLater(_)
+            | Step::TakeAnother
+            | Step::RetryAfterLogin
+            | Step::AwaitLogin(_)
+            | Step::AwaitReload(_) => {
                 return step;
             }
         };
         let Some(flaw) = self.find_flaw(&step, operation) else { return step };
-        let given = operation.request.withdraw_answers(before);
+        let given = operation.request.withdraw_answers(answered);
         if operation.may_retry(executed) {
             let class = if flaw == Flaw::OtherSession { Class::DeadSession } else { Class::StaleHandle };
             operation.prepare_retry(class, CallError::session_lost("C_GetSessionInfo"), executed, next_number());
-            return if flaw == Flaw::OtherSession { Step::Elsewhere("displaced") } else { Step::LogIn };
+            return if flaw == Flaw::OtherSession { Step::RetryElsewhere("displaced") } else { Step::RetryAfterLogin };
         }
         let failure = Failure { error: Error::SessionLost, executed };
         let outcome = if operation.request.refuse_answers(given, &failure) { Ok(Answer::Done) } else { Err(failure) };
-        if flaw == Flaw::OtherSession { Step::Discard(outcome, "displaced") } else { Step::Keep(outcome) }
+        if flaw == Flaw::OtherSession { Step::AnswerAndDiscard(outcome, "displaced") } else { Step::Answer(outcome) }
     }
 
     /// Why what a step answers counts for nothing; `None`: it is the operation's own.
@@ -52,7 +61,7 @@ impl Attempt<'_> {
             return Some(Flaw::OtherSession);
         }
         // A session that is closed has not been asked by anybody else, and cannot be asked any more.
-        if !matches!(step, Step::Keep(_)) {
+        if !matches!(step, Step::Answer(_)) {
             return None;
         }
         let Resolver { token, functions, session, epoch, now, ttl, ref found } = self.resolver;

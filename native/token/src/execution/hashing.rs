@@ -122,7 +122,7 @@ impl Attempt<'_> {
         let code = hashing.on_token.code;
         if !keys.is_refused(key, code, epoch) {
             match run(&hashing.on_token, data) {
-                Err(error) if is_lacking(&error) => keys.put_refused(key, code, epoch),
+                Err(error) if lacks_mechanism(&error) => keys.put_refused(key, code, epoch),
                 done => return done,
             }
         }
@@ -131,7 +131,7 @@ impl Attempt<'_> {
 }
 
 /// Whether the token does not have the mechanism, or not for this key: nothing was done.
-pub(crate) fn is_lacking(error: &CallError) -> bool {
+pub(crate) fn lacks_mechanism(error: &CallError) -> bool {
     error.code == CKR_MECHANISM_INVALID && error.phase == Phase::Init
 }
 

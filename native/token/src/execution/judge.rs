@@ -17,7 +17,7 @@ use crate::token::session::next_number;
 
 /// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
 fn answer_refusal(call: &CallError, class: Class, failure: Failure) -> Step {
-    if call.phase == Phase::Final { Step::Discard(Err(failure), class.name()) } else { Step::Keep(Err(failure)) }
+    if call.phase == Phase::Final { Step::AnswerAndDiscard(Err(failure), class.name()) } else { Step::Answer(Err(failure)) }
 }
 
 impl Attempt<'_> {
@@ -26,8 +26,10 @@ impl Attempt<'_> {
         let Fault { error, executed, then } = fault;
         let known = executed.unwrap_or(Executed::No);
         match then {
-            Some(Then::Park(needs)) => return Some(Step::Park(needs)),
-            Some(Then::Discard(reason)) => return Some(Step::Discard(Err(Failure { error, executed: known }), reason)),
+            Some(Then::AwaitLogin(needs)) => return Some(Step::AwaitLogin(needs)),
+            Some(Then::AnswerAndDiscard(reason)) => {
+                return Some(Step::AnswerAndDiscard(Err(Failure { error, executed: known }), reason));
+            }
             None => (),
         }
         let call = match error {
@@ -40,7 +42,7 @@ impl Attempt<'_> {
                         let failure = Failure { error: call.into(), executed: Executed::Unknown };
                         Step::Recover(Recover { trouble, call, class, failure, retry: false })
                     }
-                    Suspected::Session | Suspected::Nothing => Step::Keep(Err(Failure { error, executed: known })),
+                    Suspected::Session | Suspected::Nothing => Step::Answer(Err(Failure { error, executed: known })),
                 });
             }
             // A search finds nothing after a lost login, too.
@@ -53,7 +55,7 @@ impl Attempt<'_> {
                 // Nobody can tell if the key is there.
                 Err(call) => call,
             },
-            other => return Some(Step::Keep(Err(Failure { error: other, executed: known }))),
+            other => return Some(Step::Answer(Err(Failure { error: other, executed: known }))),
         };
         let class = self.class(&call);
         // What the module refuses in the call itself may not have run either, but is the caller's to ask for again.
@@ -64,13 +66,13 @@ impl Attempt<'_> {
         let step = match class {
             // An earlier operation left it so: this one has not been tried.
             Class::DirtySession if !has_begun && self.session.is_unclear() && matches!(operation.place, Place::Pool) => {
-                Step::Exchange
+                Step::TakeAnother
             }
             Class::DirtySession if may_retry && !has_begun => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::Elsewhere(class.name())
+                Step::RetryElsewhere(class.name())
             }
-            Class::DirtySession => Step::Discard(Err(failure), class.name()),
+            Class::DirtySession => Step::AnswerAndDiscard(Err(failure), class.name()),
             Class::StaleHandle => {
                 if self.is_login_lost() {
                     return Some(self.retry_after_login(call, may_retry, operation));
@@ -80,7 +82,7 @@ impl Attempt<'_> {
                 if self.forget_key(&mut operation.request) && may_retry {
                     operation.prepare_retry(class, call, executed, next_number());
                     // In the midst of an operation, nobody knows what it has left behind.
-                    return (call.phase == Phase::Final).then_some(Step::Elsewhere(class.name()));
+                    return (call.phase == Phase::Final).then_some(Step::RetryElsewhere(class.name()));
                 }
                 let error = if is_gone { Error::ObjectStale } else { call.into() };
                 // A refused handle is refused before anything is done.
@@ -88,15 +90,15 @@ impl Attempt<'_> {
             }
             Class::LoginLost if may_retry && self.learn_that_key_wants_login(&operation.request, &call) => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::Elsewhere("context_login")
+                Step::RetryElsewhere("context_login")
             }
             Class::LoginLost => {
                 let may_retry = may_retry && !matches!(operation.request, Request::Probe);
                 return Some(self.retry_after_login(call, may_retry, operation));
             }
             class if is_suspicious(class) => self.investigate(class, call, failure, may_retry, operation),
-            _ if call.active => Step::Discard(Err(failure), "active"),
-            _ => Step::Keep(Err(failure)),
+            _ if call.active => Step::AnswerAndDiscard(Err(failure), "active"),
+            _ => Step::Answer(Err(failure)),
         };
         Some(step)
     }
@@ -129,22 +131,24 @@ impl Attempt<'_> {
         match class {
             Class::DeadSession if may_retry => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::Elsewhere(class.name())
+                Step::RetryElsewhere(class.name())
             }
             Class::DeviceTrouble if may_retry => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::Pause((!is_session_good || call.active).then_some(class.name()))
+                Step::RetryLater((!is_session_good || call.active).then_some(class.name()))
             }
-            Class::DeviceTrouble | Class::Ambiguous if is_session_good && call.active => Step::Discard(Err(failure), "active"),
-            Class::DeviceTrouble | Class::Ambiguous if is_session_good => Step::Keep(Err(failure)),
-            _ => Step::Discard(Err(failure), class.name()),
+            Class::DeviceTrouble | Class::Ambiguous if is_session_good && call.active => {
+                Step::AnswerAndDiscard(Err(failure), "active")
+            }
+            Class::DeviceTrouble | Class::Ambiguous if is_session_good => Step::Answer(Err(failure)),
+            _ => Step::AnswerAndDiscard(Err(failure), class.name()),
         }
     }
 
     /// What has failed, as far as its diagnosis asks.
     fn failed_call(&self) -> FailedCall<'_> {
         let epoch = self.resolver.epoch;
-        FailedCall::Operation { session: self.session, used: self.used, epoch, is_first: self.fresh }
+        FailedCall::Operation { session: self.session, used: self.used, epoch, is_first: self.is_first }
     }
 
     /// The token says that nobody is logged in: log in and try again, where this pool can.
@@ -164,7 +168,7 @@ impl Attempt<'_> {
         }
         operation.prepare_retry(Class::LoginLost, call, Executed::No, next_number());
         // As with a stale handle: what waits for the login then, does so on another session.
-        if call.phase == Phase::Final { Step::Elsewhere(Class::LoginLost.name()) } else { Step::LogIn }
+        if call.phase == Phase::Final { Step::RetryElsewhere(Class::LoginLost.name()) } else { Step::RetryAfterLogin }
     }
 
     /// The token wants a login though there is one: it is the key that wants it, and has not said so.

@@ -22,15 +22,16 @@ use crate::execution::batch::SLICE;
 use crate::execution::resolver::Resolver;
 use crate::execution::step::Step;
 use crate::module::handle::HandleUse;
-use crate::operation::Operation;
 use crate::operation::host::Host;
 use crate::operation::request::Request;
+use crate::operation::{LastFailure, Operation};
 use crate::options::PoolOptions;
 use crate::p11::Class;
 use crate::support::clock::now;
 use crate::token::session::Session;
 
-/// Runs an operation, and says what to do next. `epoch` is the one in which the session was found logged in. Called inside of the module.
+/// Runs an operation on a session, and says what is to be done then. `epoch`: the one in which the session was found logged in. `is_over`: whether
+/// nobody waits for a search any more. Called inside of the module.
 pub(crate) fn execute<H: Host>(
     options: &PoolOptions,
     session: &Session,
@@ -49,33 +50,37 @@ pub(crate) fn execute<H: Host>(
         ttl: options.key_cache_ttl,
         found: Cell::new(None),
     };
-    let (until, fresh) = (Instant::now() + SLICE, session.begin_use());
-    let attempt = Attempt { options, resolver, until, session, used, fresh, is_over };
-    let lay_idle = session.index() < operation.opened_since;
-    if operation.retried_as == Some(Class::DeadSession) && lay_idle && !attempt.is_alive() {
-        // Where one has died, those that lay idle beside it mostly have, too: the other try is for one that lives.
+    let (slice_end, is_first) = (Instant::now() + SLICE, session.begin_use());
+    let attempt = Attempt { options, resolver, slice_end, session, used, is_first, is_over };
+    if operation.last_failure.is_some_and(|failure| attempt.may_be_dead_as_well(failure)) && !attempt.is_alive() {
         token.doubt(epoch);
-        return Step::Exchange;
+        return Step::TakeAnother;
     }
-    let before = operation.request.answered();
+    let answered = operation.request.answered();
     let step = attempt.run(operation);
-    attempt.reject_foreign_answer(step, operation, before)
+    attempt.reject_foreign_answer(step, operation, answered)
 }
 
 impl Attempt<'_> {
-    /// Performs it until there is an answer, or something else to be done.
+    /// Whether its session may have died with the one on which the operation has failed: those that lay idle beside one that died mostly have. The
+    /// one other try is for a session that lives.
+    fn may_be_dead_as_well(&self, failure: LastFailure) -> bool {
+        failure.class == Class::DeadSession && self.session.index() < failure.next_session
+    }
+
+    /// Performs the operation until there is an answer, or something else to be done.
     fn run<H: Host>(&self, operation: &mut Operation<H>) -> Step {
         loop {
             let fault = match self.perform(&mut operation.request, &mut operation.context) {
                 Ok(answer) => {
                     // Nothing is asked of the module for a ping.
-                    if self.fresh && !matches!(operation.request, Request::Ping) {
+                    if self.is_first && !matches!(operation.request, Request::Ping) {
                         self.resolver.token.escalation.reset();
                     }
                     if operation.request.reaches_device() {
                         self.resolver.token.suspicion.succeeded();
                     }
-                    return Step::Keep(Ok(answer));
+                    return Step::Answer(Ok(answer));
                 }
                 Err(fault) => fault,
             };

@@ -58,7 +58,7 @@ impl Attempt<'_> {
                 let handle = self.resolver.resolve_anew(object)?;
                 destroy_object(functions, session, handle)?;
                 // Nobody has to look into where it is.
-                token.known.is_gone(token.keys.forget_handle(handle).into_iter().chain([object.template()]));
+                token.known.note_gone(token.keys.forget_handle(handle).into_iter().chain([object.template()]));
                 Answer::Done
             }
             Request::Mechanisms => Answer::Mechanisms(mechanisms(functions, token.slot())?),

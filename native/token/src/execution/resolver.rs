@@ -179,7 +179,7 @@ impl Resolver<'_> {
     /// A template has found an object.
     fn remember(&self, template: &Template, handle: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
         self.token.keys.put_handle(template, self.epoch, handle, self.now);
-        self.token.known.found(template);
+        self.token.known.note_found(template);
         handle
     }
 

@@ -5,26 +5,26 @@ use crate::operation::answer::Outcome;
 use crate::p11::{CallError, Class, Template};
 use crate::token::diagnosis::Trouble;
 
-/// What is to be done with the session and the operation: what execution itself can decide.
+/// What is to be done with the operation and its session: what execution itself can decide.
 pub(crate) enum Step {
     /// Answer; the session may serve the next.
-    Keep(Outcome),
-    /// Answer; close the session.
-    Discard(Outcome, &'static str),
-    /// Try again on another session; close this one.
-    Elsewhere(&'static str),
+    Answer(Outcome),
+    /// Answer; close the session, for this reason.
+    AnswerAndDiscard(Outcome, &'static str),
+    /// Try again on another session; close this one, for this reason.
+    RetryElsewhere(&'static str),
     /// Try again after a while; the session is good, or closed for a reason.
-    Pause(Option<&'static str>),
+    RetryLater(Option<&'static str>),
+    /// Log in, then try again; the session is good.
+    RetryAfterLogin,
     /// See to the token or the module, then try again, or answer; close this session.
     Recover(Recover),
-    /// The session died with what the token was before; on another one, the operation has not been tried.
-    Exchange,
-    /// Log in, then try again; the session is good.
-    LogIn,
+    /// The session is of no use, and the operation has not been tried: it takes another one.
+    TakeAnother,
     /// Wait for what is needed for the login that the key wants.
-    Park(Needs),
+    AwaitLogin(Needs),
     /// Wait until the module has been initialized again.
-    Reload(Vanished),
+    AwaitReload(Vanished),
 }
 
 /// What an operation has run into that its pool has to see to.
@@ -58,10 +58,10 @@ pub(crate) struct Fault {
 
 /// What is to be done about a fault, where its error does not say.
 pub(crate) enum Then {
-    /// The operation waits for a PIN or for its turn.
-    Park(Needs),
+    /// The operation waits for what is needed for the login that its key wants.
+    AwaitLogin(Needs),
     /// It is answered, and its session closed, for this reason.
-    Discard(&'static str),
+    AnswerAndDiscard(&'static str),
 }
 
 /// What an operation needs for the login that its key wants for each use.
@@ -74,10 +74,10 @@ pub(crate) enum Needs {
 }
 
 impl Fault {
-    /// The operation waits for its turn, or for a PIN.
-    pub(crate) fn wait_for(needs: Needs) -> Self {
+    /// The operation waits for what is needed for the login that its key wants.
+    pub(crate) fn await_login(needs: Needs) -> Self {
         let error = Error::Interrupted { cause: "the operation waits" };
-        Self { error, executed: Some(Executed::No), then: Some(Then::Park(needs)) }
+        Self { error, executed: Some(Executed::No), then: Some(Then::AwaitLogin(needs)) }
     }
 
     /// The operation has run.
@@ -97,7 +97,7 @@ impl From<CallError> for Fault {
     fn from(call: CallError) -> Self {
         if call.is_of_output() {
             // It has run, and we do not know what came of it.
-            let then = call.active.then_some(Then::Discard("output_length"));
+            let then = call.active.then_some(Then::AnswerAndDiscard("output_length"));
             return Self { then, ..Self::ran(call) };
         }
         Self { error: call.into(), executed: None, then: None }

@@ -51,7 +51,7 @@ impl Attempt<'_> {
                 });
                 match verified {
                     Ok(()) => Ok(Answer::Done),
-                    Err(call) => Err(self.tell_refusal(call.into(), |call| Error::SignatureInvalid { call })),
+                    Err(call) => Err(self.tell_refusal_from_failure(call.into(), |call| Error::SignatureInvalid { call })),
                 }
             }
             Task::Encrypt(data) => {
@@ -64,7 +64,7 @@ impl Attempt<'_> {
                 })
                 .and_then(|bytes| check_output_length("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len())))
                 .map(Answer::Bytes)
-                .map_err(|fault| self.tell_refusal(fault, |call| Error::DecryptionFailed { call })),
+                .map_err(|fault| self.tell_refusal_from_failure(fault, |call| Error::DecryptionFailed { call })),
             Task::DigestKey { prefix, suffix } => {
                 Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
             }
@@ -95,10 +95,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// Gives a fault its name where the module has refused what it was to decrypt or to verify, rather than failed to. Some modules say so by a code that may mean anything
-    /// (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a call that no input decides tells it
-    /// from a failing session. It is asked whatever the code, so that each refusal takes as long as any other, and none is tried again.
-    fn tell_refusal(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
+    /// The fault, or this error where the module has refused what it was to decrypt or to verify, rather than failed to. Some modules say so by a
+    /// code that may mean anything (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a call that
+    /// no input decides tells it from a failing session. It is made whatever the code, so that each refusal takes as long as any other, and none is
+    /// tried again.
+    fn tell_refusal_from_failure(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
         let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, .. }), then: None, .. } = fault else {
             return fault;
         };

@@ -26,7 +26,7 @@ impl Attempt<'_> {
     /// A key, or another object, was not found. Called inside of the module.
     pub(crate) fn judge_missing<H: Host>(&self, error: Error, executed: Executed, operation: &mut Operation<H>) -> Step {
         let token = self.resolver.token;
-        let answer = Step::Keep(Err(Failure { error, executed }));
+        let answer = Step::Answer(Err(Failure { error, executed }));
         // On a lease nothing is done behind the holder's back.
         if executed != Executed::No || !matches!(operation.place, Place::Pool) {
             return answer;
@@ -41,18 +41,18 @@ impl Attempt<'_> {
         match self.locate(&template) {
             Whereabouts::Here if operation.may_retry(executed) => {
                 operation.count_retry();
-                Step::Elsewhere("stale_handle")
+                Step::RetryElsewhere("stale_handle")
             }
             Whereabouts::Here => answer,
             Whereabouts::Nowhere => {
-                token.known.is_gone([template]);
+                token.known.note_gone([template]);
                 answer
             }
             Whereabouts::Lost(others) => {
                 let templates: Vec<_> = others.into_iter().chain([template]).collect();
                 // Unless they are found again, they are not looked into again.
-                token.known.is_gone(templates.iter().cloned());
-                Step::Reload(Vanished { templates, restarts: token.module.restarts() })
+                token.known.note_gone(templates.iter().cloned());
+                Step::AwaitReload(Vanished { templates, restarts: token.module.restarts() })
             }
         }
     }

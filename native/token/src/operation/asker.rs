@@ -1,4 +1,4 @@
-//! Who waits for something that changes the whole pool.
+//! Who waits for something that concerns the whole pool.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::operation::host::Host;
 pub(crate) struct Asker<H: Host>(pub(crate) Arc<Header<H>>);
 
 impl<H: Host> Asker<H> {
-    /// Answers, by the sender.
+    /// Answers, by the sender thread.
     pub(crate) fn answer(self, outcome: Outcome) {
         self.0.post(outcome);
     }

@@ -16,14 +16,14 @@ pub struct Batch {
     /// The key of all tasks.
     pub key: KeyRef,
     tasks: Vec<(Arc<Mechanism>, Task)>,
-    /// Those of the first tasks.
+    /// The answers of its first tasks.
     answers: Vec<Outcome>,
     /// Its key has been found: what fails from then on is one task.
     pub(crate) is_key_found: bool,
 }
 
 impl Batch {
-    /// A new one.
+    /// A slice with these tasks, none of them answered.
     pub fn new(key: KeyRef, tasks: Vec<(Arc<Mechanism>, Task)>) -> Self {
         Self { key, tasks, answers: Vec::new(), is_key_found: false }
     }

@@ -11,18 +11,19 @@ use crate::support::clock::nanos;
 
 /// What caller, queue and runner share of an operation.
 pub struct Header<H: Host> {
-    /// Where it is.
+    /// Whether it waits, runs, or is answered or given up.
     pub progress: Progress,
-    /// Who asked.
+    /// Who is answered.
     pub reply: H::Reply,
-    /// When.
+    /// When it was submitted.
     pub submitted: Millis,
-    /// When it may no longer start.
+    /// When it may no longer start; `None`: it may wait for as long as it takes.
     pub start_by: Option<Millis>,
-    /// The same in nanoseconds.
+    /// When it was submitted, in nanoseconds.
     pub(crate) asked_at: u64,
-    /// Nanoseconds from when it was asked for to its first start; 0: it has not started.
+    /// Nanoseconds from then to its first start; 0: it has not started.
     queued_for: AtomicU64,
+    /// The number of the session that it ran on last; 0: it has not started.
     session: AtomicU64,
 }
 
@@ -73,7 +74,7 @@ impl<H: Host> Header<H> {
         !self.is_over() && outlet.is_wanted(&self.reply)
     }
 
-    /// Answers by the sender, if nobody has answered or abandoned it.
+    /// Answers by the sender thread, if nobody has answered or abandoned it.
     pub fn post(&self, outcome: Outcome) {
         if self.progress.answer() {
             self.reply.post(outcome);

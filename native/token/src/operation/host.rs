@@ -19,13 +19,13 @@ pub trait Host: Sized + 'static {
 
 /// The address of a caller. Posting must neither block nor panic: it happens in destructors.
 pub trait Reply: Send + Sync + 'static {
-    /// Sends the answer by a thread that only sends.
+    /// Sends the answer, by the sender thread.
     fn post(&self, outcome: Outcome);
 }
 
 /// The address of a runner.
 pub trait Wake: Clone + Send + Sync + 'static {
-    /// Wakes it by a thread that only sends; neither blocks nor panics.
+    /// Wakes it, by the sender thread; neither blocks nor panics.
     fn post(&self);
     /// Ends its wait in [`Outlet::wait`], the one that has begun or the next one; neither blocks nor panics.
     fn unpark(&self);
@@ -35,21 +35,21 @@ pub trait Wake: Clone + Send + Sync + 'static {
 
 /// The address of a pool server.
 pub trait PoolServer: Send + Sync + 'static {
-    /// Tells it by a thread that only sends; neither blocks nor panics.
+    /// Tells it, by the sender thread; neither blocks nor panics.
     fn post(&self, notice: Notice);
 }
 
-/// Whether the sender of an answer is still alive.
+/// Whether the process on which a runner runs, and which sends its answers, is still alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Delivery {
     /// Sent, or nobody is there to receive it.
     Done,
-    /// The sender's process is dead: the answer goes by the sender, and this runner must take nothing more.
-    SenderDead,
+    /// It is dead: the answer goes by the sender thread, and the runner must take nothing more.
+    RunnerDead,
 }
 
-/// How the current thread sends: directly where it may, by the sender where it may not.
+/// How the current thread sends: directly where it may, by the sender thread where it may not.
 pub trait Outlet<H: Host> {
     /// Whether the caller is still there.
     fn is_wanted(&self, reply: &H::Reply) -> bool;

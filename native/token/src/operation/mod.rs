@@ -27,26 +27,32 @@ use crate::p11::{CallError, Class};
 use crate::support::panics::survive;
 use crate::support::pin::Pin;
 
-/// A call on its way through the pool. It is answered exactly once, by whatever road it ends.
+/// A caller's operation on its way through the pool. It is answered exactly once, however it ends.
 pub struct Operation<H: Host> {
-    /// What is shared of it.
+    /// What its caller, the queue and the runner share of it.
     pub header: Arc<Header<H>>,
     /// What is asked for.
     pub request: Request,
-    /// How often it has been tried again.
-    pub retries: u8,
-    /// What it failed with before it was tried again.
-    pub retried_as: Option<Class>,
-    /// The number of the first session that was opened after its last failure.
-    pub(crate) opened_since: u64,
-    /// The same, until it has been told.
-    pub retry: Option<Retry>,
-    /// Whether an earlier try of it may have run.
-    pub executed: Executed,
     /// Where it runs.
     pub place: Place<H>,
-    /// The PIN of a key that wants a login for each use.
+    /// The PIN for the login that its key wants for each use.
     pub context: ContextPin,
+    /// Whether an earlier try of it may have run.
+    pub(crate) executed: Executed,
+    /// How often it has been tried again.
+    pub(crate) retries: u8,
+    /// What its last try failed with.
+    pub(crate) last_failure: Option<LastFailure>,
+    /// Why it is tried again, until the pool server has been told.
+    pub(crate) untold_retry: Option<Retry>,
+}
+
+/// What the last try of an operation failed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastFailure {
+    pub(crate) class: Class,
+    /// The number of the first session that was opened after it.
+    pub(crate) next_session: u64,
 }
 
 /// How far an operation is with the login that its key wants for each use (`CKA_ALWAYS_AUTHENTICATE`).
@@ -75,28 +81,31 @@ impl<H: Host> Operation<H> {
         Self {
             header,
             request,
-            retries: 0,
-            retried_as: None,
-            opened_since: 0,
-            retry: None,
-            executed: Executed::No,
             place,
             context: ContextPin::None,
+            executed: Executed::No,
+            retries: 0,
+            last_failure: None,
+            untold_retry: None,
         }
     }
 
     /// It is to be tried again, after this call. `next_session`: the number that the next session to be opened will have.
     pub(crate) fn prepare_retry(&mut self, class: Class, call: CallError, executed: Executed, next_session: u64) {
         self.retries += 1;
-        self.retried_as = Some(class);
-        self.opened_since = next_session;
-        self.retry = Some(Retry { class, call });
+        self.last_failure = Some(LastFailure { class, next_session });
+        self.untold_retry = Some(Retry { class, call });
         if executed != Executed::No {
             self.executed = Executed::Unknown;
         }
     }
 
-    /// It fails without another try.
+    /// It is to be tried again, for a reason that nobody is told.
+    pub(crate) fn count_retry(&mut self) {
+        self.retries += 1;
+    }
+
+    /// What it is answered if it fails now, without another try.
     pub(crate) fn failure(&self, error: impl Into<Error>) -> Failure {
         Failure { error: error.into(), executed: self.executed }
     }
@@ -106,7 +115,7 @@ impl<H: Host> Operation<H> {
         survive(|| self.request.outcome_for_caller(outcome)).unwrap_or_else(|| Err(unanswerable()))
     }
 
-    /// Answers it; where the outlet fails to, by the sender.
+    /// Answers it; where the outlet fails to, by the sender thread.
     pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
         if !self.header.progress.answer() {
             return Delivery::Done;
@@ -118,16 +127,11 @@ impl<H: Host> Operation<H> {
         })
     }
 
-    /// Answers it by the sender.
+    /// Answers it by the sender thread.
     pub fn post(mut self, error: Error) {
         let failure = self.failure(error);
         let outcome = self.outcome_for_caller(Err(failure));
         self.header.post(outcome);
-    }
-
-    /// It is to be tried again, for a reason that nobody is told.
-    pub(crate) fn count_retry(&mut self) {
-        self.retries += 1;
     }
 
     /// Whether it may be tried again on a session of the pool. Once; not when nobody waits for it; never under a lease, whose holder may have state

@@ -90,7 +90,7 @@ impl<H: Host> TokenPool<H> {
         if let Some(trouble) = trouble {
             self.respond_to(trouble, held.session.token(), held.session.generation(), call);
         }
-        self.discard(held, &Place::Pool, self.options.class(&call).name());
+        self.discard(held, &Place::Pool, self.options.policy.class(&call).name());
         match self.availability.readiness() {
             Readiness::Ready | Readiness::Held if self.may_try_another(&work, lay_idle) => {
                 self.hold_control(work.again(lay_idle));
@@ -132,7 +132,7 @@ impl<H: Host> TokenPool<H> {
         let _inside = token.module.enter().ok()?;
         let Some(used) = session.begin() else { return Some(CallError::session_lost("C_GetSessionInfo")) };
         let answer = p11::session::session_info(token.module.functions(), used.handle());
-        answer.err().filter(|error| self.options.class(error) == Class::DeadSession)
+        answer.err().filter(|error| self.options.policy.class(error) == Class::DeadSession)
     }
 
     /// Tells the outside how a login ended.

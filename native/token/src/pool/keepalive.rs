@@ -60,7 +60,7 @@ impl<H: Host> TokenPool<H> {
             Kept::Broken(reason) => reason,
             Kept::Trouble(trouble, call) => {
                 self.respond_to(trouble, held.session.token(), held.session.generation(), call);
-                self.options.class(&call).name()
+                self.options.policy.class(&call).name()
             }
         };
         self.discard(held, &Place::Pool, reason);
@@ -90,7 +90,7 @@ impl<H: Host> TokenPool<H> {
     /// What a return code asks for, as of an operation that nobody waits for. Called inside of the module.
     fn judge_keeping(&self, session: &Session, used: &HandleUse<'_>, call: CallError) -> Kept {
         let token = session.token();
-        let (class, epoch) = (self.options.class(&call), token.gate.epoch());
+        let (class, epoch) = (self.options.policy.class(&call), token.gate.epoch());
         if is_suspicious(class) {
             let failed = FailedCall::Keepalive { used, epoch };
             let Diagnosis { trouble, is_session_good } = diagnose(&self.options.policy, token, class, &failed);

@@ -72,7 +72,7 @@ impl<H: Host> TokenPool<H> {
                 Ok(session) => return Ok(session),
                 Err(call) => call,
             };
-            let class = self.options.class(&call);
+            let class = self.options.policy.class(&call);
             (call, class, diagnose(&self.options.policy, &token, class, &FailedCall::Opening).trouble)
         };
         let Some(trouble) = trouble else {
@@ -169,7 +169,7 @@ impl<H: Host> TokenPool<H> {
     /// Whether the token gives no further session, though nothing is wrong with it.
     fn is_full(&self, error: &Error) -> bool {
         let Error::Call(call) = error else { return false };
-        let class = self.options.class(call);
+        let class = self.options.policy.class(call);
         // CloudHSM says it so.
         let has_others = || self.availability.token().is_ok_and(|token| token.gate.sessions() > 0);
         call.function == "C_OpenSession"

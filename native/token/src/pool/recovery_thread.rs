@@ -41,7 +41,7 @@ impl<H: Host> TokenPool<H> {
         let seen = module.module().incarnation();
         let token = match Token::find(module.module(), &self.options.selector) {
             // It was lost before, and nobody has noticed yet.
-            Err(error) if error.call().is_some_and(|call| self.options.class(&call) == Class::Module) => {
+            Err(error) if error.call().is_some_and(|call| self.options.policy.class(&call) == Class::Module) => {
                 self.reinitialize(module.module(), seen, true)?;
                 Token::find(module.module(), &self.options.selector)?
             }
@@ -115,7 +115,7 @@ impl<H: Host> TokenPool<H> {
             Err(error) => {
                 // Many a client of a network needs that to connect again. Others that have their tokens are left alone, unless it is the
                 // module itself that asks for it.
-                let is_due = error.call().is_some_and(|call| self.options.class(&call) == Class::Module);
+                let is_due = error.call().is_some_and(|call| self.options.policy.class(&call) == Class::Module);
                 match self.reinitialize(module, seen, is_due) {
                     Ok(()) => self.find(module)?,
                     Err(why) if is_due => return Err(why),

@@ -47,7 +47,7 @@ impl<H: Host> TokenPool<H> {
             Ok(false) | Err(Error::ModuleAdopted { .. }) => (),
             Err(_) => {
                 if let Some(token) = self.availability.bound_token() {
-                    token.known.is_not_known_to_be_gone(&templates);
+                    token.known.note_still_known(&templates);
                 }
             }
         }

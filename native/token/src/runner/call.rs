@@ -42,11 +42,11 @@ impl<H: Host> TokenPool<H> {
         operation.header.runs_on(in_use.session().index());
         // Before the gate: whoever is to see to a login there has begun it.
         let step = if in_use.session().is_stale() {
-            CallStep::Executed(Step::Exchange)
+            CallStep::Executed(Step::TakeAnother)
         } else {
             match self.pass_gate(in_use.session(), &operation) {
                 Passage::Pass(_) => self.execute(&in_use, &mut operation, outlet),
-                Passage::Refuse(error) => CallStep::Executed(Step::Keep(Err(operation.failure(error)))),
+                Passage::Refuse(error) => CallStep::Executed(Step::Answer(Err(operation.failure(error)))),
                 Passage::Wait(wait) => CallStep::WaitAtGate(wait),
             }
         };
@@ -64,28 +64,28 @@ impl<H: Host> TokenPool<H> {
             }
             CallStep::Executed(step) => step,
         };
-        if let Step::Discard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
+        if let Step::AnswerAndDiscard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
             self.login.forget_retained_pin();
         }
         match step {
-            Step::Keep(outcome) => self.done(held, operation, ticket, outcome, outlet),
-            Step::Discard(outcome, reason) => {
+            Step::Answer(outcome) => self.done(held, operation, ticket, outcome, outlet),
+            Step::AnswerAndDiscard(outcome, reason) => {
                 self.discard(held, &operation.place, reason);
                 Handled::answer(operation, outcome, None)
             }
-            Step::Elsewhere(reason) => {
+            Step::RetryElsewhere(reason) => {
                 self.discard(held, &operation.place, reason);
                 Handled::next(self.requeue(operation, ticket, outlet))
             }
-            Step::Pause(reason) => Handled::next(self.pause(held, operation, ticket, reason)),
+            Step::RetryLater(reason) => Handled::next(self.pause(held, operation, ticket, reason)),
             Step::Recover(recover) => self.handle_trouble(held, operation, ticket, recover, outlet),
-            Step::Exchange => self.handle_stale(held, operation, ticket, outlet),
-            Step::LogIn => {
+            Step::TakeAnother => self.handle_stale(held, operation, ticket, outlet),
+            Step::RetryAfterLogin => {
                 let granted = self.requeue(operation, ticket, outlet);
                 Handled::next(self.first_of(granted, self.free(held, &Place::Pool), outlet))
             }
-            Step::Reload(vanished) => Handled::next(self.handle_vanished(held, operation, ticket, vanished)),
-            Step::Park(needs) => Handled::next(self.park_operation(held, operation, ticket, needs)),
+            Step::AwaitReload(vanished) => Handled::next(self.handle_vanished(held, operation, ticket, vanished)),
+            Step::AwaitLogin(needs) => Handled::next(self.park_operation(held, operation, ticket, needs)),
         }
     }
 
@@ -172,21 +172,21 @@ impl<H: Host> TokenPool<H> {
     fn execute(&self, in_use: &InUse<'_, H>, operation: &mut Operation<H>, outlet: &impl Outlet<H>) -> CallStep {
         if in_use.is_hung() {
             // Its opening was: it goes no further.
-            return CallStep::Executed(Step::Elsewhere("hung"));
+            return CallStep::Executed(Step::RetryElsewhere("hung"));
         }
         let session = in_use.session();
         let token = session.token();
         let _inside = match enter(token, in_use.record(), || operation.header.is_wanted(outlet)) {
             Ok(inside) => inside,
             Err(Error::Reinitializing) => return CallStep::AwaitModule,
-            Err(error) => return CallStep::Executed(Step::Keep(Err(operation.failure(error)))),
+            Err(error) => return CallStep::Executed(Step::Answer(Err(operation.failure(error)))),
         };
         // From here on the module is not initialized again behind it, and nobody else calls with its handle.
-        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return CallStep::Executed(Step::Exchange) };
+        let Some(used) = session.begin().filter(|_| !session.is_stale()) else { return CallStep::Executed(Step::TakeAnother) };
         // While it waited for its turn, the login may have been lost, and handles with it.
         let epoch = match self.pass_gate(session, operation) {
             Passage::Pass(epoch) => epoch,
-            Passage::Refuse(error) => return CallStep::Executed(Step::Keep(Err(operation.failure(error)))),
+            Passage::Refuse(error) => return CallStep::Executed(Step::Answer(Err(operation.failure(error)))),
             Passage::Wait(wait) => return CallStep::WaitAtGate(wait),
         };
         // Only a search takes many calls.
@@ -194,7 +194,7 @@ impl<H: Host> TokenPool<H> {
         let is_over = || searcher.as_ref().is_some_and(|header| !header.is_wanted(outlet));
         let step = survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
-            Step::Discard(Err(Failure { error, executed: Executed::Unknown }), "panic")
+            Step::AnswerAndDiscard(Err(Failure { error, executed: Executed::Unknown }), "panic")
         });
         CallStep::Executed(step)
     }

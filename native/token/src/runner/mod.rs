@@ -62,7 +62,7 @@ impl<H: Host> TokenPool<H> {
                 bytes += weight(&outcome);
                 delivery = operation.answer(outlet, outcome);
             }
-            if delivery == Delivery::SenderDead {
+            if delivery == Delivery::RunnerDead {
                 return self.quit(id, next, outlet);
             }
             let next = match next {

@@ -166,7 +166,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Tells why an operation is tried again, once.
     pub(crate) fn tell_of_retry(&self, operation: &mut Operation<H>) {
-        if let Some(retry) = operation.retry.take() {
+        if let Some(retry) = operation.untold_retry.take() {
             self.server.post(Notice::Retried(retry));
         }
     }

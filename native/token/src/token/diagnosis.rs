@@ -12,7 +12,7 @@ use crate::support::clock::now;
 use crate::token::Token;
 use crate::token::policy::Policy;
 use crate::token::session::Session;
-use crate::token::suspicion::{Failed, Verdict};
+use crate::token::suspicion::{Origin, Reaction};
 
 /// How many random bytes a device is asked for, to see whether it answers. There is nothing smaller that goes to the device for sure, whatever
 /// the library knows by itself.
@@ -170,29 +170,29 @@ pub(crate) fn diagnose(policy: &Policy, token: &Token, class: Class, call: &Fail
 /// What a failure of this class says of the device, in the light of those before it. Called inside of the module.
 pub(crate) fn suspect_device(policy: &Policy, token: &Token, class: Class, call: &FailedCall<'_>) -> Suspected {
     let Some(limits) = policy.trouble.filter(|_| is_trouble(class)) else { return Suspected::Nothing };
-    let (what, session) = match call {
-        FailedCall::Operation { session, used, .. } => (Failed::Operation, Some((session.index(), used.handle()))),
-        FailedCall::Keepalive { .. } | FailedCall::Login { .. } | FailedCall::Opening => (Failed::Own, None),
+    let (origin, session) = match call {
+        FailedCall::Operation { session, used, .. } => (Origin::Operation, Some((session.index(), used.handle()))),
+        FailedCall::Keepalive { .. } | FailedCall::Login { .. } | FailedCall::Opening => (Origin::Own, None),
     };
-    let verdict = match token.suspicion.failed(what, now(), limits) {
-        Verdict::Ask => match ask_device(policy, token, session) {
+    let reaction = match token.suspicion.failed(origin, now(), limits) {
+        Reaction::Ask => match ask_device(policy, token, session) {
             DeviceReply::Answers => {
                 // One that answers, but does not log in or open sessions, is none the better for it.
-                if what == Failed::Operation {
+                if origin == Origin::Operation {
                     token.suspicion.succeeded();
                 }
                 return Suspected::Nothing;
             }
             DeviceReply::Fails { on } => match token.suspicion.confirmed(on, now(), limits) {
-                Verdict::Ask => return Suspected::Session,
-                verdict => verdict,
+                Reaction::Ask => return Suspected::Session,
+                reaction => reaction,
             },
         },
-        verdict => verdict,
+        reaction => reaction,
     };
-    match verdict {
-        Verdict::Act => Suspected::Device(Trouble::Lasting { restarts: token.module.restarts() }),
-        Verdict::Ask | Verdict::Bear => Suspected::Nothing,
+    match reaction {
+        Reaction::Act => Suspected::Device(Trouble::Lasting { restarts: token.module.restarts() }),
+        Reaction::Ask | Reaction::Bear => Suspected::Nothing,
     }
 }
 

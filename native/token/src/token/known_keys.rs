@@ -19,16 +19,17 @@ pub(crate) struct KnownKeys(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    /// Templates that have found one.
+    /// Templates that have found a key.
     found: HashSet<Template>,
     /// Those that find none, as has been looked into.
     gone: HashSet<Template>,
+    /// When a key that had vanished was last looked into.
     looked_at: Option<Millis>,
 }
 
 impl KnownKeys {
     /// A template has found a key.
-    pub(crate) fn found(&self, template: &Template) {
+    pub(crate) fn note_found(&self, template: &Template) {
         let mut known = self.0.lock();
         known.gone.remove(template);
         if known.found.len() >= MOST {
@@ -37,8 +38,8 @@ impl KnownKeys {
         known.found.insert(template.clone());
     }
 
-    /// They find none: there is nothing to look into any more, until they find one again.
-    pub(crate) fn is_gone(&self, templates: impl IntoIterator<Item = Template>) {
+    /// These templates find nothing: there is nothing to look into any more, until they find one again.
+    pub(crate) fn note_gone(&self, templates: impl IntoIterator<Item = Template>) {
         let mut known = self.0.lock();
         if known.gone.len() >= MOST {
             known.gone.clear();
@@ -49,8 +50,8 @@ impl KnownKeys {
         }
     }
 
-    /// Nothing has come of looking into these: they are as known as before.
-    pub(crate) fn is_not_known_to_be_gone(&self, templates: &[Template]) {
+    /// Nothing has come of looking into these templates: they are as known as before.
+    pub(crate) fn note_still_known(&self, templates: &[Template]) {
         let mut known = self.0.lock();
         for template in templates {
             known.gone.remove(template);
@@ -105,14 +106,14 @@ mod tests {
         let keys = KnownKeys::default();
         assert!(!key_has_vanished(&keys, "a", 0, 10));
         assert!(object_has_vanished(&keys, "a", 0, 10));
-        keys.found(&template("b"));
+        keys.note_found(&template("b"));
         assert!(key_has_vanished(&keys, "b", 10, 10));
     }
 
     #[test]
     fn keys_are_looked_into_once_in_a_while() {
         let keys = KnownKeys::default();
-        ["a", "b"].iter().for_each(|label| keys.found(&template(label)));
+        ["a", "b"].iter().for_each(|label| keys.note_found(&template(label)));
         assert!(key_has_vanished(&keys, "a", 0, 10));
         assert!(!key_has_vanished(&keys, "b", 9, 10));
         assert!(key_has_vanished(&keys, "b", 10, 10));
@@ -121,14 +122,14 @@ mod tests {
     #[test]
     fn what_is_gone_is_not_looked_into_until_it_is_found_again() {
         let keys = KnownKeys::default();
-        keys.found(&template("a"));
-        keys.is_gone([template("a")]);
+        keys.note_found(&template("a"));
+        keys.note_gone([template("a")]);
         assert!(!key_has_vanished(&keys, "a", 0, 0));
         assert!(!object_has_vanished(&keys, "a", 0, 0));
-        keys.is_not_known_to_be_gone(&[template("a")]);
+        keys.note_still_known(&[template("a")]);
         assert!(key_has_vanished(&keys, "a", 0, 0));
-        keys.is_gone([template("a")]);
-        keys.found(&template("a"));
+        keys.note_gone([template("a")]);
+        keys.note_found(&template("a"));
         assert!(key_has_vanished(&keys, "a", 0, 0));
         assert_eq!(keys.others(&template("b")), [template("a")]);
         assert_eq!(keys.others(&template("a")), [] as [Template; 0]);

@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use session_pool::Millis;
 
-/// What has failed.
+/// Whose call has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failed {
+pub(crate) enum Origin {
     /// A caller's operation.
     Operation,
-    /// A login, or the opening of a session.
+    /// The pool's own: a login, the opening of a session, a keepalive.
     Own,
 }
 
@@ -34,7 +34,7 @@ pub struct Limits {
 
 /// What a failure is to lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Reaction {
     /// Nothing.
     Bear,
     /// The device is to be asked.
@@ -77,7 +77,7 @@ impl Suspicion {
     }
 
     /// Something has failed as it would on a device in trouble.
-    pub(crate) fn failed(&self, what: Failed, now: Millis, limits: Limits) -> Verdict {
+    pub(crate) fn failed(&self, origin: Origin, now: Millis, limits: Limits) -> Reaction {
         let mut case = self.case.lock();
         let since = match self.since.load(Ordering::Relaxed) {
             0 => {
@@ -90,39 +90,39 @@ impl Suspicion {
         case.failures = case.failures.saturating_add(1);
         let lasts = |since: Millis| now.saturating_sub(since) >= limits.after;
         let own_since = case.own_since;
-        if what == Failed::Own {
+        if origin == Origin::Own {
             case.own_since.get_or_insert(now);
         }
         if case.failures < 2 || !lasts(since) || !case.may_act(now, limits) {
-            return Verdict::Bear;
+            return Reaction::Bear;
         }
-        if what == Failed::Own && own_since.is_some_and(lasts) {
+        if origin == Origin::Own && own_since.is_some_and(lasts) {
             return self.act_on(&mut case, now);
         }
         // Nobody asks while another does, nor what was answered just now.
         if case.asked_at.is_some_and(|asked_at| !lasts(asked_at)) {
-            return Verdict::Bear;
+            return Reaction::Bear;
         }
         case.asked_at = Some(now);
-        Verdict::Ask
+        Reaction::Ask
     }
 
     /// The device has failed the question. On a session of its own, or (`on`) on this one, for want of another.
-    pub(crate) fn confirmed(&self, on: Option<u64>, now: Millis, limits: Limits) -> Verdict {
+    pub(crate) fn confirmed(&self, on: Option<u64>, now: Millis, limits: Limits) -> Reaction {
         let mut case = self.case.lock();
         let is_second = on.is_none_or(|session| case.blamed.replace(session).is_some_and(|before| before != session));
         if !is_second {
             // The next session is to be asked at once.
             case.asked_at = None;
-            return Verdict::Ask;
+            return Reaction::Ask;
         }
-        if case.may_act(now, limits) { self.act_on(&mut case, now) } else { Verdict::Bear }
+        if case.may_act(now, limits) { self.act_on(&mut case, now) } else { Reaction::Bear }
     }
 
-    fn act_on(&self, case: &mut Case, now: Millis) -> Verdict {
+    fn act_on(&self, case: &mut Case, now: Millis) -> Reaction {
         case.acted_at = Some(now);
         self.since.store(0, Ordering::Relaxed);
-        Verdict::Act
+        Reaction::Act
     }
 }
 
@@ -134,8 +134,8 @@ impl Case {
 
 #[cfg(test)]
 mod tests {
-    use super::Failed::{Operation, Own};
-    use super::Verdict::{Act, Ask, Bear};
+    use super::Origin::{Operation, Own};
+    use super::Reaction::{Act, Ask, Bear};
     use super::*;
 
     const LIMITS: Limits = Limits { after: 100, apart: 1_000 };
@@ -145,16 +145,16 @@ mod tests {
     }
 
     impl Suspicion {
-        fn fails(&self, what: Failed, now: Millis) -> Verdict {
-            self.failed(what, now, LIMITS)
+        fn fails(&self, origin: Origin, now: Millis) -> Reaction {
+            self.failed(origin, now, LIMITS)
         }
     }
 
     #[test]
     fn failures_are_borne_until_they_have_lasted() {
         let one = suspicion();
-        let verdicts = [0, 1, 50, 99].map(|now| one.fails(Operation, now));
-        assert_eq!(verdicts, [Bear; 4]);
+        let reactions = [0, 1, 50, 99].map(|now| one.fails(Operation, now));
+        assert_eq!(reactions, [Bear; 4]);
         assert_eq!(one.fails(Operation, 100), Ask);
         assert_eq!(one.confirmed(None, 101, LIMITS), Act);
     }
@@ -201,9 +201,9 @@ mod tests {
     fn one_asks_for_all() {
         let one = suspicion();
         one.fails(Operation, 0);
-        let verdicts = [200, 200, 201, 299, 300].map(|now| one.fails(Operation, now));
+        let reactions = [200, 200, 201, 299, 300].map(|now| one.fails(Operation, now));
         // Who has asked may have been given up.
-        assert_eq!(verdicts, [Ask, Bear, Bear, Bear, Ask]);
+        assert_eq!(reactions, [Ask, Bear, Bear, Bear, Ask]);
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn login(options: &PoolOptions, session: &Session, attempt: Attempt, pin: Option
         Ended::Refused { error, reusable }
     };
     let broken = |attempt: Attempt, call: CallError| {
-        let class = match options.class(&call) {
+        let class = match options.policy.class(&call) {
             // A login needs no room for another session: a token that says so is not what it was.
             Class::Capacity => Class::TokenGone,
             class => class,
@@ -145,7 +145,7 @@ fn login(options: &PoolOptions, session: &Session, attempt: Attempt, pin: Option
         token.suspicion.logged_in();
         return Ended::In(attempt.succeed(mark, true, session.generation()));
     };
-    match options.class(&call) {
+    match options.policy.class(&call) {
         // Some modules say so of another user, too.
         Class::AlreadyLoggedIn if is_other(functions, handle, user) => {
             failed(attempt, Error::LoginConflict { call: Some(call) }, true)

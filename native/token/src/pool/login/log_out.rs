@@ -116,7 +116,7 @@ impl<H: Host> TokenPool<H> {
         drop(attempt);
         match result {
             Ok(()) => Made::Done(reason),
-            Err(error) if self.options.class(&error) == Class::LoginLost => Made::Done(reason),
+            Err(error) if self.options.policy.class(&error) == Class::LoginLost => Made::Done(reason),
             Err(error) => Made::Refused(error.into()),
         }
     }
