@@ -935,9 +935,14 @@ defmodule Pkcs11Pool do
   The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.
 
   With `limit: n` at most so many are returned, and the others are left out (1 to 1,000,000). Without it, more than 10,000 are the error
-  `:too_many_objects`. An object that vanishes during the call is left out, if the token says CKR_OBJECT_HANDLE_INVALID of it. Where the token
-  refuses to describe an object with another code, the call fails with that: SoftHSM sometimes says CKR_ATTRIBUTE_VALUE_INVALID or CKR_GENERAL_ERROR of one that is being
-  made or destroyed.
+  `:too_many_objects`.
+
+  Where the token refuses to describe an object (CKR_OBJECT_HANDLE_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED), it is searched again,
+  up to 8 times. One that is not found any more has vanished, and is left out. One that is found each time comes with what can be read of it: `:class`
+  and `:key_type` may be nil then, as ever, and `:id` and `:label` are nil in place of what was refused. SoftHSM leaves such objects on the token when a `C_GenerateKey`
+  beside a search fails; `destroy_object/3` removes them. The call fails with the token's code if nothing of the object can be read, the code
+  may be the device's (CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED), and the token describes no other object that was found; or if the token says
+  CKR_OBJECT_HANDLE_INVALID of what it finds 8 times. Other codes fail the call at once, as for all calls.
 
   Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` for each (PKCS#11 2.40, 5.7).
   """

@@ -19,7 +19,8 @@ defmodule Pkcs11Pool.Object do
 
     * `:class` and `:key_type` are atoms, numbers that the standard does not name, or nil where the
       token did not say (`:key_type` of what is no key)
-    * `:id` and `:label` are binaries, empty where the object has none
+    * `:id` and `:label` are binaries, empty where the object has none, and nil where the token refused to read
+      them: see `Pkcs11Pool.find_objects/3`
     * `:unique_id` is the token's own name for the object, as bytes, which no other object has and
       nobody can change; nil where the token has no `CKA_UNIQUE_ID`, or an empty one
     * `:token`, `:epoch` and `:handle` are the library's own
@@ -36,8 +37,8 @@ defmodule Pkcs11Pool.Object do
           handle: non_neg_integer,
           class: atom | non_neg_integer | nil,
           key_type: atom | non_neg_integer | nil,
-          id: binary,
-          label: binary,
+          id: binary | nil,
+          label: binary | nil,
           unique_id: binary | nil
         }
 
@@ -46,7 +47,7 @@ defmodule Pkcs11Pool.Object do
         when native:
                {handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
                 class :: non_neg_integer | nil, key_type :: non_neg_integer | nil,
-                id :: binary | nil, label :: binary | nil}
+                id :: binary | :unavailable | nil, label :: binary | :unavailable | nil}
   def from_native({native, unique_id}), do: %{from_native(native) | unique_id: unique_id}
 
   def from_native({handle, epoch, token, class, key_type, id, label}) do
@@ -56,10 +57,14 @@ defmodule Pkcs11Pool.Object do
       handle: handle,
       class: class && Template.class(class),
       key_type: key_type && Template.key_type(key_type),
-      id: id || "",
-      label: label || ""
+      id: text(id),
+      label: text(label)
     }
   end
+
+  defp text(:unavailable), do: nil
+  defp text(nil), do: ""
+  defp text(text), do: text
 
   defimpl Inspect do
     @shown_id_bytes 32
@@ -70,7 +75,8 @@ defmodule Pkcs11Pool.Object do
           if(object.class, do: to_string(object.class), else: "object"),
           if(object.label not in ["", nil], do: Kernel.inspect(object.label)),
           if(object.id not in ["", nil], do: "id=" <> hex(object.id)),
-          if(object.key_type, do: "key_type=#{object.key_type}")
+          if(object.key_type, do: "key_type=#{object.key_type}"),
+          if(nil in [object.id, object.label], do: "unreadable handle=#{object.handle}")
         ]
         |> Enum.reject(&is_nil/1)
         |> Enum.join(" ")

@@ -27,6 +27,12 @@ defmodule Pkcs11Pool.ObjectTest do
     assert Object.from_native({native, "u"}) == %{Object.from_native(native) | unique_id: "u"}
   end
 
+  test "an id or a label that the token refused to read is nil" do
+    object = Object.from_native({7, 2, "serial", nil, nil, :unavailable, :unavailable})
+    assert %Object{id: nil, label: nil} = object
+    assert inspect(object) == "#Pkcs11Pool.Object<object unreadable handle=7>"
+  end
+
   test "inspect shows what a person knows the object by" do
     object = Object.from_native({7, 2, "serial", 3, 3, <<0x0A, 0x1B>>, "signing"})
 

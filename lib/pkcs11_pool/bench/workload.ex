@@ -172,8 +172,13 @@ defmodule Pkcs11Pool.Bench.Workload do
       template = template |> Keyword.delete(:class) |> Keyword.merge(class: class, sign: true)
 
       case Pkcs11Pool.find_objects(pool, template) do
-        {:ok, keys} -> {:cont, {:ok, found ++ Enum.sort_by(keys, &{&1.label, &1.id})}}
-        error -> {:halt, error}
+        {:ok, keys} ->
+          # One that the token does not describe has no name to be chosen by.
+          keys = Enum.reject(keys, &(nil in [&1.id, &1.label]))
+          {:cont, {:ok, found ++ Enum.sort_by(keys, &{&1.label, &1.id})}}
+
+        error ->
+          {:halt, error}
       end
     end)
   end

@@ -295,6 +295,23 @@ defmodule Pkcs11Pool.Testing.Chaos do
     do: Control.tell!(chaos, ["endless_search", if(endless?, do: "on", else: "off")])
 
   @doc """
+  An object that is found, and that the module does not describe: `C_GetAttributeValue` answers `code` for it, as
+  SoftHSM does of a key that a failed `C_GenerateKey` left behind. `:ok` as the code mends it.
+
+  Options: `:attributes`, by default all; `:count`, how many calls are refused, by default all.
+  """
+  @spec refuse_attributes(t, Pkcs11Pool.Object.t(), code, [
+          {:attributes, [Pkcs11Pool.Template.name()]} | {:count, pos_integer}
+        ]) :: :ok
+  def refuse_attributes(%__MODULE__{} = chaos, %Pkcs11Pool.Object{} = object, code, opts \\ []) do
+    opts = Keyword.validate!(opts, [:count, attributes: []])
+    kinds = Enum.map_join(opts[:attributes], ",", &to_string(Pkcs11Pool.Template.name!(&1)))
+    kinds = if kinds != "", do: ["kinds=" <> kinds], else: []
+    words = ["refuse_attributes", to_string(object.handle), code!(code)]
+    Control.tell!(chaos, words ++ kinds ++ options(count: opts[:count]))
+  end
+
+  @doc """
   Whether public and private keys have a `CKA_UNIQUE_ID`, which SoftHSM 2.6 lacks; by default `:off`.
 
     * `:on` - each has its own, which it keeps, and is found by it

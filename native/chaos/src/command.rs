@@ -20,6 +20,7 @@
 //! | `reuse_handles on\|off [objects=true]` | the number of what has died is given out again |
 //! | `replace_operations on\|off` | a second Init ends the operation that is active, instead of being refused |
 //! | `endless_search on\|off` | `C_FindObjects` finds one object again and again |
+//! | `refuse_attributes HANDLE CODE [kinds=N,N] [count=]` | `C_GetAttributeValue` answers a code for these attributes of an object, or for all |
 //! | `unique_ids on\|off\|refused\|ignored\|same\|empty` | objects have a `CKA_UNIQUE_ID` |
 //! | `logout` | a real `C_Logout` |
 //! | `uninitialize` | `CKR_CRYPTOKI_NOT_INITIALIZED` until `C_Initialize` |
@@ -210,6 +211,14 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             CHAOS.objects.reuses.store(on && words.options.get("objects") == Some(&"true"), Ordering::SeqCst);
         }
         "endless_search" => CHAOS.endless_search.store(words.word(0)? == "on", Ordering::SeqCst),
+        "refuse_attributes" => {
+            let (handle, code) = (number(words.word(0)?)?, number(words.word(1)?)?);
+            let kinds = words.options.get("kinds").map_or(Ok(Vec::new()), |kinds| {
+                kinds.split(',').map(|kind| Ok(number(kind)? as CK_ATTRIBUTE_TYPE)).collect::<Result<_, String>>()
+            })?;
+            let count = words.number("count")?.unwrap_or(u64::MAX);
+            CHAOS.objects.refuse(handle as CK_OBJECT_HANDLE, code as CK_RV, kinds, count);
+        }
         "unique_ids" => CHAOS.unique_ids.store(unique_ids::mode(words.word(0)?)?, Ordering::SeqCst),
         "replace_operations" => CHAOS.replaces_operations.store(words.word(0)? == "on", Ordering::SeqCst),
         "invalidate_objects" => CHAOS.objects.invalidate(),

@@ -18,18 +18,35 @@ struct Names {
     to_shown: BTreeMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>,
 }
 
+/// How the attributes of an object are refused.
+struct Refusal {
+    code: CK_RV,
+    /// Those that are; none: all are.
+    kinds: Vec<CK_ATTRIBUTE_TYPE>,
+    /// How many calls more.
+    left: u64,
+}
+
 pub struct Objects {
     /// How often they were invalidated.
     generation: AtomicU64,
     stale: AtomicU64,
     pub reuses: AtomicBool,
     names: Mutex<Names>,
+    /// Of real handles.
+    refusals: Mutex<BTreeMap<CK_OBJECT_HANDLE, Refusal>>,
 }
 
 impl Objects {
     pub const fn new() -> Self {
         let names = Names { next: FIRST, free: Vec::new(), to_real: BTreeMap::new(), to_shown: BTreeMap::new() };
-        Self { generation: AtomicU64::new(0), stale: AtomicU64::new(0), reuses: AtomicBool::new(false), names: Mutex::new(names) }
+        Self {
+            generation: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
+            reuses: AtomicBool::new(false),
+            names: Mutex::new(names),
+            refusals: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// Makes every handle that the application has invalid, and gives the first one to the object that is found next.
@@ -84,6 +101,34 @@ impl Objects {
         names.to_real.insert(shown, real);
         names.to_shown.insert(real, shown);
         shown
+    }
+
+    /// Refuses the attributes of these kinds, or all, of an object that the application knows by this handle; `CKR_OK`: no longer.
+    pub fn refuse(&self, shown: CK_OBJECT_HANDLE, code: CK_RV, kinds: Vec<CK_ATTRIBUTE_TYPE>, left: u64) {
+        let Ok(real) = self.real(shown, 0, CKR_OBJECT_HANDLE_INVALID) else { return };
+        let mut refusals = self.refusals.lock();
+        if code == CKR_OK {
+            refusals.remove(&real);
+        } else {
+            refusals.insert(real, Refusal { code, kinds, left });
+        }
+    }
+
+    /// Whether a call that asks for these attributes of an object is refused.
+    pub fn check_readable(&self, real: CK_OBJECT_HANDLE, asked: &[CK_ATTRIBUTE]) -> Result<(), CK_RV> {
+        let mut refusals = self.refusals.lock();
+        let Some(refusal) = refusals.get_mut(&real) else { return Ok(()) };
+        let is_meant = refusal.kinds.is_empty() || asked.iter().any(|attribute| refusal.kinds.contains(&attribute.type_));
+        if !is_meant || refusal.left == 0 {
+            return Ok(());
+        }
+        refusal.left -= 1;
+        Err(refusal.code)
+    }
+
+    /// Refuses nothing any more.
+    pub fn refuse_nothing(&self) {
+        self.refusals.lock().clear();
     }
 
     /// An object was destroyed: its handle may be the next one's.

@@ -222,6 +222,7 @@ impl Chaos {
         self.replaces_operations.store(false, Ordering::SeqCst);
         self.sessions.reuses.store(false, Ordering::SeqCst);
         self.objects.reuses.store(false, Ordering::SeqCst);
+        self.objects.refuse_nothing();
         self.slots.reset();
         self.pins.reset();
         self.trouble.end();

@@ -93,6 +93,7 @@ pub unsafe extern "C" fn C_GetAttributeValue(
         let object = CHAOS.objects.real(object, claim.generation(), CKR_OBJECT_HANDLE_INVALID)?;
         // SAFETY: the application's promise.
         let asked = unsafe { attributes(template, count) };
+        CHAOS.objects.check_readable(object, asked)?;
         let mode = CHAOS.unique_ids.load(Ordering::SeqCst);
         let is_ours = mode != OFF && asked.iter().any(|attribute| attribute.type_ == CKA_UNIQUE_ID);
         let code = if is_ours {

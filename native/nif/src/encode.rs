@@ -38,9 +38,12 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
     }
 }
 
-/// `{handle, epoch, token, class, key_type, id, label}`; `{object, unique_id}` of one that has it.
+/// `{handle, epoch, token, class, key_type, id, label}`, with `:unavailable` for an id or a label that the token refuses to read;
+/// `{object, unique_id}` of one that has it.
 fn object<'a>(env: Env<'a>, Object { info, epoch, token }: &Object) -> Term<'a> {
-    let (id, label) = (binary(env, &info.id), binary(env, info.label_text().as_bytes()));
+    let text =
+        |bytes: Option<&[u8]>| bytes.map_or_else(|| atoms::unavailable().encode(env), |bytes| binary(env, bytes).encode(env));
+    let (id, label) = (text(info.readable_id()), text(info.readable_label().as_deref().map(str::as_bytes)));
     let object = (info.handle, *epoch, binary(env, token), info.class, info.key_type, id, label).encode(env);
     match &info.unique_id {
         Some(unique_id) => (object, binary(env, unique_id)).encode(env),

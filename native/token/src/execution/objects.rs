@@ -1,8 +1,11 @@
 //! Objects: what a search finds, what was made, and what is read.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKR_OBJECT_HANDLE_INVALID};
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKR_ATTRIBUTE_VALUE_INVALID, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
+    CKR_OBJECT_HANDLE_INVALID,
+};
 
 use crate::error::Error;
 use crate::execution::attempt::Attempt;
@@ -11,15 +14,23 @@ use crate::execution::step::Fault;
 use crate::operation::answer::Object;
 use crate::operation::key_ref::KeyRef;
 use crate::p11::attributes::{Attributes, get_attributes, get_attributes_and_unique_id};
-use crate::p11::objects::{describe, find_objects_until};
-use crate::p11::{ObjectInfo, Template};
+use crate::p11::objects::{describe, describe_apart, find_objects_until};
+use crate::p11::{CallError, ObjectInfo, Template};
 
-/// How often objects are looked for when some vanish before they are described.
+/// How often objects are described, and looked for again, when the token refuses to describe some.
 const MOST_SEARCHES: usize = 8;
 
+/// From this search on, an object that is still refused is described by what can be read of it.
+const FIRST_APART: usize = 4;
+
+/// What tokens answer for an object that is being made or destroyed by somebody else, or is broken. SoftHSM does so with the first three.
+fn is_refusal(call: &CallError) -> bool {
+    matches!(call.code, CKR_OBJECT_HANDLE_INVALID | CKR_ATTRIBUTE_VALUE_INVALID | CKR_GENERAL_ERROR | CKR_FUNCTION_FAILED)
+}
+
 impl Attempt<'_> {
-    /// The objects that a template finds. One that vanishes before it is described is left out, once a later search finds nothing but what has
-    /// been described: its handle alone does not tell that it is gone, for all handles may have become invalid.
+    /// The objects that a template finds. Where the token refuses to describe one, it is looked for again: one that is not found any more has
+    /// vanished. What it is refused with does not tell that alone: all handles may have become invalid, or an object may be half made.
     pub(crate) fn search(&self, template: &Template, limit: usize, cut: bool) -> Result<Vec<Object>, Fault> {
         let Resolver { functions, session, .. } = self.resolver;
         let find = || -> Result<Vec<CK_OBJECT_HANDLE>, Fault> {
@@ -28,31 +39,67 @@ impl Attempt<'_> {
             self.check_wanted()?;
             if handles.len() > limit { Err(Error::TooManyObjects { limit }.into()) } else { Ok(handles) }
         };
+        let mut described: HashMap<CK_OBJECT_HANDLE, ObjectInfo> = HashMap::new();
         let mut handles = find()?;
-        let mut searches = 1;
-        loop {
-            let (mut described, mut vanished) = (Vec::with_capacity(handles.len()), None);
+        for search in 1.. {
+            let mut refused = HashMap::new();
             for handle in &handles {
+                if described.contains_key(handle) {
+                    continue;
+                }
                 self.check_wanted()?;
-                match describe(functions, session, *handle) {
-                    Ok(info) => described.push(info),
-                    Err(call) if call.code == CKR_OBJECT_HANDLE_INVALID => vanished = Some(call),
+                let read = match describe(functions, session, *handle) {
+                    Err(call) if search >= FIRST_APART => self.describe_apart(*handle, call, &described),
+                    read => read,
+                };
+                match read {
+                    Ok(info) => drop(described.insert(*handle, info)),
+                    Err(call) if is_refusal(&call) => drop(refused.insert(*handle, call)),
                     Err(call) => return Err(call.into()),
                 }
             }
-            if let Some(call) = vanished {
-                handles = find()?;
-                let known: HashSet<_> = described.iter().map(|info| info.handle).collect();
-                if !handles.iter().all(|handle| known.contains(handle)) {
-                    if searches == MOST_SEARCHES {
-                        return Err(call.into());
-                    }
-                    searches += 1;
-                    continue;
+            if refused.is_empty() {
+                break;
+            }
+            handles = find()?;
+            if handles.iter().all(|handle| described.contains_key(handle)) {
+                break;
+            }
+            if search == MOST_SEARCHES {
+                // Others are made and destroyed all the while: those that were made last are left out. Unless nothing stays, as if all handles
+                // went on changing.
+                let stays = handles.iter().any(|handle| described.contains_key(handle));
+                let refusal = handles.iter().find_map(|handle| refused.get(handle));
+                match refusal.or_else(|| refused.values().next().filter(|_| !stays)) {
+                    Some(call) => return Err((*call).into()),
+                    None => break,
                 }
             }
-            return Ok(described.into_iter().map(|info| self.object(info)).collect());
         }
+        Ok(handles.iter().filter_map(|handle| described.get(handle)).map(|info| self.object(info.clone())).collect())
+    }
+
+    /// An object that was refused, and is there all the same: what can be read of it. That may be nothing, but then the token must have spoken of the
+    /// object's attributes, or describe another object: else it may be the device that fails.
+    fn describe_apart(
+        &self,
+        handle: CK_OBJECT_HANDLE,
+        call: CallError,
+        others: &HashMap<CK_OBJECT_HANDLE, ObjectInfo>,
+    ) -> Result<ObjectInfo, CallError> {
+        let Resolver { functions, session, .. } = self.resolver;
+        let is_its_own = |call: &CallError| is_refusal(call) && call.code != CKR_OBJECT_HANDLE_INVALID;
+        if !is_its_own(&call) {
+            return Err(call);
+        }
+        let info = describe_apart(functions, session, handle, is_its_own)?;
+        let is_proved = !info.is_unreadable()
+            || call.code == CKR_ATTRIBUTE_VALUE_INVALID
+            || others
+                .values()
+                .find(|other| other.unreadable.is_empty())
+                .is_some_and(|other| describe(functions, session, other.handle).is_ok());
+        if is_proved { Ok(info) } else { Err(call) }
     }
 
     /// Fails if nobody waits for the search any more.

@@ -8,7 +8,7 @@ use super::functions::{Functions, call};
 use super::template::{Attribute, count, with_ck};
 
 pub use super::attributes::get_attributes;
-use super::attributes::get_attributes_and_unique_id;
+use super::attributes::{AttributeRead, get_attributes_and_unique_id, unique_id};
 pub use super::keys::{derive_key, generate_key, generate_key_pair, unwrap_key, wrap_key};
 
 /// Handles asked for in one `C_FindObjects`.
@@ -29,12 +29,43 @@ pub struct ObjectInfo {
     pub label: Vec<u8>,
     /// `CKA_UNIQUE_ID` (PKCS#11 3.0), where the token has it: no other object has the same.
     pub unique_id: Option<Vec<u8>>,
+    /// The attributes of these that the token refuses to read.
+    pub unreadable: Vec<CK_ATTRIBUTE_TYPE>,
 }
 
 impl ObjectInfo {
+    fn unknown(handle: CK_OBJECT_HANDLE) -> Self {
+        let (id, label, unreadable) = (Vec::new(), Vec::new(), Vec::new());
+        Self { handle, class: None, key_type: None, id, label, unique_id: None, unreadable }
+    }
+
+    fn take(&mut self, kind: CK_ATTRIBUTE_TYPE, read: &AttributeRead) {
+        match kind {
+            CKA_CLASS => self.class = read.ulong(),
+            CKA_KEY_TYPE => self.key_type = read.ulong(),
+            CKA_ID => self.id = read.bytes().unwrap_or_default().to_vec(),
+            _ => self.label = read.bytes().unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// Whether the token refuses to read anything of it.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.len() == DESCRIBING.len()
+    }
+
     /// The label as text, invalid UTF-8 replaced.
     pub fn label_text(&self) -> String {
         String::from_utf8_lossy(&self.label).into_owned()
+    }
+
+    /// The id, unless the token refuses to read it.
+    pub fn readable_id(&self) -> Option<&[u8]> {
+        (!self.unreadable.contains(&CKA_ID)).then_some(&self.id)
+    }
+
+    /// The label as text, invalid UTF-8 replaced, unless the token refuses to read it.
+    pub fn readable_label(&self) -> Option<String> {
+        (!self.unreadable.contains(&CKA_LABEL)).then(|| self.label_text())
     }
 }
 
@@ -101,19 +132,36 @@ fn collect(
     Ok(handles)
 }
 
+/// What `describe` reads of every object.
+const DESCRIBING: [CK_ATTRIBUTE_TYPE; 4] = [CKA_CLASS, CKA_KEY_TYPE, CKA_ID, CKA_LABEL];
+
 /// Class, key type, id, label and unique id of an object (`C_GetAttributeValue`).
 pub fn describe(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<ObjectInfo, CallError> {
-    let kinds = [CKA_CLASS, CKA_KEY_TYPE, CKA_ID, CKA_LABEL];
-    let (attributes, unique_id) = get_attributes_and_unique_id(functions, session, object, &kinds)?;
-    let mut info = ObjectInfo { handle: object, class: None, key_type: None, id: Vec::new(), label: Vec::new(), unique_id };
-    for (kind, read) in attributes {
-        match kind {
-            CKA_CLASS => info.class = read.ulong(),
-            CKA_KEY_TYPE => info.key_type = read.ulong(),
-            CKA_ID => info.id = read.bytes().unwrap_or_default().to_vec(),
-            _ => info.label = read.bytes().unwrap_or_default().to_vec(),
+    let (attributes, unique_id) = get_attributes_and_unique_id(functions, session, object, &DESCRIBING)?;
+    let mut info = ObjectInfo { unique_id, ..ObjectInfo::unknown(object) };
+    attributes.into_iter().for_each(|(kind, read)| info.take(kind, &read));
+    Ok(info)
+}
+
+/// The same by a call for each attribute: those that fail with an error that `is_refusal` takes for the object's own are `unreadable`.
+pub fn describe_apart(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    is_refusal: impl Fn(&CallError) -> bool,
+) -> Result<ObjectInfo, CallError> {
+    let mut info = ObjectInfo::unknown(object);
+    for kind in DESCRIBING {
+        match get_attributes(functions, session, object, &[kind]) {
+            Ok(attributes) => attributes.iter().for_each(|(kind, read)| info.take(*kind, read)),
+            Err(error) if is_refusal(&error) => info.unreadable.push(kind),
+            Err(error) => return Err(error),
         }
     }
+    info.unique_id = match unique_id(functions, session, object) {
+        Err(error) if is_refusal(&error) => None,
+        read => read?,
+    };
     Ok(info)
 }
 
