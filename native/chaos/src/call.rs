@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use cryptoki_sys::*;
 
+use crate::claims::Claim;
 use crate::function::Function;
 use crate::point::Point;
 use crate::real::real;
 use crate::rule::Verdict;
-use crate::sessions::Claim;
 use crate::state::{CHAOS, Mode};
 
 /// The answer to a call: either way a return code; `Err` ends the call early.

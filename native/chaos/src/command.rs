@@ -354,7 +354,7 @@ fn log_out(slots: &[CK_SLOT_ID]) -> Result<(), String> {
         checked("C_OpenSession", code)?;
         // SAFETY: takes a handle only; a bad one is an error code.
         let code = unsafe { real!(list, C_Logout(session)) };
-        crate::sessions::close(session);
+        crate::claims::close(session);
         checked("C_Logout", code)?;
     }
     Ok(())

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
+use crate::complaint::complain;
 use crate::state::CHAOS;
 use crate::{control, real};
 
@@ -47,11 +48,6 @@ pub fn apply() {
     if let Err(error) = control::start(find("socket"), find("init")) {
         complain(&format!("cannot start the control: {error}"));
     }
-}
-
-/// Says on the standard error what nobody can be answered.
-pub fn complain(message: &str) {
-    eprintln!("pkcs11_pool_chaos: {message}");
 }
 
 fn beside_library() -> BTreeMap<String, OsString> {

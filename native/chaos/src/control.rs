@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::{command, config};
+use crate::{command, complaint};
 
 /// Listens first, then executes the commands of the file, then serves. So whoever finds nobody listening, and after
 /// having written to the file still finds nobody, knows that the file will be read.
@@ -45,7 +45,7 @@ fn run_file(path: PathBuf) -> io::Result<()> {
     fs::remove_file(path)?;
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         if let Err(message) = command::execute(line) {
-            config::complain(&format!("{line}: {message}"));
+            complaint::complain(&format!("{line}: {message}"));
         }
     }
     Ok(())

@@ -17,7 +17,9 @@
 
 mod call;
 mod careless;
+mod claims;
 mod command;
+mod complaint;
 mod config;
 mod control;
 mod forward;

@@ -8,7 +8,7 @@ use rustler::{Decoder, Encoder, Env, NifResult, ResourceArc, Term};
 use token::{Error, Executed, Failure};
 
 use crate::resources::{LeaseResource, PoolResource, TicketResource};
-use crate::{atoms, encode};
+use crate::{atoms, error};
 
 const REFUSED: &str = "the native library did not take an argument";
 const PANICKED: &str = "the native library panicked";
@@ -43,5 +43,5 @@ pub(crate) fn answer<'a, T: Encoder>(env: Env<'a>, run: impl FnOnce() -> NifResu
         Err(_panic) => (PANICKED, Executed::Unknown),
     };
     let failure = Failure { error: Error::Interrupted { cause }, executed };
-    (atoms::error(), encode::failure(env, &failure)).encode(env)
+    (atoms::error(), error::failure(env, &failure)).encode(env)
 }

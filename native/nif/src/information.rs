@@ -5,7 +5,7 @@ use token::p11::{Count, LibraryInfo, SlotInfo, TokenInfo};
 use token::{ModuleReport, SlotReport};
 
 use crate::atoms;
-use crate::encode::{error, map};
+use crate::error::{error, map};
 
 /// `%{module: map, slots: [map]}`.
 pub(crate) fn module<'a>(env: Env<'a>, report: &ModuleReport) -> Term<'a> {

@@ -12,6 +12,7 @@ mod beam;
 mod caller;
 mod decode;
 mod encode;
+mod error;
 mod executor;
 mod information;
 mod interrupt;
@@ -61,7 +62,7 @@ fn pool_start<'a>(env: Env<'a>, options: Arg<'a, decode::Options<'a>>) -> Term<'
         if let Err(error) = &attached
             && error.is_fatal()
         {
-            return Ok((atoms::error(), encode::error(env, error)).encode(env));
+            return Ok((atoms::error(), error::error(env, error)).encode(env));
         }
         let processes = executor::choose(options.executor, options.dirty_io_schedulers, &pool);
         let executor = executor::name(processes.load(Ordering::Relaxed), pool.size());
@@ -71,7 +72,7 @@ fn pool_start<'a>(env: Env<'a>, options: Arg<'a, decode::Options<'a>>) -> Term<'
             // Killed meanwhile.
             stop(&resource);
         }
-        let down = attached.err().map(|error| encode::error(env, &error));
+        let down = attached.err().map(|error| error::error(env, &error));
         Ok((atoms::ok(), resource, executor, down).encode(env))
     })
 }
@@ -165,7 +166,7 @@ fn encode_submitted<'a>(
 ) -> Term<'a> {
     match submitted {
         Ok(ticket) => ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }).encode(env),
-        Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+        Err(error) => (atoms::error(), error::error(env, &error)).encode(env),
     }
 }
 
@@ -205,7 +206,7 @@ fn submit_lease<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_tim
                 }
                 (ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: Some(ticket) }), lease).encode(env)
             }
-            Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+            Err(error) => (atoms::error(), error::error(env, &error)).encode(env),
         })
     })
 }
@@ -374,7 +375,7 @@ fn provision<'a>(env: Env<'a>, place: Arg<'a, decode::Place<'a>>, what: Term<'a>
         let (place, what) = (place.get()?, decode::provision(what)?);
         Ok(match token::provision(&place.module, &place.config(), &place.selector()?, &what, place.force) {
             Ok(()) => atoms::ok().encode(env),
-            Err(error) => (atoms::error(), encode::error(env, &error)).encode(env),
+            Err(error) => (atoms::error(), error::error(env, &error)).encode(env),
         })
     })
 }
@@ -386,7 +387,7 @@ fn read_module<'a>(env: Env<'a>, place: Arg<'a, decode::ModulePlace>) -> Term<'a
         let place = place.get()?;
         Ok(match token::report(place.module.clone(), place.config(), Duration::from_millis(place.timeout)) {
             Some(Ok(report)) => (atoms::ok(), information::module(env, &report)).encode(env),
-            Some(Err(error)) => (atoms::error(), encode::error(env, &error)).encode(env),
+            Some(Err(error)) => (atoms::error(), error::error(env, &error)).encode(env),
             None => atoms::timeout().encode(env),
         })
     })
