@@ -1,4 +1,9 @@
-//! A token: found in its slot, known by its identity, shared by the pools that use it.
+//! A token: found in its slot, known by its identity (serial number and label), shared by the pools that use it.
+//!
+//! This folder owns: all tokens that were ever found (`registry`), which pools have claimed each, its sessions ([`session`]), its login
+//! ([`login_gate`]), the handles of its keys ([`keys`]), and what a failed call says of it ([`diagnosis`], [`escalation`], [`suspicion`]).
+//!
+//! It may not know pools, nor what is asked of a token: a pool that has claimed one is told of it by a [`Watcher`].
 
 pub(crate) mod diagnosis;
 pub(crate) mod escalation;
