@@ -2,6 +2,7 @@ defmodule Pkcs11Pool do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- MDOC !-->") |> Enum.fetch!(1)
 
+  import Pkcs11Pool.Bang, only: [defbang: 1]
   import Pkcs11Pool.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.{
@@ -59,6 +60,26 @@ defmodule Pkcs11Pool do
   """
   @type call_option ::
           {:queue_timeout, timeout} | {:operation_timeout, timeout} | {:telemetry_metadata, map}
+
+  @typedoc "Options of calls that make or check signatures: `:signature` is the form of an ECDSA signature, see `sign/5`. `:raw` is the default."
+  @type signature_option :: call_option | {:signature, :raw | :der}
+
+  @typedoc "Options of calls that make keys: `:session_object` is about keys that are no token objects, see `generate_key_pair/5`."
+  @type generate_option :: call_option | {:session_object, :refuse | :allow}
+
+  @typedoc "Options of `login/3` and `logout/2`: `:force` is explained there, and `false` by default."
+  @type login_option :: call_option | {:force, boolean}
+
+  @typedoc "Options of `digest_key/4`, where `:prefix` and `:suffix` are explained."
+  @type digest_key_option :: call_option | {:prefix, iodata} | {:suffix, iodata}
+
+  @typedoc "A mechanism of the token, see `mechanisms/1`."
+  @type mechanism_info :: %{
+          mechanism: atom | {:vendor, non_neg_integer},
+          min: non_neg_integer,
+          max: non_neg_integer,
+          flags: [atom]
+        }
 
   ## The pool
 
@@ -144,6 +165,8 @@ defmodule Pkcs11Pool do
   @spec await_ready(pool, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool, timeout), do: Ready.await(pool, timeout, :wait)
 
+  defbang await_ready!(pool, timeout) :: :ok
+
   @doc """
   One consistent snapshot:
 
@@ -214,6 +237,8 @@ defmodule Pkcs11Pool do
     end
   end
 
+  defbang resize!(pool, n :: 1..1_024) :: :ok
+
   defp call_keeper(pool, keeper, request) do
     # It does it in any case, so that to give up the wait would tell nothing.
     GenServer.call(keeper, request, :infinity)
@@ -245,6 +270,8 @@ defmodule Pkcs11Pool do
     raise ArgumentError,
           "expected a time in ms that is not negative, or :infinity, got: #{inspect(timeout)}"
   end
+
+  defbang drain!(pool, timeout) :: left :: non_neg_integer
 
   defp drained(native, name, deadline) do
     left = Native.left(native)
@@ -345,7 +372,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
   """
-  @spec login(pool, PinSource.t() | nil, [call_option | {:force, boolean}]) ::
+  @spec login(pool, PinSource.t() | nil, [login_option]) ::
           :ok | {:error, Error.t()}
   def login(pool, pin_source, opts \\ []) do
     pool = name(pool)
@@ -369,6 +396,8 @@ defmodule Pkcs11Pool do
     end
   end
 
+  defbang login!(pool, pin_source :: PinSource.t() | nil, opts :: [login_option]) :: :ok
+
   @doc """
   Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again; that of a `:token` pool
   with `reauthentication: :fail` gets `:reauthentication_required` until `login/3`. A retained PIN (`pin_retention: :until_logout`) is wiped.
@@ -380,7 +409,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_Logout` (PKCS#11 2.40, 5.6).
   """
-  @spec logout(pool, [call_option | {:force, boolean}]) :: :ok | {:error, Error.t()}
+  @spec logout(pool, [login_option]) :: :ok | {:error, Error.t()}
   def logout(pool, opts \\ []) do
     pool = name(pool)
     opts = Options.call!(opts, [:force])
@@ -398,6 +427,8 @@ defmodule Pkcs11Pool do
       {:error, error} -> {:error, error}
     end
   end
+
+  defbang logout!(pool, opts :: [login_option]) :: :ok
 
   # A session that the caller has does not come free while it waits here.
   defp but_own(opts, pool, %{native: native}) do
@@ -430,6 +461,8 @@ defmodule Pkcs11Pool do
   def forget_keys(pool) do
     with {:ok, %{native: native}} <- fetch(pool), do: Native.forget_keys(native)
   end
+
+  defbang forget_keys!(pool) :: :ok
 
   # Shorter than a call may wait by default, so that none fails of a reload that comes to nothing.
   @reload_wait 3_000
@@ -472,22 +505,14 @@ defmodule Pkcs11Pool do
     end)
   end
 
+  defbang reload!(pool, opts :: [call_option]) :: :ok
+
   @doc """
   The token's mechanisms, with the sizes of their keys (bits or bytes, as the mechanism has it) and what they are for.
 
   Calls `C_GetMechanismList` and `C_GetMechanismInfo`.
   """
-  @spec mechanisms(pool) ::
-          {:ok,
-           [
-             %{
-               mechanism: atom | {:vendor, non_neg_integer},
-               min: non_neg_integer,
-               max: non_neg_integer,
-               flags: [atom]
-             }
-           ]}
-          | {:error, Error.t()}
+  @spec mechanisms(pool) :: {:ok, [mechanism_info]} | {:error, Error.t()}
   def mechanisms(pool) do
     with {:ok, list} <- Call.run(pool, :mechanisms, nil, :mechanisms, Options.call!([])) do
       {:ok,
@@ -496,6 +521,8 @@ defmodule Pkcs11Pool do
        end}
     end
   end
+
+  defbang mechanisms!(pool) :: [mechanism_info]
 
   @doc """
   What the pool's token says of itself: `{:ok, map}`, see `t:Pkcs11Pool.Token.info/0`. `Pkcs11Pool.Token.list/1` says the same of all tokens of a
@@ -512,6 +539,8 @@ defmodule Pkcs11Pool do
          do: {:ok, Information.token(info)}
   end
 
+  defbang token_info!(pool, opts :: [call_option]) :: Token.info()
+
   ## Signatures
 
   @doc """
@@ -524,7 +553,7 @@ defmodule Pkcs11Pool do
 
   Two C calls once the key is known: `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
   """
-  @spec sign(pool, key, mechanism, iodata, [call_option | {:signature, :raw | :der}]) ::
+  @spec sign(pool, key, mechanism, iodata, [signature_option]) ::
           {:ok, binary} | {:error, Error.t()}
   def sign(pool, key, mechanism, data, opts \\ []) do
     opts = Options.call!(opts, [:signature])
@@ -532,6 +561,8 @@ defmodule Pkcs11Pool do
     result = use_key(pool, :sign, key, mechanism, binary!(data, "data"), opts)
     with {:ok, signature} <- result, do: formatted(pool, signature, opts)
   end
+
+  defbang sign!(pool, key, mechanism, data :: iodata, opts :: [signature_option]) :: binary
 
   # Before anything is signed: a signature cannot be taken back.
   defp format!(%{signature: :der}, mechanism) do
@@ -571,7 +602,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
   """
-  @spec verify(pool, key, mechanism, iodata, iodata, [call_option | {:signature, :raw | :der}]) ::
+  @spec verify(pool, key, mechanism, iodata, iodata, [signature_option]) ::
           :ok | {:error, Error.t()}
   def verify(pool, key, mechanism, data, signature, opts \\ []) do
     opts = Options.call!(opts, [:signature])
@@ -583,6 +614,15 @@ defmodule Pkcs11Pool do
          {:ok, signature} <- raw(pool, signature, reader),
          do: use_key(pool, :verify, key, mechanism, {data, signature}, opts)
   end
+
+  defbang verify!(
+            pool,
+            key,
+            mechanism,
+            data :: iodata,
+            signature :: iodata,
+            opts :: [signature_option]
+          ) :: :ok
 
   # Of signatures in DER, r and s must be as long as the curve's order, which only the key knows.
   defp reader(pool, key, mechanism, %{signature: :der} = opts) do
@@ -636,6 +676,9 @@ defmodule Pkcs11Pool do
   def encrypt(pool, key, mechanism, data, opts \\ []),
     do: use_key(pool, :encrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
 
+  defbang encrypt!(pool, key, mechanism, data :: iodata, opts :: [call_option]) ::
+            binary | {iv :: binary, ciphertext :: binary}
+
   @doc """
   Decrypts `data` (iodata) with a secret or private key: `{:ok, plaintext}`, a binary.
 
@@ -652,6 +695,8 @@ defmodule Pkcs11Pool do
   def decrypt(pool, key, mechanism, data, opts \\ []),
     do: use_key(pool, :decrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
 
+  defbang decrypt!(pool, key, mechanism, data :: iodata, opts :: [call_option]) :: binary
+
   ## Many at once
 
   @typedoc """
@@ -660,7 +705,10 @@ defmodule Pkcs11Pool do
   @type item :: iodata | {params :: keyword, iodata}
 
   @typedoc "The results of a list, in its order."
-  @type results(value) :: {:ok, [{:ok, value} | {:error, Error.t()}]} | {:error, Error.t()}
+  @type results(value) :: {:ok, item_results(value)} | {:error, Error.t()}
+
+  @typedoc "The result of each item of a list, in its order."
+  @type item_results(value) :: [{:ok, value} | {:error, Error.t()}]
 
   @doc """
   Signs each of a list of data with the same key: `{:ok, [{:ok, signature} | {:error, error}]}`, in the list's order.
@@ -682,7 +730,7 @@ defmodule Pkcs11Pool do
 
   Calls what `sign/5` calls, for each item.
   """
-  @spec sign_many(pool, key, mechanism, [iodata], [call_option | {:signature, :raw | :der}]) ::
+  @spec sign_many(pool, key, mechanism, [iodata], [signature_option]) ::
           results(binary)
   def sign_many(pool, key, mechanism, list, opts \\ []) do
     opts = Options.call!(opts, [:signature])
@@ -697,15 +745,16 @@ defmodule Pkcs11Pool do
     end
   end
 
+  defbang sign_many!(pool, key, mechanism, list :: [iodata], opts :: [signature_option]) ::
+            item_results(binary)
+
   @doc """
   Verifies each of a list of `{data, signature}` with the same key: `{:ok, [{:ok, true} | {:error, error}]}`, in the list's order; a signature that is
   not valid is the error `:signature_invalid`. See `sign_many/5`.
 
   Calls what `verify/6` calls, for each item.
   """
-  @spec verify_many(pool, key, mechanism, [{iodata, iodata}], [
-          call_option | {:signature, :raw | :der}
-        ]) :: results(true)
+  @spec verify_many(pool, key, mechanism, [{iodata, iodata}], [signature_option]) :: results(true)
   def verify_many(pool, key, mechanism, list, opts \\ []) do
     opts = Options.call!(opts, [:signature])
     items = Batch.Items.encode!(:verify, mechanism, list)
@@ -718,6 +767,14 @@ defmodule Pkcs11Pool do
 
     use_key_often(pool, :verify, key, mechanism, items, opts)
   end
+
+  defbang verify_many!(
+            pool,
+            key,
+            mechanism,
+            list :: [{iodata, iodata}],
+            opts :: [signature_option]
+          ) :: item_results(true)
 
   defp raw_item(pool, {encoded, {data, signature}}, reader) do
     with {:ok, signature} <- raw(pool, signature, reader), do: {encoded, {data, signature}}
@@ -743,6 +800,9 @@ defmodule Pkcs11Pool do
     use_key_often(pool, :encrypt, key, mechanism, items, Options.call!(opts))
   end
 
+  defbang encrypt_many!(pool, key, mechanism, list :: [item], opts :: [call_option]) ::
+            item_results(binary | {iv :: binary, ciphertext :: binary})
+
   @doc """
   Decrypts each of a list of data with the same key: `{:ok, [{:ok, plaintext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
 
@@ -755,6 +815,9 @@ defmodule Pkcs11Pool do
     items = Batch.Items.encode!(:decrypt, mechanism, list)
     use_key_often(pool, :decrypt, key, mechanism, items, Options.call!(opts))
   end
+
+  defbang decrypt_many!(pool, key, mechanism, list :: [item], opts :: [call_option]) ::
+            item_results(binary)
 
   defp use_key_often(pool, verb, key, mechanism, items, opts) do
     key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
@@ -779,6 +842,8 @@ defmodule Pkcs11Pool do
     Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
   end
 
+  defbang digest!(pool, mechanism, data :: iodata, opts :: [call_option]) :: binary
+
   @doc """
   The digest of a secret key's value, which does not leave the token: `{:ok, binary}`. With it two parties compare their keys (a key check value),
   or derive something of them.
@@ -794,7 +859,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_DigestInit`, `C_DigestKey` and `C_DigestFinal`, and `C_DigestUpdate` for a prefix and a suffix (PKCS#11 2.40, 5.10).
   """
-  @spec digest_key(pool, mechanism, key, [call_option | {:prefix, iodata} | {:suffix, iodata}]) ::
+  @spec digest_key(pool, mechanism, key, [digest_key_option]) ::
           {:ok, binary} | {:error, Error.t()}
   def digest_key(pool, mechanism, key, opts \\ []) do
     opts = Options.call!(opts, [:prefix, :suffix])
@@ -803,6 +868,8 @@ defmodule Pkcs11Pool do
     request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}
     Call.run(pool, :digest_key, Mechanism.name(mechanism), request, opts)
   end
+
+  defbang digest_key!(pool, mechanism, key, opts :: [digest_key_option]) :: binary
 
   @doc """
   Mixes a seed (iodata) into the token's random generator: `:ok`. It adds to what the generator has, and does not replace it.
@@ -819,6 +886,8 @@ defmodule Pkcs11Pool do
     if seed == "", do: raise(ArgumentError, "expected the seed to be of one byte at least")
     Call.run(pool, :seed_random, nil, {:seed_random, seed}, opts)
   end
+
+  defbang seed_random!(pool, seed :: iodata, opts :: [call_option]) :: :ok
 
   @longest_random 0x100_0000
 
@@ -841,6 +910,8 @@ defmodule Pkcs11Pool do
             if(is_number(n), do: inspect(n), else: "another term")
   end
 
+  defbang generate_random!(pool, n :: non_neg_integer, opts :: [call_option]) :: binary
+
   ## Keys and objects
 
   @doc """
@@ -856,9 +927,8 @@ defmodule Pkcs11Pool do
 
   Calls `C_GenerateKey` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the key.
   """
-  @spec generate_key(pool, mechanism, template, [
-          call_option | {:session_object, :refuse | :allow}
-        ]) :: {:ok, Object.t()} | {:error, Error.t()}
+  @spec generate_key(pool, mechanism, template, [generate_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
   def generate_key(pool, mechanism, template, opts \\ []) do
     opts = Options.call!(opts, [:session_object])
     encoded = Mechanism.encode!(mechanism)
@@ -870,6 +940,8 @@ defmodule Pkcs11Pool do
       {:ok, Object.from_native(key)}
     end
   end
+
+  defbang generate_key!(pool, mechanism, template, opts :: [generate_option]) :: Object.t()
 
   @doc """
   Generates a key pair: `{:ok, {public, private}}`.
@@ -888,9 +960,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_GenerateKeyPair` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the keys.
   """
-  @spec generate_key_pair(pool, mechanism, template, template, [
-          call_option | {:session_object, :refuse | :allow}
-        ]) ::
+  @spec generate_key_pair(pool, mechanism, template, template, [generate_option]) ::
           {:ok, {Object.t(), Object.t()}} | {:error, Error.t()}
   def generate_key_pair(pool, mechanism, public_template, private_template, opts \\ []) do
     opts = Options.call!(opts, [:session_object])
@@ -911,6 +981,14 @@ defmodule Pkcs11Pool do
       {:ok, {Object.from_native(public), Object.from_native(private)}}
     end
   end
+
+  defbang generate_key_pair!(
+            pool,
+            mechanism,
+            public_template :: template,
+            private_template :: template,
+            opts :: [generate_option]
+          ) :: {Object.t(), Object.t()}
 
   @token Template.name!(:token)
 
@@ -958,6 +1036,10 @@ defmodule Pkcs11Pool do
     end
   end
 
+  defbang find_objects!(pool, template, opts :: [call_option | {:limit, pos_integer}]) :: [
+            Object.t()
+          ]
+
   @doc """
   Reads attributes of an object: `{:ok, %{name => value}}`, in the shapes of `Pkcs11Pool.Template`.
 
@@ -975,6 +1057,13 @@ defmodule Pkcs11Pool do
   def get_attributes(pool, object, names, opts \\ []) do
     attributes(pool, object, nil, names!(names), Options.call!(opts, [:partial]))
   end
+
+  defbang get_attributes!(
+            pool,
+            object :: key,
+            names :: [Template.name()],
+            opts :: [call_option | {:partial, boolean}]
+          ) :: %{optional(Template.name()) => term}
 
   defp names!(names) when is_list(names) and length(names) >= 0, do: names
 
@@ -1029,6 +1118,8 @@ defmodule Pkcs11Pool do
     Call.run(pool, :destroy_object, nil, {:destroy_object, Key.encode!(object, nil)}, opts)
   end
 
+  defbang destroy_object!(pool, object :: key, opts :: [call_option]) :: :ok
+
   @doc """
   The public key as OTP's `:public_key` takes it: `{:ok, {:RSAPublicKey, n, e}}` or `{:ok, {{:ECPoint, point}, {:namedCurve, oid}}}`.
 
@@ -1041,66 +1132,7 @@ defmodule Pkcs11Pool do
     PublicKey.read(pool, key, Options.call!(opts), &attributes/5)
   end
 
-  ## Twins that raise
-
-  for {name, arguments} <- [
-        sign: [:pool, :key, :mechanism, :data],
-        encrypt: [:pool, :key, :mechanism, :data],
-        decrypt: [:pool, :key, :mechanism, :data],
-        sign_many: [:pool, :key, :mechanism, :list],
-        verify_many: [:pool, :key, :mechanism, :list],
-        encrypt_many: [:pool, :key, :mechanism, :list],
-        decrypt_many: [:pool, :key, :mechanism, :list],
-        generate_key: [:pool, :mechanism, :template],
-        digest: [:pool, :mechanism, :data],
-        digest_key: [:pool, :mechanism, :key],
-        seed_random: [:pool, :seed],
-        generate_random: [:pool, :n],
-        generate_key_pair: [:pool, :mechanism, :public_template, :private_template],
-        find_objects: [:pool, :template],
-        get_attributes: [:pool, :object, :names],
-        public_key: [:pool, :key],
-        token_info: [:pool],
-        verify: [:pool, :key, :mechanism, :data, :signature],
-        destroy_object: [:pool, :object],
-        login: [:pool, :pin_source],
-        logout: [:pool],
-        reload: [:pool]
-      ] do
-    arguments = Enum.map(arguments, &Macro.var(&1, nil))
-    arity = length(arguments) + 1
-    types = Enum.map(arguments, fn _ -> quote(do: term) end)
-
-    @doc "`#{name}/#{arity}`, but raises `Pkcs11Pool.Error`."
-    @spec unquote(:"#{name}!")(unquote_splicing(types), keyword) :: term
-    def unquote(:"#{name}!")(unquote_splicing(arguments), opts \\ []) do
-      unwrap!(unquote(name)(unquote_splicing(arguments), opts))
-    end
-  end
-
-  @doc "`await_ready/2`, but raises `Pkcs11Pool.Error`."
-  @spec await_ready!(pool, timeout) :: :ok
-  def await_ready!(pool, timeout), do: unwrap!(await_ready(pool, timeout))
-
-  @doc "`resize/2`, but raises `Pkcs11Pool.Error`."
-  @spec resize!(pool, pos_integer) :: :ok
-  def resize!(pool, n), do: unwrap!(resize(pool, n))
-
-  @doc "`drain/2`, but raises `Pkcs11Pool.Error`: the number of sessions that are still in use."
-  @spec drain!(pool, timeout) :: left :: non_neg_integer
-  def drain!(pool, timeout), do: unwrap!(drain(pool, timeout))
-
-  @doc "`forget_keys/1`, but raises `Pkcs11Pool.Error`."
-  @spec forget_keys!(pool) :: :ok
-  def forget_keys!(pool), do: unwrap!(forget_keys(pool))
-
-  @doc "`mechanisms/1`, but raises `Pkcs11Pool.Error`."
-  @spec mechanisms!(pool) :: [map]
-  def mechanisms!(pool), do: unwrap!(mechanisms(pool))
-
-  defp unwrap!(:ok), do: :ok
-  defp unwrap!({:ok, value}), do: value
-  defp unwrap!({:error, error}), do: raise(error)
+  defbang public_key!(pool, key, opts :: [call_option]) :: PublicKey.t()
 
   ## Helpers
 

@@ -29,6 +29,8 @@ defmodule Pkcs11Pool.Token do
   against it.
   """
 
+  import Pkcs11Pool.Bang, only: [defbang: 1]
+
   alias Pkcs11Pool.{Error, Information, Native, NativeLibrary, Options, PinProcess, PinSource}
 
   @typedoc "Major and minor."
@@ -169,14 +171,7 @@ defmodule Pkcs11Pool.Token do
     end
   end
 
-  @doc "`list/1`, but raises `Pkcs11Pool.Error`."
-  @spec list!(keyword) :: listing
-  def list!(opts) do
-    case list(opts) do
-      {:ok, listing} -> listing
-      {:error, error} -> raise error
-    end
-  end
+  defbang list!(options :: keyword) :: listing
 
   @doc """
   Makes a token with this label (at most 32 bytes) and security officer's PIN. *Everything on the token is gone*, also its user's PIN. If there is a token
