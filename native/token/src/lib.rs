@@ -54,7 +54,7 @@ pub use support::pin::Pin;
 pub use support::pin_file::{PinFileError, Readers, read_pin_file};
 pub use support::sender::{SenderThread, Timer};
 pub use support::wiped::Wiped;
-pub use token::login_gate::{Attempt, Awaited, Explicit, Gate, Leave, Listener, Mark, Proof, Verdict, Who};
+pub use token::login_gate::{Awaited, ContextLogin, Explicit, Gate, Leave, Listener, LoginAttempt, Mark, Verdict, Who};
 pub use token::policy::Policy;
 pub use token::provision::{Provision, provision};
 pub use token::session::Session;

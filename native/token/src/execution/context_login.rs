@@ -42,7 +42,7 @@ impl Attempt<'_> {
             ContextPin::Used => return Err(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Init).into()),
         };
         let user = self.options.user;
-        let Some(proof) = token.gate.prove(user, pin.map(|pin| token.gate.mark(pin)), now())? else {
+        let Some(proof) = token.gate.begin_context_login(user, pin.map(|pin| token.gate.mark(pin)), now())? else {
             return Err(Fault::await_login(Needs::Turn));
         };
         let flags = token_info(functions, token.slot()).map_err(|error| CallError { phase: Phase::Init, ..error })?.flags;

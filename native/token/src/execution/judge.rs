@@ -158,11 +158,11 @@ impl Attempt<'_> {
         if self.options.login == LoginMode::None {
             if self.is_logged_out() {
                 // An explicit login has been lost.
-                self.resolver.token.gate.lost(self.resolver.epoch);
+                self.resolver.token.gate.note_login_lost(self.resolver.epoch);
             }
             return answer(Error::PinRequired { call });
         }
-        self.resolver.token.gate.lost(self.resolver.epoch);
+        self.resolver.token.gate.note_login_lost(self.resolver.epoch);
         if !may_retry {
             return answer(call.into());
         }

@@ -1,4 +1,10 @@
-//! One operation on one session: the C calls, and what their return code asks for.
+//! One operation on one session: the C calls, and what their return code asks for. It knows neither the pool nor the runner: what it cannot decide
+//! itself it hands back as a [`step::Step`].
+//!
+//! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `objects`, `hashing` and `context_login`
+//! * `resolver`: the handle of a key that a caller names
+//! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
+//! * `foreign_answer`: whether an answer is the operation's own
 
 pub(crate) mod attempt;
 pub(crate) mod batch;

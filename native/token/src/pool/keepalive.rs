@@ -101,7 +101,7 @@ impl<H: Host> TokenPool<H> {
             };
         }
         if class == Class::LoginLost && self.options.login != LoginMode::None {
-            token.gate.lost(epoch);
+            token.gate.note_login_lost(epoch);
         }
         match class {
             Class::DirtySession => Kept::Broken(class.name()),

@@ -31,7 +31,7 @@ impl<H: Host> TokenPool<H> {
                 operation.context = ContextPin::Given(None);
             } else if let Some(pin) = self.login.retained_pin() {
                 operation.context = ContextPin::Given(Some(pin));
-            } else if let Err(error) = token.gate.may_ask(self.options.user, now()) {
+            } else if let Err(error) = token.gate.may_ask_for_key_pin(self.options.user, now()) {
                 let next = self.free(held, &operation.place);
                 operation.post(error);
                 return next;
@@ -48,7 +48,7 @@ impl<H: Host> TokenPool<H> {
             }
             (Needs::Turn, _) => {
                 self.login.awaiting_turn.lock().push(parked);
-                if !token.gate.listen(Awaited::Proof, self.listener()) {
+                if !token.gate.listen(Awaited::ContextLogin, self.listener()) {
                     self.resume_turns();
                 }
             }

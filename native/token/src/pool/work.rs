@@ -11,7 +11,7 @@ use crate::operation::asker::Asker;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet};
 use crate::support::clock::nanos;
-use crate::token::login_gate::{Attempt, MarkedPin};
+use crate::token::login_gate::{LoginAttempt, MarkedPin};
 
 /// What the pool queues.
 pub enum Work<H: Host> {
@@ -44,7 +44,7 @@ pub(crate) enum Change {
 
 /// What a login is made with.
 pub(crate) struct Credential {
-    pub(crate) attempt: Attempt,
+    pub(crate) attempt: LoginAttempt,
     /// `None` for a protected authentication path.
     pub(crate) pin: Option<MarkedPin>,
 }

@@ -1,9 +1,10 @@
 //! A token: found in its slot, known by its identity (serial number and label), shared by the pools that use it.
 //!
 //! This folder owns: all tokens that were ever found (`registry`), which pools have claimed each, its sessions ([`session`]), its login
-//! ([`login_gate`]), the handles of its keys ([`keys`]), and what a failed call says of it ([`diagnosis`], [`escalation`], [`suspicion`]).
+//! ([`login_gate`]), the handles of its keys ([`key_cache`]), and what a failed call says of it ([`diagnosis`], [`escalation`], [`suspicion`]).
 //!
-//! It may not know pools, nor what is asked of a token: a pool that has claimed one is told of it by a [`Watcher`].
+//! It may not know pools, nor what is asked of a token: a pool that has claimed one is told of it by a [`Watcher`], and says by a
+//! [`policy::Policy`] what it makes of failed calls.
 
 pub(crate) mod diagnosis;
 pub(crate) mod escalation;
@@ -232,7 +233,7 @@ impl Token {
         if word & 1 == 1
             && session_info(self.module.functions(), session).is_ok_and(|info| !info.is_user() && !info.is_security_officer())
         {
-            self.gate.lost(word >> 1);
+            self.gate.note_login_lost(word >> 1);
         }
         self.doubtful.store(false, Ordering::Relaxed);
     }

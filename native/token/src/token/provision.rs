@@ -79,14 +79,14 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
         Ok(()) => {
             // Whatever was refused before may be right now.
             let changed = if matches!(what, Provision::UserPin { .. }) { CKU_USER } else { user };
-            token.gate.pardon(changed);
+            token.gate.forget_refusals(changed);
             Ok(())
         }
         // `C_InitPIN` says the like of a new PIN that it does not take.
         Err(error) if error.class() == Class::Credential && error.function != "C_InitPIN" => {
             let poisoned = Error::Poisoned { code: error.code };
             if error.code == cryptoki_sys::CKR_PIN_INCORRECT {
-                token.gate.refused(user, token.gate.mark(tried), poisoned, now());
+                token.gate.note_refused_pin(user, token.gate.mark(tried), poisoned, now());
             }
             Err(error.into())
         }

@@ -18,7 +18,7 @@ use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
 use crate::token::diagnosis::{FailedCall, Trouble, diagnose};
 use crate::token::login_gate::pin_flags::ask_pin_flags;
-use crate::token::login_gate::{Attempt, MarkedPin};
+use crate::token::login_gate::{LoginAttempt, MarkedPin};
 use crate::token::session::Session;
 
 /// How a login ended.
@@ -28,9 +28,9 @@ enum Ended {
     /// `reusable`: the session may be used again.
     Refused { error: Error, reusable: bool },
     /// The session is dead, or it is worse, and the attempt goes on: the PIN was not looked at.
-    Trouble { attempt: Attempt, call: CallError, trouble: Option<Trouble> },
+    Trouble { attempt: LoginAttempt, call: CallError, trouble: Option<Trouble> },
     /// The module is being initialized again, and the attempt goes on.
-    Return(Attempt),
+    Return(LoginAttempt),
 }
 
 impl<H: Host> TokenPool<H> {
@@ -108,17 +108,17 @@ impl<H: Host> TokenPool<H> {
 }
 
 /// Logs in and tells the gate. Called inside of the module.
-fn login(options: &PoolOptions, session: &Session, attempt: Attempt, pin: Option<&MarkedPin>, force: bool) -> Ended {
+fn login(options: &PoolOptions, session: &Session, attempt: LoginAttempt, pin: Option<&MarkedPin>, force: bool) -> Ended {
     let (token, user) = (session.token(), options.user);
     let Some(used) = session.begin() else {
         return Ended::Trouble { attempt, call: CallError::session_lost("C_Login"), trouble: None };
     };
     let (functions, handle) = (token.module.functions(), used.handle());
-    let failed = |attempt: Attempt, error: Error, reusable| {
+    let failed = |attempt: LoginAttempt, error: Error, reusable| {
         attempt.fail(error.clone(), false, nanos());
         Ended::Refused { error, reusable }
     };
-    let broken = |attempt: Attempt, call: CallError| {
+    let broken = |attempt: LoginAttempt, call: CallError| {
         let class = match options.policy.class(&call) {
             // A login needs no room for another session: a token that says so is not what it was.
             Class::Capacity => Class::TokenGone,

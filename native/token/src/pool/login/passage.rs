@@ -14,7 +14,7 @@ use crate::pool::work::{Asked, Control, Credential};
 use crate::support::clock::{nanos, now};
 use crate::support::pin::Pin;
 use crate::token::Token;
-use crate::token::login_gate::{Attempt, Awaited, MarkedPin, Verdict, Who};
+use crate::token::login_gate::{Awaited, LoginAttempt, MarkedPin, Verdict, Who};
 
 /// What an operation finds at the gate.
 pub(crate) enum Passage {
@@ -27,7 +27,7 @@ pub(crate) enum Passage {
 /// What an operation waits for.
 pub(crate) enum Wait {
     /// The login in progress; the attempt is this operation's to begin.
-    Login(Option<Attempt>),
+    Login(Option<LoginAttempt>),
     /// The source, which is to say whether the login of this word is the pool's, too.
     Compare(u64),
 }
@@ -67,7 +67,7 @@ impl<H: Host> TokenPool<H> {
                 waits
             }
             Wait::Compare(word) => {
-                let number = token.gate.number();
+                let number = token.gate.take_number();
                 let is_needed = || {
                     token.gate.word() == word
                         && self.login.admitted_epoch(token).is_none()
@@ -86,7 +86,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// An operation of this pool is to see to a login.
-    fn begin_login(&self, attempt: Attempt) {
+    fn begin_login(&self, attempt: LoginAttempt) {
         if self.options.login == LoginMode::Protected {
             return self.submit_login(attempt, None, Asked::new(None, false));
         }
@@ -98,7 +98,7 @@ impl<H: Host> TokenPool<H> {
         self.server.post(Notice::PinWanted { attempt: number });
     }
 
-    fn log_in_with(&self, attempt: Attempt, pin: Pin) {
+    fn log_in_with(&self, attempt: LoginAttempt, pin: Pin) {
         let pin = attempt.mark_pin(pin);
         // Why not, whoever waits hears from the gate.
         if let Ok(attempt) = self.refuse_known_bad_pin(attempt, &pin) {
@@ -108,20 +108,20 @@ impl<H: Host> TokenPool<H> {
 
     /// Lets an attempt go on with this PIN, unless the token has refused it before: then the attempt ends as it did then, and the token is not
     /// asked.
-    pub(crate) fn refuse_known_bad_pin(&self, attempt: Attempt, pin: &MarkedPin) -> Result<Attempt, Error> {
+    pub(crate) fn refuse_known_bad_pin(&self, attempt: LoginAttempt, pin: &MarkedPin) -> Result<LoginAttempt, Error> {
         let Some(refusal) = attempt.known_refusal(pin.mark()) else { return Ok(attempt) };
         self.login.forget_retained_pin();
         attempt.poison(refusal.clone(), None, now());
         Err(refusal)
     }
 
-    pub(crate) fn submit_login(&self, attempt: Attempt, pin: Option<MarkedPin>, asked: Asked<H>) {
+    pub(crate) fn submit_login(&self, attempt: LoginAttempt, pin: Option<MarkedPin>, asked: Asked<H>) {
         self.submit_control(Control::login(Credential { attempt, pin }, asked));
     }
 
     /// The source is to give the PIN for the keys whose operations wait for it.
     pub(crate) fn ask_for_keys(&self, token: &Token) {
-        let number = token.gate.number();
+        let number = token.gate.take_number();
         if self.login.request_for_keys(number) {
             self.server.post(Notice::PinWanted { attempt: number });
         }

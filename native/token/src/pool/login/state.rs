@@ -17,7 +17,7 @@ use crate::support::clock::now;
 use crate::support::failing::Failing;
 use crate::support::pin::Pin;
 use crate::token::Token;
-use crate::token::login_gate::{Attempt, Mark, SOURCE_INTERVAL, Who};
+use crate::token::login_gate::{LoginAttempt, Mark, SOURCE_INTERVAL, Who};
 
 static NEXT_POOL: AtomicU64 = AtomicU64::new(1);
 
@@ -73,7 +73,7 @@ struct Conflict {
 /// What the PIN source is being asked for.
 pub(crate) enum PinRequest {
     /// A login.
-    Login(Attempt),
+    Login(LoginAttempt),
     /// Whether its PIN is that of the login in this word.
     Compare { number: u64, word: u64 },
     /// The PIN for keys that want a login for each use.
@@ -286,7 +286,7 @@ impl<H: Host> Login<H> {
 /// What the source is being asked for.
 impl<H: Host> Login<H> {
     /// A PIN for a login is asked for.
-    pub(crate) fn request_for_login(&self, attempt: Attempt) {
+    pub(crate) fn request_for_login(&self, attempt: LoginAttempt) {
         self.requests.lock().push(PinRequest::Login(attempt));
     }
 

@@ -6,20 +6,21 @@ use std::sync::Arc;
 use cryptoki_sys::CK_USER_TYPE;
 use session_pool::Millis;
 
-use super::{Failed, Gate, Holder, Mark, MarkedPin, State, Who, notify};
 use crate::error::Error;
 use crate::support::pin::Pin;
+use crate::token::login_gate::credential::{Mark, MarkedPin, Who};
+use crate::token::login_gate::state::{Failed, Gate, Holder, State, notify};
 
 /// An attempt at a login, or a logout, that somebody is seeing to. Dropped without an end (its pool stops), it is as if it had never
 /// begun: nobody waits for ever, and the next who needs a login begins anew.
-pub struct Attempt {
+pub struct LoginAttempt {
     pub(super) gate: Arc<Gate>,
     pub(super) number: u64,
     pub(super) who: Who,
 }
 
-impl Attempt {
-    /// Its number.
+impl LoginAttempt {
+    /// Its number, which is no other's at this gate.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -43,7 +44,7 @@ impl Attempt {
     pub fn succeed(self, mark: Option<Mark>, ours: bool, generation: u64) -> u64 {
         let Who { pool, user, .. } = self.who;
         self.gate.end(self.number, |memory| {
-            memory.lift(user);
+            memory.clear_poison(user);
             if let Some(mark) = mark {
                 memory.forget(user, mark);
             }
@@ -59,11 +60,11 @@ impl Attempt {
     pub fn fail(self, error: Error, own: bool, at: u64) {
         let Who { pool, user, .. } = self.who;
         self.gate.end(self.number, |memory| {
-            if memory.touch(user, at / 1_000_000) {
+            if memory.note_asked(user, at / 1_000_000) {
                 return State::LoggedOut;
             }
             if !own {
-                memory.fails(user, error.clone(), at / 1_000_000);
+                memory.note_failure(user, error.clone(), at / 1_000_000);
             }
             State::Failed(Failed { user, pool: own.then_some(pool), error, at })
         });
@@ -76,42 +77,42 @@ impl Attempt {
             if let Some(mark) = pin {
                 memory.remember(user, mark, error.clone());
             }
-            memory.put(user, error, now);
+            memory.set_poison(user, error, now);
             State::LoggedOut
         });
     }
 }
 
-impl PartialEq for Attempt {
+impl PartialEq for LoginAttempt {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.gate, &other.gate) && self.number == other.number
     }
 }
 
-impl fmt::Debug for Attempt {
+impl fmt::Debug for LoginAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Attempt {}", self.number)
+        write!(f, "LoginAttempt {}", self.number)
     }
 }
 
-impl Drop for Attempt {
+impl Drop for LoginAttempt {
     fn drop(&mut self) {
         self.gate.end(self.number, |_| State::LoggedOut);
     }
 }
 
-/// A context-specific login that is being made. Dropped, the next may be.
-pub struct Proof {
+/// A login for one use of a key (`CKU_CONTEXT_SPECIFIC`) that is being made. Dropped, the next may be.
+pub struct ContextLogin {
     pub(super) gate: Arc<Gate>,
     pub(super) user: CK_USER_TYPE,
     pub(super) mark: Option<Mark>,
 }
 
-impl Proof {
+impl ContextLogin {
     /// The token took the PIN.
     pub fn succeed(self) {
         let mut inner = self.gate.inner.lock();
-        inner.memory.lift(self.user);
+        inner.memory.clear_poison(self.user);
     }
 
     /// The PIN was refused (`tried`), or must not be tried.
@@ -120,15 +121,15 @@ impl Proof {
         if let Some(mark) = self.mark.filter(|_| tried) {
             inner.memory.remember(self.user, mark, error.clone());
         }
-        inner.memory.put(self.user, error, now);
+        inner.memory.set_poison(self.user, error, now);
     }
 }
 
-impl Drop for Proof {
+impl Drop for ContextLogin {
     fn drop(&mut self) {
         let listeners = {
             let mut inner = self.gate.inner.lock();
-            inner.proving = false;
+            inner.has_context_login = false;
             std::mem::take(&mut inner.listeners)
         };
         notify(listeners);

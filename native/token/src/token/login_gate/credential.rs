@@ -9,10 +9,12 @@ use cryptoki_sys::CK_USER_TYPE;
 use session_pool::Millis;
 use sha2::{Digest, Sha256};
 
-use super::SOURCE_INTERVAL;
 use crate::error::Error;
 use crate::support::failing::Failing;
 use crate::support::pin::Pin;
+
+/// How long a poisoned credential's source is left alone.
+pub const SOURCE_INTERVAL: Millis = 30_000;
 
 /// How many refused PINs are remembered.
 const MOST_REFUSED: usize = 64;
@@ -112,6 +114,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Why this user's credential is left alone, if it is.
     pub(super) fn poison(&self, user: CK_USER_TYPE) -> Option<&Poison> {
         self.poisons.iter().find(|(other, _)| *other == user).map(|(_, poison)| poison)
     }
@@ -128,14 +131,14 @@ impl Memory {
     }
 
     /// The user's credential is left alone from now on.
-    pub(super) fn put(&mut self, user: CK_USER_TYPE, error: Error, now: Millis) {
+    pub(super) fn set_poison(&mut self, user: CK_USER_TYPE, error: Error, now: Millis) {
         let since = self.poison(user).map_or(now, |poison| poison.since);
-        self.lift(user);
+        self.clear_poison(user);
         self.poisons.push((user, Poison { error, since, asked_at: now }));
     }
 
     /// A login of this user has failed, for no fault of its credential.
-    pub(super) fn fails(&mut self, user: CK_USER_TYPE, error: Error, now: Millis) {
+    pub(super) fn note_failure(&mut self, user: CK_USER_TYPE, error: Error, now: Millis) {
         match self.failures.iter_mut().find(|(other, _)| *other == user) {
             Some((_, failures)) => failures.note(error, now),
             None => {
@@ -153,11 +156,12 @@ impl Memory {
     }
 
     /// Its source was asked just now; `false`: it is not poisoned.
-    pub(super) fn touch(&mut self, user: CK_USER_TYPE, now: Millis) -> bool {
+    pub(super) fn note_asked(&mut self, user: CK_USER_TYPE, now: Millis) -> bool {
         let poison = self.poisons.iter_mut().find(|(other, _)| *other == user);
         poison.map(|(_, poison)| poison.asked_at = now).is_some()
     }
 
+    /// The token has refused this PIN.
     pub(super) fn remember(&mut self, user: CK_USER_TYPE, mark: Mark, error: Error) {
         self.forget(user, mark);
         if self.refused.len() >= MOST_REFUSED {
@@ -171,14 +175,15 @@ impl Memory {
         self.refused.retain(|refused| refused.user != user || refused.mark != mark);
     }
 
-    pub(super) fn lift(&mut self, user: CK_USER_TYPE) {
+    /// The user's credential is good, or may be: it is not left alone any more.
+    pub(super) fn clear_poison(&mut self, user: CK_USER_TYPE) {
         self.failures.retain(|(other, _)| *other != user);
         self.poisons.retain(|(other, _)| *other != user);
     }
 
     /// The user has a new PIN: nothing that was known of it holds any more.
     pub(super) fn pardon(&mut self, user: CK_USER_TYPE) {
-        self.lift(user);
+        self.clear_poison(user);
         self.refused.retain(|refused| refused.user != user);
     }
 }

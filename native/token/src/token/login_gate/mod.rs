@@ -11,36 +11,29 @@
 //! ```
 //!
 //! A login belongs to one user with one PIN. Pools with the same share it; each is *admitted* once for each login, others are in conflict with
-//! it. What was refused is remembered beside the state (`credential.rs`).
+//! it. What was refused is remembered beside the state. The state is in `state.rs`, what is remembered of PINs in `credential.rs`, what somebody is
+//! seeing to (a login, a logout, a login for one use of a key) in `attempt.rs`.
 
 mod attempt;
 mod credential;
 pub(crate) mod pin_flags;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use cryptoki_sys::CK_USER_TYPE;
-use parking_lot::Mutex;
 use session_pool::Millis;
 
-pub use attempt::{Attempt, Proof};
-pub use credential::{Mark, MarkedPin, Who};
-use credential::{Memory, Salt};
+pub use attempt::{ContextLogin, LoginAttempt};
+pub use credential::{Mark, MarkedPin, SOURCE_INTERVAL, Who};
+pub use state::{Gate, Listener};
 
 use crate::error::Error;
 use crate::support::pin::Pin;
-
-/// How long a poisoned credential's source is left alone.
-pub const SOURCE_INTERVAL: Millis = 30_000;
-
-/// Somebody who waits for an attempt to end: a pool, whose own gate is closed meanwhile, or for a context-specific login.
-pub trait Listener: Send + Sync {
-    /// It has ended, well or badly: look again.
-    fn gate_changed(&self);
-}
+use crate::token::login_gate::state::{Inner, Share, State};
 
 /// What somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +41,7 @@ pub enum Awaited {
     /// The login or logout in progress.
     Attempt,
     /// The context-specific login that is being made.
-    Proof,
+    ContextLogin,
 }
 
 /// What an operation that needs a login finds.
@@ -57,7 +50,7 @@ pub enum Verdict {
     /// Logged in, with the same credential: its pool is admitted for as long as the gate's word is this one.
     Pass(u64),
     /// Logged out, and this one is to see to the login.
-    Begin(Attempt),
+    Begin(LoginAttempt),
     /// Logged in, perhaps with the same PIN: the pool's source is to say, for this word of the gate.
     Compare(u64),
     /// Somebody else sees to it.
@@ -71,7 +64,7 @@ pub enum Explicit {
     /// Logged in with this very PIN, in this word.
     Already(u64),
     /// It is to be tried.
-    Begin(Attempt),
+    Begin(LoginAttempt),
     /// An attempt is in progress: look again when it has ended.
     Wait,
     /// Another user or PIN is logged in.
@@ -83,94 +76,14 @@ pub enum Leave {
     /// Nobody is logged in.
     Nothing,
     /// It is to be made.
-    Begin(Attempt),
+    Begin(LoginAttempt),
     /// An attempt is in progress: look again when it has ended.
     Wait,
     /// It is not this pool's login.
     Refuse(Error),
 }
 
-enum State {
-    LoggedOut,
-    InProgress { attempt: u64 },
-    LoggedIn(Holder),
-    Failed(Failed),
-}
-
-/// Who is logged in.
-struct Holder {
-    user: CK_USER_TYPE,
-    /// `None`: with a NULL PIN.
-    mark: Option<Mark>,
-    /// Whether it was our `C_Login`.
-    ours: bool,
-    /// The pools that share it.
-    members: Vec<u64>,
-}
-
-/// An attempt that failed, and whom it concerns.
-struct Failed {
-    user: CK_USER_TYPE,
-    /// The one pool whose own fault it was.
-    pool: Option<u64>,
-    error: Error,
-    /// In nanoseconds: a call that comes after it is to begin anew.
-    at: u64,
-}
-
-struct Inner {
-    state: State,
-    memory: Memory,
-    next_attempt: u64,
-    /// Sessions of this generation.
-    sessions: usize,
-    /// A context-specific login is being made.
-    proving: bool,
-    listeners: Vec<Weak<dyn Listener>>,
-}
-
-/// The gate.
-pub struct Gate {
-    /// `epoch << 1 | logged in`, for a look without the lock. Written under it.
-    word: AtomicU64,
-    /// Moves on when everything that was open on the token is gone. Written under the lock.
-    generation: AtomicU64,
-    inner: Mutex<Inner>,
-    salt: Salt,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        let inner = Inner {
-            state: State::LoggedOut,
-            memory: Memory::default(),
-            next_attempt: 1,
-            sessions: 0,
-            proving: false,
-            listeners: Vec::new(),
-        };
-        Self { word: AtomicU64::new(1 << 1), generation: AtomicU64::new(0), inner: Mutex::new(inner), salt: Salt::random() }
-    }
-}
-
 impl Gate {
-    /// `epoch << 1 | logged in`: a pool that was admitted in it passes for as long as it does not change.
-    #[inline]
-    pub fn word(&self) -> u64 {
-        self.word.load(Ordering::Acquire)
-    }
-
-    /// The number that changes whenever handles may have become invalid.
-    pub fn epoch(&self) -> u64 {
-        self.word() >> 1
-    }
-
-    /// The number that changes whenever everything that was open on the token is gone.
-    #[inline]
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
     /// Whether somebody of ours is logged in.
     pub fn is_logged_in(&self) -> bool {
         self.word() & 1 == 1
@@ -202,7 +115,13 @@ impl Gate {
         let mut inner = self.inner.lock();
         let Inner { state, memory, .. } = &mut *inner;
         match state {
-            State::LoggedIn(holder) => return holder.admit(who, self.word()),
+            State::LoggedIn(holder) => {
+                return match holder.admit(who) {
+                    Share::Same => Verdict::Pass(self.word()),
+                    Share::Unknown => Verdict::Compare(self.word()),
+                    Share::Conflict => Verdict::Refuse(Error::LoginConflict { call: None }),
+                };
+            }
             State::InProgress { .. } => {
                 return memory.poison(who.user).map_or(Verdict::Wait, |poison| Verdict::Refuse(poison.error.clone()));
             }
@@ -221,9 +140,9 @@ impl Gate {
     pub fn shares(&self, who: Who) -> Option<u64> {
         let mut inner = self.inner.lock();
         let State::LoggedIn(holder) = &mut inner.state else { return None };
-        match holder.admit(who, self.word()) {
-            Verdict::Pass(word) => Some(word),
-            _ => None,
+        match holder.admit(who) {
+            Share::Same => Some(self.word()),
+            Share::Unknown | Share::Conflict => None,
         }
     }
 
@@ -231,9 +150,9 @@ impl Gate {
     pub fn begin_explicit(self: &Arc<Self>, who: Who) -> Explicit {
         let mut inner = self.inner.lock();
         match &mut inner.state {
-            State::LoggedIn(holder) => match holder.admit(who, self.word()) {
-                Verdict::Pass(word) => Explicit::Already(word),
-                _ => Explicit::Refuse(Error::LoginConflict { call: None }),
+            State::LoggedIn(holder) => match holder.admit(who) {
+                Share::Same => Explicit::Already(self.word()),
+                Share::Unknown | Share::Conflict => Explicit::Refuse(Error::LoginConflict { call: None }),
             },
             State::InProgress { .. } => Explicit::Wait,
             State::LoggedOut | State::Failed(_) => Explicit::Begin(self.begin(&mut inner, who)),
@@ -260,7 +179,7 @@ impl Gate {
         let mut inner = self.inner.lock();
         let waits = match awaited {
             Awaited::Attempt => matches!(inner.state, State::InProgress { .. }),
-            Awaited::Proof => inner.proving,
+            Awaited::ContextLogin => inner.has_context_login,
         };
         if waits && !inner.listeners.iter().any(|other| Weak::ptr_eq(other, &listener)) {
             inner.listeners.push(listener);
@@ -279,14 +198,14 @@ impl Gate {
     }
 
     /// A number that no attempt has: for what else a source is asked for.
-    pub fn number(&self) -> u64 {
+    pub fn take_number(&self) -> u64 {
         let mut inner = self.inner.lock();
         inner.next_attempt += 1;
         inner.next_attempt - 1
     }
 
     /// The token says that nobody is logged in, though `epoch` thought so. Handles of that epoch are void.
-    pub fn lost(&self, epoch: u64) {
+    pub fn note_login_lost(&self, epoch: u64) {
         let mut inner = self.inner.lock();
         if self.epoch() == epoch && matches!(inner.state, State::LoggedIn(_)) {
             inner.state = State::LoggedOut;
@@ -363,96 +282,50 @@ impl Gate {
     }
 
     /// A user has a new PIN: nothing that was refused before counts any more.
-    pub fn pardon(&self, user: CK_USER_TYPE) {
+    pub fn forget_refusals(&self, user: CK_USER_TYPE) {
         self.inner.lock().memory.pardon(user);
     }
 
     /// A PIN was refused elsewhere than in an attempt: it is not tried again.
-    pub fn refused(&self, user: CK_USER_TYPE, mark: Mark, error: Error, now: Millis) {
+    pub fn note_refused_pin(&self, user: CK_USER_TYPE, mark: Mark, error: Error, now: Millis) {
         let mut inner = self.inner.lock();
         inner.memory.remember(user, mark, error.clone());
-        inner.memory.put(user, error, now);
+        inner.memory.set_poison(user, error, now);
     }
 
     /// Whether a user's source may be asked for the PIN of a context-specific login.
-    pub fn may_ask(&self, user: CK_USER_TYPE, now: Millis) -> Result<(), Error> {
+    pub fn may_ask_for_key_pin(&self, user: CK_USER_TYPE, now: Millis) -> Result<(), Error> {
         let mut inner = self.inner.lock();
         if let Some(error) = inner.memory.too_soon(user, now) {
             return Err(error);
         }
-        inner.memory.touch(user, now);
+        inner.memory.note_asked(user, now);
         Ok(())
     }
 
     /// A context-specific login with this PIN is to be made: one at a time, so that a wrong PIN is tried once. `None`: it is not its turn.
-    pub fn prove(self: &Arc<Self>, user: CK_USER_TYPE, mark: Option<Mark>, now: Millis) -> Result<Option<Proof>, Error> {
+    pub fn begin_context_login(
+        self: &Arc<Self>,
+        user: CK_USER_TYPE,
+        mark: Option<Mark>,
+        now: Millis,
+    ) -> Result<Option<ContextLogin>, Error> {
         let mut inner = self.inner.lock();
         if let Some(error) = mark.and_then(|mark| inner.memory.refusal(user, mark).cloned()) {
-            inner.memory.put(user, error.clone(), now);
+            inner.memory.set_poison(user, error.clone(), now);
             return Err(error);
         }
-        if std::mem::replace(&mut inner.proving, true) {
+        if std::mem::replace(&mut inner.has_context_login, true) {
             return Ok(None);
         }
-        Ok(Some(Proof { gate: self.clone(), user, mark }))
+        Ok(Some(ContextLogin { gate: self.clone(), user, mark }))
     }
 
     /// An attempt begins, under the lock: there is none in progress without somebody who has it.
-    fn begin(self: &Arc<Self>, inner: &mut Inner, who: Who) -> Attempt {
+    fn begin(self: &Arc<Self>, inner: &mut Inner, who: Who) -> LoginAttempt {
         let number = inner.next_attempt;
         inner.next_attempt += 1;
         inner.state = State::InProgress { attempt: number };
-        Attempt { gate: self.clone(), number, who }
-    }
-
-    /// The number's attempt ends: what is next, and the word that comes of it.
-    fn end(&self, number: u64, next: impl FnOnce(&mut Memory) -> State) -> u64 {
-        let (word, listeners) = {
-            let mut inner = self.inner.lock();
-            match inner.state {
-                State::InProgress { attempt } if attempt == number => inner.state = next(&mut inner.memory),
-                _ => return self.word(),
-            }
-            if matches!(inner.state, State::LoggedIn(_)) {
-                self.publish(self.epoch() + 1, true);
-            }
-            (self.word(), std::mem::take(&mut inner.listeners))
-        };
-        notify(listeners);
-        word
-    }
-
-    /// Under the lock.
-    fn publish(&self, epoch: u64, logged_in: bool) {
-        self.word.store(epoch << 1 | u64::from(logged_in), Ordering::Release);
-    }
-}
-
-fn notify(listeners: Vec<Weak<dyn Listener>>) {
-    for listener in listeners {
-        if let Some(listener) = listener.upgrade() {
-            listener.gate_changed();
-        }
-    }
-}
-
-impl Holder {
-    fn admit(&mut self, who: Who, word: u64) -> Verdict {
-        if self.user != who.user || self.mark.is_none() != who.protected {
-            return Verdict::Refuse(Error::LoginConflict { call: None });
-        }
-        if self.mark != who.mark && !who.protected {
-            return Verdict::Compare(word);
-        }
-        if !self.members.contains(&who.pool) {
-            self.members.push(who.pool);
-        }
-        Verdict::Pass(word)
-    }
-}
-
-impl Failed {
-    fn concerns(&self, who: Who) -> bool {
-        self.user == who.user && self.pool.is_none_or(|pool| pool == who.pool)
+        LoginAttempt { gate: self.clone(), number, who }
     }
 }

@@ -35,14 +35,14 @@ fn with(gate: &Gate, who: Who, pin: &[u8]) -> Who {
     Who { mark: Some(gate.mark(pin)), ..who }
 }
 
-fn begin(gate: &Arc<Gate>, who: Who, now: Millis) -> Attempt {
+fn begin(gate: &Arc<Gate>, who: Who, now: Millis) -> LoginAttempt {
     match gate.check(who, now, now) {
         Verdict::Begin(attempt) => attempt,
         other => panic!("{other:?}"),
     }
 }
 
-fn is_known_bad(attempt: &Attempt, pin: &[u8]) -> bool {
+fn is_known_bad(attempt: &LoginAttempt, pin: &[u8]) -> bool {
     attempt.known_refusal(attempt.gate.mark(pin)).is_some()
 }
 
@@ -138,7 +138,7 @@ fn a_refused_pin_stays_known_after_another_has_logged_in() {
     let who = with(&gate, pool(1), b"new");
     let Explicit::Begin(attempt) = gate.begin_explicit(who) else { panic!() };
     attempt.succeed(who.mark, true, 0);
-    gate.lost(gate.epoch());
+    gate.note_login_lost(gate.epoch());
     // What logged in may do so again, the other may not.
     let attempt = begin(&gate, who, 1);
     assert!(is_known_bad(&attempt, b"old"));
@@ -156,7 +156,7 @@ fn an_explicit_login_may_try_what_was_refused_and_a_success_clears_it() {
     let Explicit::Begin(attempt) = gate.begin_explicit(who) else { panic!() };
     assert!(matches!(gate.begin_explicit(who), Explicit::Wait));
     attempt.succeed(who.mark, true, 0);
-    gate.lost(gate.epoch());
+    gate.note_login_lost(gate.epoch());
     assert!(!is_known_bad(&begin(&gate, pool(2), 1), b"1234"));
 }
 
@@ -239,10 +239,10 @@ fn a_lost_login_is_noticed_once_and_voids_the_handles() {
     gate.session_opened(0);
     begin(&gate, pool(1), 0).succeed(None, true, 0);
     let epoch = gate.epoch();
-    gate.lost(epoch);
+    gate.note_login_lost(epoch);
     assert!(gate.epoch() > epoch);
     let again = gate.epoch();
-    gate.lost(epoch);
+    gate.note_login_lost(epoch);
     assert_eq!(gate.epoch(), again);
     begin(&gate, pool(1), 1).succeed(None, true, 0);
     assert!(gate.session_closing(0));
@@ -254,7 +254,7 @@ fn a_token_that_was_away_is_logged_out_and_has_no_sessions_but_knows_what_was_re
     let (gate, word) = logged_in(b"1234");
     gate.session_opened(0);
     gate.session_opened(0);
-    gate.refused(CKU_SO, gate.mark(b"1111"), refused(), 0);
+    gate.note_refused_pin(CKU_SO, gate.mark(b"1111"), refused(), 0);
     assert!(gate.reset(0));
     assert!(!gate.reset(0), "it was said twice");
     assert_eq!((gate.generation(), gate.is_logged_in(), gate.sessions()), (1, false, 0));
@@ -295,28 +295,28 @@ fn handles_are_void_once_when_sessions_of_nobodys_login_died() {
 fn context_specific_logins_take_turns_so_that_a_wrong_pin_is_tried_once() {
     let gate = Arc::new(Gate::default());
     let mark = Some(gate.mark(b"1111"));
-    let proof = gate.prove(CKU_USER, mark, 0).unwrap().unwrap();
-    assert!(gate.prove(CKU_USER, mark, 0).unwrap().is_none());
+    let proof = gate.begin_context_login(CKU_USER, mark, 0).unwrap().unwrap();
+    assert!(gate.begin_context_login(CKU_USER, mark, 0).unwrap().is_none());
     let (count, weak) = listener();
     assert!(!gate.listen(Awaited::Attempt, weak.clone()), "nobody logs in: who waits for that would wait for something else");
-    assert!(gate.listen(Awaited::Proof, weak));
+    assert!(gate.listen(Awaited::ContextLogin, weak));
     proof.poison(refused(), true, 0);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
-    assert_eq!(gate.prove(CKU_USER, mark, 1).err(), Some(refused()));
-    assert_eq!(gate.may_ask(CKU_USER, SOURCE_INTERVAL), Err(refused()));
-    assert_eq!(gate.may_ask(CKU_USER, 1 + SOURCE_INTERVAL), Ok(()));
-    assert_eq!(gate.may_ask(CKU_USER, 2 + SOURCE_INTERVAL), Err(refused()));
-    drop(gate.prove(CKU_USER, Some(gate.mark(b"1234")), 0).unwrap().unwrap());
-    gate.prove(CKU_USER, Some(gate.mark(b"1234")), 0).unwrap().unwrap().succeed();
-    assert_eq!(gate.may_ask(CKU_USER, 3 + SOURCE_INTERVAL), Ok(()));
+    assert_eq!(gate.begin_context_login(CKU_USER, mark, 1).err(), Some(refused()));
+    assert_eq!(gate.may_ask_for_key_pin(CKU_USER, SOURCE_INTERVAL), Err(refused()));
+    assert_eq!(gate.may_ask_for_key_pin(CKU_USER, 1 + SOURCE_INTERVAL), Ok(()));
+    assert_eq!(gate.may_ask_for_key_pin(CKU_USER, 2 + SOURCE_INTERVAL), Err(refused()));
+    drop(gate.begin_context_login(CKU_USER, Some(gate.mark(b"1234")), 0).unwrap().unwrap());
+    gate.begin_context_login(CKU_USER, Some(gate.mark(b"1234")), 0).unwrap().unwrap().succeed();
+    assert_eq!(gate.may_ask_for_key_pin(CKU_USER, 3 + SOURCE_INTERVAL), Ok(()));
 }
 
 #[test]
 fn a_new_pin_pardons_all_that_was_refused() {
     let gate = Arc::new(Gate::default());
-    gate.refused(CKU_USER, gate.mark(b"1111"), refused(), 0);
+    gate.note_refused_pin(CKU_USER, gate.mark(b"1111"), refused(), 0);
     assert_eq!(gate.check(pool(1), 1, 1), Verdict::Refuse(refused()));
-    gate.pardon(CKU_USER);
+    gate.forget_refusals(CKU_USER);
     assert!(!is_known_bad(&begin(&gate, pool(1), 1), b"1111"));
 }
 
