@@ -76,8 +76,7 @@ defmodule Pkcs11Pool.Keeper do
         :protected_authentication_path
       ])
 
-    processes = if executor == :dirty_io, do: options.pool_size, else: 0
-    entry = Map.merge(defaults, %{native: pool, executor: executor, processes: processes})
+    entry = Map.merge(defaults, %{native: pool, executor: executor})
     state = %__MODULE__{options: options, pool: pool}
 
     Logger.debug(
@@ -87,7 +86,7 @@ defmodule Pkcs11Pool.Keeper do
     case Registry.register(options.name, entry) do
       :ok ->
         Slots.register_pool(options.name, options.pool_size)
-        warn_of_starvation(options, processes)
+        warn_of_starvation(options, pool)
         if down, do: went_down(options.name, down), else: came_up(options.name)
         {:ok, state, {:continue, {:start, down == nil}}}
 
@@ -97,19 +96,19 @@ defmodule Pkcs11Pool.Keeper do
     end
   end
 
-  defp warn_of_starvation(%{executor: :dirty_io, name: name}, processes) do
+  defp warn_of_starvation(%{executor: :dirty_io, name: name}, pool) do
     schedulers = :erlang.system_info(:dirty_io_schedulers)
-    others = Registry.processes() - processes
+    {own, others} = Native.occupied_schedulers(pool)
 
-    if processes + others >= schedulers do
+    if own + others >= schedulers do
       Logger.warning(
-        "pool #{inspect(name)}: with executor: :dirty_io the sessions (#{processes} of this pool, #{others} of others) can occupy " <>
+        "pool #{inspect(name)}: with executor: :dirty_io the sessions (#{own} of this pool, #{others} of others) can occupy " <>
           "all #{schedulers} dirty-IO schedulers, and hold up file I/O; leave :executor out, or start the VM with a larger +SDio"
       )
     end
   end
 
-  defp warn_of_starvation(_options, _processes), do: :ok
+  defp warn_of_starvation(_options, _pool), do: :ok
 
   @impl GenServer
   def handle_continue({:start, up?}, state) do
@@ -126,9 +125,7 @@ defmodule Pkcs11Pool.Keeper do
     Registry.update(name, &%{&1 | executor: executor})
     Slots.register_pool(name, size)
     start_runners(state)
-    processes = processes(name, executor, size)
-    Registry.update(name, &%{&1 | processes: processes})
-    warn_of_starvation(state.options, processes)
+    warn_of_starvation(state.options, state.pool)
     {:reply, :ok, %{put_in(state.options.pool_size, size) | ceiling: size, warned: nil}}
   end
 
@@ -263,15 +260,6 @@ defmodule Pkcs11Pool.Keeper do
 
     :ok
   end
-
-  # Only the native side knows how many of them are to be processes; they have been started.
-  defp processes(name, :mixed, size) do
-    %{active: processes} = DynamicSupervisor.count_children(Registry.via(:runners, name))
-    min(processes, size)
-  end
-
-  defp processes(_name, :dirty_io, size), do: size
-  defp processes(_name, :threads, _size), do: 0
 
   ## The PIN source, asked by a process of its own
 

@@ -152,6 +152,10 @@ defmodule Pkcs11Pool.Native do
   @spec tick(pool) :: ceiling :: pos_integer
   def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "How many of the VM's dirty-IO schedulers the pool may occupy, and all others."
+  @spec occupied_schedulers(pool) :: {own :: non_neg_integer, others :: non_neg_integer}
+  def occupied_schedulers(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "How many runners are missing: processes, and native threads."
   @spec vacancies(pool) :: {processes :: non_neg_integer, threads :: non_neg_integer}
   def vacancies(_pool), do: :erlang.nif_error(:nif_not_loaded)

@@ -9,7 +9,6 @@ defmodule Pkcs11Pool.Registry do
           optional(:deadline) => integer | :infinity,
           native: Native.pool(),
           executor: Native.executor(),
-          processes: non_neg_integer,
           queue_timeout: timeout,
           operation_timeout: timeout,
           lease_timeout: timeout,
@@ -48,18 +47,6 @@ defmodule Pkcs11Pool.Registry do
   def update(name, fun) do
     {_new, _old} = Registry.update_value(__MODULE__, {:pool, name}, fun)
     :ok
-  end
-
-  @doc "How many of the dirty-IO schedulers the runners of all pools may occupy."
-  @spec processes() :: non_neg_integer
-  def processes do
-    taken = [{{{:pool, :_}, :"$1", %{processes: :"$2"}}, [], [{{:"$1", :"$2"}}]}]
-
-    Enum.sum(
-      for {keeper, processes} <- Registry.select(__MODULE__, taken),
-          Process.alive?(keeper),
-          do: processes
-    )
   end
 
   @doc "The pool of this name, as long as its keeper lives."

@@ -72,6 +72,12 @@ pub(crate) fn resize(resource: &PoolResource, size: usize, schedulers: usize) ->
     processes
 }
 
+/// Dirty-IO schedulers that a pool may occupy, and those that all others may.
+pub(crate) fn occupied(resource: &PoolResource) -> (usize, usize) {
+    let pools = pools();
+    (resource.processes.load(Ordering::Relaxed), taken(&pools, &resource.pool))
+}
+
 /// The executor's name.
 pub(crate) fn name(processes: usize, size: usize) -> Atom {
     match processes {

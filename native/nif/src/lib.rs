@@ -399,6 +399,15 @@ fn tick<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
     answer(env, || Ok(pool.get()?.pool.tick(&Scheduler(env))))
 }
 
+/// `{own, others}`: how many of the dirty-IO schedulers the pool may occupy, and all others.
+#[rustler::nif]
+fn occupied_schedulers<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        let pool = pool.get()?;
+        Ok(executor::occupied(&pool))
+    })
+}
+
 /// How many runners are missing: processes, and native threads.
 #[rustler::nif]
 fn vacancies<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
