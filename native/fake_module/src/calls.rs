@@ -1,0 +1,288 @@
+//! The C functions.
+
+use std::ptr;
+use std::slice;
+use std::sync::LazyLock;
+
+use cryptoki_sys::*;
+
+use crate::model::code;
+use crate::{C_GetFunctionList, FAKE};
+
+/// A list of the functions that there are, and their names.
+macro_rules! functions {
+    ($($name:ident)*) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+        /// The list that the application gets; what is not there is NULL.
+        pub(crate) static LIST: LazyLock<CK_FUNCTION_LIST> = LazyLock::new(|| CK_FUNCTION_LIST {
+            version: CK_VERSION { major: 2, minor: 40 },
+            C_GetFunctionList: Some(C_GetFunctionList),
+            $($name: Some($name),)*
+            ..CK_FUNCTION_LIST::default()
+        });
+    };
+}
+
+functions! {
+    C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login
+    C_Logout C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify
+    C_GenerateRandom C_GenerateKey C_DestroyObject
+}
+
+/// The bytes at a pointer, which may be NULL.
+///
+/// # Safety
+/// There are so many, as the application promises.
+unsafe fn bytes<'a>(pointer: *const CK_BYTE, size: CK_ULONG) -> &'a [u8] {
+    if pointer.is_null() {
+        return &[];
+    }
+    // SAFETY: not NULL; the rest is the caller's promise.
+    unsafe { slice::from_raw_parts(pointer, size as usize) }
+}
+
+/// Writes to where the application wants it, unless that is NULL: then it only wants the count. The count says how much room there is.
+///
+/// # Safety
+/// `count` is valid, and `room` NULL or has room for as many.
+unsafe fn write<T: Copy>(items: &[T], room: *mut T, count: *mut CK_ULONG) -> CK_RV {
+    // SAFETY: valid, by the caller's promise.
+    let given = unsafe { ptr::replace(count, items.len() as CK_ULONG) };
+    if room.is_null() {
+        return CKR_OK;
+    }
+    if given < items.len() as CK_ULONG {
+        return CKR_BUFFER_TOO_SMALL;
+    }
+    // SAFETY: there is room for `given`, by the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(items.as_ptr(), room, items.len()) };
+    CKR_OK
+}
+
+/// Writes one thing.
+///
+/// # Safety
+/// `room` is valid.
+unsafe fn put<T>(result: Result<T, CK_RV>, room: *mut T) -> CK_RV {
+    match result {
+        Ok(value) => {
+            // SAFETY: valid, by the caller's promise.
+            unsafe { room.write(value) };
+            CKR_OK
+        }
+        Err(code) => code,
+    }
+}
+
+unsafe extern "C" fn C_Initialize(_arguments: CK_VOID_PTR) -> CK_RV {
+    FAKE.call("C_Initialize", None, |model| model.initialize())
+}
+
+unsafe extern "C" fn C_Finalize(_reserved: CK_VOID_PTR) -> CK_RV {
+    FAKE.call("C_Finalize", None, |model| {
+        model.finalize();
+        CKR_OK
+    })
+}
+
+unsafe extern "C" fn C_GetInfo(info: CK_INFO_PTR) -> CK_RV {
+    // SAFETY: the application promises room for it.
+    FAKE.call("C_GetInfo", None, |_| unsafe { put(Ok(CK_INFO::default()), info) })
+}
+
+unsafe extern "C" fn C_GetSlotList(with_token: CK_BBOOL, slots: CK_SLOT_ID_PTR, count: CK_ULONG_PTR) -> CK_RV {
+    // SAFETY: the application promises room for as many as it says.
+    FAKE.call("C_GetSlotList", None, |model| unsafe { write(&model.slots(with_token != 0), slots, count) })
+}
+
+unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: CK_SLOT_INFO_PTR) -> CK_RV {
+    FAKE.call("C_GetSlotInfo", None, |model| {
+        let flags = |is_present| if is_present { CKF_TOKEN_PRESENT } else { 0 };
+        let slot = model.is_present(slot).map(|is_present| CK_SLOT_INFO { flags: flags(is_present), ..CK_SLOT_INFO::default() });
+        // SAFETY: the application promises room for it.
+        unsafe { put(slot, info) }
+    })
+}
+
+unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: CK_TOKEN_INFO_PTR) -> CK_RV {
+    // SAFETY: the application promises room for it.
+    FAKE.call("C_GetTokenInfo", None, |model| unsafe { put(model.token_info(slot), info) })
+}
+
+unsafe extern "C" fn C_OpenSession(
+    slot: CK_SLOT_ID,
+    flags: CK_FLAGS,
+    _application: CK_VOID_PTR,
+    _notify: CK_NOTIFY,
+    session: CK_SESSION_HANDLE_PTR,
+) -> CK_RV {
+    // SAFETY: the application promises room for it.
+    FAKE.call("C_OpenSession", None, |model| unsafe { put(model.open(slot, flags), session) })
+}
+
+unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
+    FAKE.call("C_CloseSession", Some(session), |model| {
+        let known = model.session(session).map(drop);
+        model.close(session);
+        code(known)
+    })
+}
+
+unsafe extern "C" fn C_GetSessionInfo(session: CK_SESSION_HANDLE, info: CK_SESSION_INFO_PTR) -> CK_RV {
+    // SAFETY: the application promises room for it.
+    FAKE.call("C_GetSessionInfo", Some(session), |model| unsafe { put(model.session_info(session), info) })
+}
+
+unsafe extern "C" fn C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: CK_UTF8CHAR_PTR, size: CK_ULONG) -> CK_RV {
+    FAKE.call("C_Login", Some(session), |model| {
+        // SAFETY: the application promises so many bytes.
+        let pin = (!pin.is_null()).then(|| unsafe { bytes(pin, size) });
+        code(model.log_in(session, user, pin))
+    })
+}
+
+unsafe extern "C" fn C_Logout(session: CK_SESSION_HANDLE) -> CK_RV {
+    FAKE.call("C_Logout", Some(session), |model| code(model.log_out(session)))
+}
+
+/// A template's attributes.
+///
+/// # Safety
+/// It has so many, as the application promises.
+unsafe fn attributes(template: CK_ATTRIBUTE_PTR, count: CK_ULONG) -> Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)> {
+    if template.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: so many, by the caller's promise.
+    let template = unsafe { slice::from_raw_parts(template, count as usize) };
+    // SAFETY: each value has so many bytes, by the caller's promise.
+    template.iter().map(|one| (one.type_, unsafe { bytes(one.pValue.cast(), one.ulValueLen) }.to_vec())).collect()
+}
+
+unsafe extern "C" fn C_FindObjectsInit(session: CK_SESSION_HANDLE, template: CK_ATTRIBUTE_PTR, count: CK_ULONG) -> CK_RV {
+    FAKE.call("C_FindObjectsInit", Some(session), |model| {
+        // SAFETY: the application promises so many attributes.
+        let template = unsafe { attributes(template, count) };
+        code(model.begin_search(session, &template))
+    })
+}
+
+unsafe extern "C" fn C_FindObjects(
+    session: CK_SESSION_HANDLE,
+    objects: CK_OBJECT_HANDLE_PTR,
+    most: CK_ULONG,
+    count: CK_ULONG_PTR,
+) -> CK_RV {
+    FAKE.call("C_FindObjects", Some(session), |model| match model.next_found(session, most as usize) {
+        Ok(found) => {
+            // SAFETY: the application promises room for `most`, and for their count.
+            unsafe {
+                count.write(most);
+                write(&found, objects, count)
+            }
+        }
+        Err(code) => code,
+    })
+}
+
+unsafe extern "C" fn C_FindObjectsFinal(session: CK_SESSION_HANDLE) -> CK_RV {
+    FAKE.call("C_FindObjectsFinal", Some(session), |model| code(model.end_search(session)))
+}
+
+unsafe extern "C" fn C_GetAttributeValue(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: CK_ATTRIBUTE_PTR,
+    count: CK_ULONG,
+) -> CK_RV {
+    FAKE.call("C_GetAttributeValue", Some(session), |model| {
+        // SAFETY: the application promises so many attributes.
+        let template = unsafe { slice::from_raw_parts_mut(template, count as usize) };
+        let mut result = CKR_OK;
+        for attribute in template {
+            match model.attribute(session, object, attribute.type_) {
+                Ok(Some(value)) => {
+                    // SAFETY: the application promises as much room as it says, or NULL.
+                    let written = unsafe { write(&value, attribute.pValue.cast(), &raw mut attribute.ulValueLen) };
+                    result = if written == CKR_OK { result } else { written };
+                }
+                Ok(None) => {
+                    attribute.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+                    result = CKR_ATTRIBUTE_TYPE_INVALID;
+                }
+                Err(code) => return code,
+            }
+        }
+        result
+    })
+}
+
+unsafe extern "C" fn C_SignInit(session: CK_SESSION_HANDLE, _mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE) -> CK_RV {
+    FAKE.call("C_SignInit", Some(session), |model| code(model.begin_operation(session, key)))
+}
+
+unsafe extern "C" fn C_Sign(
+    session: CK_SESSION_HANDLE,
+    data: CK_BYTE_PTR,
+    size: CK_ULONG,
+    signature: CK_BYTE_PTR,
+    signature_size: CK_ULONG_PTR,
+) -> CK_RV {
+    // SAFETY: the application promises so many bytes.
+    FAKE.call("C_Sign", Some(session), |model| match model.finish_operation(session, unsafe { bytes(data, size) }) {
+        // SAFETY: the application promises as much room as it says.
+        Ok(bytes) => unsafe { write(&bytes, signature, signature_size) },
+        Err(code) => code,
+    })
+}
+
+unsafe extern "C" fn C_VerifyInit(session: CK_SESSION_HANDLE, _mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE) -> CK_RV {
+    FAKE.call("C_VerifyInit", Some(session), |model| code(model.begin_operation(session, key)))
+}
+
+unsafe extern "C" fn C_Verify(
+    session: CK_SESSION_HANDLE,
+    data: CK_BYTE_PTR,
+    size: CK_ULONG,
+    signature: CK_BYTE_PTR,
+    signature_size: CK_ULONG,
+) -> CK_RV {
+    // SAFETY: the application promises so many bytes.
+    FAKE.call("C_Verify", Some(session), |model| match model.finish_operation(session, unsafe { bytes(data, size) }) {
+        // SAFETY: as above.
+        Ok(own) if own == unsafe { bytes(signature, signature_size) } => CKR_OK,
+        Ok(_) => CKR_SIGNATURE_INVALID,
+        Err(code) => code,
+    })
+}
+
+unsafe extern "C" fn C_GenerateRandom(session: CK_SESSION_HANDLE, random: CK_BYTE_PTR, size: CK_ULONG) -> CK_RV {
+    FAKE.call("C_GenerateRandom", Some(session), |model| {
+        let known = model.session(session).map(drop);
+        if known.is_ok() {
+            // SAFETY: the application promises room for so many bytes. Nobody wants them to be random.
+            unsafe { ptr::write_bytes(random, 0x5a, size as usize) };
+        }
+        code(known)
+    })
+}
+
+unsafe extern "C" fn C_GenerateKey(
+    session: CK_SESSION_HANDLE,
+    _mechanism: CK_MECHANISM_PTR,
+    template: CK_ATTRIBUTE_PTR,
+    count: CK_ULONG,
+    key: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    FAKE.call("C_GenerateKey", Some(session), |model| {
+        // SAFETY: the application promises so many attributes.
+        let label = unsafe { attributes(template, count) }.into_iter().find(|(kind, _)| *kind == CKA_LABEL);
+        // SAFETY: and room for a handle.
+        unsafe { put(model.generate(session, label.unwrap_or_default().1), key) }
+    })
+}
+
+unsafe extern "C" fn C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> CK_RV {
+    FAKE.call("C_DestroyObject", Some(session), |model| code(model.destroy(session, object)))
+}
