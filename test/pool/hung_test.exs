@@ -172,7 +172,7 @@ defmodule Pkcs11Pool.HungTest do
     for function <- [:C_OpenSession, :C_SignInit, :C_Sign] do
       test "a hang in #{function} costs nobody else anything", %{token: token, chaos: chaos} do
         pool = start(token, executor: :threads, pool_size: 2 * @size)
-        {:ok, _pair} = Pools.key_pair(pool, "signing")
+        {:ok, _pair} = Pools.key_pair(pool, "signing", [], operation_timeout: 60_000)
         Chaos.hang(chaos, unquote(function), count: 1)
         # With all that are open in use, the next call opens another.
         in_use = if unquote(function == :C_OpenSession), do: Pools.drained!(pool).idle, else: 0

@@ -85,14 +85,15 @@ defmodule Pkcs11Pool.Test.Pools do
     do: Pkcs11Pool.digest(pool, :sha256, :binary.copy("x", 300_000), opts)
 
   @doc "A P-256 key pair of this label on the pool's token."
-  @spec key_pair(term, String.t(), keyword) ::
+  @spec key_pair(term, String.t(), keyword, keyword) ::
           {:ok, {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}} | {:error, Pkcs11Pool.Error.t()}
-  def key_pair(pool, label, extra \\ []) do
+  def key_pair(pool, label, extra \\ [], opts \\ []) do
     Pkcs11Pool.generate_key_pair(
       pool,
       :ec_key_pair_gen,
       [token: true, label: label, ec_params: :secp256r1, verify: true],
-      [token: true, label: label, private: true, sign: true] ++ extra
+      [token: true, label: label, private: true, sign: true] ++ extra,
+      opts
     )
   end
 
