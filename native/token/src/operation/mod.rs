@@ -161,3 +161,94 @@ impl<H: Host> Drop for Operation<H> {
         self.header.post(outcome);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cryptoki_sys::CKR_DEVICE_ERROR;
+
+    use super::*;
+    use crate::operation::host::{PoolServer, Wake};
+    use crate::operation::key_ref::KeyRef;
+    use crate::operation::notice::Notice;
+    use crate::p11::Phase;
+
+    /// A host that nobody listens to.
+    struct Deaf;
+
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Host for Deaf {
+        type Reply = Nobody;
+        type Runner = Nobody;
+        type Server = Nobody;
+
+        fn later(_delay: Duration, _run: Box<dyn FnOnce() + Send>) {}
+    }
+
+    impl Reply for Nobody {
+        fn post(&self, _outcome: Outcome) {}
+    }
+
+    impl Wake for Nobody {
+        fn post(&self) {}
+
+        fn unpark(&self) {}
+
+        fn is_expendable(&self) -> bool {
+            false
+        }
+    }
+
+    impl PoolServer for Nobody {
+        fn post(&self, _notice: Notice) {}
+    }
+
+    fn operation(request: Request, place: Place<Deaf>) -> Operation<Deaf> {
+        Operation::new(Header::new(Nobody, 0, None), request, place)
+    }
+
+    fn changing() -> Request {
+        Request::DestroyObject { object: KeyRef::Find(Vec::new(), None) }
+    }
+
+    #[test]
+    fn what_may_have_run_is_tried_again_only_if_it_may_run_twice() {
+        let reading = operation(Request::TokenInfo, Place::Pool);
+        let changing = operation(changing(), Place::Pool);
+        assert!(reading.may_retry(Executed::No) && changing.may_retry(Executed::No));
+        for executed in [Executed::Unknown, Executed::Yes] {
+            assert!(reading.may_retry(executed));
+            assert!(!changing.may_retry(executed));
+        }
+    }
+
+    #[test]
+    fn it_is_tried_again_once_and_says_why() {
+        let mut operation = operation(Request::TokenInfo, Place::Pool);
+        let call = CallError::new("C_GetTokenInfo", CKR_DEVICE_ERROR, Phase::Single);
+        operation.prepare_retry(Class::DeviceTrouble, call, Executed::Unknown, 7);
+        assert_eq!(operation.untold_retry, Some(Retry { class: Class::DeviceTrouble, call }));
+        assert_eq!(operation.last_failure, Some(LastFailure { class: Class::DeviceTrouble, next_session: 7 }));
+        assert_eq!(operation.failure(Error::Draining).executed, Executed::Unknown);
+        assert!(!operation.may_retry(Executed::No));
+        assert!(!operation.may_try_another_opening());
+    }
+
+    #[test]
+    fn it_is_not_tried_again_on_a_lease_nor_with_a_pin_that_was_used_nor_for_nobody() {
+        let on_lease =
+            |place: fn(Arc<Lease<Operation<Deaf>>>) -> Place<Deaf>| operation(Request::TokenInfo, place(Arc::default()));
+        assert!(!on_lease(Place::Within).may_retry(Executed::No));
+        assert!(!on_lease(Place::Takes).may_retry(Executed::No));
+        assert!(on_lease(Place::Takes).may_try_another_opening());
+        let mut with_pin = operation(Request::TokenInfo, Place::Pool);
+        with_pin.context = ContextPin::Used;
+        assert!(!with_pin.may_retry(Executed::No));
+        let abandoned = operation(Request::TokenInfo, Place::Pool);
+        let _ = abandoned.header.progress.abandon();
+        assert!(!abandoned.may_retry(Executed::No) && !abandoned.may_try_another_opening());
+    }
+}
