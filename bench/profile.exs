@@ -38,7 +38,7 @@ defmodule Profile do
     on.(:dirty_io, fn pool ->
       on.(:threads, fn threads ->
         sign = Work.operation(:hmac, pool, token)
-        {:ok, _keeper, %{native: native}} = Registry.lookup(pool)
+        {:ok, _server, %{native: native}} = Registry.lookup(pool)
         sign.()
 
         table([

@@ -195,7 +195,7 @@ defmodule Pkcs11Pool do
     pool = name(pool)
 
     case Registry.lookup(pool) do
-      {:ok, _keeper, %{native: native, executor: executor}} ->
+      {:ok, _server, %{native: native, executor: executor}} ->
         status = Native.status(native)
 
         status
@@ -226,11 +226,11 @@ defmodule Pkcs11Pool do
     pool = name(pool)
 
     case Registry.lookup(pool) do
-      {:ok, _keeper, %{type: :token}} when n != 1 ->
+      {:ok, _server, %{type: :token}} when n != 1 ->
         {:error, Error.new(:pool_size_fixed, pool: pool, executed: false)}
 
-      {:ok, keeper, _entry} ->
-        call_keeper(pool, keeper, {:resize, n})
+      {:ok, server, _entry} ->
+        call_server(pool, server, {:resize, n})
 
       :error ->
         {:error, Error.new(:pool_not_found, pool: pool)}
@@ -239,9 +239,9 @@ defmodule Pkcs11Pool do
 
   defbang resize!(pool, n :: 1..1_024) :: :ok
 
-  defp call_keeper(pool, keeper, request) do
+  defp call_server(pool, server, request) do
     # It does it in any case, so that to give up the wait would tell nothing.
-    GenServer.call(keeper, request, :infinity)
+    GenServer.call(server, request, :infinity)
   catch
     :exit, _gone -> {:error, Error.new(:pool_not_found, pool: pool)}
   end
@@ -1003,7 +1003,7 @@ defmodule Pkcs11Pool do
   end
 
   defp allows_session_objects?(pool, %{session_object: nil}),
-    do: match?({:ok, _keeper, %{session_object: :allow}}, Registry.lookup(pool))
+    do: match?({:ok, _server, %{session_object: :allow}}, Registry.lookup(pool))
 
   defp allows_session_objects?(_pool, _opts), do: false
 
@@ -1149,7 +1149,7 @@ defmodule Pkcs11Pool do
     pool = name(pool)
 
     case Registry.lookup(pool) do
-      {:ok, _keeper, entry} -> {:ok, entry}
+      {:ok, _server, entry} -> {:ok, entry}
       :error -> {:error, Error.new(:pool_not_found, pool: pool)}
     end
   end

@@ -10,7 +10,7 @@ defmodule Pkcs11Pool.Application do
   def init(nil) do
     :ok = Pkcs11Pool.Slots.new_table()
     # When the VM began to stop; it may have been restarted since (`System.restart/0`).
-    :persistent_term.erase(Pkcs11Pool.Keeper)
+    :persistent_term.erase(Pkcs11Pool.PoolServer)
     Supervisor.init([Pkcs11Pool.Registry, Pkcs11Pool.Slots], strategy: :one_for_one)
   end
 end

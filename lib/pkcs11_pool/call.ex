@@ -58,7 +58,7 @@ defmodule Pkcs11Pool.Call do
 
   def place(name, opts) do
     with nil <- Lease.current(name),
-         {:ok, _keeper, entry} <- Registry.lookup(name) do
+         {:ok, _server, entry} <- Registry.lookup(name) do
       {:ok, {name, timeouts(entry, opts), nil}}
     else
       %Lease{} = lease -> place(lease, opts)
@@ -97,13 +97,13 @@ defmodule Pkcs11Pool.Call do
           {:ok, Lease.t(), Native.ticket()} | {:error, Error.t()}
   def lease(name, opts) do
     case Registry.lookup(name) do
-      {:ok, keeper, entry} ->
+      {:ok, server, entry} ->
         entry = timeouts(entry, opts)
 
         case await_lease(entry) do
           {:ok, native, ticket} ->
             if entry.lease_timeout != :infinity,
-              do: Native.expire_lease(native, keeper, place(), entry.lease_timeout)
+              do: Native.expire_lease(native, server, place(), entry.lease_timeout)
 
             {:ok, %Lease{pool: name, holder: self(), native: native, entry: entry}, ticket}
 
@@ -139,7 +139,7 @@ defmodule Pkcs11Pool.Call do
         ) :: :ok | {:error, Error.t()}
   def submit(name, opts, submit) do
     case Registry.lookup(name) do
-      {:ok, _keeper, entry} ->
+      {:ok, _server, entry} ->
         entry = timeouts(entry, opts)
 
         with {:error, error} <- await_submitted(entry, submit),

@@ -103,7 +103,7 @@ defmodule Pkcs11Pool.Health do
 
   defp call(pool, %{idle: 0, running: 0, leased: 0}, opts) do
     case Registry.lookup(pool) do
-      {:ok, _keeper, %{lazy: false}} -> call(pool, opts)
+      {:ok, _server, %{lazy: false}} -> call(pool, opts)
       _lazy_or_gone -> :ok
     end
   end

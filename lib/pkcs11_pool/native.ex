@@ -21,7 +21,7 @@ defmodule Pkcs11Pool.Native do
     :erlang.load_nif(path, 0)
   end
 
-  @doc "Makes a pool for the calling keeper, attached to its token or with the reason why not. Dirty IO."
+  @doc "Makes a pool for the calling pool server, attached to its token or with the reason why not. Dirty IO."
   @spec pool_start(map) ::
           {:ok, pool, executor, down :: error | nil} | {:error, error}
   def pool_start(_options), do: :erlang.nif_error(:nif_not_loaded)
@@ -66,9 +66,9 @@ defmodule Pkcs11Pool.Native do
   @spec submit_within(pool, lease, tag :: reference, request :: term) :: ticket | {:error, error}
   def submit_within(_pool, _lease, _tag, _request), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "The lease ends after `ms`; the keeper is told who held it, and where it was taken."
-  @spec expire_lease(lease, keeper :: pid, place :: String.t(), ms :: non_neg_integer) :: :ok
-  def expire_lease(_lease, _keeper, _place, _ms), do: :erlang.nif_error(:nif_not_loaded)
+  @doc "The lease ends after `ms`; the pool server is told who held it, and where it was taken."
+  @spec expire_lease(lease, server :: pid, place :: String.t(), ms :: non_neg_integer) :: :ok
+  def expire_lease(_lease, _server, _place, _ms), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec timers() :: non_neg_integer
   def timers, do: :erlang.nif_error(:nif_not_loaded)

@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.Notices do
   @moduledoc false
-  # What the native side tells a pool's keeper that concerns the outside only: it becomes events and lines of the log.
+  # What the native side tells a pool's server that concerns the outside only: it becomes events and lines of the log.
 
   require Logger
 

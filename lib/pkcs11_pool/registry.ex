@@ -29,32 +29,32 @@ defmodule Pkcs11Pool.Registry do
   def via(role, name), do: {:via, Registry, {__MODULE__, {role, name}}}
 
   @doc "The pool's process of this role."
-  @spec whereis(role :: :supervisor | :runners | :keeper, name :: term) :: pid | nil
-  def whereis(:keeper, name) do
-    with {:ok, keeper, _entry} <- lookup(name), do: keeper, else: (:error -> nil)
+  @spec whereis(role :: :supervisor | :runners | :server, name :: term) :: pid | nil
+  def whereis(:server, name) do
+    with {:ok, server, _entry} <- lookup(name), do: server, else: (:error -> nil)
   end
 
   def whereis(role, name), do: GenServer.whereis(via(role, name))
 
-  @doc "The calling keeper's pool takes calls from now on."
+  @doc "The pool of the calling pool server takes calls from now on."
   @spec register(name :: term, entry) :: :ok | {:error, {:already_registered, pid}}
   def register(name, entry) do
     with {:ok, _owner} <- Registry.register(__MODULE__, {:pool, name}, entry), do: :ok
   end
 
-  @doc "Its keeper changes what is known of a pool."
+  @doc "The pool server changes what is known of its pool."
   @spec update(name :: term, (entry -> entry)) :: :ok
   def update(name, fun) do
     {_new, _old} = Registry.update_value(__MODULE__, {:pool, name}, fun)
     :ok
   end
 
-  @doc "The pool of this name, as long as its keeper lives."
+  @doc "The pool of this name, as long as its server lives."
   @spec lookup(name :: term) :: {:ok, pid, entry} | :error
   def lookup(name) do
     case Registry.lookup(__MODULE__, {:pool, name}) do
       # The registry forgets a dead process only when it hears of its end.
-      [{keeper, entry}] -> if Process.alive?(keeper), do: {:ok, keeper, entry}, else: :error
+      [{server, entry}] -> if Process.alive?(server), do: {:ok, server, entry}, else: :error
       [] -> :error
     end
   end

@@ -42,7 +42,7 @@ defmodule Pkcs11Pool.Slots do
   end
 
   @doc false
-  # A pool's keeper: its slot is there for as long as it lives, and changes its size without a warning.
+  # A pool's server: its slot is there for as long as it lives, and changes its size without a warning.
   @spec register_pool(slot_ref, pos_integer) :: :ok
   def register_pool(slot_ref, size),
     do: GenServer.call(__MODULE__, {:register, slot_ref, size, self()})

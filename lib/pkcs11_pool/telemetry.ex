@@ -11,7 +11,7 @@ defmodule Pkcs11Pool.Telemetry do
   A span is a `:start` event, then a `:stop` or an `:exception` event. `{:error, _}` is a `:stop` with
   `result: :error` and the error's `reason`; `:exception` is only for what raised, threw or exited.
   The events of an operation and of a lease are emitted in the caller's process, those of logins and
-  opened sessions in the pool's keeper: there a `:start` comes together with its `:stop`, and its
+  opened sessions in the pool's server: there a `:start` comes together with its `:stop`, and its
   `system_time` says when it was.
 
   | event | measurements | metadata |

@@ -85,8 +85,8 @@ defmodule Pkcs11Pool.SlotsTest do
     # It is watched once, however often it was resized.
     for size <- 1..9, do: :ok = Pkcs11Pool.resize(name, size)
     {:monitors, monitors} = Slots |> Process.whereis() |> Process.info(:monitors)
-    keeper = Pools.keeper(name)
-    assert [_one] = for({:process, ^keeper} <- monitors, do: keeper)
+    server = Pools.server(name)
+    assert [_one] = for({:process, ^server} <- monitors, do: server)
 
     stop_supervised!({Pkcs11Pool, name})
     Poll.until(fn -> Slots.pool_size(name) == 1 end)

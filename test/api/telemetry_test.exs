@@ -121,7 +121,7 @@ defmodule Pkcs11Pool.TelemetryTest do
     end
 
     test "is started again", context do
-      GenServer.stop(Pools.keeper(context.pool), :shutdown, 60_000)
+      GenServer.stop(Pools.server(context.pool), :shutdown, 60_000)
       assert_closed(context)
     end
 

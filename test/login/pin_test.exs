@@ -191,12 +191,12 @@ defmodule Pkcs11Pool.PinTest do
 
       # Killed as a crash would.
       start!(token, options)
-      [{_keeper, _entry} = {keeper, _}] = Elixir.Registry.lookup(Registry, {:pool, pool})
-      Process.exit(keeper, :kill)
+      [{_server, _entry} = {server, _}] = Elixir.Registry.lookup(Registry, {:pool, pool})
+      Process.exit(server, :kill)
 
       Poll.until(fn ->
         match?({:error, %Error{reason: :pin_incorrect}}, Pkcs11Pool.await_ready(pool, 30_000)) and
-          match?({:ok, new, _} when new != keeper, Registry.lookup(pool))
+          match?({:ok, new, _} when new != server, Registry.lookup(pool))
       end)
 
       assert SoftHSM.calls(token)["C_Login"] == 1
@@ -314,11 +314,11 @@ defmodule Pkcs11Pool.PinTest do
             refute shows?(:sys.get_status(pid), pin)
           end
 
-          # A keeper that crashes, with its state in the report.
-          {:ok, keeper, _entry} = Registry.lookup(pool)
-          monitor = Process.monitor(keeper)
-          :sys.replace_state(keeper, &%{&1 | options: nil})
-          send(keeper, {:pkcs11_pool, {:pin_wanted, 0}})
+          # A pool server that crashes, with its state in the report.
+          {:ok, server, _entry} = Registry.lookup(pool)
+          monitor = Process.monitor(server)
+          :sys.replace_state(server, &%{&1 | options: nil})
+          send(server, {:pkcs11_pool, {:pin_wanted, 0}})
           assert_receive {:DOWN, ^monitor, _, _, reason}
           refute shows?(reason, pin)
           stop_supervised!({Pkcs11Pool, pool})

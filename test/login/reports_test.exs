@@ -60,11 +60,11 @@ defmodule Pkcs11Pool.ReportsTest do
   :ok = Pkcs11Pool.await_ready(:good, 60_000)
 
   ours = fn ->
-    {:ok, keeper, _entry} = Pkcs11Pool.Registry.lookup(:good)
+    {:ok, server, _entry} = Pkcs11Pool.Registry.lookup(:good)
     pool = Pkcs11Pool.Registry.whereis(:supervisor, :good)
     runners = Pkcs11Pool.Registry.whereis(:runners, :good)
     runner = for {_, pid, _, _} <- DynamicSupervisor.which_children(runners), do: pid
-    [keeper, runners, pool | runner] ++ [top]
+    [server, runners, pool | runner] ++ [top]
   end
 
   # All that they tell about themselves, alive.
@@ -90,9 +90,9 @@ defmodule Pkcs11Pool.ReportsTest do
   end
 
   # A state that is none, and a message that finds it so.
-  {:ok, keeper, _entry} = Pkcs11Pool.Registry.lookup(:good)
-  monitor = Process.monitor(keeper)
-  :sys.replace_state(keeper, fn state -> Map.delete(state, :ceiling) |> Map.delete(:pool) end)
+  {:ok, server, _entry} = Pkcs11Pool.Registry.lookup(:good)
+  monitor = Process.monitor(server)
+  :sys.replace_state(server, fn state -> Map.delete(state, :ceiling) |> Map.delete(:pool) end)
   receive do {:DOWN, ^monitor, _, _, _} -> :ok end
   await.(await, fn -> match?(:ok, Pkcs11Pool.await_ready(:good, 1_000)) end)
   Supervisor.stop(top)
@@ -136,12 +136,12 @@ defmodule Pkcs11Pool.ReportsTest do
           "a_fault",
           # with the child's start call
           "{'Elixir.Pkcs11Pool',start_link,[",
-          "{'Elixir.Pkcs11Pool.Keeper',start_link,["
+          "{'Elixir.Pkcs11Pool.PoolServer',start_link,["
         ] do
       assert events =~ report
     end
 
-    # The keeper, the runners' supervisor, the pool's supervisor, a runner.
+    # The pool server, the runners' supervisor, the pool's supervisor, a runner.
     for index <- 0..3, do: assert(events =~ "{a_fault,#{index}}")
     assert output =~ "Pkcs11Pool.start_link(#Pkcs11Pool.Options<"
 

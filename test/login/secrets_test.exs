@@ -56,8 +56,8 @@ defmodule Pkcs11Pool.SecretsTest do
   random.(:wrong)
   Process.unlink(pid)
   # Reports of crashes, restarts and failed starts.
-  {:ok, keeper, _} = Pkcs11Pool.Registry.lookup(:wrong)
-  Process.exit(keeper, :kill)
+  {:ok, server, _} = Pkcs11Pool.Registry.lookup(:wrong)
+  Process.exit(server, :kill)
   Process.sleep(100)
   GenServer.stop(elem(Pkcs11Pool.Registry.lookup(:wrong), 1), {:shutdown_for, :no_reason})
   Process.sleep(100)

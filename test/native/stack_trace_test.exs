@@ -54,7 +54,7 @@ defmodule Pkcs11Pool.StackTraceTest do
     end
 
     test "does so wherever the one that it does not take stands", %{pool: pool} do
-      {:ok, _keeper, %{native: native}} = Registry.lookup(pool)
+      {:ok, _server, %{native: native}} = Registry.lookup(pool)
 
       calls = [
         submit: [native, make_ref(), {:digest, {0x250, nil}, @canary}, 5_000],
@@ -87,7 +87,7 @@ defmodule Pkcs11Pool.StackTraceTest do
     setup :pool
 
     test "of another node is :not_owner, and a forged one :lease_ended", %{pool: pool} do
-      {:ok, _keeper, entry} = Registry.lookup(pool)
+      {:ok, _server, entry} = Registry.lookup(pool)
 
       there = %Lease{
         pool: pool,
@@ -170,7 +170,7 @@ defmodule Pkcs11Pool.StackTraceTest do
     setup :pool
 
     test "is an error, or stands for its pool, whatever takes it", %{pool: pool} do
-      {:ok, _keeper, entry} = Registry.lookup(pool)
+      {:ok, _server, entry} = Registry.lookup(pool)
       native = elsewhere(:ref)
 
       lease = %Lease{

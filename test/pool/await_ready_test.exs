@@ -79,7 +79,7 @@ defmodule Pkcs11Pool.AwaitReadyTest do
   test "the time is one for waiting in the queue and for running", %{token: token, chaos: chaos} do
     pool = start!(token)
     assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
-    {:ok, _keeper, entry} = Registry.lookup(pool)
+    {:ok, _server, entry} = Registry.lookup(pool)
     Chaos.hang(chaos, :C_GenerateRandom, count: 1)
     started = System.monotonic_time(:millisecond)
     {running, queued} = {make_ref(), make_ref()}

@@ -90,11 +90,11 @@ defmodule Pkcs11Pool.CeilingTest do
       capture_log(fn ->
         pool = start(token)
         load(pool, 16, 5)
-        keeper = Pools.keeper(pool)
-        # Two looks of the keeper's.
+        server = Pools.server(pool)
+        # Two looks of the pool server's.
         for _ <- 1..2 do
-          send(keeper, :tick)
-          :sys.get_state(keeper)
+          send(server, :tick)
+          :sys.get_state(server)
         end
 
         assert ceiling(pool) == 2

@@ -268,10 +268,10 @@ defmodule Pkcs11Pool.HealthTest do
   end
 
   describe "a pool that nobody calls any more" do
-    # What its keeper does every 30 s.
+    # What its server does every 30 s.
     defp look_again(pool) do
-      send(Pools.keeper(pool), :look_again)
-      :sys.get_state(Pools.keeper(pool))
+      send(Pools.server(pool), :look_again)
+      :sys.get_state(Pools.server(pool))
     end
 
     test "asks a PIN source again that gave none", %{token: token} do

@@ -40,16 +40,16 @@ defmodule Pkcs11Pool.HungTest do
     assert hanging(chaos, :C_GenerateRandom) == before + count
   end
 
-  # A pool whose keeper is killed while its login hangs: its name, that keeper, and the native side that was the keeper's.
+  # A pool whose server is killed while its login hangs: its name, that pool server, and the native side that was the pool server's.
   defp killed_in_login(token, chaos, executor) do
     Chaos.hang(chaos, :C_Login, count: 1)
     pool = start(token, executor: executor, lazy: true)
     caller = Task.async(fn -> random(pool) end)
     Poll.until(fn -> hanging(chaos, :C_Login) == 1 end)
-    {:ok, keeper, %{native: native}} = Pkcs11Pool.Registry.lookup(pool)
-    Process.exit(keeper, :kill)
+    {:ok, server, %{native: native}} = Pkcs11Pool.Registry.lookup(pool)
+    Process.exit(server, :kill)
     assert {:error, %Error{}} = Task.await(caller, 30_000)
-    {pool, keeper, native}
+    {pool, server, native}
   end
 
   # Everybody has come back, and nothing was lost.
@@ -90,14 +90,14 @@ defmodule Pkcs11Pool.HungTest do
          %{token: token, chaos: chaos} do
       pool = start(token, executor: :threads)
       # It does not look any more.
-      :sys.suspend(Pools.keeper(pool))
+      :sys.suspend(Pools.server(pool))
       Chaos.hang(chaos, :C_GenerateRandom, count: 1)
 
       assert {:error, %Error{reason: :operation_timeout, executed: :unknown}} =
                random(pool, operation_timeout: 10)
 
       Poll.until(fn -> match?(%{hung: 1, running: 0}, Pkcs11Pool.status(pool)) end)
-      :sys.resume(Pools.keeper(pool))
+      :sys.resume(Pools.server(pool))
       let_go(pool, chaos)
     end
 
@@ -278,12 +278,12 @@ defmodule Pkcs11Pool.HungTest do
       let_go(pool, chaos)
     end
 
-    test "a keeper that is killed while a login hangs leaves a pool that works once it returns, executor #{executor}",
+    test "a pool server that is killed while a login hangs leaves a pool that works once it returns, executor #{executor}",
          %{token: token, chaos: chaos} do
-      {pool, keeper, _native} = killed_in_login(token, chaos, unquote(executor))
+      {pool, server, _native} = killed_in_login(token, chaos, unquote(executor))
 
       Poll.until(fn ->
-        match?({:ok, other, _} when other != keeper, Pkcs11Pool.Registry.lookup(pool))
+        match?({:ok, other, _} when other != server, Pkcs11Pool.Registry.lookup(pool))
       end)
 
       Chaos.release(chaos)
@@ -291,9 +291,9 @@ defmodule Pkcs11Pool.HungTest do
       assert Chaos.violations(chaos) == []
     end
 
-    test "a keeper that is killed while a login hangs that then fails leaves the login to its successor, executor #{executor}",
+    test "a pool server that is killed while a login hangs that then fails leaves the login to its successor, executor #{executor}",
          %{token: token, chaos: chaos} do
-      {pool, _keeper, native} = killed_in_login(token, chaos, unquote(executor))
+      {pool, _server, native} = killed_in_login(token, chaos, unquote(executor))
 
       # The login finds that its module is to be initialized again, which a pool that stops does not see to.
       Chaos.uninitialize(chaos)
@@ -330,13 +330,13 @@ defmodule Pkcs11Pool.HungTest do
       pool = start(token, opts)
       assert {:ok, <<_::64>>} = random(pool)
 
-      # So it is when the keeper is killed.
+      # So it is when the pool server is killed.
       Chaos.release(chaos)
       Poll.until(fn -> hanging(chaos, :C_GenerateRandom) == 0 end)
       hang(pool, chaos, 1)
-      keeper = Pools.keeper(pool)
-      Process.exit(keeper, :kill)
-      Poll.until(fn -> not Process.alive?(keeper) end)
+      server = Pools.server(pool)
+      Process.exit(server, :kill)
+      Poll.until(fn -> not Process.alive?(server) end)
       Poll.until(fn -> match?({:ok, _random}, random(pool)) end, 20_000)
       let_go(pool, chaos)
     end
@@ -354,22 +354,22 @@ defmodule Pkcs11Pool.HungTest do
 
         log =
           capture_log(fn ->
-            keeper = Pools.keeper(pool)
-            1 = :erlang.trace(keeper, true, [:receive])
+            server = Pools.server(pool)
+            1 = :erlang.trace(server, true, [:receive])
             # What is told late is told as it was.
-            :sys.suspend(keeper)
+            :sys.suspend(server)
             hang(pool, chaos, 1)
             Chaos.release(chaos)
             Poll.until(fn -> Pkcs11Pool.status(pool).hung == 0 end)
-            :sys.resume(keeper)
+            :sys.resume(server)
             let_go(pool, chaos)
             # Its notices have come, and have been read.
-            assert_receive {:trace, ^keeper, :receive, {:pkcs11_pool, notice}}
+            assert_receive {:trace, ^server, :receive, {:pkcs11_pool, notice}}
                            when elem(notice, 0) == :hung_returned,
                            60_000
 
-            :erlang.trace(keeper, false, [:receive])
-            :sys.get_state(keeper)
+            :erlang.trace(server, false, [:receive])
+            :sys.get_state(server)
           end)
 
         assert log =~

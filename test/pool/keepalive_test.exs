@@ -56,9 +56,9 @@ defmodule Pkcs11Pool.KeepaliveTest do
     pool = start(token, pool_size: 1)
     open(pool, 1)
     Chaos.reset_counts(chaos)
-    :sys.get_state(Pools.keeper(pool))
-    for _ <- 1..5, do: send(Pools.keeper(pool), :tick)
-    :sys.get_state(Pools.keeper(pool))
+    :sys.get_state(Pools.server(pool))
+    for _ <- 1..5, do: send(Pools.server(pool), :tick)
+    :sys.get_state(Pools.server(pool))
     Pools.drained!(pool)
     assert calls(chaos) == 0
 
@@ -108,9 +108,9 @@ defmodule Pkcs11Pool.KeepaliveTest do
     Chaos.hang(chaos, :C_GenerateRandom)
     Poll.until(fn -> Chaos.hanging(chaos) == %{"C_GenerateRandom" => 1} end)
     at = calls(chaos)
-    # The keeper looks on.
-    for _ <- 1..5, do: send(Pools.keeper(pool), :tick)
-    :sys.get_state(Pools.keeper(pool))
+    # The pool server looks on.
+    for _ <- 1..5, do: send(Pools.server(pool), :tick)
+    :sys.get_state(Pools.server(pool))
     assert {Chaos.hanging(chaos), calls(chaos)} == {%{"C_GenerateRandom" => 1}, at}
     assert %{running: 1, idle: 2} = Pkcs11Pool.status(pool)
     # The others serve.
@@ -145,9 +145,9 @@ defmodule Pkcs11Pool.KeepaliveTest do
 
     Pkcs11Pool.with_session(pool, fn ->
       before = calls(chaos)
-      for _ <- 1..5, do: send(Pools.keeper(pool), :tick)
+      for _ <- 1..5, do: send(Pools.server(pool), :tick)
       Process.sleep(120)
-      :sys.get_state(Pools.keeper(pool))
+      :sys.get_state(Pools.server(pool))
       assert calls(chaos) == before
     end)
 

@@ -176,7 +176,7 @@ defmodule Pkcs11Pool.LeaseTest do
           end)
         end)
 
-        # The log line comes from the keeper, which is asked after it.
+        # The log line comes from the pool server, which is asked after it.
         assert :ok = Pkcs11Pool.resize(pool, 1)
       end)
 

@@ -4,24 +4,24 @@ defmodule Pkcs11Pool.RegistryTest do
 
   alias Pkcs11Pool.{Error, Registry}
 
-  test "a pool whose keeper is dead is not found, though the registry has not yet heard of it" do
+  test "a pool whose server is dead is not found, though the registry has not yet heard of it" do
     test = self()
 
-    {keeper, monitor} =
+    {server, monitor} =
       spawn_monitor(fn ->
         send(test, Registry.register({__MODULE__, :pool}, %{}))
         receive do: (:stop -> :ok)
       end)
 
     assert_receive :ok
-    assert {:ok, ^keeper, %{}} = Registry.lookup({__MODULE__, :pool})
+    assert {:ok, ^server, %{}} = Registry.lookup({__MODULE__, :pool})
 
     partitions = for {_id, pid, _type, _modules} <- Supervisor.which_children(Registry), do: pid
     Enum.each(partitions, &:sys.suspend/1)
 
     try do
-      send(keeper, :stop)
-      assert_receive {:DOWN, ^monitor, :process, ^keeper, :normal}
+      send(server, :stop)
+      assert_receive {:DOWN, ^monitor, :process, ^server, :normal}
       assert Registry.lookup({__MODULE__, :pool}) == :error
 
       assert {:error, %Error{reason: :pool_not_found}} =

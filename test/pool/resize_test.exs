@@ -158,7 +158,7 @@ defmodule Pkcs11Pool.ResizeTest do
 
   test "what is no size, a :token pool and an unknown pool are errors" do
     pool = pool(type: :token, pool_size: 1)
-    keeper = Pools.keeper(pool)
+    server = Pools.server(pool)
 
     for size <- [0, -1, 1.5, :all, 1_025, 0x1_0000_0000_0000_0000] do
       assert_raise ArgumentError, ~r/a number of sessions from 1 to 1024, got: /, fn ->
@@ -166,7 +166,7 @@ defmodule Pkcs11Pool.ResizeTest do
       end
     end
 
-    assert Pools.keeper(pool) == keeper
+    assert Pools.server(pool) == server
 
     assert {:error, %Error{reason: :pool_size_fixed} = error} = Pkcs11Pool.resize(pool, 2)
     assert Exception.message(error) =~ ":token"
@@ -183,19 +183,19 @@ defmodule Pkcs11Pool.ResizeTest do
   end
 
   # For longer than a GenServer is waited for by default.
-  test "a keeper that is long about it is waited for" do
+  test "a pool server that is long about it is waited for" do
     pool = pool(pool_size: 1)
-    :sys.suspend(Pools.keeper(pool))
+    :sys.suspend(Pools.server(pool))
     task = Task.async(fn -> Pkcs11Pool.resize(pool, 2) end)
     assert Task.yield(task, 5_500) == nil
-    :sys.resume(Pools.keeper(pool))
+    :sys.resume(Pools.server(pool))
     assert Task.await(task, 60_000) == :ok
     assert %{size: 2} = Pkcs11Pool.status(pool)
   end
 
-  test "a keeper that ends meanwhile is no pool" do
+  test "a pool server that ends meanwhile is no pool" do
     pool = pool(pool_size: 1)
-    :sys.suspend(Pools.keeper(pool))
+    :sys.suspend(Pools.server(pool))
     task = Task.async(fn -> Pkcs11Pool.resize(pool, 2) end)
     assert Task.yield(task, 100) == nil
     stop_supervised!({Pkcs11Pool, pool})

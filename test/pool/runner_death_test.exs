@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
     :ok = Pkcs11Pool.await_ready(pool, 30_000)
     Pools.full_strength!(pool)
     supervisor = Pools.supervisor(pool)
-    keeper = Pools.keeper(pool)
+    server = Pools.server(pool)
 
     # Whatever was killed: the pool comes to rest with all its runners, loses no session, and nothing of it was restarted.
     on_rest = fn ->
@@ -23,7 +23,7 @@ defmodule Pkcs11Pool.RunnerDeathTest do
       status = Pools.drained!(pool)
       assert status.idle in 1..@size
       assert Pools.supervisor(pool) == supervisor
-      assert Pools.keeper(pool) == keeper
+      assert Pools.server(pool) == server
     end
 
     %{pool: pool, token: token, on_rest: on_rest}

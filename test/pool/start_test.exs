@@ -339,7 +339,7 @@ defmodule Pkcs11Pool.StartTest do
         capture_log(fn ->
           Process.flag(:trap_exit, true)
           assert {:error, reason} = Pkcs11Pool.Supervisor.start_link(options)
-          assert {:shutdown, {:failed_to_start_child, _keeper, %Error{} = error}} = reason
+          assert {:shutdown, {:failed_to_start_child, _server, %Error{} = error}} = reason
           assert %Error{reason: :interrupted, executed: false} = error
           refute inspect(reason, structs: false, limit: :infinity) =~ "hunter2"
           assert Exception.message(error) =~ "did not take an argument"

@@ -81,27 +81,27 @@ defmodule Pkcs11Pool.StopTest do
   end
 
   describe ":kill" do
-    test "of the keeper answers everybody, and the pool goes on with another",
+    test "of the pool server answers everybody, and the pool goes on with another",
          %{opts: opts, pool: pool, token: token} do
       top = start(opts)
       {running, queued} = load(pool, token)
-      keeper = Pools.keeper(pool)
-      Process.exit(keeper, :kill)
+      server = Pools.server(pool)
+      Process.exit(server, :kill)
 
       for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
       SoftHSM.let_go!(token)
       for result <- Task.await_many(running, 60_000), do: assert_done(result)
       assert_recovers(pool)
-      assert Pools.keeper(pool) != keeper
+      assert Pools.server(pool) != server
       Supervisor.stop(top)
     end
 
     @tag pool: [shutdown_timeout: 100]
-    test "of the keeper answers the running, too, when :shutdown_timeout has passed",
+    test "of the pool server answers the running, too, when :shutdown_timeout has passed",
          %{opts: opts, pool: pool, token: token} do
       top = start(opts)
       {running, queued} = load(pool, token)
-      Process.exit(Pools.keeper(pool), :kill)
+      Process.exit(Pools.server(pool), :kill)
 
       for result <- Task.await_many(queued, 60_000), do: assert_refused(result)
       for result <- Task.await_many(running, 60_000), do: assert_given_up(result)
@@ -111,12 +111,12 @@ defmodule Pkcs11Pool.StopTest do
     end
 
     @tag pool: [type: :token, pool_size: 1, lazy: false]
-    test "of the keeper does not leave a token of one session claimed",
+    test "of the pool server does not leave a token of one session claimed",
          %{opts: opts, pool: pool, token: token} do
       top = start(opts)
       :ok = Pkcs11Pool.await_ready(pool, 30_000)
       [running] = Pools.stuck!(pool, token, 1)
-      Process.exit(Pools.keeper(pool), :kill)
+      Process.exit(Pools.server(pool), :kill)
       SoftHSM.let_go!(token)
 
       assert_done(Task.await(running, 60_000))
@@ -152,7 +152,7 @@ defmodule Pkcs11Pool.StopTest do
       Supervisor.stop(top)
     end
 
-    test "of the keeper while the PIN source is asked leaves the token to the next login",
+    test "of the pool server while the PIN source is asked leaves the token to the next login",
          %{opts: opts, pool: pool} do
       test = self()
       pin = opts[:pin].()
@@ -168,7 +168,7 @@ defmodule Pkcs11Pool.StopTest do
       assert_receive {:asked, _source}
       waiting = for _ <- 1..5, do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 8) end)
       Poll.until(fn -> Pools.native_status(pool).waiting >= 5 end)
-      Process.exit(Pools.keeper(pool), :kill)
+      Process.exit(Pools.server(pool), :kill)
       for result <- Task.await_many(waiting, 60_000), do: assert_refused(result)
 
       assert_receive {:asked, source}
@@ -187,7 +187,7 @@ defmodule Pkcs11Pool.StopTest do
 
         Process.sleep(:rand.uniform(12) - 1)
 
-        victim = if rem(round, 3) == 0, do: Pools.supervisor(pool), else: Pools.keeper(pool)
+        victim = if rem(round, 3) == 0, do: Pools.supervisor(pool), else: Pools.server(pool)
         Process.exit(victim, :kill)
 
         for result <- Task.await_many(callers, 10_000) do

@@ -42,7 +42,7 @@ defmodule Pkcs11Pool.StormTest do
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
     :ok = Pkcs11Pool.await_ready(pool, 30_000)
-    processes = {Pools.supervisor(pool), Pools.keeper(pool)}
+    processes = {Pools.supervisor(pool), Pools.server(pool)}
 
     done = :counters.new(1, [])
     caller = fn kind -> spawn_monitor(caller(pool, kind, calls, done, self())) end
@@ -61,7 +61,7 @@ defmodule Pkcs11Pool.StormTest do
     Pools.full_strength!(pool)
     assert %{idle: idle, running: 0, waiting: 0, hung: 0} = Pools.drained!(pool)
     assert idle in 1..@size
-    assert {Pools.supervisor(pool), Pools.keeper(pool)} == processes
+    assert {Pools.supervisor(pool), Pools.server(pool)} == processes
 
     # Everything has come to rest: what is in a mailbox now should not be there.
     for {pid, monitor} <- hasty ++ patient do

@@ -41,7 +41,7 @@ defmodule Pkcs11Pool.FailoverTest do
       on_exit(fn -> Chaos.stop(chaos) end)
       pool = start!(token, pool_size: 4, executor: unquote(executor))
       Pools.key_pair!(pool, "key")
-      processes = [Pools.keeper(pool), Pools.supervisor(pool) | Pools.runners(pool)]
+      processes = [Pools.server(pool), Pools.supervisor(pool) | Pools.runners(pool)]
       Chaos.reset_counts(chaos)
 
       stop = :atomics.new(1, [])
@@ -83,7 +83,7 @@ defmodule Pkcs11Pool.FailoverTest do
 
       assert Chaos.calls(chaos, :C_Login) == 1
       assert Chaos.pin_tries(chaos) == 3
-      assert [Pools.keeper(pool), Pools.supervisor(pool) | Pools.runners(pool)] == processes
+      assert [Pools.server(pool), Pools.supervisor(pool) | Pools.runners(pool)] == processes
       Pools.drained!(pool)
       assert Chaos.status(chaos).stale_objects == 0
       assert Chaos.violations(chaos) == []
@@ -109,7 +109,7 @@ defmodule Pkcs11Pool.FailoverTest do
     pool = start!(one, slot: {:token_label, label}, pool_size: 2)
     {:ok, _signature} = Pkcs11Pool.sign(pool, "key", :ecdsa, <<0::256>>)
     [object] = Pkcs11Pool.find_objects!(pool, label: "key", class: :private_key)
-    keeper = Pools.keeper(pool)
+    server = Pools.server(pool)
 
     # The other way round.
     Chaos.return_token(chaos)
@@ -124,7 +124,7 @@ defmodule Pkcs11Pool.FailoverTest do
     assert {:error, %Error{reason: :object_of_other_token}} =
              Pkcs11Pool.sign(pool, object, :ecdsa, <<0::256>>)
 
-    assert Pools.keeper(pool) == keeper
+    assert Pools.server(pool) == server
     Pools.drained!(pool)
     assert Chaos.violations(chaos) == []
   end

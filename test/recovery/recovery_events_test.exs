@@ -75,7 +75,7 @@ defmodule Pkcs11Pool.RecoveryEventsTest do
         assert {:ok, _bytes} = random(pool)
         Poll.until(fn -> Pkcs11Pool.status(pool).state == :up end)
         assert_receive {[:pkcs11_pool, :operation, :retry], _, %{pool: ^pool, class: :module}}
-        # The keeper has heard of everything.
+        # The pool server has heard of everything.
         :ok = Pkcs11Pool.resize(pool, 3)
       end)
 

@@ -48,7 +48,7 @@ defmodule Pkcs11Pool.RecoveryTest do
     test "fails fast, says for how long, and serves again in another slot, with one login",
          %{token: token, chaos: chaos} do
       {pool, private} = start_ready!(token, pool_size: 4)
-      keeper = Pools.keeper(pool)
+      server = Pools.server(pool)
       %{epoch: epoch} = Pkcs11Pool.status(pool)
       Chaos.remove_token(chaos)
 
@@ -93,7 +93,7 @@ defmodule Pkcs11Pool.RecoveryTest do
       assert Chaos.pin_tries(chaos) == 3
       # No call came with the handle of before.
       assert Chaos.status(chaos).stale_objects == 0
-      assert Pools.keeper(pool) == keeper
+      assert Pools.server(pool) == server
       at_rest(pool, chaos)
     end
 
@@ -178,7 +178,7 @@ defmodule Pkcs11Pool.RecoveryTest do
       for pool <- [one, other], do: at_rest(pool, chaos)
     end
 
-    test "is its pool's again, though the keeper is killed in the midst of the look that finds it",
+    test "is its pool's again, though the pool server is killed in the midst of the look that finds it",
          %{token: token, chaos: chaos} do
       Chaos.remove_token(chaos)
       pool = start!(token, type: :token, lazy: true)
@@ -186,9 +186,9 @@ defmodule Pkcs11Pool.RecoveryTest do
       Chaos.hang(chaos, :C_OpenSession, count: 1)
       Chaos.return_token(chaos)
       Poll.until(fn -> Chaos.hanging(chaos)["C_OpenSession"] == 1 end)
-      keeper = Pools.keeper(pool)
-      Process.exit(keeper, :kill)
-      Poll.until(fn -> match?({:ok, pid, _} when pid != keeper, Registry.lookup(pool)) end)
+      server = Pools.server(pool)
+      Process.exit(server, :kill)
+      Poll.until(fn -> match?({:ok, pid, _} when pid != server, Registry.lookup(pool)) end)
       Chaos.release(chaos)
       await_up(pool)
       assert {:ok, _random} = Pkcs11Pool.generate_random(pool, 8)
@@ -218,7 +218,7 @@ defmodule Pkcs11Pool.RecoveryTest do
       assert ms < 20_000
       again = start!(token)
       assert {:error, %Error{reason: :slot_not_found}} = sign(again)
-      Process.exit(Pools.keeper(again), :kill)
+      Process.exit(Pools.server(again), :kill)
       Poll.until(fn -> match?({:error, %Error{reason: :slot_not_found}}, sign(again)) end)
       Chaos.return_token(chaos)
       await_up(again)

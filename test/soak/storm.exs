@@ -7,8 +7,8 @@ defmodule Pkcs11Pool.Soak.Storm do
   alias Pkcs11Pool.Testing.Chaos
 
   @interval 100
-  # A supervisor gives a pool up whose keeper dies more often than it allows.
-  @between_keepers 10_000
+  # A supervisor gives a pool up whose server dies more often than it allows.
+  @between_server_deaths 10_000
 
   @functions ~w(
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login C_Logout
@@ -52,7 +52,7 @@ defmodule Pkcs11Pool.Soak.Storm do
     session_limit: 2,
     kill_runner: 4,
     kill_caller: 4,
-    kill_keeper: 1,
+    kill_server: 1,
     resize: 2,
     forget_keys: 1,
     other_pool: 1
@@ -73,7 +73,7 @@ defmodule Pkcs11Pool.Soak.Storm do
     undo: [],
     counts: %{},
     away: false,
-    keeper_at: 0
+    server_at: 0
   ]
 
   @doc "Lets it rage for so many ms, and undoes everything; how often each fault came."
@@ -95,7 +95,7 @@ defmodule Pkcs11Pool.Soak.Storm do
         callers: callers,
         slot: slot,
         ends: now + duration,
-        keeper_at: now + @between_keepers
+        server_at: now + @between_server_deaths
       }
       |> step()
 
@@ -206,12 +206,12 @@ defmodule Pkcs11Pool.Soak.Storm do
 
   defp strike(:kill_caller, storm), do: tap(storm, &Callers.kill_one(&1.callers))
 
-  defp strike(:kill_keeper, %{pool: pool, keeper_at: at} = storm) do
+  defp strike(:kill_server, %{pool: pool, server_at: at} = storm) do
     if now() >= at do
-      with keeper when is_pid(keeper) <- alive(fn -> Pools.keeper(pool) end, nil),
-           do: Process.exit(keeper, :kill)
+      with server when is_pid(server) <- alive(fn -> Pools.server(pool) end, nil),
+           do: Process.exit(server, :kill)
 
-      %{storm | keeper_at: now() + @between_keepers}
+      %{storm | server_at: now() + @between_server_deaths}
     else
       storm
     end

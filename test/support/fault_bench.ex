@@ -74,11 +74,11 @@ defmodule Pkcs11Pool.Test.FaultBench do
     if place in [:look_up, :change_look_up], do: :ok = Pkcs11Pool.forget_keys(pool)
     Chaos.reset_counts(chaos)
     Chaos.fail(chaos, function, code, options(place, code, mode))
-    {keeper, result} = watched(pool, fn -> call(pool, place) end)
+    {server, result} = watched(pool, fn -> call(pool, place) end)
     calls = Chaos.calls(chaos, function)
     Chaos.clear(chaos, function)
     Pools.drained!(pool)
-    retries = retries(keeper, place, code, retries)
+    retries = retries(server, place, code, retries)
     closed = Chaos.calls(chaos, :C_CloseSession)
     if result == :ok and place in [:change, :change_look_up], do: Pools.key_pair!(pool, "victim")
 
@@ -93,25 +93,25 @@ defmodule Pkcs11Pool.Test.FaultBench do
   end
 
   defp watched(pool, fun) do
-    keeper = Pools.keeper(pool)
-    1 = :erlang.trace(keeper, true, [:receive])
-    {keeper, fun.()}
+    server = Pools.server(pool)
+    1 = :erlang.trace(server, true, [:receive])
+    {server, fun.()}
   end
 
-  # The keeper is told of each retry, by and by, also of those that what was done before may have caused: as many as are expected are waited for.
-  defp retries(keeper, place, code, expected, count \\ 0) do
+  # The pool server is told of each retry, by and by, also of those that what was done before may have caused: as many as are expected are waited for.
+  defp retries(server, place, code, expected, count \\ 0) do
     function = Atom.to_string(Faults.function(place))
 
     receive do
-      {:trace, ^keeper, :receive, {:pkcs11_pool, {:retried, _class, reason, ^function}}}
+      {:trace, ^server, :receive, {:pkcs11_pool, {:retried, _class, reason, ^function}}}
       when reason == code or not is_atom(code) ->
-        retries(keeper, place, code, expected, count + 1)
+        retries(server, place, code, expected, count + 1)
 
-      {:trace, ^keeper, :receive, _other} ->
-        retries(keeper, place, code, expected, count)
+      {:trace, ^server, :receive, _other} ->
+        retries(server, place, code, expected, count)
     after
       if(count < expected, do: 10_000, else: 0) ->
-        :erlang.trace(keeper, false, [:receive])
+        :erlang.trace(server, false, [:receive])
         count
     end
   end

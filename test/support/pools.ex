@@ -4,11 +4,11 @@ defmodule Pkcs11Pool.Test.Pools do
   alias Pkcs11Pool.{Native, Registry}
   alias Pkcs11Pool.Test.{Poll, SoftHSM}
 
-  @doc "The pool's keeper."
-  @spec keeper(term) :: pid
-  def keeper(pool) do
-    {:ok, keeper, _entry} = Registry.lookup(pool)
-    keeper
+  @doc "The pool's server."
+  @spec server(term) :: pid
+  def server(pool) do
+    {:ok, server, _entry} = Registry.lookup(pool)
+    server
   end
 
   @doc "The pool's supervisor."
@@ -26,7 +26,7 @@ defmodule Pkcs11Pool.Test.Pools do
   @doc "The snapshot of the native side, which knows more than `Pkcs11Pool.status/1`."
   @spec native_status(term) :: map
   def native_status(pool) do
-    {:ok, _keeper, %{native: native}} = Registry.lookup(pool)
+    {:ok, _server, %{native: native}} = Registry.lookup(pool)
     {processes, threads} = Native.vacancies(native)
     Map.put(Native.status(native), :vacancies, processes + threads)
   end

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Keeper do
+defmodule Pkcs11Pool.PoolServer do
   @moduledoc false
   # One per pool, off the hot path: it owns the native pool, starts runners, has the PIN source asked, ticks, and tells the outside. When it
   # dies, by whatever road, the native pool drains.
@@ -90,9 +90,9 @@ defmodule Pkcs11Pool.Keeper do
         if down, do: went_down(options.name, down), else: came_up(options.name)
         {:ok, state, {:continue, {:start, down == nil}}}
 
-      {:error, {:already_registered, keeper}} ->
+      {:error, {:already_registered, server}} ->
         Native.drain(pool)
-        {:stop, {:already_started, keeper}}
+        {:stop, {:already_started, server}}
     end
   end
 
