@@ -42,7 +42,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Its session is closed: what its capacity, or its successor, serves next.
     fn closed(&self, record: &InFlight<H>, successor: Option<Session>) -> Option<Grant<H>> {
-        let closing = self.returned(record.end_closing());
+        let closing = self.note_return(record.end_closing());
         match successor {
             None => self.sessions.closed(closing),
             Some(session) => {

@@ -31,8 +31,8 @@ impl<H: Host> TokenPool<H> {
 
     /// Lets go of logins and logouts that wait for a session, and nobody for them: others wait for the login, or are held back.
     pub(crate) fn sweep_control(&self, outlet: &impl Outlet<H>) {
-        let is_off = |work: &Work<H>| matches!(work, Work::Control(control) if control.is_off(outlet));
-        let (swept, granted) = self.sessions.sweep_control(is_off);
+        let is_abandoned = |work: &Work<H>| matches!(work, Work::Control(control) if control.is_abandoned(outlet));
+        let (swept, granted) = self.sessions.sweep_control(is_abandoned);
         drop(swept);
         for grant in granted {
             self.dispatch(grant, &mut Posting);
@@ -43,13 +43,13 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_control(&self, in_use: InUse<'_, H>, work: Control<H>, started: u64) -> Option<Grant<H>> {
         let seen = in_use.session().token().module.incarnation();
         if in_use.session().is_stale() {
-            self.discard(self.returned(in_use.finish()), &Place::Pool, "stale");
+            self.discard(self.note_return(in_use.finish()), &Place::Pool, "stale");
             self.submit_control(work);
             return None;
         }
-        if let Some(call) = self.death(in_use.session()) {
+        if let Some(call) = self.find_dead(in_use.session()) {
             let trouble = from_the_start(in_use.session(), seen);
-            self.after_trouble(self.returned(in_use.finish()), work, call, trouble, trouble.is_none(), started);
+            self.after_trouble(self.note_return(in_use.finish()), work, call, trouble, trouble.is_none(), started);
             return None;
         }
         let Control { change, asked } = work;
@@ -63,7 +63,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn begin_control(&self, work: &Control<H>, outlet: &impl Outlet<H>) -> bool {
         match &work.change {
             Change::Login(_) => work.header().is_none_or(|header| header.progress.start(now()) == Started::Run),
-            Change::Logout => !self.is_draining() && !work.is_off(outlet),
+            Change::Logout => !self.is_draining() && !work.is_abandoned(outlet),
         }
     }
 
@@ -97,7 +97,7 @@ impl<H: Host> TokenPool<H> {
             }
             Readiness::Ready | Readiness::Held => self.fail_control(work, call.into(), started),
             Readiness::Refused(error) => {
-                self.tell_of(&work, &error, started);
+                self.report_failed_control(&work, &error, started);
                 work.refuse(as_seen_by(call, error));
             }
         }
@@ -116,18 +116,18 @@ impl<H: Host> TokenPool<H> {
 
     /// It fails, and the outside is told.
     fn fail_control(&self, work: Control<H>, error: Error, started: u64) {
-        self.tell_of(&work, &error, started);
+        self.report_failed_control(&work, &error, started);
         work.fail(error);
     }
 
-    fn tell_of(&self, work: &Control<H>, error: &Error, started: u64) {
+    fn report_failed_control(&self, work: &Control<H>, error: &Error, started: u64) {
         if let Change::Login(_) = work.change {
-            self.tell_of_login(error.reason(), started);
+            self.report_login(error.reason(), started);
         }
     }
 
     /// What the module says of a session that it has forgotten: a login or logout there would fail without having been tried.
-    fn death(&self, session: &Session) -> Option<CallError> {
+    fn find_dead(&self, session: &Session) -> Option<CallError> {
         let token = session.token();
         let _inside = token.module.enter().ok()?;
         let Some(used) = session.begin() else { return Some(CallError::session_lost("C_GetSessionInfo")) };
@@ -136,7 +136,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Tells the outside how a login ended.
-    pub(crate) fn tell_of_login(&self, result: &'static str, started: u64) {
+    pub(crate) fn report_login(&self, result: &'static str, started: u64) {
         self.server.post(Notice::LoginEnded { result, nanos: nanos() - started });
     }
 }

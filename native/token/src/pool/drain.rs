@@ -15,7 +15,7 @@ use crate::pool::work::Work;
 impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
     pub fn drain(&self) {
-        self.record.drains();
+        self.record.note_drain();
         self.availability.announce_leaving();
         let Drained { waiting, closing } = self.sessions.drain();
         for work in waiting {
@@ -76,12 +76,12 @@ impl<H: Host> TokenPool<H> {
     #[inline]
     pub(crate) fn advance_drain(&self) {
         if self.is_draining() {
-            self.let_go();
+            self.drop_what_waits();
         }
     }
 
     #[cold]
-    fn let_go(&self) {
+    fn drop_what_waits(&self) {
         // Nobody will bring a PIN any more.
         self.abandon_logins();
         // The token is not waited for: other pools would wait for this one's login.

@@ -45,7 +45,7 @@ impl<H: Host> TokenPool<H> {
     /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
     pub(crate) fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
         match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
-            Ok(grants) => self.first_of_all(grants, outlet),
+            Ok(grants) => self.keep_first_of(grants, outlet),
             Err(work) => {
                 work.refuse(&Error::Draining);
                 None
@@ -53,7 +53,7 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    pub(crate) fn first_of_all(&self, grants: Vec<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+    pub(crate) fn keep_first_of(&self, grants: Vec<Grant<H>>, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
         let mut grants = grants.into_iter();
         let first = grants.next();
         for grant in grants {
@@ -62,7 +62,7 @@ impl<H: Host> TokenPool<H> {
         first
     }
 
-    pub(crate) fn first_of(
+    pub(crate) fn keep_first(
         &self,
         first: Option<Grant<H>>,
         second: Option<Grant<H>>,
@@ -103,7 +103,7 @@ impl<H: Host> TokenPool<H> {
 
     /// Gives back what was granted to work that does not run.
     pub(crate) fn give_back(&self, taken: Taken<'_, H>, place: &Place<H>) -> Option<Grant<H>> {
-        self.put_back(self.returned(taken.finish()), place)
+        self.put_back(self.note_return(taken.finish()), place)
     }
 
     /// The same for what nobody has taken in taken.

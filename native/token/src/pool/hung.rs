@@ -21,7 +21,7 @@ const GRACE: Millis = 100;
 
 impl<H: Host> TokenPool<H> {
     /// A caller has given up its running operation.
-    pub(crate) fn given_up(&self, header: &Header<H>) {
+    pub(crate) fn handle_given_up(&self, header: &Header<H>) {
         let is_its = |current: &Current<H>| current.purpose.header.as_ref().is_some_and(|other| std::ptr::eq(&**other, header));
         self.quarantine_after_grace(is_its);
     }
@@ -30,18 +30,18 @@ impl<H: Host> TokenPool<H> {
     fn quarantine_after_grace(&self, is_over: impl Fn(&Current<H>) -> bool) {
         let is_early = AtomicBool::new(false);
         for (id, record) in self.in_flight.all() {
-            self.hangs(id, &record, |current| {
+            self.handle_if_hung(id, &record, |current| {
                 let (is_over, is_late) = (is_over(current), current.has_taken(GRACE));
                 is_early.fetch_or(is_over && !is_late, Ordering::Relaxed);
                 is_over && is_late
             });
         }
         self.advance_drain();
-        if is_early.into_inner() && !self.looks_again.swap(true, Ordering::SeqCst) {
+        if is_early.into_inner() && !self.will_recheck.swap(true, Ordering::SeqCst) {
             let pool = self.me.clone();
             let look = move || {
                 if let Some(pool) = pool.upgrade() {
-                    pool.looks_again.store(false, Ordering::SeqCst);
+                    pool.will_recheck.store(false, Ordering::SeqCst);
                     pool.quarantine_after_grace(Current::is_given_up);
                 }
             };
@@ -50,7 +50,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Looks for calls that were given up early, or that nobody gives up: their callers are dead, or they have none.
-    pub(crate) fn look_for_hung(&self, outlet: &impl Outlet<H>) {
+    pub(crate) fn find_hung_calls(&self, outlet: &impl Outlet<H>) {
         let limit = self.options.operation_timeout.unwrap_or(Millis::MAX);
         let is_hung = |current: &Current<H>| {
             let has_caller =
@@ -61,7 +61,7 @@ impl<H: Host> TokenPool<H> {
                 || (current.has_taken(limit) && !may_take_longer)
         };
         for (id, record) in self.in_flight.all() {
-            self.hangs(id, &record, is_hung);
+            self.handle_if_hung(id, &record, is_hung);
         }
         if let Some(token) = self.availability.bound_token() {
             token.module.replace_stuck_closing_thread(limit);
@@ -69,7 +69,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// If what a record is about hangs: quarantines it where that may be, and reports it. One that was reported may be quarantined later.
-    fn hangs(&self, id: Option<RunnerId>, record: &Arc<InFlight<H>>, is_hung: impl Fn(&Current<H>) -> bool) {
+    fn handle_if_hung(&self, id: Option<RunnerId>, record: &Arc<InFlight<H>>, is_hung: impl Fn(&Current<H>) -> bool) {
         let token = self.availability.bound_token();
         let module = token.as_ref().map(|token| &token.module);
         let serialized = module.is_some_and(|module| module.is_serialized());
@@ -105,7 +105,7 @@ impl<H: Host> TokenPool<H> {
             self.abandon_lease(&lease);
         }
         if let Quarantined::Freed(grant) = quarantined {
-            self.leave_behind(id);
+            self.replace_runner(id);
             if let Some(grant) = grant {
                 self.dispatch(grant, &mut Posting);
             }
@@ -116,7 +116,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A runner's place is free for a successor; when its call returns, it finds that it has none any more.
-    fn leave_behind(&self, id: Option<RunnerId>) {
+    fn replace_runner(&self, id: Option<RunnerId>) {
         let Some(id) = id else { return };
         // It is inside, so that it was woken with nothing.
         let woken_with = self.roster.leave(id);
@@ -125,7 +125,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// What a record has held comes out; if it was reported as hung, that it is so no longer is reported, too.
-    pub(crate) fn returned<T>(&self, (what, late): (T, Option<LateReturn>)) -> T {
+    pub(crate) fn note_return<T>(&self, (what, late): (T, Option<LateReturn>)) -> T {
         if let Some(LateReturn { kind, session, since }) = late {
             self.server.post(Notice::HungReturned { session, operation: kind.name(), ms: now().saturating_sub(since) });
         }

@@ -48,8 +48,8 @@ impl<H: Host> TokenPool<H> {
 
     /// One session.
     pub(crate) fn handle_keepalive(&self, in_use: InUse<'_, H>) -> Option<Grant<H>> {
-        let kept = self.keep(&in_use);
-        let held = self.returned(in_use.finish());
+        let kept = self.call_to_keep_alive(&in_use);
+        let held = self.note_return(in_use.finish());
         self.after_keeping(held, kept)
     }
 
@@ -68,7 +68,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// The call. It needs no login, and asks for none.
-    fn keep(&self, in_use: &InUse<'_, H>) -> Kept {
+    fn call_to_keep_alive(&self, in_use: &InUse<'_, H>) -> Kept {
         let session = in_use.session();
         let token = session.token();
         // What waits by now goes first.

@@ -25,7 +25,7 @@ impl<H: Host> TokenPool<H> {
         outlet: &mut impl Outlet<H>,
     ) -> Result<(Ticket, Arc<OperationLease<H>>), Error> {
         let lease = Arc::new(Lease::default());
-        let ticket = self.take(Operation::new(header, Request::Ping, Place::Takes(lease.clone())), outlet)?;
+        let ticket = self.submit_operation(Operation::new(header, Request::Ping, Place::Takes(lease.clone())), outlet)?;
         let mut leases = self.leases.lock();
         leases.retain(|lease| lease.strong_count() > 0);
         leases.push(Arc::downgrade(&lease));

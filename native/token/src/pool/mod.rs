@@ -1,4 +1,18 @@
-//! A pool of sessions on a token: what is submitted, cancelled and counted. What runners do is in `serve.rs`, how it ends in `stopping.rs`.
+//! A pool of sessions on a token.
+//!
+//! [`TokenPool`] is put together from components, each of which owns its state, knows nothing of the others, and says by what its functions return
+//! what there is to do:
+//!
+//! * `session_pool::Pool` (sessions, waiters, capacity) and `session_pool::Roster` (runners)
+//! * [`availability`]: whether the token is there
+//! * [`login::state`]: what the pool knows of its own login
+//! * [`in_flight`]: what runs, on which session, since when
+//! * [`record`]: what it remembers for who asks how well it is
+//!
+//! The other files are the coordinator, in parts: each is an `impl TokenPool` for one kind of event ([`opening`], [`closing`], [`hung`],
+//! [`recovery`], [`drain`], ...). Whatever an event has ended, the end of the event looks after: [`TokenPool::advance_drain`].
+//!
+//! It may not know the runner's loop, which calls it.
 
 pub(crate) mod availability;
 pub(crate) mod closing;
@@ -55,7 +69,7 @@ pub struct TokenPool<H: Host> {
     pub(crate) server: H::Server,
     pub(crate) in_flight: InFlightRecords<H>,
     /// Whether calls that were given up early are about to be looked at.
-    pub(crate) looks_again: AtomicBool,
+    pub(crate) will_recheck: AtomicBool,
     pub(crate) availability: Availability,
     /// Logins and logouts that wait for the token to be there again.
     pub(crate) held_controls: Mutex<Vec<Control<H>>>,
@@ -106,7 +120,7 @@ impl<H: Host> TokenPool<H> {
             roster: Roster::new(),
             server,
             in_flight: InFlightRecords::default(),
-            looks_again: AtomicBool::new(false),
+            will_recheck: AtomicBool::new(false),
             availability: Availability::default(),
             held_controls: Mutex::default(),
             leases: Mutex::default(),
@@ -118,10 +132,10 @@ impl<H: Host> TokenPool<H> {
 
     /// Takes a call. The ticket is for giving it up.
     pub fn submit(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
-        self.take(Operation::new(header, request, Place::Pool), outlet)
+        self.submit_operation(Operation::new(header, request, Place::Pool), outlet)
     }
 
-    pub(crate) fn take(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+    pub(crate) fn submit_operation(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
         if let Some(error) = self.availability.refusal() {
             // The caller gets it as this function's result.
             let _ = operation.header.progress.abandon();
@@ -173,7 +187,7 @@ impl<H: Host> TokenPool<H> {
             }
         }
         if let Abandoned::WhileRunning { .. } = abandoned {
-            self.given_up(header);
+            self.handle_given_up(header);
         }
         abandoned
     }
@@ -267,7 +281,7 @@ impl<H: Host> TokenPool<H> {
         self.log_out_if_inactive();
         self.sweep_awaiting_attempt(outlet);
         self.sweep_control(outlet);
-        self.look_for_hung(outlet);
+        self.find_hung_calls(outlet);
         let (granted, closing) = self.sessions.tick(now());
         for grant in granted {
             self.dispatch(grant, &mut Posting);

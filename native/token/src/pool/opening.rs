@@ -101,7 +101,7 @@ impl<H: Host> TokenPool<H> {
         match self.open(taken.record(), is_wanted) {
             Ok(session) => {
                 self.server.post(Notice::SessionOpened { session: session.index(), nanos: nanos() - started });
-                self.record.may_open();
+                self.record.note_opened();
                 let in_use = taken.opened(&self.sessions, session);
                 if self.sessions.is_capped() {
                     for grant in self.sessions.widen(now()) {
@@ -125,7 +125,7 @@ impl<H: Host> TokenPool<H> {
         outlet: &mut impl Outlet<H>,
     ) -> Unopened<H> {
         let refused = |error, work, next| Unopened::Refused(Refusal { error, remains, next }, work);
-        let opening = match self.returned(taken.finish()) {
+        let opening = match self.note_return(taken.finish()) {
             Source::Capacity(opening) => opening,
             Source::Session(held) => return refused(error, waiter.payload, self.release(held)),
         };
@@ -134,7 +134,7 @@ impl<H: Host> TokenPool<H> {
             return refused(error, waiter.payload, self.never_opened(opening));
         }
         match self.sessions.refused(opening, waiter, now()) {
-            Ok(grants) => Unopened::Waits(self.first_of_all(grants, outlet)),
+            Ok(grants) => Unopened::Waits(self.keep_first_of(grants, outlet)),
             Err((opening, waiter)) => {
                 let error = self.none_to_be_had(error);
                 self.note_refusal(&error);
@@ -146,7 +146,7 @@ impl<H: Host> TokenPool<H> {
     /// Whatever is to be opened next may fail in the same way. Of a token that is away, or comes back, it says nothing.
     fn note_refusal(&self, error: &Error) {
         if matches!(self.availability.readiness(), Readiness::Ready) && matches!(error, Error::Call(_)) {
-            self.record.could_not_open(error);
+            self.record.note_not_opened(error);
         }
     }
 

@@ -58,22 +58,22 @@ impl Record {
     }
 
     /// It has a session, logged in where it logs in.
-    pub(crate) fn serves(&self) {
+    pub(crate) fn note_service(&self) {
         if !self.has_served.load(Ordering::Relaxed) {
             self.has_served.store(true, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn drains(&self) {
+    pub(crate) fn note_drain(&self) {
         let _ = self.drained.compare_exchange(0, now().max(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    pub(crate) fn could_not_open(&self, error: &Error) {
+    pub(crate) fn note_not_opened(&self, error: &Error) {
         self.opening.lock().note(error.clone(), now());
     }
 
     /// A session was opened, or there is another reason to believe that one can be.
-    pub(crate) fn may_open(&self) {
+    pub(crate) fn note_opened(&self) {
         self.opening.lock().clear();
     }
 

@@ -140,7 +140,7 @@ impl<H: Host> TokenPool<H> {
         }
         let risen = self.availability.rise(found);
         // What could not be opened on the token of before may be now.
-        self.record.may_open();
+        self.record.note_opened();
         if let Some(Risen { was_down }) = risen {
             self.resume_held_controls();
             self.open_gate();

@@ -84,9 +84,9 @@ impl<H: Host> TokenPool<H> {
         loop {
             match self.availability.await_look(|| self.is_draining(), return_watch::INTERVAL) {
                 NextLook::Over => return,
-                NextLook::Now(had, remedy) => match self.look(had, remedy) {
+                NextLook::Now(had, remedy) => match self.try_to_find(had, remedy) {
                     Ok(found) => return self.rise(found),
-                    Err(error) => self.stay_down(error, backoff.next()),
+                    Err(error) => self.handle_failed_look(error, backoff.next()),
                 },
                 NextLook::Listen(had) => {
                     if !self.is_draining() && watch.sees(&had.token, &self.options.selector) {
@@ -97,7 +97,7 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    fn look(&self, had: Option<Had>, remedy: Remedy) -> Result<Found, Error> {
+    fn try_to_find(&self, had: Option<Had>, remedy: Remedy) -> Result<Found, Error> {
         let Some(had) = had else {
             return Ok(Found::First(self.find_first(Token::probe)?));
         };
@@ -171,7 +171,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// The token is not there: it is looked for again after `delay`.
-    fn stay_down(&self, error: Error, delay: Duration) {
+    fn handle_failed_look(&self, error: Error, delay: Duration) {
         if let Some((token, call)) = self.availability.look_failed(error, delay) {
             // With it, all pools of the token.
             token.lose(token.generation(), call);

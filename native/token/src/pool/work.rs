@@ -107,7 +107,7 @@ impl<H: Host> Control<H> {
     }
 
     /// Whether somebody asked for it who does not wait any more.
-    pub(crate) fn is_off(&self, outlet: &impl Outlet<H>) -> bool {
+    pub(crate) fn is_abandoned(&self, outlet: &impl Outlet<H>) -> bool {
         self.header().is_some_and(|header| !header.is_wanted(outlet))
     }
 

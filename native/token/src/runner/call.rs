@@ -50,17 +50,17 @@ impl<H: Host> TokenPool<H> {
                 Passage::Wait(wait) => CallStep::WaitAtGate(wait),
             }
         };
-        let held = self.returned(in_use.finish());
-        self.tell_of_retry(&mut operation);
+        let held = self.note_return(in_use.finish());
+        self.report_retry(&mut operation);
         if held.is_hung() {
-            self.leave_off(held, operation, step);
+            self.finish_hung_call(held, operation, step);
             return Handled::next(None);
         }
         let step = match step {
             CallStep::WaitAtGate(wait) => return Handled::next(self.wait_at_gate(held, operation, ticket, wait, outlet)),
             CallStep::AwaitModule => {
                 self.await_module();
-                return self.put_off(Source::Session(held), Work::Call(operation), ticket, outlet);
+                return self.put_back_granted(Source::Session(held), Work::Call(operation), ticket, outlet);
             }
             CallStep::Executed(step) => step,
         };
@@ -68,7 +68,7 @@ impl<H: Host> TokenPool<H> {
             self.login.forget_retained_pin();
         }
         match step {
-            Step::Answer(outcome) => self.done(held, operation, ticket, outcome, outlet),
+            Step::Answer(outcome) => self.finish_call(held, operation, ticket, outcome, outlet),
             Step::AnswerAndDiscard(outcome, reason) => {
                 self.discard(held, &operation.place, reason);
                 Handled::answer(operation, outcome, None)
@@ -82,7 +82,7 @@ impl<H: Host> TokenPool<H> {
             Step::TakeAnother => self.handle_stale(held, operation, ticket, outlet),
             Step::RetryAfterLogin => {
                 let granted = self.requeue(operation, ticket, outlet);
-                Handled::next(self.first_of(granted, self.free(held, &Place::Pool), outlet))
+                Handled::next(self.keep_first(granted, self.free(held, &Place::Pool), outlet))
             }
             Step::AwaitReload(vanished) => Handled::next(self.handle_vanished(held, operation, ticket, vanished)),
             Step::AwaitLogin(needs) => Handled::next(self.park_operation(held, operation, ticket, needs)),
@@ -90,7 +90,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
-    fn leave_off(&self, held: Held<Session>, operation: Operation<H>, step: CallStep) {
+    fn finish_hung_call(&self, held: Held<Session>, operation: Operation<H>, step: CallStep) {
         let token = held.session.token().clone();
         let generation = held.session.generation();
         self.discard(held, &operation.place, "hung");
@@ -106,7 +106,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// An operation is done, and its session good: it comes free, or becomes the lease's that was asked for.
-    fn done(
+    fn finish_call(
         &self,
         held: Held<Session>,
         operation: Operation<H>,
@@ -116,7 +116,7 @@ impl<H: Host> TokenPool<H> {
     ) -> Handled<H> {
         self.login.touch();
         if outcome.is_ok() {
-            self.record.serves();
+            self.record.note_service();
         }
         let (next, outcome) = match (&operation.place, outcome) {
             (Place::Takes(lease), Ok(answer)) => match self.start_lease(lease, held, ticket, outlet) {
@@ -161,7 +161,7 @@ impl<H: Host> TokenPool<H> {
         let asked_at = operation.header.asked_at;
         self.sessions.close_gate();
         let granted = self.requeue(operation, ticket, outlet);
-        let next = self.first_of(granted, self.free(held, &Place::Pool), outlet);
+        let next = self.keep_first(granted, self.free(held, &Place::Pool), outlet);
         if !self.wait_for(&token, wait, asked_at) {
             // It ended between the look at the gate and the closing of ours.
             self.open_gate();

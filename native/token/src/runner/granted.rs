@@ -35,7 +35,7 @@ impl<H: Host> TokenPool<H> {
         if !self.is_draining() {
             match self.availability.readiness() {
                 Readiness::Ready => (),
-                Readiness::Held => return self.put_off(source, payload, ticket, outlet),
+                Readiness::Held => return self.put_back_granted(source, payload, ticket, outlet),
                 Readiness::Refused(error) => return self.refuse_granted(source, payload, error),
             }
         }

@@ -40,7 +40,7 @@ impl<H: Host> TokenPool<H> {
         let operation = Operation::new(header, request, Place::Pool);
         let grant = match self.sessions.take_idle(Work::Call(operation)) {
             Ok(grant) => grant,
-            Err(Work::Call(operation)) => return self.take(operation, outlet).map(Direct::Later),
+            Err(Work::Call(operation)) => return self.submit_operation(operation, outlet).map(Direct::Later),
             Err(_) => return Err(Error::Interrupted { cause: "the operation was mistaken for a login" }),
         };
         let ticket = grant.waiter.ticket;

@@ -1,5 +1,8 @@
-//! The runner's loop: it owns a session, takes the next operation, runs it, answers, and goes on while there is work. Two kinds of runner
-//! call it: a process in a dirty NIF, and a native thread.
+//! The runner's loop: it takes the next grant, has it handled, answers, and goes on while there is work. Two kinds of runner call it: a process in a
+//! dirty NIF, and a native thread; and callers that run their own operations ([`inline_call`]).
+//!
+//! `granted` is what becomes of a grant, `call` a caller's operation on an open session, `setbacks` what does not go as it should, `spin` how a
+//! runner without work parks. Nothing else of this crate may know this folder.
 
 mod call;
 mod granted;
@@ -44,7 +47,7 @@ impl<H: Host> TokenPool<H> {
     pub fn serve(&self, id: RunnerId, outlet: &mut impl Outlet<H>, budget: Budget) -> Served {
         let mut grant = match self.roster.enter(id) {
             Entered::Run(grant) => grant,
-            Entered::Parked => return self.parked(id),
+            Entered::Parked => return self.stay_parked(id),
             Entered::Gone => return Served::Gone,
         };
         let record = self.in_flight.of_runner(id);
@@ -54,7 +57,7 @@ impl<H: Host> TokenPool<H> {
         loop {
             let Some(Handled { next, answer }) = survive(|| self.handle(grant, &record, outlet)) else {
                 let next = self.after_panic(&record);
-                return self.quit(id, next, outlet);
+                return self.leave(id, next, outlet);
             };
             let mut delivery = Delivery::Done;
             if let Some((mut operation, outcome)) = answer {
@@ -63,14 +66,14 @@ impl<H: Host> TokenPool<H> {
                 delivery = operation.answer(outlet, outcome);
             }
             if delivery == Delivery::RunnerDead {
-                return self.quit(id, next, outlet);
+                return self.leave(id, next, outlet);
             }
             let next = match next {
                 Some(next) => next,
                 None => match self.park(id, &record, outlet) {
                     Entered::Run(next) => next,
-                    Entered::Parked => return self.parked(id),
-                    Entered::Gone => return self.quit(id, None, outlet),
+                    Entered::Parked => return self.stay_parked(id),
+                    Entered::Gone => return self.leave(id, None, outlet),
                 },
             };
             if bytes < budget.bytes && Instant::now() < until {
@@ -79,13 +82,13 @@ impl<H: Host> TokenPool<H> {
             }
             return match self.roster.step_out(id, next) {
                 None => Served::Again,
-                Some(next) => self.quit(id, Some(next), outlet),
+                Some(next) => self.leave(id, Some(next), outlet),
             };
         }
     }
 
     /// A parked runner stays, unless the pool has shrunk and it is one too many.
-    fn parked(&self, id: RunnerId) -> Served {
+    fn stay_parked(&self, id: RunnerId) -> Served {
         if self.roster.retire(id, self.places()) {
             self.in_flight.remove_runner(id);
             return Served::Gone;
@@ -94,7 +97,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A dead runner's call returns: what it has in hand goes to another.
-    fn quit(&self, id: RunnerId, grant: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Served {
+    fn leave(&self, id: RunnerId, grant: Option<Grant<H>>, outlet: &mut impl Outlet<H>) -> Served {
         if let Some(grant) = grant {
             self.dispatch(grant, outlet);
         }

@@ -24,7 +24,7 @@ const PAUSE: std::ops::Range<f64> = 20.0..60.0;
 
 impl<H: Host> TokenPool<H> {
     /// The token may be back at once: what was granted goes back to its place. On a lease it does not wait: its session is gone in any case.
-    pub(crate) fn put_off(
+    pub(crate) fn put_back_granted(
         &self,
         source: Source<Session>,
         work: Work<H>,
@@ -38,7 +38,7 @@ impl<H: Host> TokenPool<H> {
             }
             Work::Call(operation) => {
                 let granted = self.hold_back(operation, ticket, outlet);
-                self.first_of(granted, self.put_back(source, &Place::Pool), outlet)
+                self.keep_first(granted, self.put_back(source, &Place::Pool), outlet)
             }
             Work::Control(control) => {
                 let next = self.put_back(source, &Place::Pool);
@@ -96,7 +96,7 @@ impl<H: Host> TokenPool<H> {
         self.discard(held, &operation.place, class.name());
         if retry && !matches!(self.availability.readiness(), Readiness::Refused(_)) {
             operation.prepare_retry(class, call, failure.executed, next_number());
-            self.tell_of_retry(&mut operation);
+            self.report_retry(&mut operation);
             return Handled::next(self.hold_back(operation, ticket, outlet));
         }
         let failure = self.failure_in_trouble(call, failure);
@@ -144,17 +144,17 @@ impl<H: Host> TokenPool<H> {
             Remains::Return => {
                 self.await_module();
                 let granted = self.hold_back(operation, ticket, outlet);
-                return Handled::next(self.first_of(next, granted, outlet));
+                return Handled::next(self.keep_first(next, granted, outlet));
             }
             Remains::Retry(class, call) if may_retry => {
                 operation.prepare_retry(class, call, Executed::No, next_number());
-                self.tell_of_retry(&mut operation);
+                self.report_retry(&mut operation);
                 let granted = self.hold_back(operation, ticket, outlet);
-                return Handled::next(self.first_of(next, granted, outlet));
+                return Handled::next(self.keep_first(next, granted, outlet));
             }
             Remains::Pause(class, call) if may_retry => {
                 operation.prepare_retry(class, call, Executed::No, next_number());
-                self.tell_of_retry(&mut operation);
+                self.report_retry(&mut operation);
                 self.resume_later(operation, ticket);
                 return Handled::next(next);
             }
@@ -165,7 +165,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Tells why an operation is tried again, once.
-    pub(crate) fn tell_of_retry(&self, operation: &mut Operation<H>) {
+    pub(crate) fn report_retry(&self, operation: &mut Operation<H>) {
         if let Some(retry) = operation.untold_retry.take() {
             self.server.post(Notice::Retried(retry));
         }

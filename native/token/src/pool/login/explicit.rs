@@ -72,7 +72,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn sweep_awaiting_attempt(&self, outlet: &impl Outlet<H>) {
         let over: Vec<_> = {
             let mut all = self.login.awaiting_attempt.lock();
-            let (over, waiting) = std::mem::take(&mut *all).into_iter().partition(|waiting| waiting.is_off(outlet));
+            let (over, waiting) = std::mem::take(&mut *all).into_iter().partition(|waiting| waiting.is_abandoned(outlet));
             *all = waiting;
             over
         };

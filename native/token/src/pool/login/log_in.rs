@@ -47,7 +47,7 @@ impl<H: Host> TokenPool<H> {
         if !attempt.is_at(&token.gate) {
             // The pool has another token than when it began: whoever needs a login begins anew, there.
             drop(attempt);
-            let next = self.free(self.returned(in_use.finish()), &Place::Pool);
+            let next = self.free(self.note_return(in_use.finish()), &Place::Pool);
             if let Some(asker) = asked.by {
                 self.begin_explicit_login(ExplicitLogin { asker, pin: pin.map(MarkedPin::into_pin), force: asked.force });
             }
@@ -70,7 +70,7 @@ impl<H: Host> TokenPool<H> {
         });
         let panicked = Error::Interrupted { cause: "the login panicked" };
         let result = catch_unwind(run).unwrap_or(Ended::Refused { error: panicked, reusable: false });
-        let held = self.returned(in_use.finish());
+        let held = self.note_return(in_use.finish());
         let (name, outcome, reusable) = match result {
             Ended::In(word) => {
                 self.login.note_right_pin(mark, pin.as_ref().map(MarkedPin::pin));
@@ -95,7 +95,7 @@ impl<H: Host> TokenPool<H> {
                 (error.reason(), Err(Failure::not_executed(error)), reusable)
             }
         };
-        self.tell_of_login(name, started);
+        self.report_login(name, started);
         let next = if reusable {
             self.free(held, &Place::Pool)
         } else {

@@ -56,7 +56,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_logout(&self, in_use: InUse<'_, H>, asked: Asked<H>) -> Option<Grant<H>> {
         let session = in_use.session();
         let made = self.log_out(session.token(), session, &asked);
-        let next = self.free(self.returned(in_use.finish()), &Place::Pool);
+        let next = self.free(self.note_return(in_use.finish()), &Place::Pool);
         let outcome = match made {
             // It comes again by itself.
             Made::Later if asked.by.is_none() => Ok(Answer::Done),

@@ -52,7 +52,7 @@ impl<H: Host> TokenPool<H> {
 
     /// The pool is admitted in this word: the epoch.
     pub(crate) fn admit(&self, word: u64) -> u64 {
-        self.record.serves();
+        self.record.note_service();
         self.login.admit(word)
     }
 

@@ -88,10 +88,10 @@ pub(crate) enum AwaitingAttempt<H: Host> {
 
 impl<H: Host> AwaitingAttempt<H> {
     /// Whether nobody waits for it.
-    pub(crate) fn is_off(&self, outlet: &impl Outlet<H>) -> bool {
+    pub(crate) fn is_abandoned(&self, outlet: &impl Outlet<H>) -> bool {
         match self {
             Self::Login(login) => !login.asker.0.is_wanted(outlet),
-            Self::Logout(logout) => logout.is_off(outlet),
+            Self::Logout(logout) => logout.is_abandoned(outlet),
         }
     }
 }

@@ -13,6 +13,8 @@
 //! While it recovers, for a moment, operations are held back; while it is down, they are refused. In both, one thread looks for the token
 //! (`recovery_thread.rs`). A pool that ends goes from everywhere to `Stopped`.
 
+mod state;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,21 +22,17 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 use session_pool::Millis;
 
-use crate::error::{Error, Unavailable};
+use crate::error::Error;
 use crate::module::ModuleUse;
-use crate::module::reinitialize::HOLD_BACK_LIMIT;
 use crate::p11::CallError;
 use crate::support::clock::at;
-use crate::token::{Claim, Token};
+use crate::token::Token;
+
+use state::{Absence, State};
+pub(crate) use state::{Binding, Fallen, Found, Had, NextLook, Outage, Readiness, Remedy, Risen};
 
 /// How often who waits for a change asks whether it still should.
 const RECHECK: Duration = Duration::from_millis(100);
-
-/// What a pool that has found its token holds on to. The claim goes before the module's use: the last one out finalizes the module.
-pub(crate) struct Binding {
-    pub(crate) claim: Claim,
-    pub(crate) module: ModuleUse,
-}
 
 /// Whether a pool has its token, and who waits for that to change.
 pub(crate) struct Availability {
@@ -46,108 +44,6 @@ pub(crate) struct Availability {
     changed: Condvar,
 }
 
-enum State {
-    /// Nothing was looked for yet.
-    Detached,
-    /// The token is there.
-    Up(Binding),
-    /// It may be back at once.
-    Recovering(Absence),
-    /// It is away.
-    Down(Absence),
-    /// The pool has ended.
-    Stopped,
-}
-
-/// A token that is away.
-struct Absence {
-    /// `None`: it was never there.
-    binding: Option<Binding>,
-    since: Instant,
-    /// The call that told.
-    call: Option<CallError>,
-    /// What the last look came to.
-    cause: Option<Error>,
-    remedy: Remedy,
-    retry_at: Instant,
-    /// Whether a thread looks for it.
-    has_thread: bool,
-}
-
-/// What the next look for a token begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Remedy {
-    /// Nothing.
-    Look,
-    /// A logout.
-    LogOut,
-    /// A logout, if that was not tried before, and then what helps a device in trouble that lasts.
-    Revive {
-        /// How often its module had begun to be initialized again.
-        restarts: u64,
-        logs_out: bool,
-    },
-    /// The module is initialized again.
-    Reinitialize {
-        /// The module's incarnation that is in trouble.
-        seen: u64,
-    },
-}
-
-/// What an operation finds that is about to run.
-pub(crate) enum Readiness {
-    Ready,
-    /// It goes back to its place.
-    Held,
-    Refused(Error),
-}
-
-/// What a look for the token has found.
-pub(crate) enum Found {
-    /// What the pool had.
-    Same,
-    /// Another one that is as good.
-    Replacement(Claim),
-    /// For the first time.
-    First(Binding),
-}
-
-/// The token has gone away.
-pub(crate) struct Fallen {
-    /// No thread looks for it yet.
-    pub(crate) needs_thread: bool,
-}
-
-/// The token is there again.
-pub(crate) struct Risen {
-    /// The pool was down: whether the token had been there before.
-    pub(crate) was_down: Option<bool>,
-}
-
-/// The next thing to do for who looks for the token.
-pub(crate) enum NextLook {
-    /// There is nothing to look for any more.
-    Over,
-    /// It is time to look: for what the pool had, after this remedy.
-    Now(Option<Had>, Remedy),
-    /// A look is not due yet, but the module may tell of the token.
-    Listen(Had),
-}
-
-/// What a pool had that looks for its token. The pool may stop while a look is inside of the module: the use keeps that from being finalized.
-pub(crate) struct Had {
-    pub(crate) token: Arc<Token>,
-    _use: ModuleUse,
-}
-
-/// Why the token is not to be had, and since when.
-pub(crate) struct Outage {
-    pub(crate) error: Error,
-    pub(crate) since: Millis,
-    /// Operations are held back, and not refused yet.
-    pub(crate) is_recovering: bool,
-}
-
 impl Default for Availability {
     fn default() -> Self {
         Self {
@@ -157,103 +53,6 @@ impl Default for Availability {
             changed: Condvar::new(),
         }
     }
-}
-
-impl Had {
-    fn of(binding: &Binding) -> Self {
-        Self { token: binding.claim.token().clone(), _use: binding.module.share() }
-    }
-}
-
-impl State {
-    fn binding(&self) -> Option<&Binding> {
-        match self {
-            Self::Up(binding) => Some(binding),
-            Self::Recovering(absence) | Self::Down(absence) => absence.binding.as_ref(),
-            Self::Detached | Self::Stopped => None,
-        }
-    }
-
-    fn absence(&self) -> Option<&Absence> {
-        match self {
-            Self::Recovering(absence) | Self::Down(absence) => Some(absence),
-            Self::Detached | Self::Up(_) | Self::Stopped => None,
-        }
-    }
-
-    fn absence_mut(&mut self) -> Option<&mut Absence> {
-        match self {
-            Self::Recovering(absence) | Self::Down(absence) => Some(absence),
-            Self::Detached | Self::Up(_) | Self::Stopped => None,
-        }
-    }
-
-    fn readiness(&self) -> Readiness {
-        match self {
-            Self::Up(_) => Readiness::Ready,
-            Self::Recovering(_) => Readiness::Held,
-            Self::Down(absence) => Readiness::Refused(absence.error()),
-            Self::Detached => Readiness::Refused(Error::not_initialized("C_Initialize")),
-            Self::Stopped => Readiness::Refused(Error::Draining),
-        }
-    }
-}
-
-impl Absence {
-    /// A token that has just been lost.
-    fn of(mut binding: Binding, call: Option<CallError>, remedy: Remedy, delay: Duration) -> Self {
-        binding.module.set_in_service(false);
-        let since = Instant::now();
-        Self { binding: Some(binding), since, call, cause: None, remedy, retry_at: since + delay, has_thread: true }
-    }
-
-    /// A token that was not found at the start.
-    fn never_found(cause: Error, delay: Duration) -> Self {
-        let since = Instant::now();
-        let (call, remedy, retry_at) = (None, Remedy::Look, since + delay);
-        Self { binding: None, since, call, cause: Some(cause), remedy, retry_at, has_thread: true }
-    }
-
-    /// Whether it has lasted for longer than who waits is held back for.
-    fn is_late(&self) -> bool {
-        let holds_back = || self.binding.as_ref().is_some_and(|binding| binding.module.module().holds_back());
-        self.since.elapsed() >= HOLD_BACK_LIMIT && !holds_back()
-    }
-
-    /// What callers are told.
-    fn error(&self) -> Error {
-        if self.binding.is_none()
-            && let Some(cause) = &self.cause
-        {
-            return cause.clone();
-        }
-        Error::TokenUnavailable(Unavailable {
-            call: self.call.or_else(|| self.cause.as_ref()?.call()),
-            cause: self.cause.as_ref().map(Error::to_string),
-            away: millis(self.since.elapsed()),
-            // Never 0: it is being looked for right now.
-            retry_after: millis(self.retry_at.saturating_duration_since(Instant::now())).max(1),
-        })
-    }
-
-    /// It is over: what is next, and what is left over.
-    fn end(mut self, found: Found) -> (State, Option<Found>) {
-        let (mut binding, left_over) = match (self.binding.take(), found) {
-            (Some(mut binding), Found::Replacement(claim)) => {
-                let before = std::mem::replace(&mut binding.claim, claim);
-                (binding, Some(Found::Replacement(before)))
-            }
-            (Some(binding), found) => (binding, Some(found)),
-            (None, Found::First(binding)) => (binding, None),
-            (None, found) => return (State::Down(self), Some(found)),
-        };
-        binding.module.set_in_service(true);
-        (State::Up(binding), left_over)
-    }
-}
-
-fn millis(duration: Duration) -> Millis {
-    duration.as_millis() as Millis
 }
 
 /// Questions.
