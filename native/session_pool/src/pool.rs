@@ -8,6 +8,7 @@
 mod ceiling;
 mod exclusive;
 mod keeping;
+mod locked;
 mod matching;
 mod sessions;
 
@@ -19,7 +20,7 @@ use crate::stripe::Stripe;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::waiters::Waiters;
 
-pub(crate) use matching::All;
+use locked::{All, Shared};
 
 /// The pool. `S` is a session, `W` an operation.
 pub struct Pool<S, W> {
@@ -45,17 +46,6 @@ pub struct Pool<S, W> {
     idle_ttl: Option<Millis>,
     max_lifetime: Option<Millis>,
     max_waiting: usize,
-}
-
-/// What belongs to no stripe.
-pub(crate) struct Shared<W> {
-    control: Waiters<W>,
-    exclusive: Waiters<W>,
-    /// The id of the exclusive operation that has its turn.
-    exclusive_turn: Option<u64>,
-    pub(crate) ceiling: Ceiling,
-    /// A session is being kept alive.
-    is_keeping: bool,
 }
 
 impl<S, W> Pool<S, W> {

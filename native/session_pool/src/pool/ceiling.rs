@@ -1,6 +1,7 @@
 //! What the pool does when the token refuses a session, and when it may give one more.
 
-use super::{All, Pool};
+use super::Pool;
+use super::locked::All;
 use crate::Millis;
 use crate::effect::{Grant, Waiting};
 use crate::stake::Opening;

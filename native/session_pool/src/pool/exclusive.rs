@@ -2,9 +2,9 @@
 //! control operations. Its turn comes when all that ran has ended: no session is running, being opened or being closed. Sessions that callers
 //! have for themselves are not waited for.
 
-use super::{Pool, Shared};
+use super::Pool;
+use super::locked::{All, Shared};
 use crate::effect::{EXCLUSIVE, Grant, Refusal, Submitted, Ticket};
-use crate::pool::All;
 use crate::sync::Ordering;
 
 impl<S, W> Pool<S, W> {
