@@ -11,7 +11,7 @@ use crate::pool::grant::Grant;
 use crate::pool::in_flight::InFlight;
 use crate::support::clock::now;
 use crate::support::panics::survive;
-use crate::token::session::{OpenSession, Session};
+use crate::token::session::{Instead, OpenSession, Session};
 
 impl<H: Host> TokenPool<H> {
     /// Closes a session on the closing thread; its capacity comes back when it is closed.
@@ -24,7 +24,7 @@ impl<H: Host> TokenPool<H> {
         let before = move |session: &OpenSession| {
             its.set_inside(true);
             // What hung has its successor.
-            me.upgrade().filter(|_| !is_hung)?.before_close(session)
+            me.upgrade().filter(|_| !is_hung).map_or(Instead::Nothing, |pool| pool.before_close(session))
         };
         let me = self.me.clone();
         session.close_then(before, move |successor| {
@@ -53,23 +53,21 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A session is about to be closed, on the closing thread. If it is the last one of a token that is logged in, another is opened first: its
-    /// end would be a logout. If it is the last one of a pool that stops, and no other shares the login, the login ends.
-    fn before_close(&self, session: &OpenSession) -> Option<Session> {
+    /// end would be a logout. If it is the last one of a pool that stops, the pool needs the login no longer.
+    fn before_close(&self, session: &OpenSession) -> Instead {
         if session.is_stale() {
-            return None;
+            return Instead::Nothing;
         }
-        if !self.is_draining() {
-            if !matches!(self.availability.readiness(), Readiness::Ready) {
-                // Its login is about to be void in any case.
-                return None;
-            }
-            let word = session.token().gate.word();
-            let logs_in = self.options.login != LoginMode::None || self.login.is_admitted_in(word);
-            return if logs_in { session.successor(self.options.read_only) } else { None };
+        if self.is_draining() {
+            return if self.left() == 1 { Instead::Leave(self.login.pool) } else { Instead::Nothing };
         }
-        if self.left() == 1 && session.token().gate.leave(self.login.pool) {
-            session.log_out();
+        if !matches!(self.availability.readiness(), Readiness::Ready) {
+            // Its login is about to be void in any case.
+            return Instead::Nothing;
         }
-        None
+        let word = session.token().gate.word();
+        let logs_in = self.options.login != LoginMode::None || self.login.is_admitted_in(word);
+        let successor = logs_in.then(|| session.successor(self.options.read_only)).flatten();
+        successor.map_or(Instead::Nothing, Instead::Successor)
     }
 }

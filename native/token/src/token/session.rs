@@ -30,13 +30,23 @@ pub struct Session {
     around_close: Option<AroundClose>,
 }
 
-type BeforeClose = Box<dyn FnOnce(&OpenSession) -> Option<Session> + Send + Sync>;
+type BeforeClose = Box<dyn FnOnce(&OpenSession) -> Instead + Send + Sync>;
 type AfterClose = Box<dyn FnOnce(Option<Session>) + Send + Sync>;
 
 /// What its owner does around its close, on the closing thread.
 struct AroundClose {
     before: BeforeClose,
     after: AfterClose,
+}
+
+/// What its owner does instead of leaving a login to a session's close.
+pub(crate) enum Instead {
+    /// Nothing.
+    Nothing,
+    /// Another session keeps the login.
+    Successor(Session),
+    /// The pool of this number needs the login no longer.
+    Leave(u64),
 }
 
 /// What is to be closed of a session: shared by the [`Session`] and, from its drop on, the closing thread.
@@ -119,7 +129,7 @@ impl Session {
     /// Closes it on the closing thread: calls `before` there, which may open a successor, and `after` afterwards, with that.
     pub(crate) fn close_then(
         mut self,
-        before: impl FnOnce(&OpenSession) -> Option<Session> + Send + Sync + 'static,
+        before: impl FnOnce(&OpenSession) -> Instead + Send + Sync + 'static,
         after: impl FnOnce(Option<Session>) + Send + Sync + 'static,
     ) {
         self.around_close = Some(AroundClose { before: Box::new(before), after: Box::new(after) });
@@ -145,7 +155,7 @@ impl OpenSession {
     }
 
     /// `C_Logout`. What it returns changes nothing.
-    pub(crate) fn log_out(&self) {
+    fn log_out(&self) {
         if let Ok(_inside) = self.token.module.enter()
             && let Some(used) = self.handle.begin()
         {
@@ -166,15 +176,23 @@ impl OpenSession {
     /// Each step is taken even where the one before has panicked.
     fn close(&self, around: Option<AroundClose>) {
         let (before, after) = around.map(|AroundClose { before, after }| (before, after)).unzip();
-        let successor = survive(|| before.and_then(|before| before(self))).flatten();
-        survive(|| self.log_out_and_close());
+        let instead = survive(|| before.map(|before| before(self))).flatten();
+        let (successor, leaves) = match instead {
+            Some(Instead::Successor(session)) => (Some(session), None),
+            Some(Instead::Leave(pool)) => (None, Some(pool)),
+            Some(Instead::Nothing) | None => (None, None),
+        };
+        survive(|| self.log_out_and_close(leaves));
         survive(|| after.map(|after| after(successor)));
     }
 
-    /// `C_CloseSession`, after `C_Logout` if it is our last one on a token that we are logged in on. What they return changes nothing: the
-    /// session is gone, one way or the other.
-    fn log_out_and_close(&self) {
-        if self.token.gate.session_closing(self.generation) {
+    /// `C_CloseSession`; before it `C_Logout` of a login that was ours, if no pool needs it any longer (`leaves`: this one does not), or no session
+    /// of ours is left. What they return changes nothing: the session is gone, one way or the other.
+    fn log_out_and_close(&self, leaves: Option<u64>) {
+        let gate = &self.token.gate;
+        let is_unneeded = leaves.is_some_and(|pool| gate.leave(pool));
+        let is_last = gate.session_closing(self.generation);
+        if is_unneeded || is_last {
             self.log_out();
         }
         if let Ok(_inside) = self.token.module.enter_patiently() {
