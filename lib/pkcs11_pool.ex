@@ -2,27 +2,20 @@ defmodule Pkcs11Pool do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- MDOC !-->") |> Enum.fetch!(1)
 
-  import Pkcs11Pool.Bang, only: [defbang: 1]
-  import Pkcs11Pool.Data, only: [binary!: 2]
+  import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
   alias Pkcs11Pool.{
-    Batch,
+    API,
     Call,
-    EcdsaSignature,
     Error,
     Information,
-    Key,
     Lease,
     Mechanism,
-    Native,
     Object,
     Options,
-    PinProcess,
     PinSource,
     PublicKey,
     Ready,
-    Registry,
-    Telemetry,
     Template,
     Token
   }
@@ -115,46 +108,8 @@ defmodule Pkcs11Pool do
   """
   @spec start_link(keyword | Options.t()) ::
           {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}
-  def start_link(%Options{} = options) do
-    case Pkcs11Pool.Supervisor.start_link(options) do
-      {:ok, supervisor} when options.start == :strict -> strict(supervisor, options)
-      {:ok, supervisor} -> {:ok, supervisor}
-      {:error, {:shutdown, {:failed_to_start_child, _child, %Error{} = error}}} -> {:error, error}
-      {:error, reason} -> {:error, reason}
-    end
-  end
-
-  def start_link(options), do: options |> Options.validate!() |> start_link()
-
-  defp strict(supervisor, options) do
-    with {:error, error} <- Ready.await(options.name, start_timeout(options), :fail) do
-      stop(supervisor)
-      {:error, error}
-    else
-      :ok -> {:ok, supervisor}
-    end
-  end
-
-  # It may have ended by itself meanwhile.
-  defp stop(supervisor) do
-    Process.unlink(supervisor)
-    Supervisor.stop(supervisor, :shutdown)
-  catch
-    :exit, _gone -> :ok
-  after
-    receive do
-      {:EXIT, ^supervisor, _reason} -> :ok
-    after
-      0 -> :ok
-    end
-  end
-
-  defp start_timeout(%{pin_timeout: pin_timeout, operation_timeout: :infinity}),
-    do: pin_timeout + 60_000
-
-  # Two of the longest are longer than a call's options may be.
-  defp start_timeout(options),
-    do: min(options.pin_timeout + options.operation_timeout, 0x7FFFFFFF)
+  def start_link(%Options{} = options), do: API.Pool.start_link(options)
+  def start_link(options), do: options |> Options.validate!() |> API.Pool.start_link()
 
   @doc """
   Waits until the pool has a session, logged in where it logs in; at most `timeout` ms in all. `:ok`, or why it has none.
@@ -191,29 +146,7 @@ defmodule Pkcs11Pool do
   Raises `Pkcs11Pool.Error` for an unknown pool.
   """
   @spec status(pool) :: %{required(atom) => term}
-  def status(pool) do
-    pool = name(pool)
-
-    case Registry.lookup(pool) do
-      {:ok, _server, %{native: native, executor: executor}} ->
-        status = Native.status(native)
-
-        status
-        |> Map.drop([:draining, :down, :runners, :active])
-        |> Map.merge(%{state: state(status), executor: executor})
-        |> Map.update!(:health_reason, &(&1 && Error.from_native(&1, pool)))
-        |> Map.merge(
-          if(status.down, do: %{down: Error.from_native(status.down, pool)}, else: %{})
-        )
-
-      :error ->
-        raise Error, reason: :pool_not_found, pool: pool
-    end
-  end
-
-  defp state(%{draining: true}), do: :draining
-  defp state(%{down: nil}), do: :up
-  defp state(_status), do: :down
+  defdelegate status(pool), to: API.Pool
 
   @doc """
   Grows or shrinks the pool to `n` sessions. No call fails of it: surplus sessions close as they come free.
@@ -221,30 +154,9 @@ defmodule Pkcs11Pool do
   An `n` that is not from 1 to 1,024 raises `ArgumentError`; a `:token` pool has exactly one session (`:pool_size_fixed`).
   """
   @spec resize(pool, 1..1_024) :: :ok | {:error, Error.t()}
-  def resize(pool, n) do
-    n = Options.size!(n)
-    pool = name(pool)
-
-    case Registry.lookup(pool) do
-      {:ok, _server, %{type: :token}} when n != 1 ->
-        {:error, Error.new(:pool_size_fixed, pool: pool, executed: false)}
-
-      {:ok, server, _entry} ->
-        call_server(pool, server, {:resize, n})
-
-      :error ->
-        {:error, Error.new(:pool_not_found, pool: pool)}
-    end
-  end
+  defdelegate resize(pool, n), to: API.Pool
 
   defbang resize!(pool, n :: 1..1_024) :: :ok
-
-  defp call_server(pool, server, request) do
-    # It does it in any case, so that to give up the wait would tell nothing.
-    GenServer.call(server, request, :infinity)
-  catch
-    :exit, _gone -> {:error, Error.new(:pool_not_found, pool: pool)}
-  end
 
   @doc """
   Takes the pool out of service: new calls and those that wait are answered with `:draining`, those that run are given `timeout` ms, and all
@@ -253,37 +165,9 @@ defmodule Pkcs11Pool do
   Within a `with_session/3` block its own session is not waited for, since the block would not end: it is one of those that are left.
   """
   @spec drain(pool, timeout) :: {:ok, left :: non_neg_integer} | {:error, Error.t()}
-  def drain(pool, timeout) when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
-    with {:ok, %{native: native}} <- fetch(pool) do
-      Native.drain(native)
-
-      deadline =
-        if timeout == :infinity,
-          do: :infinity,
-          else: System.monotonic_time(:millisecond) + timeout
-
-      {:ok, drained(native, name(pool), deadline)}
-    end
-  end
-
-  def drain(_pool, timeout) do
-    raise ArgumentError,
-          "expected a time in ms that is not negative, or :infinity, got: #{inspect(timeout)}"
-  end
+  defdelegate drain(pool, timeout), to: API.Pool
 
   defbang drain!(pool, timeout) :: left :: non_neg_integer
-
-  defp drained(native, name, deadline) do
-    left = Native.left(native)
-    own = if own_lease(name), do: 1, else: 0
-
-    if left > own and (deadline == :infinity or System.monotonic_time(:millisecond) < deadline) do
-      Process.sleep(5)
-      drained(native, name, deadline)
-    else
-      left
-    end
-  end
 
   @doc """
   Runs `fun` with a session that is the calling process's own for so long, and returns what it returns.
@@ -303,57 +187,7 @@ defmodule Pkcs11Pool do
   @spec with_session(pool, (Lease.t() -> result) | (() -> result), [call_option]) ::
           result | {:error, Error.t()}
         when result: term
-  def with_session(pool, fun, opts \\ [])
-
-  def with_session(%Lease{} = lease, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
-    _checked = Options.call!(opts)
-
-    with :ok <- Lease.check(lease), do: apply_lease(fun, lease)
-  end
-
-  def with_session(pool, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
-    opts = Options.call!(opts)
-
-    case Lease.current(pool) do
-      nil -> leased(pool, fun, opts)
-      lease -> with_session(lease, fun)
-    end
-  end
-
-  def with_session(_pool, _other, _opts),
-    do: raise(ArgumentError, "expected a function that takes the lease, or nothing")
-
-  defp leased(pool, fun, opts) do
-    span = Telemetry.start(:lease, Map.put(opts.telemetry_metadata, :pool, pool))
-
-    case Call.lease(pool, opts) do
-      {:ok, lease, ticket} ->
-        Lease.hold(lease)
-
-        try do
-          apply_lease(fun, lease)
-        catch
-          kind, reason ->
-            Telemetry.exception(span, kind, reason, __STACKTRACE__)
-            :erlang.raise(kind, reason, __STACKTRACE__)
-        else
-          result ->
-            {measurements, metadata} = Call.timing(ticket)
-            Telemetry.stop(span, :ok, measurements, metadata)
-            result
-        after
-          Lease.let_go(lease)
-          Native.end_lease(lease.native)
-        end
-
-      {:error, error} ->
-        Telemetry.stop(span, {:error, error})
-        {:error, error}
-    end
-  end
-
-  defp apply_lease(fun, _lease) when is_function(fun, 0), do: fun.()
-  defp apply_lease(fun, lease), do: fun.(lease)
+  def with_session(pool, fun, opts \\ []), do: API.WithSession.run(pool, fun, opts)
 
   @doc """
   Logs in with the PIN of this source, which is what the `:pin` option takes; `nil` for a pool with `protected_authentication_path: true`.
@@ -374,27 +208,7 @@ defmodule Pkcs11Pool do
   """
   @spec login(pool, PinSource.t() | nil, [login_option]) ::
           :ok | {:error, Error.t()}
-  def login(pool, pin_source, opts \\ []) do
-    pool = name(pool)
-    opts = Options.call!(opts, [:force])
-    sources = Options.pin_sources!(pin_source)
-
-    with {:ok, entry} <- fetch_login(pool) do
-      unless sources != [] or entry.protected_authentication_path,
-        do: raise(ArgumentError, "expected a PIN source: " <> PinSource.expected())
-
-      opts = but_own(opts, pool, entry)
-
-      log_in = fn pins ->
-        Call.submit(pool, opts, &Native.login(&1, &2, List.first(pins), opts.force, &3))
-      end
-
-      # Around the process that has the PIN: nobody's handlers run there.
-      Call.within_span(pool, :login, opts, fn ->
-        PinProcess.run(pool, sources, entry.pin_timeout, log_in)
-      end)
-    end
-  end
+  def login(pool, pin_source, opts \\ []), do: API.Login.login(pool, pin_source, opts)
 
   defbang login!(pool, pin_source :: PinSource.t() | nil, opts :: [login_option]) :: :ok
 
@@ -410,62 +224,18 @@ defmodule Pkcs11Pool do
   Calls `C_Logout` (PKCS#11 2.40, 5.6).
   """
   @spec logout(pool, [login_option]) :: :ok | {:error, Error.t()}
-  def logout(pool, opts \\ []) do
-    pool = name(pool)
-    opts = Options.call!(opts, [:force])
-
-    with {:ok, %{type: type} = entry} when type != :cloud_hsm <- fetch(pool),
-         :ok <- no_own_block(pool, entry, opts) do
-      opts = but_own(opts, pool, entry)
-
-      Call.within_span(pool, :logout, opts, fn ->
-        Call.submit(pool, opts, &Native.logout(&1, &2, opts.force, &3))
-      end)
-    else
-      # Nobody has logged in.
-      {:ok, %{type: :cloud_hsm}} -> :ok
-      {:error, error} -> {:error, error}
-    end
-  end
+  def logout(pool, opts \\ []), do: API.Login.logout(pool, opts)
 
   defbang logout!(pool, opts :: [login_option]) :: :ok
-
-  # A session that the caller has does not come free while it waits here.
-  defp but_own(opts, pool, %{native: native}) do
-    if own_lease(pool) != nil and Native.status(native).ceiling == 1,
-      do: %{opts | queue_timeout: 0},
-      else: opts
-  end
-
-  defp no_own_block(_pool, _entry, %{force: true}), do: :ok
-
-  defp no_own_block(pool, %{native: native}, _opts) do
-    if own_lease(pool) == nil do
-      :ok
-    else
-      details = %{leases: Native.status(native).leased}
-      {:error, Error.new(:login_shared, pool: pool, details: details)}
-    end
-  end
-
-  defp fetch_login(pool) do
-    with {:ok, %{type: :cloud_hsm}} <- fetch(pool),
-         do: {:error, Error.new(:login_unsupported, pool: pool)}
-  end
 
   @doc """
   Forgets the handles of all keys: each is found anew (`C_FindObjects`) when it is next used. For keys that something else on the token
   has replaced under the same label.
   """
   @spec forget_keys(pool) :: :ok | {:error, Error.t()}
-  def forget_keys(pool) do
-    with {:ok, %{native: native}} <- fetch(pool), do: Native.forget_keys(native)
-  end
+  defdelegate forget_keys(pool), to: API.Pool
 
   defbang forget_keys!(pool) :: :ok
-
-  # Shorter than a call may wait by default, so that none fails of a reload that comes to nothing.
-  @reload_wait 3_000
 
   @doc """
   Finalizes the PKCS#11 module and initializes it again, for all its pools: `:ok` when it is done and this pool has found its token again.
@@ -479,7 +249,7 @@ defmodule Pkcs11Pool do
 
   Options are those of every call, with this meaning:
 
-    * `:queue_timeout` - ms that the calls inside have to end, #{@reload_wait} by default. If one has not returned by then, the error is
+    * `:queue_timeout` - ms that the calls inside have to end, 3,000 by default. If one has not returned by then, the error is
       `:module_stuck`, and the module stays as it was
     * `:operation_timeout` - ms that the caller waits from then on, by default the pool's. The error is `:operation_timeout`; the reload goes on
     * `:telemetry_metadata`
@@ -491,19 +261,7 @@ defmodule Pkcs11Pool do
   Calls `C_Finalize` and `C_Initialize` (PKCS#11 2.40, 5.4).
   """
   @spec reload(pool, [call_option]) :: :ok | {:error, Error.t()}
-  def reload(pool, opts \\ []) do
-    pool = name(pool)
-    opts = Options.call!(opts)
-    wait = opts.queue_timeout || @reload_wait
-    ms = if wait != :infinity, do: wait
-
-    # What the native side says when the time is over says more than a time-out: it is waited for.
-    opts = %{opts | queue_timeout: if(ms, do: ms + 5_000, else: :infinity)}
-
-    Call.within_span(pool, :reload, opts, fn ->
-      Call.submit(pool, opts, fn native, tag, _queue_timeout -> Native.reload(native, tag, ms) end)
-    end)
-  end
+  def reload(pool, opts \\ []), do: API.Pool.reload(pool, opts)
 
   defbang reload!(pool, opts :: [call_option]) :: :ok
 
@@ -555,41 +313,10 @@ defmodule Pkcs11Pool do
   """
   @spec sign(pool, key, mechanism, iodata, [signature_option]) ::
           {:ok, binary} | {:error, Error.t()}
-  def sign(pool, key, mechanism, data, opts \\ []) do
-    opts = Options.call!(opts, [:signature])
-    format!(opts, mechanism)
-    result = use_key(pool, :sign, key, mechanism, binary!(data, "data"), opts)
-    with {:ok, signature} <- result, do: formatted(pool, signature, opts)
-  end
+  def sign(pool, key, mechanism, data, opts \\ []),
+    do: API.Signature.sign(pool, key, mechanism, data, opts)
 
   defbang sign!(pool, key, mechanism, data :: iodata, opts :: [signature_option]) :: binary
-
-  # Before anything is signed: a signature cannot be taken back.
-  defp format!(%{signature: :der}, mechanism) do
-    _checked = Mechanism.encode!(mechanism)
-    der!(mechanism)
-  end
-
-  defp format!(_opts, _mechanism), do: :ok
-
-  defp formatted(pool, signature, %{signature: :der}) do
-    with :error <- EcdsaSignature.to_der(signature) do
-      cause = "the module gave #{byte_size(signature)} bytes for an ECDSA signature"
-      fields = [pool: pool, function: :C_Sign, executed: true, details: %{cause: cause}]
-      {:error, Error.new(:general_error, fields)}
-    end
-  end
-
-  defp formatted(_pool, signature, _opts), do: {:ok, signature}
-
-  defp use_key(pool, verb, key, mechanism, input, opts) do
-    encoded = Mechanism.encode_for!(verb, mechanism)
-    if verb == :sign, do: Mechanism.digest!(encoded, input)
-    key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
-    request = {:apply, verb, key, encoded, input}
-    result = Call.run(pool, verb, Mechanism.name(mechanism), request, opts)
-    Mechanism.digested!(result, mechanism)
-  end
 
   @doc """
   Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also for one of a wrong
@@ -604,16 +331,8 @@ defmodule Pkcs11Pool do
   """
   @spec verify(pool, key, mechanism, iodata, iodata, [signature_option]) ::
           :ok | {:error, Error.t()}
-  def verify(pool, key, mechanism, data, signature, opts \\ []) do
-    opts = Options.call!(opts, [:signature])
-    encoded = Mechanism.encode_for!(:verify, mechanism)
-    {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
-    Mechanism.digest!(encoded, data)
-
-    with {:ok, reader} <- reader(pool, key, mechanism, opts),
-         {:ok, signature} <- raw(pool, signature, reader),
-         do: use_key(pool, :verify, key, mechanism, {data, signature}, opts)
-  end
+  def verify(pool, key, mechanism, data, signature, opts \\ []),
+    do: API.Signature.verify(pool, key, mechanism, data, signature, opts)
 
   defbang verify!(
             pool,
@@ -623,39 +342,6 @@ defmodule Pkcs11Pool do
             signature :: iodata,
             opts :: [signature_option]
           ) :: :ok
-
-  # Of signatures in DER, r and s must be as long as the curve's order, which only the key knows.
-  defp reader(pool, key, mechanism, %{signature: :der} = opts) do
-    der!(mechanism)
-    class = Mechanism.class_for(:verify, mechanism)
-    opts = %{opts | partial: true}
-
-    with {:ok, read} <- attributes(pool, key, class, [:key_type, :ec_params], opts) do
-      case PublicKey.order_size(read) do
-        {:ok, size} ->
-          {:ok, &EcdsaSignature.from_der(&1, size)}
-
-        {:error, reason} ->
-          Call.with_mechanism(
-            {:error, Error.new(reason, pool: pool, executed: false)},
-            Mechanism.name(mechanism)
-          )
-      end
-    end
-  end
-
-  defp reader(_pool, _key, _mechanism, _opts), do: {:ok, &{:ok, &1}}
-
-  defp raw(pool, signature, reader) do
-    with :error <- reader.(signature),
-         do: {:error, Error.new(:signature_invalid, pool: pool, executed: false)}
-  end
-
-  defp der!(mechanism) do
-    Mechanism.ecdsa?(mechanism) ||
-      raise ArgumentError,
-            "invalid value for :signature option: :der is for ECDSA mechanisms, got the mechanism #{inspect(Mechanism.name(mechanism))}"
-  end
 
   ## Encryption
 
@@ -674,7 +360,7 @@ defmodule Pkcs11Pool do
   @spec encrypt(pool, key, mechanism, iodata, [call_option]) ::
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
   def encrypt(pool, key, mechanism, data, opts \\ []),
-    do: use_key(pool, :encrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+    do: API.Cipher.encrypt(pool, key, mechanism, data, opts)
 
   defbang encrypt!(pool, key, mechanism, data :: iodata, opts :: [call_option]) ::
             binary | {iv :: binary, ciphertext :: binary}
@@ -693,7 +379,7 @@ defmodule Pkcs11Pool do
   @spec decrypt(pool, key, mechanism, iodata, [call_option]) ::
           {:ok, binary} | {:error, Error.t()}
   def decrypt(pool, key, mechanism, data, opts \\ []),
-    do: use_key(pool, :decrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+    do: API.Cipher.decrypt(pool, key, mechanism, data, opts)
 
   defbang decrypt!(pool, key, mechanism, data :: iodata, opts :: [call_option]) :: binary
 
@@ -732,18 +418,8 @@ defmodule Pkcs11Pool do
   """
   @spec sign_many(pool, key, mechanism, [iodata], [signature_option]) ::
           results(binary)
-  def sign_many(pool, key, mechanism, list, opts \\ []) do
-    opts = Options.call!(opts, [:signature])
-    format!(opts, mechanism)
-    items = Batch.Items.encode!(:sign, mechanism, list)
-
-    with {:ok, results} <- use_key_often(pool, :sign, key, mechanism, items, opts) do
-      {:ok,
-       for result <- results do
-         with {:ok, signature} <- result, do: formatted(pool, signature, opts)
-       end}
-    end
-  end
+  def sign_many(pool, key, mechanism, list, opts \\ []),
+    do: API.Signature.sign_many(pool, key, mechanism, list, opts)
 
   defbang sign_many!(pool, key, mechanism, list :: [iodata], opts :: [signature_option]) ::
             item_results(binary)
@@ -755,18 +431,8 @@ defmodule Pkcs11Pool do
   Calls what `verify/6` calls, for each item.
   """
   @spec verify_many(pool, key, mechanism, [{iodata, iodata}], [signature_option]) :: results(true)
-  def verify_many(pool, key, mechanism, list, opts \\ []) do
-    opts = Options.call!(opts, [:signature])
-    items = Batch.Items.encode!(:verify, mechanism, list)
-
-    items =
-      case reader(pool, key, mechanism, opts) do
-        {:ok, reader} -> Enum.map(items, &raw_item(pool, &1, reader))
-        {:error, error} -> Enum.map(items, fn _item -> {:error, error} end)
-      end
-
-    use_key_often(pool, :verify, key, mechanism, items, opts)
-  end
+  def verify_many(pool, key, mechanism, list, opts \\ []),
+    do: API.Signature.verify_many(pool, key, mechanism, list, opts)
 
   defbang verify_many!(
             pool,
@@ -775,10 +441,6 @@ defmodule Pkcs11Pool do
             list :: [{iodata, iodata}],
             opts :: [signature_option]
           ) :: item_results(true)
-
-  defp raw_item(pool, {encoded, {data, signature}}, reader) do
-    with {:ok, signature} <- raw(pool, signature, reader), do: {encoded, {data, signature}}
-  end
 
   @doc """
   Encrypts each of a list of data with the same key: `{:ok, [{:ok, ciphertext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
@@ -795,10 +457,8 @@ defmodule Pkcs11Pool do
   """
   @spec encrypt_many(pool, key, mechanism, [item], [call_option]) ::
           results(binary | {iv :: binary, ciphertext :: binary})
-  def encrypt_many(pool, key, mechanism, list, opts \\ []) do
-    items = Batch.Items.encode!(:encrypt, mechanism, list)
-    use_key_often(pool, :encrypt, key, mechanism, items, Options.call!(opts))
-  end
+  def encrypt_many(pool, key, mechanism, list, opts \\ []),
+    do: API.Cipher.encrypt_many(pool, key, mechanism, list, opts)
 
   defbang encrypt_many!(pool, key, mechanism, list :: [item], opts :: [call_option]) ::
             item_results(binary | {iv :: binary, ciphertext :: binary})
@@ -811,22 +471,11 @@ defmodule Pkcs11Pool do
   Calls what `decrypt/5` calls, for each item.
   """
   @spec decrypt_many(pool, key, mechanism, [item], [call_option]) :: results(binary)
-  def decrypt_many(pool, key, mechanism, list, opts \\ []) do
-    items = Batch.Items.encode!(:decrypt, mechanism, list)
-    use_key_often(pool, :decrypt, key, mechanism, items, Options.call!(opts))
-  end
+  def decrypt_many(pool, key, mechanism, list, opts \\ []),
+    do: API.Cipher.decrypt_many(pool, key, mechanism, list, opts)
 
   defbang decrypt_many!(pool, key, mechanism, list :: [item], opts :: [call_option]) ::
             item_results(binary)
-
-  defp use_key_often(pool, verb, key, mechanism, items, opts) do
-    key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
-    done = Batch.run(pool, verb, key, Mechanism.name(mechanism), items, opts)
-
-    # When all of them are answered: what raised earlier would leave messages behind.
-    with {:ok, results} <- done, do: Enum.each(results, &Mechanism.digested!(&1, mechanism))
-    done
-  end
 
   ## Digests and random bytes
 
@@ -836,11 +485,8 @@ defmodule Pkcs11Pool do
   Calls `C_DigestInit` and `C_Digest` (PKCS#11 2.40, 5.10).
   """
   @spec digest(pool, mechanism, iodata, [call_option]) :: {:ok, binary} | {:error, Error.t()}
-  def digest(pool, mechanism, data, opts \\ []) do
-    opts = Options.call!(opts)
-    request = {:digest, Mechanism.encode!(mechanism), binary!(data, "data")}
-    Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
-  end
+  def digest(pool, mechanism, data, opts \\ []),
+    do: API.Digest.digest(pool, mechanism, data, opts)
 
   defbang digest!(pool, mechanism, data :: iodata, opts :: [call_option]) :: binary
 
@@ -861,13 +507,8 @@ defmodule Pkcs11Pool do
   """
   @spec digest_key(pool, mechanism, key, [digest_key_option]) ::
           {:ok, binary} | {:error, Error.t()}
-  def digest_key(pool, mechanism, key, opts \\ []) do
-    opts = Options.call!(opts, [:prefix, :suffix])
-    encoded = Mechanism.encode!(mechanism)
-    key = Key.encode!(key, :secret_key)
-    request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}
-    Call.run(pool, :digest_key, Mechanism.name(mechanism), request, opts)
-  end
+  def digest_key(pool, mechanism, key, opts \\ []),
+    do: API.Digest.digest_key(pool, mechanism, key, opts)
 
   defbang digest_key!(pool, mechanism, key, opts :: [digest_key_option]) :: binary
 
@@ -880,16 +521,9 @@ defmodule Pkcs11Pool do
   Calls `C_SeedRandom` (PKCS#11 2.40, 5.15).
   """
   @spec seed_random(pool, iodata, [call_option]) :: :ok | {:error, Error.t()}
-  def seed_random(pool, seed, opts \\ []) do
-    opts = Options.call!(opts)
-    seed = binary!(seed, "the seed")
-    if seed == "", do: raise(ArgumentError, "expected the seed to be of one byte at least")
-    Call.run(pool, :seed_random, nil, {:seed_random, seed}, opts)
-  end
+  def seed_random(pool, seed, opts \\ []), do: API.Random.seed(pool, seed, opts)
 
   defbang seed_random!(pool, seed :: iodata, opts :: [call_option]) :: :ok
-
-  @longest_random 0x100_0000
 
   @doc """
   `n` random bytes from the token, at most 16 MiB: `{:ok, binary}`.
@@ -898,17 +532,7 @@ defmodule Pkcs11Pool do
   """
   @spec generate_random(pool, non_neg_integer, [call_option]) ::
           {:ok, binary} | {:error, Error.t()}
-  def generate_random(pool, n, opts \\ [])
-
-  def generate_random(pool, n, opts) when is_integer(n) and n in 0..@longest_random do
-    Call.run(pool, :generate_random, nil, {:generate_random, n}, Options.call!(opts))
-  end
-
-  def generate_random(_pool, n, _opts) do
-    raise ArgumentError,
-          "expected a number of bytes from 0 to #{@longest_random}, got: " <>
-            if(is_number(n), do: inspect(n), else: "another term")
-  end
+  def generate_random(pool, n, opts \\ []), do: API.Random.generate(pool, n, opts)
 
   defbang generate_random!(pool, n :: non_neg_integer, opts :: [call_option]) :: binary
 
@@ -929,17 +553,8 @@ defmodule Pkcs11Pool do
   """
   @spec generate_key(pool, mechanism, template, [generate_option]) ::
           {:ok, Object.t()} | {:error, Error.t()}
-  def generate_key(pool, mechanism, template, opts \\ []) do
-    opts = Options.call!(opts, [:session_object])
-    encoded = Mechanism.encode!(mechanism)
-    template = Template.encode!(template)
-    request = {:generate_key, encoded, template}
-
-    with :ok <- token_object(pool, template, opts),
-         {:ok, key} <- Call.run(pool, :generate_key, Mechanism.name(mechanism), request, opts) do
-      {:ok, Object.from_native(key)}
-    end
-  end
+  def generate_key(pool, mechanism, template, opts \\ []),
+    do: API.Objects.generate_key(pool, mechanism, template, opts)
 
   defbang generate_key!(pool, mechanism, template, opts :: [generate_option]) :: Object.t()
 
@@ -962,25 +577,8 @@ defmodule Pkcs11Pool do
   """
   @spec generate_key_pair(pool, mechanism, template, template, [generate_option]) ::
           {:ok, {Object.t(), Object.t()}} | {:error, Error.t()}
-  def generate_key_pair(pool, mechanism, public_template, private_template, opts \\ []) do
-    opts = Options.call!(opts, [:session_object])
-    encoded = Mechanism.encode!(mechanism)
-    public = Template.encode!(public_template)
-    private = Template.encode!(private_template)
-
-    with :ok <- token_object(pool, public, opts),
-         :ok <- token_object(pool, private, opts),
-         {:ok, {public, private}} <-
-           Call.run(
-             pool,
-             :generate_key_pair,
-             Mechanism.name(mechanism),
-             {:generate_key_pair, encoded, public, private},
-             opts
-           ) do
-      {:ok, {Object.from_native(public), Object.from_native(private)}}
-    end
-  end
+  def generate_key_pair(pool, mechanism, public_template, private_template, opts \\ []),
+    do: API.Objects.generate_key_pair(pool, mechanism, public_template, private_template, opts)
 
   defbang generate_key_pair!(
             pool,
@@ -989,25 +587,6 @@ defmodule Pkcs11Pool do
             private_template :: template,
             opts :: [generate_option]
           ) :: {Object.t(), Object.t()}
-
-  @token Template.name!(:token)
-
-  defp token_object(_pool, _template, %{session_object: :allow}), do: :ok
-  defp token_object(%Lease{}, _template, _opts), do: :ok
-
-  defp token_object(pool, template, opts) do
-    if List.keyfind(template, @token, 0) == {@token, true} or Lease.current(pool) != nil or
-         allows_session_objects?(pool, opts),
-       do: :ok,
-       else: {:error, Error.new(:session_object_needs_session, pool: pool, executed: false)}
-  end
-
-  defp allows_session_objects?(pool, %{session_object: nil}),
-    do: match?({:ok, _server, %{session_object: :allow}}, Registry.lookup(pool))
-
-  defp allows_session_objects?(_pool, _opts), do: false
-
-  @most_objects 10_000
 
   @doc """
   The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.
@@ -1026,15 +605,7 @@ defmodule Pkcs11Pool do
   """
   @spec find_objects(pool, template, [call_option | {:limit, pos_integer}]) ::
           {:ok, [Object.t()]} | {:error, Error.t()}
-  def find_objects(pool, template, opts \\ []) do
-    opts = Options.call!(opts, [:limit])
-    template = Template.encode!(template)
-    request = {:find_objects, template, opts.limit || @most_objects, opts.limit != nil}
-
-    with {:ok, objects} <- Call.run(pool, :find_objects, nil, request, opts) do
-      {:ok, Enum.map(objects, &Object.from_native/1)}
-    end
-  end
+  def find_objects(pool, template, opts \\ []), do: API.Objects.find(pool, template, opts)
 
   defbang find_objects!(pool, template, opts :: [call_option | {:limit, pos_integer}]) :: [
             Object.t()
@@ -1054,9 +625,8 @@ defmodule Pkcs11Pool do
   """
   @spec get_attributes(pool, key, [Template.name()], [call_option | {:partial, boolean}]) ::
           {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
-  def get_attributes(pool, object, names, opts \\ []) do
-    attributes(pool, object, nil, names!(names), Options.call!(opts, [:partial]))
-  end
+  def get_attributes(pool, object, names, opts \\ []),
+    do: API.Attributes.read(pool, object, nil, names, Options.call!(opts, [:partial]))
 
   defbang get_attributes!(
             pool,
@@ -1064,43 +634,6 @@ defmodule Pkcs11Pool do
             names :: [Template.name()],
             opts :: [call_option | {:partial, boolean}]
           ) :: %{optional(Template.name()) => term}
-
-  defp names!(names) when is_list(names) and length(names) >= 0, do: names
-
-  defp names!(_other) do
-    raise ArgumentError, "expected a list of attributes' names, such as [:label, :id]"
-  end
-
-  defp attributes(pool, object, class, names, opts) do
-    codes = Enum.map(names, &Template.name!/1)
-    request = {:get_attributes, Key.encode!(object, class), codes}
-
-    with {:ok, read} <- Call.run(pool, :get_attributes, nil, request, opts) do
-      unreadable =
-        for {code, reason} when is_atom(reason) <- read, do: {Template.name(code), reason}
-
-      cond do
-        unreadable == [] or opts.partial -> {:ok, Map.new(read, &attribute/1)}
-        true -> {:error, unreadable(pool, unreadable)}
-      end
-    end
-  end
-
-  defp attribute({code, unreadable}) when is_atom(unreadable),
-    do: {Template.name(code), :unavailable}
-
-  defp attribute({code, value}), do: Template.decode(code, value)
-
-  defp unreadable(pool, unreadable) do
-    reason =
-      if List.keymember?(unreadable, :sensitive, 1),
-        do: :attribute_sensitive,
-        else: :attribute_type_invalid
-
-    details = %{attributes: for({name, _why} <- unreadable, do: name)}
-
-    Error.new(reason, pool: pool, function: :C_GetAttributeValue, executed: true, details: details)
-  end
 
   @doc """
   Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
@@ -1113,10 +646,7 @@ defmodule Pkcs11Pool do
   Calls `C_DestroyObject` (PKCS#11 2.40, 5.7); before, with a `:unique_id`, `C_GetAttributeValue`, and perhaps `C_FindObjects`. Never tried again.
   """
   @spec destroy_object(pool, key, [call_option]) :: :ok | {:error, Error.t()}
-  def destroy_object(pool, object, opts \\ []) do
-    opts = Options.call!(opts)
-    Call.run(pool, :destroy_object, nil, {:destroy_object, Key.encode!(object, nil)}, opts)
-  end
+  def destroy_object(pool, object, opts \\ []), do: API.Objects.destroy(pool, object, opts)
 
   defbang destroy_object!(pool, object :: key, opts :: [call_option]) :: :ok
 
@@ -1128,29 +658,8 @@ defmodule Pkcs11Pool do
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
   @spec public_key(pool, key, [call_option]) :: {:ok, PublicKey.t()} | {:error, Error.t()}
-  def public_key(pool, key, opts \\ []) do
-    PublicKey.read(pool, key, Options.call!(opts), &attributes/5)
-  end
+  def public_key(pool, key, opts \\ []),
+    do: API.Attributes.read_public_key(pool, key, Options.call!(opts))
 
   defbang public_key!(pool, key, opts :: [call_option]) :: PublicKey.t()
-
-  ## Helpers
-
-  # What concerns the pool rather than a session is asked of it by its name, whoever has a lease.
-  defp name(%Lease{pool: name}), do: name
-  defp name(name), do: name
-
-  # The lease that the caller has there, as long as it has its session.
-  defp own_lease(name) do
-    with %Lease{} = lease <- Lease.current(name), do: if(Lease.check(lease) == :ok, do: lease)
-  end
-
-  defp fetch(pool) do
-    pool = name(pool)
-
-    case Registry.lookup(pool) do
-      {:ok, _server, entry} -> {:ok, entry}
-      :error -> {:error, Error.new(:pool_not_found, pool: pool)}
-    end
-  end
 end

@@ -58,11 +58,11 @@ defmodule Pkcs11Pool.Call do
 
   def place(name, opts) do
     with nil <- Lease.current(name),
-         {:ok, _server, entry} <- Registry.lookup(name) do
+         {:ok, _server, entry} <- Registry.fetch(name) do
       {:ok, {name, timeouts(entry, opts), nil}}
     else
       %Lease{} = lease -> place(lease, opts)
-      :error -> {:error, Error.new(:pool_not_found, pool: name)}
+      {:error, error} -> {:error, error}
     end
   end
 
@@ -96,7 +96,7 @@ defmodule Pkcs11Pool.Call do
   @spec lease(name :: term, Options.call()) ::
           {:ok, Lease.t(), Native.ticket()} | {:error, Error.t()}
   def lease(name, opts) do
-    case Registry.lookup(name) do
+    case Registry.fetch(name) do
       {:ok, server, entry} ->
         entry = timeouts(entry, opts)
 
@@ -111,8 +111,8 @@ defmodule Pkcs11Pool.Call do
             {:error, error(error, name, entry)}
         end
 
-      :error ->
-        {:error, Error.new(:pool_not_found, pool: name)}
+      {:error, error} ->
+        {:error, error}
     end
   end
 
@@ -138,15 +138,15 @@ defmodule Pkcs11Pool.Call do
              Native.ticket() | {:error, Native.error()})
         ) :: :ok | {:error, Error.t()}
   def submit(name, opts, submit) do
-    case Registry.lookup(name) do
+    case Registry.fetch(name) do
       {:ok, _server, entry} ->
         entry = timeouts(entry, opts)
 
         with {:error, error} <- await_submitted(entry, submit),
              do: {:error, error(error, name, entry)}
 
-      :error ->
-        {:error, Error.new(:pool_not_found, pool: name)}
+      {:error, error} ->
+        {:error, error}
     end
   end
 
@@ -172,9 +172,11 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  # By name: to mention the facade here would make a cycle.
-  defp ours?(module),
-    do: module in [Process, __MODULE__] or Atom.to_string(module) == "Elixir.Pkcs11Pool"
+  # By name: to mention the modules that call this one would make a cycle.
+  defp ours?(module) do
+    module in [Process, __MODULE__] or
+      Atom.to_string(module) in ["Elixir.Pkcs11Pool", "Elixir.Pkcs11Pool.API.WithSession"]
+  end
 
   defp timeouts(entry, %{queue_timeout: nil, operation_timeout: nil}), do: entry
 
@@ -394,8 +396,7 @@ defmodule Pkcs11Pool.Call do
           Telemetry.span()
   def span(pool, operation, mechanism, opts) do
     if Telemetry.enabled?() do
-      name = with %Lease{pool: name} <- pool, do: name
-      own = %{pool: name, operation: operation, mechanism: mechanism}
+      own = %{pool: Lease.pool_name(pool), operation: operation, mechanism: mechanism}
       Telemetry.start(:operation, Map.merge(opts.telemetry_metadata, own))
     end
   end

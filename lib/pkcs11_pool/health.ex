@@ -82,7 +82,7 @@ defmodule Pkcs11Pool.Health do
           :ok | {:degraded, Error.t()} | {:error, Error.t()}
   def check(pool, opts \\ []) do
     opts = Options.health!(opts)
-    pool = with %Lease{pool: name} <- pool, do: name
+    pool = Lease.pool_name(pool)
 
     case status(pool) do
       {:ok, %{health: :ready} = status} -> if opts.call, do: call(pool, status, opts), else: :ok

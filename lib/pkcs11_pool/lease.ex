@@ -38,6 +38,19 @@ defmodule Pkcs11Pool.Lease do
   def current(pool), do: Process.get({__MODULE__, pool})
 
   @doc false
+  # The same, as long as it has its session.
+  @spec own(pool :: term) :: t | nil
+  def own(pool) do
+    with %__MODULE__{} = lease <- current(pool), do: if(check(lease) == :ok, do: lease)
+  end
+
+  @doc false
+  # The name of the pool, where a call takes a lease in its place.
+  @spec pool_name(t | term) :: term
+  def pool_name(%__MODULE__{pool: name}), do: name
+  def pool_name(name), do: name
+
+  @doc false
   @spec hold(t) :: :ok
   def hold(lease) do
     Process.put({__MODULE__, lease.pool}, lease)

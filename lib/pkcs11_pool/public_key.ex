@@ -2,56 +2,32 @@ defmodule Pkcs11Pool.PublicKey do
   @moduledoc false
   # From the attributes of a key object to a public key of OTP's :public_key.
 
-  alias Pkcs11Pool.{Error, Object}
   alias Pkcs11Pool.Table.Curves
+  alias Pkcs11Pool.Template
 
   @type t ::
           {:RSAPublicKey, modulus :: pos_integer, public_exponent :: pos_integer}
           | {{:ECPoint, binary}, {:namedCurve, tuple}}
 
-  @attributes [:key_type, :modulus, :public_exponent, :ec_params, :ec_point]
+  @doc """
+  The attributes that `decode/1` makes a public key of.
+  """
+  @spec attributes() :: [Template.name()]
+  def attributes, do: [:key_type, :modulus, :public_exponent, :ec_params, :ec_point]
 
-  @doc "Reads it: from the public key's object, or else from the private key's."
-  def read(pool, key, opts, attributes) do
-    opts = %{opts | partial: true}
+  @doc """
+  The public key that a key object's attributes tell; `:error` if they tell none that OTP knows.
+  """
+  @spec decode(%{optional(Template.name()) => term}) :: {:ok, t} | :error
+  def decode(%{modulus: modulus, public_exponent: exponent})
+      when is_integer(modulus) and is_integer(exponent),
+      do: {:ok, {:RSAPublicKey, modulus, exponent}}
 
-    case attributes.(pool, key, :public_key, @attributes, opts) do
-      {:ok, read} ->
-        convert(pool, read)
-
-      {:error, %Error{reason: :key_not_found} = error} when not is_struct(key, Object) ->
-        with {:ok, read} <- attributes.(pool, key, :private_key, @attributes, opts) do
-          # A private key that does not tell its public half is as good as none here.
-          with {:error, %Error{reason: :key_type_inconsistent}} <- convert(pool, read),
-               do: {:error, error}
-        end
-
-      {:error, error} ->
-        {:error, error}
-    end
+  def decode(%{ec_params: params, ec_point: point}) when is_binary(params) and is_binary(point) do
+    with {:ok, curve} <- curve(params), do: {:ok, {{:ECPoint, point(point, curve)}, curve}}
   end
 
-  defp convert(_pool, %{modulus: modulus, public_exponent: exponent})
-       when is_integer(modulus) and is_integer(exponent),
-       do: {:ok, {:RSAPublicKey, modulus, exponent}}
-
-  defp convert(pool, %{ec_params: params, ec_point: point})
-       when is_binary(params) and is_binary(point) do
-    case curve(params) do
-      {:ok, curve} -> {:ok, {{:ECPoint, point(point, curve)}, curve}}
-      :error -> {:error, inconsistent(pool)}
-    end
-  end
-
-  defp convert(pool, _other), do: {:error, inconsistent(pool)}
-
-  defp inconsistent(pool) do
-    Error.new(:key_type_inconsistent,
-      pool: pool,
-      executed: true,
-      details: %{cause: :no_public_key}
-    )
-  end
+  def decode(_other), do: :error
 
   defp curve(params) do
     {:ok, :public_key.der_decode(:EcpkParameters, params)}

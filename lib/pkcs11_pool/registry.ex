@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Registry do
   @moduledoc false
   # From a pool's name to its native pool and its default timeouts. Lookups are two reads of ETS.
 
-  alias Pkcs11Pool.Native
+  alias Pkcs11Pool.{Error, Native}
 
   # `:deadline`: of one call that has another than its timeouts.
   @type entry :: %{
@@ -57,5 +57,11 @@ defmodule Pkcs11Pool.Registry do
       [{server, entry}] -> if Process.alive?(server), do: {:ok, server, entry}, else: :error
       [] -> :error
     end
+  end
+
+  @doc "The same, or the error that there is no such pool."
+  @spec fetch(name :: term) :: {:ok, pid, entry} | {:error, Error.t()}
+  def fetch(name) do
+    with :error <- lookup(name), do: {:error, Error.new(:pool_not_found, pool: name)}
   end
 end

@@ -29,7 +29,7 @@ defmodule Pkcs11Pool.Token do
   against it.
   """
 
-  import Pkcs11Pool.Bang, only: [defbang: 1]
+  import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
   alias Pkcs11Pool.{Error, Information, Native, NativeLibrary, Options, PinProcess, PinSource}
 

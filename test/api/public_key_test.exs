@@ -1,14 +1,12 @@
 defmodule Pkcs11Pool.PublicKeyTest do
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.{Options, PublicKey}
+  alias Pkcs11Pool.PublicKey
   alias Pkcs11Pool.Test.SoftHSM
 
-  # What a token says of a key.
-  defp read(ec_params, ec_point) do
-    attributes = %{ec_params: ec_params, ec_point: ec_point}
-    PublicKey.read(:pool, "key", Options.call!([]), fn _, _, _, _, _ -> {:ok, attributes} end)
-  end
+  # From what a token says of a key.
+  defp decode(ec_params, ec_point),
+    do: PublicKey.decode(%{ec_params: ec_params, ec_point: ec_point})
 
   test "a point may come with its DER or bare, whatever its first bytes" do
     p256 = {:namedCurve, {1, 2, 840, 10_045, 3, 1, 7}}
@@ -27,9 +25,9 @@ defmodule Pkcs11Pool.PublicKeyTest do
       size = byte_size(point)
       length = if size < 128, do: <<size>>, else: <<0x81, size>>
 
-      assert read(params, point) == {:ok, {{:ECPoint, point}, curve}}
+      assert decode(params, point) == {:ok, {{:ECPoint, point}, curve}}
 
-      assert read(params, <<4, length::binary, point::binary>>) ==
+      assert decode(params, <<4, length::binary, point::binary>>) ==
                {:ok, {{:ECPoint, point}, curve}}
     end
   end

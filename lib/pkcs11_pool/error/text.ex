@@ -366,7 +366,7 @@ defmodule Pkcs11Pool.Error.Text do
      "It needs the operation's attribute, such as sign: true, when it is made"}
   end
 
-  # Ours, see Pkcs11Pool.PublicKey.
+  # Ours, see Pkcs11Pool.API.Attributes.
   defp explain(:key_type_inconsistent, %{cause: :no_public_key}, _error) do
     {"the object holds no public key that OTP knows",
      "Of a private key other than RSA, ask for the public key's object, or by the label that both have"}

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Bang do
+defmodule Pkcs11Pool.API.Bang do
   @moduledoc false
   # Defines the twin of a function that raises its error instead of returning it.
 

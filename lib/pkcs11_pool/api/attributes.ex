@@ -1,0 +1,77 @@
+defmodule Pkcs11Pool.API.Attributes do
+  @moduledoc false
+  # The attributes of an object, read from the token, and the public key that they tell.
+
+  alias Pkcs11Pool.{Call, Error, Key, Object, Options, PublicKey, Template}
+
+  @doc """
+  Reads attributes of an object, by their names. `class` is the class of the object unless the key names one itself.
+  """
+  @spec read(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          class :: atom | nil,
+          [Template.name()],
+          Options.call()
+        ) :: {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
+  def read(pool, object, class, names, opts) do
+    codes = codes!(names)
+    request = {:get_attributes, Key.encode!(object, class), codes}
+
+    with {:ok, attributes} <- Call.run(pool, :get_attributes, nil, request, opts) do
+      case for({code, why} when is_atom(why) <- attributes, do: {Template.name(code), why}) do
+        [_ | _] = unreadable when not opts.partial -> {:error, error(pool, unreadable)}
+        _none_or_allowed -> {:ok, Map.new(attributes, &decode/1)}
+      end
+    end
+  end
+
+  defp codes!(names) when is_list(names) and length(names) >= 0,
+    do: Enum.map(names, &Template.name!/1)
+
+  defp codes!(_other) do
+    raise ArgumentError, "expected a list of attributes' names, such as [:label, :id]"
+  end
+
+  defp decode({code, why}) when is_atom(why), do: {Template.name(code), :unavailable}
+  defp decode({code, value}), do: Template.decode(code, value)
+
+  defp error(pool, unreadable) do
+    reason =
+      if List.keymember?(unreadable, :sensitive, 1),
+        do: :attribute_sensitive,
+        else: :attribute_type_invalid
+
+    details = %{attributes: for({name, _why} <- unreadable, do: name)}
+
+    Error.new(reason, pool: pool, function: :C_GetAttributeValue, executed: true, details: details)
+  end
+
+  @doc """
+  Reads the public key of a key: from the public key's object, or else from the private key's.
+  """
+  @spec read_public_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), Options.call()) ::
+          {:ok, PublicKey.t()} | {:error, Error.t()}
+  def read_public_key(pool, key, opts) do
+    opts = %{opts | partial: true}
+
+    case read(pool, key, :public_key, PublicKey.attributes(), opts) do
+      {:ok, attributes} ->
+        with :error <- PublicKey.decode(attributes), do: {:error, no_public_key(pool)}
+
+      {:error, %Error{reason: :key_not_found} = error} when not is_struct(key, Object) ->
+        with {:ok, attributes} <- read(pool, key, :private_key, PublicKey.attributes(), opts),
+             # A private key that does not tell its public half is as good as none here.
+             :error <- PublicKey.decode(attributes),
+             do: {:error, error}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+
+  defp no_public_key(pool) do
+    details = %{cause: :no_public_key}
+    Error.new(:key_type_inconsistent, pool: pool, executed: true, details: details)
+  end
+end

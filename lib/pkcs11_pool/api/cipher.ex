@@ -1,0 +1,57 @@
+defmodule Pkcs11Pool.API.Cipher do
+  @moduledoc false
+  # Encryption and decryption, of one or of a list of data.
+
+  import Pkcs11Pool.Data, only: [binary!: 2]
+
+  alias Pkcs11Pool.API.KeyOperation
+  alias Pkcs11Pool.{Batch, Error, Mechanism, Options}
+
+  @doc """
+  Encrypts data.
+  """
+  @spec encrypt(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, keyword) ::
+          {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
+  def encrypt(pool, key, mechanism, data, opts),
+    do:
+      KeyOperation.run(pool, :encrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+
+  @doc """
+  Decrypts data.
+  """
+  @spec decrypt(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, keyword) ::
+          {:ok, binary} | {:error, Error.t()}
+  def decrypt(pool, key, mechanism, data, opts),
+    do:
+      KeyOperation.run(pool, :decrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+
+  @doc """
+  Encrypts each of a list of data.
+  """
+  @spec encrypt_many(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          [Pkcs11Pool.item()],
+          keyword
+        ) :: Pkcs11Pool.results(binary | {iv :: binary, ciphertext :: binary})
+  def encrypt_many(pool, key, mechanism, list, opts) do
+    items = Batch.Items.encode!(:encrypt, mechanism, list)
+    KeyOperation.run_many(pool, :encrypt, key, mechanism, items, Options.call!(opts))
+  end
+
+  @doc """
+  Decrypts each of a list of data.
+  """
+  @spec decrypt_many(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          [Pkcs11Pool.item()],
+          keyword
+        ) :: Pkcs11Pool.results(binary)
+  def decrypt_many(pool, key, mechanism, list, opts) do
+    items = Batch.Items.encode!(:decrypt, mechanism, list)
+    KeyOperation.run_many(pool, :decrypt, key, mechanism, items, Options.call!(opts))
+  end
+end

@@ -1,0 +1,32 @@
+defmodule Pkcs11Pool.API.Digest do
+  @moduledoc false
+  # Digests that the token computes.
+
+  import Pkcs11Pool.Data, only: [binary!: 2]
+
+  alias Pkcs11Pool.{Call, Error, Key, Mechanism, Options}
+
+  @doc """
+  The digest of data.
+  """
+  @spec digest(Pkcs11Pool.pool(), Mechanism.t(), iodata, keyword) ::
+          {:ok, binary} | {:error, Error.t()}
+  def digest(pool, mechanism, data, opts) do
+    opts = Options.call!(opts)
+    request = {:digest, Mechanism.encode!(mechanism), binary!(data, "data")}
+    Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
+  end
+
+  @doc """
+  The digest of a secret key's value.
+  """
+  @spec digest_key(Pkcs11Pool.pool(), Mechanism.t(), Pkcs11Pool.key(), keyword) ::
+          {:ok, binary} | {:error, Error.t()}
+  def digest_key(pool, mechanism, key, opts) do
+    opts = Options.call!(opts, [:prefix, :suffix])
+    encoded = Mechanism.encode!(mechanism)
+    key = Key.encode!(key, :secret_key)
+    request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}
+    Call.run(pool, :digest_key, Mechanism.name(mechanism), request, opts)
+  end
+end

@@ -1,0 +1,91 @@
+defmodule Pkcs11Pool.API.Objects do
+  @moduledoc false
+  # Keys and other objects: made, found and destroyed.
+
+  alias Pkcs11Pool.{Call, Error, Key, Lease, Mechanism, Object, Options, Registry, Template}
+
+  @most_found 10_000
+  @token Template.name!(:token)
+
+  @doc """
+  Generates a secret key.
+  """
+  @spec generate_key(Pkcs11Pool.pool(), Mechanism.t(), Template.t(), keyword) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def generate_key(pool, mechanism, template, opts) do
+    opts = Options.call!(opts, [:session_object])
+    encoded = Mechanism.encode!(mechanism)
+    template = Template.encode!(template)
+    request = {:generate_key, encoded, template}
+
+    with :ok <- check_lifetime(pool, template, opts),
+         {:ok, key} <- Call.run(pool, :generate_key, Mechanism.name(mechanism), request, opts) do
+      {:ok, Object.from_native(key)}
+    end
+  end
+
+  @doc """
+  Generates a key pair.
+  """
+  @spec generate_key_pair(
+          Pkcs11Pool.pool(),
+          Mechanism.t(),
+          Template.t(),
+          Template.t(),
+          keyword
+        ) :: {:ok, {Object.t(), Object.t()}} | {:error, Error.t()}
+  def generate_key_pair(pool, mechanism, public_template, private_template, opts) do
+    opts = Options.call!(opts, [:session_object])
+    encoded = Mechanism.encode!(mechanism)
+    public = Template.encode!(public_template)
+    private = Template.encode!(private_template)
+    request = {:generate_key_pair, encoded, public, private}
+    name = Mechanism.name(mechanism)
+
+    with :ok <- check_lifetime(pool, public, opts),
+         :ok <- check_lifetime(pool, private, opts),
+         {:ok, {public, private}} <- Call.run(pool, :generate_key_pair, name, request, opts) do
+      {:ok, {Object.from_native(public), Object.from_native(private)}}
+    end
+  end
+
+  # A session object would die with the session that happened to make it: it is refused, unless the caller has a session or says that it is meant so.
+  defp check_lifetime(_pool, _template, %{session_object: :allow}), do: :ok
+  defp check_lifetime(%Lease{}, _template, _opts), do: :ok
+
+  defp check_lifetime(pool, template, opts) do
+    if List.keyfind(template, @token, 0) == {@token, true} or Lease.current(pool) != nil or
+         allows_session_objects?(pool, opts),
+       do: :ok,
+       else: {:error, Error.new(:session_object_needs_session, pool: pool, executed: false)}
+  end
+
+  defp allows_session_objects?(pool, %{session_object: nil}),
+    do: match?({:ok, _server, %{session_object: :allow}}, Registry.lookup(pool))
+
+  defp allows_session_objects?(_pool, _opts), do: false
+
+  @doc """
+  The objects that match a template.
+  """
+  @spec find(Pkcs11Pool.pool(), Template.t(), keyword) ::
+          {:ok, [Object.t()]} | {:error, Error.t()}
+  def find(pool, template, opts) do
+    opts = Options.call!(opts, [:limit])
+    template = Template.encode!(template)
+    request = {:find_objects, template, opts.limit || @most_found, opts.limit != nil}
+
+    with {:ok, objects} <- Call.run(pool, :find_objects, nil, request, opts) do
+      {:ok, Enum.map(objects, &Object.from_native/1)}
+    end
+  end
+
+  @doc """
+  Destroys an object.
+  """
+  @spec destroy(Pkcs11Pool.pool(), Pkcs11Pool.key(), keyword) :: :ok | {:error, Error.t()}
+  def destroy(pool, object, opts) do
+    opts = Options.call!(opts)
+    Call.run(pool, :destroy_object, nil, {:destroy_object, Key.encode!(object, nil)}, opts)
+  end
+end

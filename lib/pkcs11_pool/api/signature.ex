@@ -1,0 +1,136 @@
+defmodule Pkcs11Pool.API.Signature do
+  @moduledoc false
+  # Signatures, made and checked, of one or of a list of data. ECDSA signatures are the caller's in the raw form or in DER, and always raw on the
+  # token's side.
+
+  import Pkcs11Pool.Data, only: [binary!: 2]
+
+  alias Pkcs11Pool.API.{Attributes, KeyOperation}
+  alias Pkcs11Pool.{Batch, Call, EcdsaSignature, Error, Mechanism, Options, PublicKey}
+
+  @doc """
+  Signs data.
+  """
+  @spec sign(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, keyword) ::
+          {:ok, binary} | {:error, Error.t()}
+  def sign(pool, key, mechanism, data, opts) do
+    opts = Options.call!(opts, [:signature])
+    check_form!(opts, mechanism)
+    result = KeyOperation.run(pool, :sign, key, mechanism, binary!(data, "data"), opts)
+    with {:ok, signature} <- result, do: encode(pool, signature, opts)
+  end
+
+  @doc """
+  Signs each of a list of data.
+  """
+  @spec sign_many(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), [iodata], keyword) ::
+          Pkcs11Pool.results(binary)
+  def sign_many(pool, key, mechanism, list, opts) do
+    opts = Options.call!(opts, [:signature])
+    check_form!(opts, mechanism)
+    items = Batch.Items.encode!(:sign, mechanism, list)
+
+    with {:ok, results} <- KeyOperation.run_many(pool, :sign, key, mechanism, items, opts) do
+      {:ok,
+       for result <- results do
+         with {:ok, signature} <- result, do: encode(pool, signature, opts)
+       end}
+    end
+  end
+
+  @doc """
+  Verifies a signature.
+  """
+  @spec verify(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, iodata, keyword) ::
+          :ok | {:error, Error.t()}
+  def verify(pool, key, mechanism, data, signature, opts) do
+    opts = Options.call!(opts, [:signature])
+    encoded = Mechanism.encode_for!(:verify, mechanism)
+    {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
+    Mechanism.digest!(encoded, data)
+
+    with {:ok, decoder} <- decoder(pool, key, mechanism, opts),
+         {:ok, signature} <- decode(pool, signature, decoder),
+         do: KeyOperation.run(pool, :verify, key, mechanism, {data, signature}, opts)
+  end
+
+  @doc """
+  Verifies each of a list of `{data, signature}`.
+  """
+  @spec verify_many(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          [{iodata, iodata}],
+          keyword
+        ) :: Pkcs11Pool.results(true)
+  def verify_many(pool, key, mechanism, list, opts) do
+    opts = Options.call!(opts, [:signature])
+    items = Batch.Items.encode!(:verify, mechanism, list)
+
+    items =
+      case decoder(pool, key, mechanism, opts) do
+        {:ok, decoder} -> Enum.map(items, &decode_item(pool, &1, decoder))
+        {:error, error} -> Enum.map(items, fn _item -> {:error, error} end)
+      end
+
+    KeyOperation.run_many(pool, :verify, key, mechanism, items, opts)
+  end
+
+  ## From the token to the caller
+
+  # Before anything is signed: a signature cannot be taken back.
+  defp check_form!(%{signature: :der}, mechanism) do
+    _checked = Mechanism.encode!(mechanism)
+    ecdsa!(mechanism)
+  end
+
+  defp check_form!(_opts, _mechanism), do: :ok
+
+  defp encode(pool, signature, %{signature: :der}) do
+    with :error <- EcdsaSignature.to_der(signature) do
+      cause = "the module gave #{byte_size(signature)} bytes for an ECDSA signature"
+      fields = [pool: pool, function: :C_Sign, executed: true, details: %{cause: cause}]
+      {:error, Error.new(:general_error, fields)}
+    end
+  end
+
+  defp encode(_pool, signature, _opts), do: {:ok, signature}
+
+  ## From the caller to the token
+
+  # Of a signature in DER, r and s must be made as long as the order of the key's curve, which only the key knows.
+  defp decoder(pool, key, mechanism, %{signature: :der} = opts) do
+    ecdsa!(mechanism)
+    class = Mechanism.class_for(:verify, mechanism)
+    opts = %{opts | partial: true}
+
+    with {:ok, attributes} <- Attributes.read(pool, key, class, [:key_type, :ec_params], opts) do
+      case PublicKey.order_size(attributes) do
+        {:ok, size} ->
+          {:ok, &EcdsaSignature.from_der(&1, size)}
+
+        {:error, reason} ->
+          error = Error.new(reason, pool: pool, executed: false)
+          Call.with_mechanism({:error, error}, Mechanism.name(mechanism))
+      end
+    end
+  end
+
+  defp decoder(_pool, _key, _mechanism, _opts), do: {:ok, &{:ok, &1}}
+
+  defp decode(pool, signature, decoder) do
+    with :error <- decoder.(signature),
+         do: {:error, Error.new(:signature_invalid, pool: pool, executed: false)}
+  end
+
+  defp decode_item(pool, {encoded, {data, signature}}, decoder) do
+    with {:ok, signature} <- decode(pool, signature, decoder), do: {encoded, {data, signature}}
+  end
+
+  defp ecdsa!(mechanism) do
+    Mechanism.ecdsa?(mechanism) ||
+      raise ArgumentError,
+            "invalid value for :signature option: :der is for ECDSA mechanisms, got the mechanism #{inspect(Mechanism.name(mechanism))}"
+  end
+end
