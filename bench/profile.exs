@@ -6,7 +6,8 @@ Code.require_file("load.exs", __DIR__)
 
 defmodule Profile do
   alias Bench.{Contenders, Grid, Perf, Pools, Stats, Tokens, Window, Work}
-  alias Pkcs11Pool.{Call, Key, Mechanism, Native, Options, Registry}
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.{Call, Mechanism, Native, Options, Registry}
   alias Pkcs11Pool.Test.SoftHSM
 
   @rounds 7

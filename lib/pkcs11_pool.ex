@@ -4,18 +4,19 @@ defmodule Pkcs11Pool do
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
+  alias Pkcs11Pool.Call.AwaitReady
+  alias Pkcs11Pool.Token.Information
+
   alias Pkcs11Pool.{
     API,
     Call,
     Error,
-    Information,
     Lease,
     Mechanism,
     Object,
     Options,
-    PinSource,
+    Pin,
     PublicKey,
-    Ready,
     Template,
     Token
   }
@@ -118,7 +119,7 @@ defmodule Pkcs11Pool do
   reason. What no waiting mends comes at once: a refused PIN, a PIN source that gives none, `:pool_not_found`, `:draining`.
   """
   @spec await_ready(pool, timeout) :: :ok | {:error, Error.t()}
-  def await_ready(pool, timeout), do: Ready.await(pool, timeout, :wait)
+  def await_ready(pool, timeout), do: AwaitReady.await(pool, timeout, :wait)
 
   defbang await_ready!(pool, timeout) :: :ok
 
@@ -206,11 +207,11 @@ defmodule Pkcs11Pool do
 
   Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
   """
-  @spec login(pool, PinSource.t() | nil, [login_option]) ::
+  @spec login(pool, Pin.Source.t() | nil, [login_option]) ::
           :ok | {:error, Error.t()}
   def login(pool, pin_source, opts \\ []), do: API.Login.login(pool, pin_source, opts)
 
-  defbang login!(pool, pin_source :: PinSource.t() | nil, opts :: [login_option]) :: :ok
+  defbang login!(pool, pin_source :: Pin.Source.t() | nil, opts :: [login_option]) :: :ok
 
   @doc """
   Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again; that of a `:token` pool

@@ -54,7 +54,7 @@ defmodule Pkcs11Pool.Mechanism do
   import Bitwise
 
   alias Pkcs11Pool.Mechanism.{OtherNames, Params}
-  alias Pkcs11Pool.Suggestion
+  alias Pkcs11Pool.Argument.Suggestion
   alias Pkcs11Pool.Table.{Constants, Mechanisms}
 
   @type t ::

@@ -4,7 +4,8 @@ defmodule Pkcs11Pool.Options do
   # documented in `Pkcs11Pool`. No message shows a PIN, or what could be one.
 
   alias Pkcs11Pool.Options.Value
-  alias Pkcs11Pool.{PinSource, Profile, ReturnCode, Suggestion}
+  alias Pkcs11Pool.Argument.Suggestion
+  alias Pkcs11Pool.{Pin, Profile, ReturnCode}
 
   @default_pool_size 4
 
@@ -77,7 +78,7 @@ defmodule Pkcs11Pool.Options do
           type: :hsm | :cloud_hsm | :token,
           pool_size: 1..1_024,
           stripes: 1..1_024,
-          pin: sealed(PinSource.normalized()) | nil,
+          pin: sealed(Pin.Source.normalized()) | nil,
           pin_timeout: pos_integer,
           pin_retention: :per_login | :until_logout,
           user: :user | :so,
@@ -276,7 +277,7 @@ defmodule Pkcs11Pool.Options do
   def native_slot({:token_label, label}), do: {:label, label}
   def native_slot({:token_serial, serial}), do: {:serial, serial}
   def native_slot({:slot_id, id}), do: {:slot_id, id}
-  def native_slot({:uri, selector}), do: {:uri, Pkcs11Pool.Key.native_slot(selector)}
+  def native_slot({:uri, selector}), do: {:uri, Pkcs11Pool.Argument.Key.native_slot(selector)}
 
   @doc """
   `CKU_SO` or `CKU_USER`.
@@ -288,17 +289,17 @@ defmodule Pkcs11Pool.Options do
   @doc """
   The source of a PIN that is given to a call, as a list: of none for nil.
   """
-  @spec pin_sources!(PinSource.t() | nil) :: [PinSource.normalized()]
+  @spec pin_sources!(Pin.Source.t() | nil) :: [Pin.Source.normalized()]
   def pin_sources!(nil), do: []
 
   def pin_sources!(source) do
-    case PinSource.normalize(source) do
+    case Pin.Source.normalize(source) do
       {:ok, normalized} ->
         [normalized]
 
       # Without the value: it may be a PIN.
       :error ->
-        raise ArgumentError, "expected a PIN source: " <> PinSource.expected()
+        raise ArgumentError, "expected a PIN source: " <> Pin.Source.expected()
     end
   end
 
@@ -396,7 +397,7 @@ defmodule Pkcs11Pool.Options do
   defp check_login!(%{type: :token, pin: nil, protected_authentication_path: false}) do
     raise ArgumentError,
           "required :pin option not found: a pool of type :token needs " <>
-            PinSource.expected() <> ", or protected_authentication_path: true for a PIN pad"
+            Pin.Source.expected() <> ", or protected_authentication_path: true for a PIN pad"
   end
 
   defp check_login!(%{user: :so, read_only: true}) do
@@ -417,7 +418,7 @@ defmodule Pkcs11Pool.Options do
         |> Map.from_struct()
         |> Map.update!(
           :pin,
-          &if(&1, do: &1 |> Options.reveal() |> Pkcs11Pool.PinSource.describe())
+          &if(&1, do: &1 |> Options.reveal() |> Pkcs11Pool.Pin.Source.describe())
         )
         |> Map.update!(:module_env, &if(&1, do: &1 |> Options.reveal() |> Map.keys()))
         |> Map.update!(:module_args, &if(&1, do: :withheld))

@@ -6,20 +6,8 @@ defmodule Pkcs11Pool.PoolServer do
 
   require Logger
 
-  alias Pkcs11Pool.{
-    Call,
-    Error,
-    Native,
-    NativeLibrary,
-    Notices,
-    Options,
-    PinProcess,
-    PinSource,
-    Registry,
-    Runner,
-    Slots,
-    Telemetry
-  }
+  alias Pkcs11Pool.PoolServer.Notices
+  alias Pkcs11Pool.{Call, Error, Native, Options, Pin, Registry, Runner, Slots, Telemetry}
 
   # How often surplus sessions and hung calls are looked for, at most and at least, in ms.
   @tick 50..1_000
@@ -56,7 +44,7 @@ defmodule Pkcs11Pool.PoolServer do
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    case NativeLibrary.call(fn -> Native.pool_start(native(options)) end) do
+    case Native.Library.call(fn -> Native.pool_start(native(options)) end) do
       {:ok, pool, executor, down} -> register(options, pool, executor, down)
       {:error, native} -> {:stop, Error.from_native(native, options.name)}
     end
@@ -151,7 +139,7 @@ defmodule Pkcs11Pool.PoolServer do
       when is_map_key(asking, monitor) do
     {{attempt, started}, asking} = Map.pop!(asking, monitor)
 
-    case PinProcess.outcome(reason, started, state.options.pin_timeout) do
+    case Pin.Process.outcome(reason, started, state.options.pin_timeout) do
       {:done, :ok} ->
         :ok
 
@@ -159,7 +147,7 @@ defmodule Pkcs11Pool.PoolServer do
         Native.provide_pin(state.pool, attempt, no_pin(details))
 
       _not_handed_over ->
-        details = PinSource.details(:not_handed_over)
+        details = Pin.Source.details(:not_handed_over)
         Native.provide_pin(state.pool, attempt, no_pin(details))
     end
 
@@ -265,12 +253,12 @@ defmodule Pkcs11Pool.PoolServer do
 
   defp ask_pin(%{options: options, pool: pool} = state, attempt) do
     {_pid, monitor} =
-      PinProcess.start([Options.reveal(options.pin)], options.pin_timeout, fn
+      Pin.Process.start([Options.reveal(options.pin)], options.pin_timeout, fn
         {:ok, [pin]} -> Native.provide_pin(pool, attempt, {:ok, pin})
-        {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(PinSource.details(reason)))
+        {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(Pin.Source.details(reason)))
       end)
 
-    put_in(state.asking[monitor], {attempt, PinProcess.now()})
+    put_in(state.asking[monitor], {attempt, Pin.Process.now()})
   end
 
   defp no_pin(details) do

@@ -32,7 +32,8 @@ defmodule Pkcs11Pool.Template do
   expected; values are never shown, only their shape.
   """
 
-  alias Pkcs11Pool.{Mechanism, Suggestion}
+  alias Pkcs11Pool.Argument.Suggestion
+  alias Pkcs11Pool.Mechanism
   alias Pkcs11Pool.Table.{Attributes, Constants, Curves}
 
   @type name :: atom | {:vendor, non_neg_integer}

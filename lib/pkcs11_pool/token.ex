@@ -31,7 +31,8 @@ defmodule Pkcs11Pool.Token do
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
-  alias Pkcs11Pool.{Error, Information, Native, NativeLibrary, Options, PinProcess, PinSource}
+  alias Pkcs11Pool.Token.Information
+  alias Pkcs11Pool.{Error, Native, Options, Pin}
 
   @typedoc "Major and minor."
   @type version :: {0..255, 0..255}
@@ -158,7 +159,7 @@ defmodule Pkcs11Pool.Token do
 
     place = opts |> module() |> Map.put(:timeout, timeout)
 
-    case NativeLibrary.call(fn -> Native.read_module(place) end) do
+    case Native.Library.call(fn -> Native.read_module(place) end) do
       {:ok, listing} ->
         {:ok, Information.module(listing)}
 
@@ -179,7 +180,7 @@ defmodule Pkcs11Pool.Token do
 
   Calls `C_InitToken`.
   """
-  @spec init([option], String.t(), PinSource.t()) :: :ok | {:error, Error.t()}
+  @spec init([option], String.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
   def init(opts, label, so_pin_source) do
     unless is_binary(label) and String.valid?(label) and byte_size(label) <= 32 do
       # Without the value: it may be a PIN in the wrong place.
@@ -194,7 +195,7 @@ defmodule Pkcs11Pool.Token do
 
   Calls `C_OpenSession`, `C_Login`, `C_InitPIN`, `C_Logout`, `C_CloseSession`.
   """
-  @spec init_pin([option], PinSource.t(), PinSource.t()) :: :ok | {:error, Error.t()}
+  @spec init_pin([option], Pin.Source.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
   def init_pin(opts, so_pin_source, pin_source) do
     run(opts, [so_pin_source, pin_source], fn _opts, [so_pin, pin] -> {:init_pin, so_pin, pin} end)
   end
@@ -204,7 +205,7 @@ defmodule Pkcs11Pool.Token do
 
   Calls `C_OpenSession`, `C_SetPIN`, `C_CloseSession`, and for the security officer's `C_Login` and `C_Logout`.
   """
-  @spec set_pin([option], PinSource.t(), PinSource.t()) :: :ok | {:error, Error.t()}
+  @spec set_pin([option], Pin.Source.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
   def set_pin(opts, old_source, new_source) do
     run(opts, [old_source, new_source], fn opts, [old, new] ->
       {:set_pin, Options.user_type(opts.user), old, new}
@@ -223,10 +224,10 @@ defmodule Pkcs11Pool.Token do
     sources = Enum.flat_map(sources, &source!/1)
 
     provision = fn pins ->
-      NativeLibrary.call(fn -> Native.provision(place, what.(opts, pins)) end)
+      Native.Library.call(fn -> Native.provision(place, what.(opts, pins)) end)
     end
 
-    case PinProcess.run(nil, sources, opts.pin_timeout, provision) do
+    case Pin.Process.run(nil, sources, opts.pin_timeout, provision) do
       :ok -> :ok
       {:error, %Error{} = error} -> {:error, error}
       {:error, native} -> {:error, Error.from_native(native, nil)}
@@ -240,7 +241,7 @@ defmodule Pkcs11Pool.Token do
   end
 
   defp source!(nil),
-    do: raise(ArgumentError, "expected a PIN source: " <> PinSource.expected())
+    do: raise(ArgumentError, "expected a PIN source: " <> Pin.Source.expected())
 
   defp source!(source), do: Options.pin_sources!(source)
 end

@@ -1,7 +1,8 @@
 defmodule Pkcs11Pool.KeyTest do
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.{Key, Object}
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.Object
 
   @private {0x0, {:ulong, 3}}
   @public {0x0, {:ulong, 2}}

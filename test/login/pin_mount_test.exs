@@ -57,9 +57,9 @@ defmodule Pkcs11Pool.PinMountTest do
         ] do
       full = Path.join(dir, path)
       source = if options == [], do: {:file, full}, else: {:file, full, options}
-      {:ok, normalized} = Pkcs11Pool.PinSource.normalize(source)
+      {:ok, normalized} = Pkcs11Pool.Pin.Source.normalize(source)
 
-      case Pkcs11Pool.PinSource.fetch(normalized) do
+      case Pkcs11Pool.Pin.Source.fetch(normalized) do
         {:ok, "hunter2"} -> {path, options, :taken}
         {:error, {reason, ^full}} -> {path, options, reason}
       end

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.PinProcessTest do
   # What is done with a PIN may fail in any way: the caller hears of it, and nobody hears the PIN.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.{Error, Native, PinProcess}
+  alias Pkcs11Pool.{Error, Native, Pin}
   alias Pkcs11Pool.Test.{Poll, SoftHSM}
 
   defp pin, do: "pin" <> Base.encode32(:crypto.strong_rand_bytes(10), padding: false)
@@ -44,7 +44,7 @@ defmodule Pkcs11Pool.PinProcessTest do
       logged =
         logged(fn ->
           assert {:error, %Error{reason: :interrupted, executed: :unknown, pool: :some} = error} =
-                   PinProcess.run(:some, [fun: fn -> pin end], 30_000, fn [pin] ->
+                   Pin.Process.run(:some, [fun: fn -> pin end], 30_000, fn [pin] ->
                      send(test, {:held, self()})
                      unquote(fails).(pin)
                    end)
@@ -63,11 +63,11 @@ defmodule Pkcs11Pool.PinProcessTest do
     pin = pin()
 
     {_pid, monitor} =
-      PinProcess.start([fun: fn -> pin end], 30_000, fn {:ok, [pin]} -> raise pin end)
+      Pin.Process.start([fun: fn -> pin end], 30_000, fn {:ok, [pin]} -> raise pin end)
 
     assert_receive {:DOWN, ^monitor, :process, _pid, reason}
     refute inspect(reason, structs: false) =~ pin
-    assert PinProcess.outcome(reason, PinProcess.now(), 30_000) == :failed
+    assert Pin.Process.outcome(reason, Pin.Process.now(), 30_000) == :failed
   end
 
   test "the end of a process that the source is linked to is no result" do
@@ -78,7 +78,7 @@ defmodule Pkcs11Pool.PinProcessTest do
     end
 
     assert {:error, %Error{reason: :pin_source_failed}} =
-             PinProcess.run(:some, [fun: source], 30_000, fn _pins -> :ok end)
+             Pin.Process.run(:some, [fun: source], 30_000, fn _pins -> :ok end)
   end
 
   test "a source whose name is not UTF-8 is told so that everybody can read it" do

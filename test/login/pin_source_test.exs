@@ -1,7 +1,7 @@
 defmodule Pkcs11Pool.PinSourceTest do
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.PinSource
+  alias Pkcs11Pool.Pin
 
   defmodule Secrets do
     def pin(pin), do: {:ok, pin}
@@ -9,8 +9,8 @@ defmodule Pkcs11Pool.PinSourceTest do
   end
 
   defp fetch(source) do
-    assert {:ok, normalized} = PinSource.normalize(source)
-    PinSource.fetch(normalized)
+    assert {:ok, normalized} = Pin.Source.normalize(source)
+    Pin.Source.fetch(normalized)
   end
 
   defp file(content, mode) do
@@ -50,17 +50,17 @@ defmodule Pkcs11Pool.PinSourceTest do
           {{NoSuch.Module, :pin, []}, {:undefined_function, "NoSuch.Module.pin/0"}}
         ] do
       assert fetch(source) == {:error, reason}
-      refute PinSource.explain(reason) =~ "hunter2"
+      refute Pin.Source.explain(reason) =~ "hunter2"
     end
   end
 
   test "an atom that says why there is no PIN is told" do
     assert fetch(fn -> {:error, :cancelled} end) == {:error, {:refused, :cancelled}}
 
-    assert PinSource.details({:refused, :cancelled}) ==
+    assert Pin.Source.details({:refused, :cancelled}) ==
              %{cause: "it returned {:error, :cancelled}", source_reason: :cancelled}
 
-    assert PinSource.details(:refused) ==
+    assert Pin.Source.details(:refused) ==
              %{cause: "it returned {:error, reason} (the reason is withheld)"}
   end
 
@@ -98,8 +98,8 @@ defmodule Pkcs11Pool.PinSourceTest do
     for mode <- [0o640, 0o604, 0o644, 0o440, 0o444] do
       path = file("1234", mode)
       assert fetch({:file, path}) == {:error, {:file_mode, path}}
-      assert PinSource.explain({:file_mode, path}) =~ "chmod 600"
-      assert PinSource.explain({:file_mode, path}) =~ "mode: :any"
+      assert Pin.Source.explain({:file_mode, path}) =~ "chmod 600"
+      assert Pin.Source.explain({:file_mode, path}) =~ "mode: :any"
       assert fetch({:file, path, mode: :any}) == {:ok, "1234"}
     end
   end
@@ -109,7 +109,7 @@ defmodule Pkcs11Pool.PinSourceTest do
       path = file("1234", mode)
       assert fetch({:file, path}) == {:error, {:file_writable, path}}
       assert fetch({:file, path, mode: :any}) == {:error, {:file_writable, path}}
-      assert PinSource.explain({:file_writable, path}) =~ "may be written by group or others"
+      assert Pin.Source.explain({:file_writable, path}) =~ "may be written by group or others"
     end
   end
 
@@ -161,7 +161,7 @@ defmodule Pkcs11Pool.PinSourceTest do
   test "a file that is missing, a folder or huge is told" do
     missing = Path.join(System.tmp_dir!(), "no-such-pin-#{System.unique_integer([:positive])}")
     assert fetch({:file, missing}) == {:error, {:file, missing, :enoent}}
-    assert PinSource.explain({:file, missing, :enoent}) =~ "no such file"
+    assert Pin.Source.explain({:file, missing, :enoent}) =~ "no such file"
 
     folder = System.tmp_dir!()
     assert fetch({:file, folder}) == {:error, {:file, folder, :not_regular}}
@@ -198,15 +198,15 @@ defmodule Pkcs11Pool.PinSourceTest do
           {:file, "a\0b", mode: :any},
           {:vault, "x"}
         ] do
-      assert PinSource.normalize(bad) == :error
+      assert Pin.Source.normalize(bad) == :error
     end
   end
 
   test "a source's description leaves its arguments out" do
-    assert PinSource.describe({:mfa, {Secrets, :pin, ["hunter2"]}}) ==
+    assert Pin.Source.describe({:mfa, {Secrets, :pin, ["hunter2"]}}) ==
              "Pkcs11Pool.PinSourceTest.Secrets.pin/1"
 
-    assert PinSource.describe({:fun, fn -> "hunter2" end}) == "a function"
-    assert PinSource.describe({:env, "PIN"}) == "{:env, \"PIN\"}"
+    assert Pin.Source.describe({:fun, fn -> "hunter2" end}) == "a function"
+    assert Pin.Source.describe({:env, "PIN"}) == "{:env, \"PIN\"}"
   end
 end

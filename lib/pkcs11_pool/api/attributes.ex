@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.API.Attributes do
   @moduledoc false
   # The attributes of an object, read from the token, and the public key that they tell.
 
-  alias Pkcs11Pool.{Call, Error, Key, Object, Options, PublicKey, Template}
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.{Call, Error, Object, Options, PublicKey, Template}
 
   @doc """
   Reads attributes of an object, by their names. `class` is the class of the object unless the key names one itself.

@@ -2,10 +2,11 @@ defmodule Pkcs11Pool.API.Cipher do
   @moduledoc false
   # Encryption and decryption, of one or of a list of data.
 
-  import Pkcs11Pool.Data, only: [binary!: 2]
+  import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.API.KeyOperation
-  alias Pkcs11Pool.{Batch, Error, Mechanism, Options}
+  alias Pkcs11Pool.Call.Batch
+  alias Pkcs11Pool.{Error, Mechanism, Options}
 
   @doc """
   Encrypts data.

@@ -2,9 +2,10 @@ defmodule Pkcs11Pool.API.Digest do
   @moduledoc false
   # Digests that the token computes.
 
-  import Pkcs11Pool.Data, only: [binary!: 2]
+  import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
-  alias Pkcs11Pool.{Call, Error, Key, Mechanism, Options}
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.{Call, Error, Mechanism, Options}
 
   @doc """
   The digest of data.

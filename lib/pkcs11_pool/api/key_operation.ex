@@ -2,7 +2,9 @@ defmodule Pkcs11Pool.API.KeyOperation do
   @moduledoc false
   # An operation of one key with one mechanism, on one input or on a list of them.
 
-  alias Pkcs11Pool.{Batch, Call, Error, Key, Mechanism, Options}
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.Call.Batch
+  alias Pkcs11Pool.{Call, Error, Mechanism, Options}
 
   @doc """
   Signs, verifies, encrypts or decrypts.

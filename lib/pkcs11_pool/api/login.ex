@@ -2,12 +2,12 @@ defmodule Pkcs11Pool.API.Login do
   @moduledoc false
   # Logins and logouts that a caller asks for.
 
-  alias Pkcs11Pool.{Call, Error, Lease, Native, Options, PinProcess, PinSource, Registry}
+  alias Pkcs11Pool.{Call, Error, Lease, Native, Options, Pin, Registry}
 
   @doc """
   Logs in with the PIN of this source.
   """
-  @spec login(Pkcs11Pool.pool(), PinSource.t() | nil, keyword) :: :ok | {:error, Error.t()}
+  @spec login(Pkcs11Pool.pool(), Pin.Source.t() | nil, keyword) :: :ok | {:error, Error.t()}
   def login(pool, pin_source, opts) do
     pool = Lease.pool_name(pool)
     opts = Options.call!(opts, [:force])
@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.API.Login do
 
     with {:ok, entry} <- fetch_with_login(pool) do
       unless sources != [] or entry.protected_authentication_path,
-        do: raise(ArgumentError, "expected a PIN source: " <> PinSource.expected())
+        do: raise(ArgumentError, "expected a PIN source: " <> Pin.Source.expected())
 
       opts = without_wait_for_own_session(opts, pool, entry)
 
@@ -25,7 +25,7 @@ defmodule Pkcs11Pool.API.Login do
 
       # The span is around the process that has the PIN: nobody's telemetry handlers run in that process.
       Call.within_span(pool, :login, opts, fn ->
-        PinProcess.run(pool, sources, entry.pin_timeout, log_in)
+        Pin.Process.run(pool, sources, entry.pin_timeout, log_in)
       end)
     end
   end

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.API.Objects do
   @moduledoc false
   # Keys and other objects: made, found and destroyed.
 
-  alias Pkcs11Pool.{Call, Error, Key, Lease, Mechanism, Object, Options, Registry, Template}
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.{Call, Error, Lease, Mechanism, Object, Options, Registry, Template}
 
   @most_found 10_000
   @token Template.name!(:token)

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.API.Pool do
   @moduledoc false
   # What `Pkcs11Pool` does with a pool as a whole: starts it, says how it is, changes its size, drains it, reloads its module.
 
-  alias Pkcs11Pool.{Call, Error, Lease, Native, Options, Ready, Registry}
+  alias Pkcs11Pool.Call.AwaitReady
+  alias Pkcs11Pool.{Call, Error, Lease, Native, Options, Registry}
 
   # The default of :queue_timeout of a reload, in ms. It is shorter than that of a call, so that no call fails when a reload is given up.
   @reload_wait 3_000
@@ -22,7 +23,7 @@ defmodule Pkcs11Pool.API.Pool do
   end
 
   defp await_strictly(supervisor, options) do
-    with {:error, error} <- Ready.await(options.name, start_timeout(options), :fail) do
+    with {:error, error} <- AwaitReady.await(options.name, start_timeout(options), :fail) do
       stop(supervisor)
       {:error, error}
     else

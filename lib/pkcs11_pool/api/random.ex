@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.API.Random do
   @moduledoc false
   # The token's random generator.
 
-  import Pkcs11Pool.Data, only: [binary!: 2]
+  import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.{Call, Error, Options}
 

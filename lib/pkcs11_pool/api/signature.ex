@@ -3,10 +3,11 @@ defmodule Pkcs11Pool.API.Signature do
   # Signatures, made and checked, of one or of a list of data. ECDSA signatures are the caller's in the raw form or in DER, and always raw on the
   # token's side.
 
-  import Pkcs11Pool.Data, only: [binary!: 2]
+  import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.API.{Attributes, KeyOperation}
-  alias Pkcs11Pool.{Batch, Call, EcdsaSignature, Error, Mechanism, Options, PublicKey}
+  alias Pkcs11Pool.Call.Batch
+  alias Pkcs11Pool.{Call, EcdsaSignature, Error, Mechanism, Options, PublicKey}
 
   @doc """
   Signs data.

@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.Error.Text do
   # The one place where the messages of errors are made. Details are read with care, since a message
   # must never raise; and what is not known to be harmless is not shown.
 
-  alias Pkcs11Pool.{PinSource, ReturnCode}
+  alias Pkcs11Pool.{Pin, ReturnCode}
 
   # The text: "pool NAME: what happened (the code; how long; the pool). What to change."
 
@@ -162,12 +162,12 @@ defmodule Pkcs11Pool.Error.Text do
   end
 
   defp explain(:pin_source_failed, details, %{pool: nil}) do
-    {"a PIN source gave no PIN: #{PinSource.explain(details[:cause])}",
+    {"a PIN source gave no PIN: #{Pin.Source.explain(details[:cause])}",
      "Nothing was tried, and nothing is blocked"}
   end
 
   defp explain(:pin_source_failed, details, _error) do
-    {"the :pin source gave no PIN: #{PinSource.explain(details[:cause])}",
+    {"the :pin source gave no PIN: #{Pin.Source.explain(details[:cause])}",
      "No login was tried, and nothing is blocked"}
   end
 

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   @moduledoc false
   # The parameters of mechanisms: which kind a mechanism takes, and how they are checked and encoded.
 
-  alias Pkcs11Pool.Suggestion
+  alias Pkcs11Pool.Argument.Suggestion
   alias Pkcs11Pool.Table.Constants
 
   @typedoc """

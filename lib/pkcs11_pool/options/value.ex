@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.Options.Value do
   @moduledoc false
   # The check of one option by itself, with messages in NimbleOptions' words.
 
-  alias Pkcs11Pool.{PinSource, Profile, ReturnCode, Suggestion}
+  alias Pkcs11Pool.Argument.Suggestion
+  alias Pkcs11Pool.{Pin, Profile, ReturnCode}
 
   # Two of them added up are still a timeout that `receive` takes.
   @longest_ms 0x7FFFFFFF
@@ -92,17 +93,17 @@ defmodule Pkcs11Pool.Options.Value do
   def validate!(:type, type), do: one_of!(:type, type, [:hsm, :cloud_hsm, :token, :soft_hsm])
 
   def validate!(:pin, source) do
-    case PinSource.normalize(source) do
+    case Pin.Source.normalize(source) do
       {:ok, normalized} ->
         normalized
 
       :error when is_binary(source) ->
         raise ArgumentError,
               "invalid value for :pin option: a PIN must not be given as a string, since it would " <>
-                "sit in the supervisor's state; expected " <> PinSource.expected()
+                "sit in the supervisor's state; expected " <> Pin.Source.expected()
 
       :error ->
-        invalid!(:pin, PinSource.expected())
+        invalid!(:pin, Pin.Source.expected())
     end
   end
 

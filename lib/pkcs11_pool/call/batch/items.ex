@@ -1,8 +1,8 @@
-defmodule Pkcs11Pool.Batch.Items do
+defmodule Pkcs11Pool.Call.Batch.Items do
   @moduledoc false
   # The items of a batch, each with its encoded mechanism: checked all of them, before any of them runs.
 
-  import Pkcs11Pool.Data, only: [binary!: 2]
+  import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.Mechanism
 

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Notices do
+defmodule Pkcs11Pool.PoolServer.Notices do
   @moduledoc false
   # What the native side tells a pool's server that concerns the outside only: it becomes events and lines of the log.
 

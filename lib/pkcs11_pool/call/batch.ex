@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Batch do
+defmodule Pkcs11Pool.Call.Batch do
   @moduledoc false
   # Many items with one key in one call. They are cut into slices, each an operation of the pool's queue with its own two deadlines. So many
   # are under way at once as the pool has sessions, and each that is answered makes room for the next: they run in parallel, and whoever calls
@@ -10,8 +10,9 @@ defmodule Pkcs11Pool.Batch do
   # What befalls a slice as a whole, such as a time-out, is the answer of each of its items. If it never started, the items that wait would not
   # fare better, and get the same answer: a pool that is stuck keeps its caller no longer than for one operation.
 
-  alias Pkcs11Pool.{Call, Error, Key, Native, Options, Telemetry}
-  alias Pkcs11Pool.Batch.Items
+  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.{Call, Error, Native, Options, Telemetry}
+  alias Pkcs11Pool.Call.Batch.Items
 
   @most_items 64
   @most_bytes 64 * 1024

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Information do
+defmodule Pkcs11Pool.Token.Information do
   @moduledoc false
   # What modules, slots and tokens say of themselves, from the native side's maps: flags get their names, times become DateTimes,
   # errors exceptions.

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.PinSource do
+defmodule Pkcs11Pool.Pin.Source do
   @moduledoc false
   # Where a PIN comes from. The PIN itself is never part of a source's description or of an error.
 

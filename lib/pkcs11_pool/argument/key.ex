@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Key do
+defmodule Pkcs11Pool.Argument.Key do
   @moduledoc false
   # A call's `key` argument, as the native side takes it.
 

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Ready do
+defmodule Pkcs11Pool.Call.AwaitReady do
   @moduledoc false
   # Waits until a pool has a session, logged in where it logs in. It looks again while the pool is down, and where there was no place to wait in.
 

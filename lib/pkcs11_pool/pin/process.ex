@@ -1,9 +1,9 @@
-defmodule Pkcs11Pool.PinProcess do
+defmodule Pkcs11Pool.Pin.Process do
   @moduledoc false
   # A process that asks PIN sources, and does one thing with the PINs: no other process of the VM ever holds them. It is `:sensitive`: neither
   # a trace nor `Process.info/2` shows what it has. It ends with its task, or is killed when a source has not answered in time.
 
-  alias Pkcs11Pool.{Error, PinSource}
+  alias Pkcs11Pool.{Error, Pin}
 
   @failed "what was to be done with the PIN raised, threw or exited (what it said is withheld, as it may hold the PIN)"
 
@@ -12,9 +12,9 @@ defmodule Pkcs11Pool.PinProcess do
   gave none. The process ends with a reason that `outcome/3` reads.
   """
   @spec start(
-          [PinSource.normalized()],
+          [Pin.Source.normalized()],
           pos_integer,
-          ({:ok, [binary]} | {:error, PinSource.reason()} -> term)
+          ({:ok, [binary]} | {:error, Pin.Source.reason()} -> term)
         ) :: {pid, reference}
   def start(sources, timeout, fun) do
     Process.spawn(
@@ -36,7 +36,7 @@ defmodule Pkcs11Pool.PinProcess do
   @doc """
   The same, and waits for it: what `fun` returned, or the error of the pool of this name.
   """
-  @spec run(pool :: term, [PinSource.normalized()], pos_integer, ([binary] -> result)) ::
+  @spec run(pool :: term, [Pin.Source.normalized()], pos_integer, ([binary] -> result)) ::
           result | {:error, Error.t()}
         when result: term
   def run(pool, sources, timeout, fun) do
@@ -45,7 +45,7 @@ defmodule Pkcs11Pool.PinProcess do
     {pid, monitor} =
       start(sources, timeout, fn
         {:ok, pins} -> {:done, fun.(pins)}
-        {:error, reason} -> {:no_pin, PinSource.details(reason)}
+        {:error, reason} -> {:no_pin, Pin.Source.details(reason)}
       end)
 
     receive do
@@ -67,11 +67,11 @@ defmodule Pkcs11Pool.PinProcess do
   an error says about that.
   """
   @spec outcome(reason :: term, started :: integer, timeout :: pos_integer) ::
-          {:done, term} | :failed | {:no_pin, PinSource.details()}
+          {:done, term} | :failed | {:no_pin, Pin.Source.details()}
   def outcome({:shutdown, {__MODULE__, outcome}}, _started, _timeout), do: outcome
 
   def outcome(_killed, started, timeout) do
-    {:no_pin, PinSource.details(if now() - started >= timeout, do: :timeout, else: :killed)}
+    {:no_pin, Pin.Source.details(if now() - started >= timeout, do: :timeout, else: :killed)}
   end
 
   @doc """
@@ -85,7 +85,7 @@ defmodule Pkcs11Pool.PinProcess do
   defp fetch([source | sources], timeout, pins) do
     # Whoever waits for this process may die, and nobody else would end a source that hangs.
     {:ok, timer} = :timer.kill_after(timeout)
-    answer = PinSource.fetch(source)
+    answer = Pin.Source.fetch(source)
     {:ok, :cancel} = :timer.cancel(timer)
     with {:ok, pin} <- answer, do: fetch(sources, timeout, [pin | pins])
   end

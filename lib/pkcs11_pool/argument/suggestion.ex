@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Suggestion do
+defmodule Pkcs11Pool.Argument.Suggestion do
   @moduledoc false
   # "Did you mean ...?" for a misspelt name.
 

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.NativeLibrary do
+defmodule Pkcs11Pool.Native.Library do
   @moduledoc false
   # For the calls of `Pkcs11Pool.Native` that need no pool, and may so be made where the native library could not be loaded. The VM raises then, with
   # their arguments in the stack trace, and these may be secret.

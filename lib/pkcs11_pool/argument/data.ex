@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Data do
+defmodule Pkcs11Pool.Argument.Data do
   @moduledoc false
   # A call's data, as the native side takes it.
 
