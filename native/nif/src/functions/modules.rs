@@ -1,0 +1,42 @@
+//! Functions on modules, tokens and PIN files, without a pool.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustler::{Binary, Encoder, Env, Term};
+
+use crate::args::{Arg, answer};
+use crate::{atoms, decode, encode, error, information};
+
+/// The PIN in a file: `{:ok, bytes, readers}` or `{:error, why}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn read_pin_file<'a>(env: Env<'a>, path: Arg<'a, Binary<'a>>, any: Arg<'a, bool>) -> Term<'a> {
+    answer(env, || Ok(encode::pin_file(env, token::read_pin_file(Path::new(OsStr::from_bytes(&path.get()?)), any.get()?))))
+}
+
+/// Makes a token, or sets a PIN: `:ok` or `{:error, error}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn provision<'a>(env: Env<'a>, place: Arg<'a, decode::Place<'a>>, what: Term<'a>) -> Term<'a> {
+    answer(env, || {
+        let (place, what) = (place.get()?, decode::provision(what)?);
+        Ok(match token::provision(&place.module, &place.config(), &place.selector()?, &what, place.force) {
+            Ok(()) => atoms::ok().encode(env),
+            Err(error) => (atoms::error(), error::error(env, &error)).encode(env),
+        })
+    })
+}
+
+/// What a module says of itself, its slots and tokens: `{:ok, map}`, `{:error, error}`, or `:timeout`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn read_module<'a>(env: Env<'a>, place: Arg<'a, decode::ModulePlace>) -> Term<'a> {
+    answer(env, || {
+        let place = place.get()?;
+        Ok(match token::report(place.module.clone(), place.config(), Duration::from_millis(place.timeout)) {
+            Some(Ok(report)) => (atoms::ok(), information::module(env, &report)).encode(env),
+            Some(Err(error)) => (atoms::error(), error::error(env, &error)).encode(env),
+            None => atoms::timeout().encode(env),
+        })
+    })
+}
