@@ -12,14 +12,8 @@ defmodule Pkcs11Pool.Call do
   # An operation that cannot be abandoned any more has been answered: its message is waited for, so
   # that none is ever left over.
 
-  alias Pkcs11Pool.{Error, Lease, Native, Options, Registry, Telemetry}
-
-  @of_mechanism [
-    :mechanism_invalid,
-    :mechanism_param_invalid,
-    :arguments_bad,
-    :key_type_inconsistent
-  ]
+  alias Pkcs11Pool.Call.{Deadlines, Errors, Span}
+  alias Pkcs11Pool.{Error, Lease, Native, Options, Registry}
 
   @doc """
   Runs a request of the native side on a pool, or on the lease that the caller has there.
@@ -27,7 +21,7 @@ defmodule Pkcs11Pool.Call do
   @spec run(pool :: term, operation :: atom, mechanism :: term, request :: term, Options.call()) ::
           :ok | {:ok, term} | {:error, Error.t()}
   def run(pool, operation, mechanism, request, opts) do
-    span = span(pool, operation, mechanism, opts)
+    span = Span.start(pool, operation, mechanism, opts)
 
     {result, ticket} =
       case place(pool, opts) do
@@ -35,8 +29,8 @@ defmodule Pkcs11Pool.Call do
         {:error, error} -> {{:error, error}, nil}
       end
 
-    result = with_mechanism(result, mechanism)
-    if span, do: stop(span, result, ticket, operation)
+    result = Errors.with_mechanism(result, mechanism)
+    Span.stop(span, result, ticket, operation)
     result
   end
 
@@ -50,7 +44,7 @@ defmodule Pkcs11Pool.Call do
   def place(%Lease{entry: %{queue_timeout: _, operation_timeout: _} = entry} = lease, opts),
     do: {:ok, {lease.pool, timeouts(entry, opts), lease}}
 
-  # Made by hand.
+  # A lease that was made by hand.
   def place(%Lease{} = lease, _opts) do
     with :ok <- Lease.check(lease),
          do: {:error, Error.new(:lease_ended, pool: lease.pool, executed: false)}
@@ -71,30 +65,30 @@ defmodule Pkcs11Pool.Call do
   """
   @spec attempt(place, request :: term) ::
           {:ok | {:ok, term} | {:error, Error.t()}, Native.ticket() | Native.timing()}
-  def attempt({name, entry, nil}, request), do: entry |> await(request) |> explained(name, entry)
+  def attempt({name, entry, nil}, request), do: entry |> await(request) |> with_error(name, entry)
 
   def attempt({name, entry, lease}, request) do
     case Lease.check(lease) do
       :ok ->
-        # What runs on it is the holder's alone: nothing else can be in the way.
+        # The session is the holder's alone: nothing else can be in the way.
         entry = %{entry | queue_timeout: :infinity}
-        entry |> await_within(lease, request) |> explained(name, entry)
+        entry |> await_within(lease, request) |> with_error(name, entry)
 
       {:error, error} ->
         {{:error, error}, nil}
     end
   end
 
-  defp explained({{:error, error}, ticket}, name, entry),
-    do: {{:error, error(error, name, entry)}, ticket}
+  defp with_error({{:error, error}, ticket}, name, entry),
+    do: {{:error, Errors.new(error, name, entry)}, ticket}
 
-  defp explained(done, _name, _entry), do: done
+  defp with_error(done, _name, _entry), do: done
 
   @doc """
-  Takes a session of the pool for the calling process.
+  Takes a session of the pool for the calling process. With the lease comes the pool server, which is told when the lease expires.
   """
   @spec lease(name :: term, Options.call()) ::
-          {:ok, Lease.t(), Native.ticket()} | {:error, Error.t()}
+          {:ok, Lease.t(), server :: pid, Native.ticket()} | {:error, Error.t()}
   def lease(name, opts) do
     case Registry.fetch(name) do
       {:ok, server, entry} ->
@@ -102,31 +96,17 @@ defmodule Pkcs11Pool.Call do
 
         case await_lease(entry) do
           {:ok, native, ticket} ->
-            if entry.lease_timeout != :infinity,
-              do: Native.expire_lease(native, server, place(), entry.lease_timeout)
-
-            {:ok, %Lease{pool: name, holder: self(), native: native, entry: entry}, ticket}
+            lease = %Lease{pool: name, holder: self(), native: native, entry: entry}
+            {:ok, lease, server, ticket}
 
           {:error, error} ->
-            {:error, error(error, name, entry)}
+            {:error, Errors.new(error, name, entry)}
         end
 
       {:error, error} ->
         {:error, error}
     end
   end
-
-  @doc """
-  A result with the mechanism in the error of a token that does not have or take it: it does not say which.
-  """
-  @spec with_mechanism(result, mechanism :: term) :: result when result: term
-  def with_mechanism({:error, %Error{reason: reason} = error}, mechanism)
-      when reason in @of_mechanism and mechanism != nil do
-    error = %{error | message: nil, details: Map.put(error.details, :mechanism, mechanism)}
-    {:error, %{error | message: Exception.message(error)}}
-  end
-
-  def with_mechanism(result, _mechanism), do: result
 
   @doc """
   Submits what is no operation of the queue (a login, a logout) with `submit.(native pool, tag, queue_timeout)`, and waits for its answer.
@@ -143,39 +123,11 @@ defmodule Pkcs11Pool.Call do
         entry = timeouts(entry, opts)
 
         with {:error, error} <- await_submitted(entry, submit),
-             do: {:error, error(error, name, entry)}
+             do: {:error, Errors.new(error, name, entry)}
 
       {:error, error} ->
         {:error, error}
     end
-  end
-
-  @doc """
-  Runs a function within the span of a call, in the calling process, which is that of the events.
-  """
-  @spec within_span(name :: term, operation :: atom, Options.call(), (() -> result)) :: result
-        when result: :ok | {:error, Error.t()}
-  def within_span(name, operation, opts, fun) do
-    span = span(name, operation, nil, opts)
-    result = fun.()
-    Telemetry.stop(span, result)
-    result
-  end
-
-  # Where a lease was taken: the first function that is none of ours.
-  defp place do
-    {:current_stacktrace, stack} = Process.info(self(), :current_stacktrace)
-
-    case Enum.find(stack, fn {module, _function, _arity, _location} -> not ours?(module) end) do
-      nil -> "an unknown place"
-      entry -> Exception.format_stacktrace_entry(entry)
-    end
-  end
-
-  # By name: to mention the modules that call this one would make a cycle.
-  defp ours?(module) do
-    module in [Process, __MODULE__] or
-      Atom.to_string(module) in ["Elixir.Pkcs11Pool", "Elixir.Pkcs11Pool.API.WithSession"]
   end
 
   defp timeouts(entry, %{queue_timeout: nil, operation_timeout: nil}), do: entry
@@ -197,8 +149,8 @@ defmodule Pkcs11Pool.Call do
       receive do
         {^unquote(ref), result} -> result
       after
-        first_look(unquote(entry)) ->
-          late(unquote(ticket), unquote(ref), unquote(started), unquote(entry))
+        Deadlines.first_check(unquote(entry)) ->
+          check_deadlines(unquote(ticket), unquote(ref), unquote(started), unquote(entry))
       end
     end
   end
@@ -213,10 +165,10 @@ defmodule Pkcs11Pool.Call do
   defp await(entry, request), do: submitted(entry, request)
 
   defp run_here(entry, request) do
-    started = now()
+    started = Deadlines.now()
     ref = make_ref()
 
-    case Native.run_here(entry.native, ref, request, finite(entry.queue_timeout)) do
+    case Native.run_here(entry.native, ref, request, or_nil(entry.queue_timeout)) do
       {:done, result, timing} ->
         {result, timing}
 
@@ -229,10 +181,10 @@ defmodule Pkcs11Pool.Call do
   end
 
   defp submitted(entry, request) do
-    started = now()
+    started = Deadlines.now()
     ref = make_ref()
 
-    case Native.submit(entry.native, ref, request, finite(entry.queue_timeout)) do
+    case Native.submit(entry.native, ref, request, or_nil(entry.queue_timeout)) do
       {:error, _error} = refused ->
         {refused, nil}
 
@@ -242,7 +194,7 @@ defmodule Pkcs11Pool.Call do
   end
 
   defp await_within(entry, lease, request) do
-    started = now()
+    started = Deadlines.now()
     ref = make_ref()
 
     case Native.submit_within(entry.native, lease.native, ref, request) do
@@ -255,10 +207,10 @@ defmodule Pkcs11Pool.Call do
   end
 
   defp await_lease(entry) do
-    started = now()
+    started = Deadlines.now()
     ref = make_ref()
 
-    case Native.submit_lease(entry.native, ref, finite(entry.queue_timeout)) do
+    case Native.submit_lease(entry.native, ref, or_nil(entry.queue_timeout)) do
       {:error, _error} = refused ->
         refused
 
@@ -271,65 +223,20 @@ defmodule Pkcs11Pool.Call do
   end
 
   defp await_submitted(entry, submit) do
-    started = now()
+    started = Deadlines.now()
     ref = make_ref()
 
-    case submit.(entry.native, ref, finite(entry.queue_timeout)) do
+    case submit.(entry.native, ref, or_nil(entry.queue_timeout)) do
       {:error, _error} = refused -> refused
       ticket -> receive_answer(ref, ticket, started, entry)
     end
   end
 
-  defp late(ticket, ref, started, entry) do
-    case look(ticket, started, entry) do
+  defp check_deadlines(ticket, ref, started, entry) do
+    case Deadlines.check(ticket, started, entry) do
       {:wait, ms} -> wait(ticket, ref, started, entry, ms)
       :answered -> answer(ref)
       {:error, reason} -> {:error, reason}
-    end
-  end
-
-  @doc """
-  When to look for an operation's answer, in ms after it was submitted: it may start at any time, so that the earlier of the two deadlines counts.
-  """
-  @spec first_look(Registry.entry()) :: timeout
-  def first_look(entry), do: min(entry.queue_timeout, entry.operation_timeout)
-
-  @doc """
-  Looks for the answer of an operation that is late: there is time left to wait, or its answer has been sent, or it was given up and none will be.
-  """
-  @spec look(Native.ticket(), started :: integer, Registry.entry()) ::
-          {:wait, timeout}
-          | :answered
-          | {:error, :queue_timeout | {:operation_timeout, ms :: integer}}
-  def look(ticket, started, entry) do
-    case Native.progress(ticket) do
-      :queued ->
-        left = entry.queue_timeout |> left(now() - started) |> min(overall(entry))
-
-        if left > 0 do
-          {:wait, min(left, max(entry.operation_timeout, 1))}
-        else
-          case Native.abandon(ticket, false) do
-            :before_start -> {:error, :queue_timeout}
-            _started_or_answered -> look(ticket, started, entry)
-          end
-        end
-
-      {:running, ms} ->
-        left = entry.operation_timeout |> left(ms) |> min(overall(entry))
-
-        if left > 0 do
-          {:wait, left}
-        else
-          case Native.abandon(ticket, true) do
-            {:while_running, ms} -> {:error, {:operation_timeout, ms}}
-            :before_start -> {:error, :queue_timeout}
-            :answered -> :answered
-          end
-        end
-
-      :over ->
-        :answered
     end
   end
 
@@ -337,7 +244,7 @@ defmodule Pkcs11Pool.Call do
     receive do
       {^ref, result} -> result
     after
-      ms -> late(ticket, ref, started, entry)
+      ms -> check_deadlines(ticket, ref, started, entry)
     end
   end
 
@@ -347,93 +254,6 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  # A deadline for both together, which no call has but await_ready. An atom is greater than any number.
-  defp overall(%{deadline: deadline}), do: left(deadline, now())
-  defp overall(_entry), do: :infinity
-
-  defp left(:infinity, _passed), do: :infinity
-  defp left(timeout, passed), do: timeout - passed
-
-  ## Errors
-
-  @doc """
-  The error of an operation that was given up or refused, or failed.
-  """
-  @spec error(
-          :queue_timeout | {:operation_timeout, ms :: integer} | Native.error(),
-          term,
-          Registry.entry()
-        ) ::
-          Error.t()
-  def error(:queue_timeout, name, entry) do
-    details = %{timeout_ms: entry.queue_timeout, stats: stats(entry.native)}
-    Error.new(:queue_timeout, pool: name, executed: false, details: details)
-  end
-
-  def error({:operation_timeout, ms}, name, entry) do
-    details = %{timeout_ms: entry.operation_timeout, elapsed_ms: ms, stats: stats(entry.native)}
-    Error.new(:operation_timeout, pool: name, executed: :unknown, details: details)
-  end
-
-  def error({:queue_timeout, _code, _function, _executed, _details}, name, entry),
-    do: error(:queue_timeout, name, entry)
-
-  def error({:overloaded, _code, _function, _executed, _details}, name, entry) do
-    details = %{max_waiting: entry.max_waiting, stats: stats(entry.native)}
-    Error.new(:overloaded, pool: name, executed: false, details: details)
-  end
-
-  def error(native, name, _entry), do: Error.from_native(native, name)
-
-  defp stats(pool), do: Map.take(Native.status(pool), [:size, :idle, :running, :waiting, :hung])
-
-  ## Telemetry and time
-
-  @doc """
-  The span of a call; nil without telemetry.
-  """
-  @spec span(pool :: term, operation :: atom, mechanism :: term, Options.call()) ::
-          Telemetry.span()
-  def span(pool, operation, mechanism, opts) do
-    if Telemetry.enabled?() do
-      own = %{pool: Lease.pool_name(pool), operation: operation, mechanism: mechanism}
-      Telemetry.start(:operation, Map.merge(opts.telemetry_metadata, own))
-    end
-  end
-
-  defp stop(span, result, ticket, operation) do
-    {measurements, metadata} = timing(ticket)
-    Telemetry.stop(span, result, measurements, metadata)
-
-    with {:error, %Error{reason: :ambiguous_key} = error} <- result,
-         do: tell_ambiguous(error, operation)
-  end
-
-  @doc """
-  Tells of a key that more than one object matches.
-  """
-  @spec tell_ambiguous(Error.t(), operation :: atom) :: :ok
-  def tell_ambiguous(error, operation) do
-    count = length(error.details.candidates)
-    metadata = %{pool: error.pool, operation: operation}
-    Telemetry.execute([:key, :ambiguous], %{count: count}, metadata)
-  end
-
-  @doc """
-  What telemetry says of an operation's way through the pool: measurements and metadata.
-  """
-  @spec timing(Native.ticket() | Native.timing()) :: {map, map}
-  def timing(nil), do: {%{}, %{}}
-
-  def timing({nanoseconds, session}) do
-    queue_time = System.convert_time_unit(nanoseconds, :nanosecond, :native)
-    {%{queue_time: queue_time}, %{session: session}}
-  end
-
-  def timing(ticket), do: timing(Native.timing(ticket))
-
-  defp finite(:infinity), do: nil
-  defp finite(ms), do: ms
-
-  defp now, do: System.monotonic_time(:millisecond)
+  defp or_nil(:infinity), do: nil
+  defp or_nil(ms), do: ms
 end

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.AwaitReadyTest do
   # Whoever waits for a pool waits for its token, too, and no longer than was said; what waiting does not mend comes at once.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.{Call, Error, Native, Registry}
+  alias Pkcs11Pool.Call.Deadlines
+  alias Pkcs11Pool.{Error, Native, Registry}
   alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
@@ -89,11 +90,11 @@ defmodule Pkcs11Pool.AwaitReadyTest do
 
     # Either has time left by itself.
     entry = %{entry | queue_timeout: 600_000, operation_timeout: 600_000}
-    assert {:wait, _ms} = Call.look(first, started, entry)
-    assert {:wait, _ms} = Call.look(second, started, entry)
+    assert {:wait, _ms} = Deadlines.check(first, started, entry)
+    assert {:wait, _ms} = Deadlines.check(second, started, entry)
     over = Map.put(entry, :deadline, started)
-    assert {:error, {:operation_timeout, _ms}} = Call.look(first, started, over)
-    assert {:error, :queue_timeout} = Call.look(second, started, over)
+    assert {:error, {:operation_timeout, _ms}} = Deadlines.check(first, started, over)
+    assert {:error, :queue_timeout} = Deadlines.check(second, started, over)
     Chaos.release(chaos)
     Pools.drained!(pool)
   end

@@ -24,7 +24,7 @@ defmodule Pkcs11Pool.API.Login do
       end
 
       # The span is around the process that has the PIN: nobody's telemetry handlers run in that process.
-      Call.within_span(pool, :login, opts, fn ->
+      Call.Span.within(pool, :login, opts, fn ->
         Pin.Process.run(pool, sources, entry.pin_timeout, log_in)
       end)
     end
@@ -50,7 +50,7 @@ defmodule Pkcs11Pool.API.Login do
          :ok <- refuse_within_own_block(pool, entry, opts) do
       opts = without_wait_for_own_session(opts, pool, entry)
 
-      Call.within_span(pool, :logout, opts, fn ->
+      Call.Span.within(pool, :logout, opts, fn ->
         Call.submit(pool, opts, &Native.logout(&1, &2, opts.force, &3))
       end)
     else

@@ -162,7 +162,7 @@ defmodule Pkcs11Pool.API.Pool do
     # The native side's own error after that time says more than a timeout here would: it is waited for.
     opts = %{opts | queue_timeout: if(ms, do: ms + 5_000, else: :infinity)}
 
-    Call.within_span(pool, :reload, opts, fn ->
+    Call.Span.within(pool, :reload, opts, fn ->
       Call.submit(pool, opts, fn native, tag, _queue_timeout -> Native.reload(native, tag, ms) end)
     end)
   end

@@ -113,7 +113,7 @@ defmodule Pkcs11Pool.API.Signature do
 
         {:error, reason} ->
           error = Error.new(reason, pool: pool, executed: false)
-          Call.with_mechanism({:error, error}, Mechanism.name(mechanism))
+          Call.Errors.with_mechanism({:error, error}, Mechanism.name(mechanism))
       end
     end
   end

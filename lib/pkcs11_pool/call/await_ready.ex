@@ -1,10 +1,10 @@
 defmodule Pkcs11Pool.Call.AwaitReady do
   @moduledoc false
-  # Waits until a pool has a session, logged in where it logs in. It looks again while the pool is down, and where there was no place to wait in.
+  # Waits until a pool has a session, logged in where it logs in. It tries again while the pool is down, and while the queue has no place.
 
   alias Pkcs11Pool.{Call, Error, Native, Options, Telemetry}
 
-  # ms between two looks.
+  # ms between two tries.
   @pause 20
 
   @doc """
@@ -14,25 +14,25 @@ defmodule Pkcs11Pool.Call.AwaitReady do
   def await(pool, timeout, when_down) do
     opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
-    span = Call.span(pool, :await_ready, nil, opts)
-    {result, ticket} = look(pool, opts, deadline, when_down)
-    result = of_all(result, timeout)
-    {measurements, metadata} = Call.timing(ticket)
+    span = Call.Span.start(pool, :await_ready, nil, opts)
+    {result, ticket} = try_until_ready(pool, opts, deadline, when_down)
+    result = with_whole_timeout(result, timeout)
+    {measurements, metadata} = Call.Span.timing(ticket)
     Telemetry.stop(span, result, measurements, metadata)
     result
   end
 
-  defp look(pool, opts, deadline, when_down) do
+  defp try_until_ready(pool, opts, deadline, when_down) do
     left = left(deadline)
 
     with {:ok, {_name, %{native: native}, _lease} = place} <- Call.place(pool, opts) do
       # It may come up, or go down, between the attempt and the question.
-      was_down? = down?(native)
+      down_before? = down?(native)
       {result, _ticket} = attempted = Call.attempt(within(place, deadline, left), :ping)
 
-      if passes?(result, was_down? or down?(native), when_down) and left > 0 do
+      if wait_on?(result, down_before? or down?(native), when_down) and left > 0 do
         Process.sleep(min(left, @pause))
-        look(pool, opts, deadline, when_down)
+        try_until_ready(pool, opts, deadline, when_down)
       else
         attempted
       end
@@ -46,25 +46,28 @@ defmodule Pkcs11Pool.Call.AwaitReady do
     {name, Map.put(entry, :deadline, deadline), lease}
   end
 
-  # What waiting mends by itself.
-  defp passes?({:error, %Error{reason: :draining}}, _down?, _when_down), do: false
+  # Whether to wait and try again: the error may pass by itself.
+  defp wait_on?({:error, %Error{reason: :draining}}, _down?, _when_down), do: false
   # With a :max_waiting of 0 there is no place to wait in for the login.
-  defp passes?({:error, %Error{reason: :overloaded}}, _down?, _when_down), do: true
-  defp passes?({:error, _error}, _down?, :fail), do: false
-  defp passes?({:error, %Error{reason: :token_unavailable}}, _down?, :wait), do: true
-  defp passes?({:error, _error}, down?, :wait), do: down?
-  defp passes?(_ready, _down?, _when_down), do: false
+  defp wait_on?({:error, %Error{reason: :overloaded}}, _down?, _when_down), do: true
+  defp wait_on?({:error, _error}, _down?, :fail), do: false
+  defp wait_on?({:error, %Error{reason: :token_unavailable}}, _down?, :wait), do: true
+  defp wait_on?({:error, _error}, down?, :wait), do: down?
+  defp wait_on?(_ready, _down?, _when_down), do: false
 
   # What a lease of another node has is no pool: the attempt says so.
   defp down?(native), do: match?(%{down: down} when down != nil, Native.status(native))
 
   # The last attempt had only what was left of the time.
-  defp of_all({:error, %Error{details: %{timeout_ms: _left} = details} = error}, timeout) do
+  defp with_whole_timeout(
+         {:error, %Error{details: %{timeout_ms: _left} = details} = error},
+         timeout
+       ) do
     error = %{error | message: nil, details: %{details | timeout_ms: timeout}}
     {:error, %{error | message: Exception.message(error)}}
   end
 
-  defp of_all(result, _timeout), do: result
+  defp with_whole_timeout(result, _timeout), do: result
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(deadline - now(), 0)

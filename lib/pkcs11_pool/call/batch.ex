@@ -4,15 +4,16 @@ defmodule Pkcs11Pool.Call.Batch do
   # are under way at once as the pool has sessions, and each that is answered makes room for the next: they run in parallel, and whoever calls
   # meanwhile waits for slices, not for the list.
   #
-  # A slice is small in items, in bytes and in time. The last is the native side's affair: a slice that has had its time is answered as far as
+  # A slice is small in items, in bytes and in time. The native side limits the time: a slice that has had its time is answered as far as
   # it is, and the rest waits again. As many items as it managed are what the next slice gets.
   #
-  # What befalls a slice as a whole, such as a time-out, is the answer of each of its items. If it never started, the items that wait would not
+  # What happens to a slice as a whole, such as a timeout, is the answer of each of its items. If it never started, the items that wait would not
   # fare better, and get the same answer: a pool that is stuck keeps its caller no longer than for one operation.
 
   alias Pkcs11Pool.Argument.Key
   alias Pkcs11Pool.{Call, Error, Native, Options, Telemetry}
   alias Pkcs11Pool.Call.Batch.Items
+  alias Pkcs11Pool.Call.{Deadlines, Errors, Span}
 
   @most_items 64
   @most_bytes 64 * 1024
@@ -48,13 +49,13 @@ defmodule Pkcs11Pool.Call.Batch do
         ) :: {:ok, [result]} | {:error, Error.t()}
   def run(pool, verb, key, mechanism, items, opts) do
     operation = Map.fetch!(@operations, verb)
-    span = Call.span(pool, operation, mechanism, opts)
+    span = Span.start(pool, operation, mechanism, opts)
 
     case Call.place(pool, opts) do
       {:ok, place} ->
         batch = %__MODULE__{place: place, verb: verb, key: key}
-        {results, first} = in_one(batch, items)
-        results = for result <- results, do: Call.with_mechanism(result, mechanism)
+        {results, first} = run_items(batch, items)
+        results = for result <- results, do: Errors.with_mechanism(result, mechanism)
         if span, do: stop(span, operation, results, first)
         {:ok, results}
 
@@ -64,75 +65,78 @@ defmodule Pkcs11Pool.Call.Batch do
     end
   end
 
-  # Most lists are one slice, and all of it is answered: nobody need keep an account then of what is where.
-  defp in_one(batch, items) do
+  # Most lists are one slice, and all of it is answered: then no index is needed. Everything else runs in slices.
+  defp run_items(batch, items) do
     with true <- items != [] and not Enum.any?(items, &match?({:error, _error}, &1)),
          {_all, []} <- cut(items, @most_items, @most_bytes, []) do
       {result, ticket} = Call.attempt(batch.place, request(batch, items))
 
       with {:ok, answers} <- result,
-           results when is_list(results) <- all(items, answers, batch) do
+           results when is_list(results) <- results_of_all(items, answers, batch) do
         {results, ticket}
       else
-        _not_all -> %{batch | first: ticket} |> answered(indexed(items), result) |> in_slices()
+        _not_all ->
+          %{batch | first: ticket} |> handle_answer(indexed(items), result) |> run_in_slices()
       end
     else
       _several ->
         {answered, waiting} =
           items |> indexed() |> Enum.split_with(&match?({_index, {:error, _error}}, &1))
 
-        in_slices(%{batch | waiting: waiting, answered: answered})
+        run_in_slices(%{batch | waiting: waiting, answered: answered})
     end
   end
 
-  defp in_slices(batch) do
-    %{answered: answered, first: first} = go_on(batch, make_ref())
+  defp run_in_slices(batch) do
+    %{answered: answered, first: first} = submit_and_wait(batch, make_ref())
     {for({_index, result} <- List.keysort(answered, 0), do: result), first}
   end
 
   defp indexed(items), do: Enum.with_index(items, &{&2, &1})
 
-  defp all([_item | items], [answer | answers], batch) do
-    with results when is_list(results) <- all(items, answers, batch),
+  defp results_of_all([_item | items], [answer | answers], batch) do
+    with results when is_list(results) <- results_of_all(items, answers, batch),
          do: [result(answer, batch.place) | results]
   end
 
-  defp all([], [], _batch), do: []
-  defp all(_items, [], _batch), do: :too_few
+  defp results_of_all([], [], _batch), do: []
+  defp results_of_all(_items, [], _batch), do: :too_few
 
-  defp go_on(%{waiting: [], slices: slices} = batch, _ref) when map_size(slices) == 0, do: batch
+  defp submit_and_wait(%{waiting: [], slices: slices} = batch, _ref) when map_size(slices) == 0,
+    do: batch
 
-  defp go_on(%{slices: slices} = batch, ref) when map_size(slices) == 0 do
+  defp submit_and_wait(%{slices: slices} = batch, ref) when map_size(slices) == 0 do
     {slice, rest} = cut(batch)
-    batch = if rest == [], do: batch, else: with_window(batch)
+    batch = if rest == [], do: batch, else: ensure_window(batch)
 
     if rest == [] or batch.window == 1 do
       # One slice is like any call.
       {result, ticket} = Call.attempt(batch.place, request(batch, slice))
       batch = %{batch | waiting: rest, first: batch.first || ticket}
-      batch |> answered(slice, result) |> go_on(ref)
+      batch |> handle_answer(slice, result) |> submit_and_wait(ref)
     else
-      batch |> fill(ref) |> await(ref)
+      batch |> submit_slices(ref) |> await(ref)
     end
   end
 
-  defp go_on(batch, ref), do: batch |> fill(ref) |> await(ref)
+  defp submit_and_wait(batch, ref), do: batch |> submit_slices(ref) |> await(ref)
 
-  defp with_window(%{window: nil, place: {_name, entry, nil}} = batch),
+  defp ensure_window(%{window: nil, place: {_name, entry, nil}} = batch),
     do: %{batch | window: Native.status(entry.native).size}
 
   # A lease has one session.
-  defp with_window(%{window: nil} = batch), do: %{batch | window: 1}
-  defp with_window(batch), do: batch
+  defp ensure_window(%{window: nil} = batch), do: %{batch | window: 1}
+  defp ensure_window(batch), do: batch
 
   ## Slices
 
-  defp fill(%{waiting: []} = batch, _ref), do: batch
+  defp submit_slices(%{waiting: []} = batch, _ref), do: batch
 
-  defp fill(%{slices: slices, window: window} = batch, _ref) when map_size(slices) >= window,
-    do: batch
+  defp submit_slices(%{slices: slices, window: window} = batch, _ref)
+       when map_size(slices) >= window,
+       do: batch
 
-  defp fill(%{place: {name, entry, _lease}} = batch, ref) do
+  defp submit_slices(%{place: {name, entry, _lease}} = batch, ref) do
     {slice, rest} = cut(batch)
 
     queue_timeout = with :infinity <- entry.queue_timeout, do: nil
@@ -143,15 +147,19 @@ defmodule Pkcs11Pool.Call.Batch do
         batch
 
       {:error, error} ->
-        answered(%{batch | waiting: rest}, slice, {:error, Call.error(error, name, entry)})
+        handle_answer(%{batch | waiting: rest}, slice, {:error, Errors.new(error, name, entry)})
 
       ticket ->
         started = now()
-        look_at = later(started, Call.first_look(entry))
-        under_way = %{ticket: ticket, started: started, look_at: look_at, items: slice}
+        check_at = later(started, Deadlines.first_check(entry))
+        under_way = %{ticket: ticket, started: started, check_at: check_at, items: slice}
         slices = Map.put(batch.slices, batch.next, under_way)
         first = batch.first || ticket
-        fill(%{batch | waiting: rest, slices: slices, next: batch.next + 1, first: first}, ref)
+
+        submit_slices(
+          %{batch | waiting: rest, slices: slices, next: batch.next + 1, first: first},
+          ref
+        )
     end
   end
 
@@ -186,51 +194,54 @@ defmodule Pkcs11Pool.Call.Batch do
 
   ## Waiting
 
-  defp await(%{slices: slices} = batch, ref) when map_size(slices) == 0, do: go_on(batch, ref)
+  defp await(%{slices: slices} = batch, ref) when map_size(slices) == 0,
+    do: submit_and_wait(batch, ref)
 
   defp await(%{place: {name, entry, _lease}} = batch, ref) do
     receive do
       {{^ref, number}, result} ->
         {%{items: slice}, slices} = Map.pop!(batch.slices, number)
 
-        result = with {:error, error} <- result, do: {:error, Call.error(error, name, entry)}
+        result = with {:error, error} <- result, do: {:error, Errors.new(error, name, entry)}
 
-        %{batch | slices: slices} |> answered(slice, result) |> go_on(ref)
+        %{batch | slices: slices} |> handle_answer(slice, result) |> submit_and_wait(ref)
     after
-      until_look(batch.slices) -> batch |> look() |> go_on(ref)
+      until_next_check(batch.slices) -> batch |> check_deadlines() |> submit_and_wait(ref)
     end
   end
 
-  defp until_look(slices) do
-    case slices |> Map.values() |> Enum.map(& &1.look_at) |> Enum.min() do
+  defp until_next_check(slices) do
+    case slices |> Map.values() |> Enum.map(& &1.check_at) |> Enum.min() do
       :infinity -> :infinity
-      look_at -> max(look_at - now(), 0)
+      check_at -> max(check_at - now(), 0)
     end
   end
 
-  defp look(batch) do
+  defp check_deadlines(batch) do
     now = now()
 
     due =
-      for {number, %{look_at: look_at} = slice} <- batch.slices,
-          look_at <= now,
+      for {number, %{check_at: check_at} = slice} <- batch.slices,
+          check_at <= now,
           do: {number, slice}
 
-    Enum.reduce(due, batch, fn {number, slice}, batch -> look(batch, number, slice, now) end)
+    Enum.reduce(due, batch, fn {number, slice}, batch ->
+      check_deadlines(batch, number, slice, now)
+    end)
   end
 
-  defp look(%{place: {name, entry, _lease}} = batch, number, slice, now) do
-    case Call.look(slice.ticket, slice.started, entry) do
+  defp check_deadlines(%{place: {name, entry, _lease}} = batch, number, slice, now) do
+    case Deadlines.check(slice.ticket, slice.started, entry) do
       {:wait, ms} ->
-        put_in(batch.slices[number].look_at, later(now, ms))
+        put_in(batch.slices[number].check_at, later(now, ms))
 
       # Its message comes.
       :answered ->
-        put_in(batch.slices[number].look_at, :infinity)
+        put_in(batch.slices[number].check_at, :infinity)
 
       {:error, error} ->
         batch = %{batch | slices: Map.delete(batch.slices, number)}
-        answered(batch, slice.items, {:error, Call.error(error, name, entry)})
+        handle_answer(batch, slice.items, {:error, Errors.new(error, name, entry)})
     end
   end
 
@@ -241,42 +252,42 @@ defmodule Pkcs11Pool.Call.Batch do
 
   ## Answers
 
-  defp answered(batch, slice, {:ok, answers}) do
-    {done, rest} = zip(batch, slice, answers, batch.answered)
+  defp handle_answer(batch, slice, {:ok, answers}) do
+    {done, rest} = add_answers(batch, slice, answers, batch.answered)
 
     limit = if rest == [], do: min(2 * batch.limit, @most_items), else: max(length(answers), 1)
 
     %{batch | answered: done, waiting: rest ++ batch.waiting, limit: limit}
   end
 
-  defp answered(%{place: {_name, _entry, lease}} = batch, slice, {:error, error}) do
-    batch = failed(batch, slice, error)
+  defp handle_answer(%{place: {_name, _entry, lease}} = batch, slice, {:error, error}) do
+    batch = fail_items(batch, slice, error)
 
-    # A lease's one session is busy with what was given up.
+    # The one session of a lease is busy with the slice that was given up.
     if error.executed == false or lease != nil do
-      failed(%{batch | waiting: []}, batch.waiting, never_ran(error))
+      fail_items(%{batch | waiting: []}, batch.waiting, not_executed(error))
     else
       batch
     end
   end
 
-  defp never_ran(%Error{executed: false} = error), do: error
+  defp not_executed(%Error{executed: false} = error), do: error
 
-  defp never_ran(%Error{reason: reason, pool: pool, details: details}),
+  defp not_executed(%Error{reason: reason, pool: pool, details: details}),
     do: Error.new(reason, pool: pool, executed: false, details: details)
 
-  defp zip(batch, [{index, _item} | slice], [answer | answers], done),
-    do: zip(batch, slice, answers, [{index, result(answer, batch.place)} | done])
+  defp add_answers(batch, [{index, _item} | slice], [answer | answers], done),
+    do: add_answers(batch, slice, answers, [{index, result(answer, batch.place)} | done])
 
-  defp zip(_batch, rest, [], done), do: {done, rest}
+  defp add_answers(_batch, rest, [], done), do: {done, rest}
 
   defp result(:ok, _place), do: {:ok, true}
   defp result({:ok, _value} = done, _place), do: done
 
   defp result({:error, error}, {name, entry, _lease}),
-    do: {:error, Call.error(error, name, entry)}
+    do: {:error, Errors.new(error, name, entry)}
 
-  defp failed(batch, items, error) do
+  defp fail_items(batch, items, error) do
     results = for {index, _item} <- items, do: {index, {:error, error}}
     %{batch | answered: results ++ batch.answered}
   end
@@ -285,11 +296,11 @@ defmodule Pkcs11Pool.Call.Batch do
 
   defp stop(span, operation, results, first) do
     errors = for {:error, error} <- results, do: error
-    {measurements, _session} = Call.timing(first)
+    {measurements, _session} = Span.timing(first)
     counts = %{count: length(results), failed: length(errors)}
     Telemetry.stop(span, :ok, Map.merge(measurements, counts), %{})
 
     with %Error{} = error <- Enum.find(errors, &(&1.reason == :ambiguous_key)),
-         do: Call.tell_ambiguous(error, operation)
+         do: Span.report_ambiguous_key(error, operation)
   end
 end
