@@ -59,7 +59,8 @@ pub(crate) struct OpenSession {
 }
 
 impl Session {
-    /// `C_OpenSession`. A token that is write-protected gets a read-only one. Called inside of the module.
+    /// `C_OpenSession`, then `C_GetTokenInfo`: a token that was taken out has closed its sessions, and another one may be in the slot since, which must not
+    /// be given this one's PIN, nor its operations. A token that is write-protected gets a read-only session. Called inside of the module.
     pub fn open(token: &Arc<Token>, read_only: bool) -> Result<Self, CallError> {
         let generation = token.generation();
         let open = |read_only| OpenHandle::open(&token.module, token.slot(), read_only);
@@ -67,6 +68,11 @@ impl Session {
             Err(error) if error.code == CKR_TOKEN_WRITE_PROTECTED && !read_only => open(true)?,
             opened => opened?,
         };
+        if let Err(error) = token.is_in_its_slot() {
+            // What it returns changes nothing: it is not ours.
+            let _ = handle.close();
+            return Err(error);
+        }
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
         token.gate.session_opened(generation);
         let open = Arc::new(OpenSession { index, token: token.clone(), handle, generation });

@@ -83,6 +83,19 @@ fn a_pool_that_drains_in_the_midst_of_a_login_leaves_the_login_to_others() {
 }
 
 #[test]
+fn a_pool_that_drains_while_its_pin_source_is_asked_lets_another_pool_log_in() {
+    let module = Module::new();
+    let (pool, other) = (TestPool::new(&module), TestPool::new(&module));
+    pool.source_waits();
+    let first = pool.ask(sign(b"one"));
+    let _never_answered = pool.pin_request();
+    let second = other.ask(sign(b"two"));
+    pool.drain();
+    assert_eq!(first.reason(), "draining");
+    assert_eq!(second.bytes(), signature(b"two"));
+}
+
+#[test]
 fn a_pool_drains_while_its_token_is_away() {
     let module = Module::new();
     let pool = TestPool::of(&module, 2);
@@ -108,6 +121,20 @@ fn when_a_drain_has_lasted_long_enough_callers_are_answered_though_their_calls_h
     module.release("C_Sign");
     poll("it is drained", || is_drained(&pool));
     assert!(!hangs.is_answered());
+}
+
+#[test]
+fn a_module_that_another_pool_uses_is_not_finalized_though_no_session_is_open() {
+    let module = Module::new();
+    let (pool, other) = (TestPool::new(&module), TestPool::new(&module));
+    pool.ask(sign(b"one")).done();
+    drop(pool);
+    assert_eq!(other.ask(sign(b"two")).bytes(), signature(b"two"));
+    // What was to be done behind the end of the first pool is done: things end one after the other.
+    let lease = other.lease();
+    other.holder_dies(&lease);
+    module.await_calls("C_CloseSession", 2);
+    assert_eq!((module.count("C_Initialize"), module.count("C_Finalize")), (1, 0));
 }
 
 #[test]

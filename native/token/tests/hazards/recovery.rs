@@ -30,18 +30,25 @@ fn while_the_token_is_away_callers_are_refused_and_when_it_is_back_calls_go_on()
 }
 
 #[test]
-fn those_who_wait_when_the_token_goes_are_answered() {
+fn those_who_wait_when_the_token_goes_are_answered_though_a_call_does_not_return() {
     let module = Module::new();
-    let pool = TestPool::new(&module);
+    let (pool, other) = (TestPool::new(&module), TestPool::new(&module));
     warm_up(&module, &pool, 1);
+    warm_up(&module, &other, 1);
     module.hold("C_SignInit");
-    let callers: Vec<_> = (0..5).map(|_| pool.ask(sign(b"data"))).collect();
+    let running = pool.ask(sign(b"data"));
     module.await_inside("C_SignInit", 1);
+    let waiting: Vec<_> = (0..5).map(|_| pool.ask(sign(b"data"))).collect();
+    module.hold_no_more("C_SignInit");
     module.remove_token(0);
-    module.release("C_SignInit");
-    for caller in &callers {
+    // The other pool notices, for both.
+    assert_eq!(other.ask(sign(b"data")).reason(), "token_unavailable");
+    for caller in &waiting {
         assert_eq!(caller.reason(), "token_unavailable");
     }
+    assert!(!running.is_answered());
+    module.release("C_SignInit");
+    assert_eq!(running.reason(), "token_unavailable");
 }
 
 #[test]
@@ -72,6 +79,23 @@ fn a_token_that_comes_back_in_another_slot_is_the_same_and_another_in_its_slot_i
 }
 
 #[test]
+fn another_token_in_the_slot_is_not_taken_for_the_one_that_was_there() {
+    let module = Module::new();
+    let pool = TestPool::with(&module, |options| options.selector = token::Selector::Label("fake-0".into()));
+    pool.ask(sign(b"one")).done();
+    // Taken out, and another put in, before anybody looks.
+    module.forget_sessions(0);
+    module.token(0, |token| (token.label, token.serial) = ("another".into(), "9999".into()));
+    let (signed, logged_in) = (module.count("C_SignInit"), module.count("C_Login"));
+    assert_eq!(pool.ask(sign(b"two")).reason(), "token_unavailable");
+    // The session of before has told so; the other token was given neither an operation nor a PIN.
+    assert_eq!((module.count("C_SignInit"), module.count("C_Login")), (signed + 1, logged_in));
+    module.token(0, |token| (token.label, token.serial) = ("fake-0".into(), "0000".into()));
+    pool.await_notice("the token is there", |notice| *notice == Notice::Up { was_there: true });
+    assert_eq!(pool.ask(sign(b"three")).bytes(), signature(b"three"));
+}
+
+#[test]
 fn a_module_that_has_forgotten_its_initialization_is_initialized_once_for_all_and_no_caller_notices() {
     let module = Module::new();
     let (pool, other) = (TestPool::of(&module, 4), TestPool::of(&module, 2));
@@ -85,6 +109,27 @@ fn a_module_that_has_forgotten_its_initialization_is_initialized_once_for_all_an
     assert_eq!((module.count("C_Initialize"), module.count("C_Finalize"), module.count("C_Login")), (2, 1, 2));
     let told = |pool: &TestPool| pool.notices().iter().filter(|notice| matches!(notice, Notice::Reinitialized { .. })).count();
     assert_eq!(told(&pool) + told(&other), 1);
+}
+
+#[test]
+fn of_two_pools_that_find_the_module_uninitialized_one_initializes_it() {
+    let module = Module::new();
+    let (pool, other) = (TestPool::new(&module), TestPool::new(&module));
+    warm_up(&module, &pool, 1);
+    warm_up(&module, &other, 1);
+    module.hold("C_SignInit");
+    let callers = [pool.ask(sign(b"data")), other.ask(sign(b"data"))];
+    module.await_inside("C_SignInit", 2);
+    module.hold("C_Finalize");
+    module.forget_initialization();
+    module.release("C_SignInit");
+    module.await_inside("C_Finalize", 1);
+    poll("both know", || pool.status().ailment.is_some() && other.status().ailment.is_some());
+    module.release("C_Finalize");
+    for caller in &callers {
+        assert_eq!(caller.bytes(), signature(b"data"));
+    }
+    assert_eq!((module.count("C_Initialize"), module.count("C_Finalize")), (2, 1));
 }
 
 #[test]

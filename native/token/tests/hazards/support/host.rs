@@ -108,8 +108,28 @@ impl PoolServer for Server {
     }
 }
 
-/// How a runner's thread sends.
+/// How the thread of a caller sends.
 pub struct Direct;
+
+/// How a runner's thread sends: as long as its process lives, by itself.
+pub struct Serving {
+    pub is_dead: Arc<AtomicBool>,
+}
+
+impl Outlet<Channels> for Serving {
+    fn is_wanted(&self, caller: &Caller) -> bool {
+        Direct.is_wanted(caller)
+    }
+
+    fn answer(&mut self, caller: &Caller, outcome: Outcome) -> Delivery {
+        caller.post(outcome);
+        if self.is_dead.load(Ordering::SeqCst) { Delivery::RunnerDead } else { Delivery::Done }
+    }
+
+    fn wake(&mut self, runner: &Runner) {
+        runner.unpark();
+    }
+}
 
 impl Outlet<Channels> for Direct {
     fn is_wanted(&self, caller: &Caller) -> bool {

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use token::{
     Request, Selector, Served, Task, Wiped, now,
 };
 
-use super::host::{Caller, Direct, Header, Lease, Runner, Server, TokenPool};
+use super::host::{Caller, Direct, Header, Lease, Runner, Server, Serving, TokenPool};
 use super::module::Module;
 use super::{TIMEOUT, poll};
 
@@ -67,7 +67,13 @@ pub struct TestPool {
     source: Arc<Source>,
     pin_requests: Receiver<u64>,
     runners: Arc<AtomicUsize>,
-    ids: Arc<Mutex<Vec<RunnerId>>>,
+    processes: Arc<Mutex<Vec<Process>>>,
+}
+
+/// A runner's process, which may die.
+struct Process {
+    id: RunnerId,
+    is_dead: Arc<AtomicBool>,
 }
 
 /// What is the same for all runners of a pool.
@@ -75,7 +81,7 @@ pub struct TestPool {
 struct Kind {
     are_threads: bool,
     running: Arc<AtomicUsize>,
-    ids: Arc<Mutex<Vec<RunnerId>>>,
+    processes: Arc<Mutex<Vec<Process>>>,
 }
 
 impl TestPool {
@@ -106,7 +112,7 @@ impl TestPool {
         {
             return Err(error);
         }
-        let kind = Kind { are_threads, running: Arc::default(), ids: Arc::default() };
+        let kind = Kind { are_threads, running: Arc::default(), processes: Arc::default() };
         let source: Arc<Source> = Arc::new(Mutex::new(Some(Ok(PIN.to_vec().into()))));
         let (requests, pin_requests) = unbounded();
         let (own, own_kind, own_source) = (Arc::downgrade(&pool), kind.clone(), source.clone());
@@ -117,7 +123,7 @@ impl TestPool {
             }
         });
         start_missing_runners(&pool, &kind);
-        Ok(Self { pool, server, source, pin_requests, runners: kind.running, ids: kind.ids })
+        Ok(Self { pool, server, source, pin_requests, runners: kind.running, processes: kind.processes })
     }
 
     /// From now on the PIN source gives this.
@@ -215,9 +221,10 @@ impl TestPool {
 
     /// The processes of all its runners die.
     pub fn kill_runners(&self) {
-        let ids = std::mem::take(&mut *self.ids.lock());
-        for id in ids {
-            self.pool.runner_down(id, &mut Direct);
+        let processes = std::mem::take(&mut *self.processes.lock());
+        for process in processes {
+            process.is_dead.store(true, Ordering::SeqCst);
+            self.pool.runner_down(process.id, &mut Direct);
         }
     }
 
@@ -275,14 +282,16 @@ fn start_missing_runners(pool: &Arc<TokenPool>, kind: &Kind) {
 fn start_runner(pool: &Arc<TokenPool>, kind: &Kind) {
     let (address, wakes) = Runner::new(kind.are_threads);
     let (id, woken) = pool.join(address);
-    kind.ids.lock().push(id);
+    let is_dead = Arc::new(AtomicBool::new(false));
+    kind.processes.lock().push(Process { id, is_dead: is_dead.clone() });
     let (pool, running) = (pool.clone(), kind.running.clone());
     running.fetch_add(1, Ordering::SeqCst);
     thread::spawn(move || {
         let mut serves = woken;
+        let mut outlet = Serving { is_dead };
         loop {
             if serves {
-                match pool.serve(id, &mut Direct, BUDGET) {
+                match pool.serve(id, &mut outlet, BUDGET) {
                     Served::Again => continue,
                     Served::Parked => (),
                     Served::Gone => break,
