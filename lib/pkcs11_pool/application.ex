@@ -9,8 +9,7 @@ defmodule Pkcs11Pool.Application do
   @impl Supervisor
   def init(nil) do
     :ok = Pkcs11Pool.Slots.new_table()
-    # When the VM began to stop; it may have been restarted since (`System.restart/0`).
-    :persistent_term.erase(Pkcs11Pool.PoolServer)
+    Pkcs11Pool.PoolServer.DrainTime.reset()
     Supervisor.init([Pkcs11Pool.Registry, Pkcs11Pool.Slots], strategy: :one_for_one)
   end
 end

@@ -1,27 +1,29 @@
 defmodule Pkcs11Pool.PoolServer do
   @moduledoc false
-  # One per pool, off the hot path: it owns the native pool, starts runners, has the PIN source asked, ticks, and tells the outside. When it
-  # dies, by whatever road, the native pool drains.
+  # The process of a pool, off the path of operations: it owns the native pool, starts runners, has the PIN source asked, and makes the native side do
+  # what is due with time. What the native side reports becomes telemetry and log lines. When this process dies, however it does, the native pool drains.
   use GenServer
 
   require Logger
 
-  alias Pkcs11Pool.PoolServer.Notices
-  alias Pkcs11Pool.{Call, Error, Native, Options, Pin, Registry, Runner, Slots, Telemetry}
+  alias Pkcs11Pool.PoolServer.{DrainTime, NativeOptions, Notices, Ping}
+  alias Pkcs11Pool.{Error, Native, Options, Pin, Registry, Runner, Slots, Telemetry}
 
-  # How often surplus sessions and hung calls are looked for, at most and at least, in ms.
-  @tick 50..1_000
+  # The shortest and the longest time between two ticks, in ms.
+  @tick_interval 50..1_000
 
-  # `asking`: from the monitor of a process that asks the PIN source to what it asks for, and since when.
-  # `ceiling`: as it was at the last tick; `warned`: the lowest that was logged. `drained`: it has closed its last session.
-  defstruct [:options, :pool, :ceiling, :warned, asking: %{}, drained: false]
+  # `ceiling`: as it was at the last tick; `warned_of`: the lowest ceiling that was logged. `pin_requests`: from the monitor of a process that asks the
+  # PIN source to the login attempt that it asks for, and since when. `drained`: the pool has closed its last session.
+  defstruct [:options, :pool, :ceiling, :warned_of, pin_requests: %{}, drained: false]
 
-  # How often a pool that is not well sees if it is better, in ms: a PIN source that failed is not to be asked more often.
-  @look_again 30_000
+  # How often a pool that is not well tries to get well, in ms. A PIN source that failed must not be asked more often.
+  @mend_interval 30_000
 
-  # How long a pool that has used up its :shutdown_timeout hears out what its sessions come to, and how often it looks at them, in ms.
-  @last_words 100
-  @look 50
+  # How long a pool that has used up its :shutdown_timeout waits for the last notices of the native side, in ms.
+  @time_for_last_notices 100
+
+  # How often a pool that drains checks its sessions, in ms.
+  @drain_check_interval 50
 
   @spec child_spec(Options.t()) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -44,7 +46,7 @@ defmodule Pkcs11Pool.PoolServer do
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    case Native.Library.call(fn -> Native.pool_start(native(options)) end) do
+    case Native.Library.call(fn -> Native.pool_start(NativeOptions.encode(options)) end) do
       {:ok, pool, executor, down} -> register(options, pool, executor, down)
       {:error, native} -> {:stop, Error.from_native(native, options.name)}
     end
@@ -101,9 +103,9 @@ defmodule Pkcs11Pool.PoolServer do
   @impl GenServer
   def handle_continue({:start, up?}, state) do
     start_runners(state)
-    tick(state)
-    if up?, do: warm_up(state.options)
-    look_again()
+    schedule_tick(state)
+    if up?, do: Ping.open_first_session(state.options)
+    schedule_mending()
     {:noreply, state}
   end
 
@@ -114,30 +116,28 @@ defmodule Pkcs11Pool.PoolServer do
     Slots.register_pool(name, size)
     start_runners(state)
     warn_of_starvation(state.options, state.pool)
-    {:reply, :ok, %{put_in(state.options.pool_size, size) | ceiling: size, warned: nil}}
+    {:reply, :ok, %{put_in(state.options.pool_size, size) | ceiling: size, warned_of: nil}}
   end
 
   @impl GenServer
-  def handle_info({:pkcs11_pool, notice}, state), do: {:noreply, told(notice, state)}
+  def handle_info({:pkcs11_pool, notice}, state), do: {:noreply, handle_notice(notice, state)}
 
   def handle_info(:tick, state) do
     ceiling = Native.tick(state.pool)
-    tick(state)
-    {:noreply, ceiling(state, ceiling)}
+    schedule_tick(state)
+    {:noreply, update_ceiling(state, ceiling)}
   end
 
-  def handle_info(:look_again, state) do
-    if starts_by_itself?(state.options) and worth_another_look?(Native.status(state.pool)),
-      do: ping(state.options.name, fn _error -> :ok end)
-
-    look_again()
+  def handle_info(:mend, state) do
+    Ping.try_to_mend(state.options, state.pool)
+    schedule_mending()
     {:noreply, state}
   end
 
-  # It provides the PIN by itself; one that ends otherwise must not leave anybody waiting.
-  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{asking: asking} = state)
-      when is_map_key(asking, monitor) do
-    {{attempt, started}, asking} = Map.pop!(asking, monitor)
+  # A process that asked the PIN source has ended. It has provided the PIN by itself; if it ended otherwise, the callers that wait must hear of it.
+  def handle_info({:DOWN, monitor, :process, _pid, reason}, %{pin_requests: pin_requests} = state)
+      when is_map_key(pin_requests, monitor) do
+    {{attempt, started}, pin_requests} = Map.pop!(pin_requests, monitor)
 
     case Pin.Process.outcome(reason, started, state.options.pin_timeout) do
       {:done, :ok} ->
@@ -151,7 +151,7 @@ defmodule Pkcs11Pool.PoolServer do
         Native.provide_pin(state.pool, attempt, no_pin(details))
     end
 
-    {:noreply, %{state | asking: asking}}
+    {:noreply, %{state | pin_requests: pin_requests}}
   end
 
   # The registry that this process is linked to has gone: without it nobody can call.
@@ -161,68 +161,68 @@ defmodule Pkcs11Pool.PoolServer do
   @impl GenServer
   def terminate(_reason, state) do
     Native.drain(state.pool)
-    state = await_drained(state, deadline(time_to_drain(state.options.shutdown_timeout)))
+    state = await_drained(state, deadline(DrainTime.of(state.options.shutdown_timeout)))
     Native.give_up(state.pool)
-    await_drained(state, deadline(@last_words))
+    await_drained(state, deadline(@time_for_last_notices))
   end
 
-  ## What the native side tells
+  ## Notices of the native side
 
-  defp told(:runners_wanted, state) do
+  defp handle_notice(:runners_wanted, state) do
     start_runners(state)
     state
   end
 
-  defp told({:pin_wanted, attempt}, state), do: ask_pin(state, attempt)
+  defp handle_notice({:pin_wanted, attempt}, state), do: ask_pin(state, attempt)
 
-  defp told({:down, native}, %{options: %{name: name}} = state) do
+  defp handle_notice({:down, native}, %{options: %{name: name}} = state) do
     error = went_down(name, native)
     Telemetry.execute([:breaker, :open], %{}, %{pool: name, reason: error.reason})
     state
   end
 
-  defp told({:up, was_there?}, %{options: %{name: name} = options} = state) do
+  defp handle_notice({:up, was_up_before?}, %{options: %{name: name} = options} = state) do
     Logger.info("pool #{inspect(name)}: the token is there")
-    if was_there?, do: Telemetry.execute([:breaker, :closed], %{}, %{pool: name})
+    if was_up_before?, do: Telemetry.execute([:breaker, :closed], %{}, %{pool: name})
     came_up(name)
-    warm_up(options)
+    Ping.open_first_session(options)
     state
   end
 
-  defp told(:drained, state), do: %{state | drained: true}
+  defp handle_notice(:drained, state), do: %{state | drained: true}
 
-  defp told(notice, state) do
-    Notices.tell(notice, state.options, state.pool)
+  defp handle_notice(notice, state) do
+    Notices.report(notice, state.options, state.pool)
     state
   end
 
   ## The ceiling
 
-  defp ceiling(%{options: %{name: name}} = state, ceiling) do
+  defp update_ceiling(%{options: %{name: name}} = state, ceiling) do
     cond do
-      ceiling < (state.warned || size(state)) ->
+      ceiling < (state.warned_of || size(state)) ->
         Logger.warning(
           "pool #{inspect(name)}: the token gives only #{ceiling} sessions; the pool's size is #{size(state)}. " <>
             "Set :pool_size to what the token allows"
         )
 
-        %{state | ceiling: ceiling, warned: ceiling}
+        %{state | ceiling: ceiling, warned_of: ceiling}
 
       ceiling == size(state) ->
-        rises(state, ceiling)
-        %{state | ceiling: ceiling, warned: nil}
+        log_rise(state, ceiling)
+        %{state | ceiling: ceiling, warned_of: nil}
 
       true ->
-        rises(state, ceiling)
+        log_rise(state, ceiling)
         %{state | ceiling: ceiling}
     end
   end
 
-  defp rises(%{ceiling: before, options: %{name: name}}, ceiling)
+  defp log_rise(%{ceiling: before, options: %{name: name}}, ceiling)
        when before != nil and ceiling > before,
        do: Logger.debug("pool #{inspect(name)}: the token gives #{ceiling} sessions")
 
-  defp rises(_state, _ceiling), do: :ok
+  defp log_rise(_state, _ceiling), do: :ok
 
   defp size(state), do: state.options.pool_size
 
@@ -233,7 +233,7 @@ defmodule Pkcs11Pool.PoolServer do
     runners = Registry.via(:runners, options.name)
 
     for _vacancy <- 1..processes//1 do
-      # One that was killed before it had joined leaves no trace: its place is looked for anew.
+      # A runner that was killed before it had joined leaves no trace: its place is still vacant.
       with {:error, _killed} <- DynamicSupervisor.start_child(runners, {Runner, pool}),
            do: send(self(), {:pkcs11_pool, :runners_wanted})
     end
@@ -258,7 +258,7 @@ defmodule Pkcs11Pool.PoolServer do
         {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(Pin.Source.details(reason)))
       end)
 
-    put_in(state.asking[monitor], {attempt, Pin.Process.now()})
+    put_in(state.pin_requests[monitor], {attempt, Pin.Process.now()})
   end
 
   defp no_pin(details) do
@@ -281,96 +281,47 @@ defmodule Pkcs11Pool.PoolServer do
     error
   end
 
-  # The first session, and with it the login.
-  defp warm_up(%{lazy: true}), do: :ok
-
-  defp warm_up(%{name: name}) do
-    ping(name, fn error ->
-      unless error.reason in [:draining, :pool_not_found] do
-        Logger.warning("the first session could not be opened. " <> Exception.message(error))
-      end
-    end)
-  end
-
-  defp ping(name, failed) do
-    spawn(fn ->
-      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.call!([])),
-           do: failed.(error)
-    end)
-
-    :ok
-  end
-
-  ## A pool that is not well, and that nobody calls for that reason
-
-  # A PIN pad or a person may be behind the source of a :token pool: they are not asked without need.
-  defp starts_by_itself?(%{lazy: lazy, type: type}), do: not lazy and type != :token
-
-  # Whether an operation may put right what is wrong, without trying a PIN that may count as wrong: one that was refused is not tried again, but
-  # after another failure of C_Login nobody knows. What the token itself wants is looked after by the native side.
-  defp worth_another_look?(%{health_reason: {reason, _code, function, _executed, details}}) do
-    reason in [:pin_source_failed, :starting] or function == "C_OpenSession" or
-      match?(%{poisoned: true}, details)
-  end
-
-  defp worth_another_look?(_ready), do: false
-
-  defp look_again, do: Process.send_after(self(), :look_again, @look_again)
-
   ## Time
 
-  defp tick(%{options: options}) do
+  defp schedule_mending, do: Process.send_after(self(), :mend, @mend_interval)
+
+  defp schedule_tick(%{options: options}) do
     # An atom is greater than any number.
     shortest =
       [options.idle_ttl, options.max_lifetime, options.operation_timeout, options.keepalive]
       |> Enum.min()
-      |> min(inactivity(options) || :infinity)
+      |> min(NativeOptions.inactivity_timeout(options) || :infinity)
 
-    interval = if shortest == :infinity, do: @tick.last, else: div(shortest, 4)
-    Process.send_after(self(), :tick, interval |> max(@tick.first) |> min(@tick.last))
+    interval = if shortest == :infinity, do: @tick_interval.last, else: div(shortest, 4)
+
+    Process.send_after(
+      self(),
+      :tick,
+      interval |> max(@tick_interval.first) |> min(@tick_interval.last)
+    )
   end
 
-  # When the VM stops, its pools are stopped one after the other: what runs in all of them is given this time together, from when the first is.
-  # The end of the native side may take two seconds more, and is part of what was asked for, where that is long enough.
-  defp time_to_drain(:infinity), do: :infinity
+  ## The end
 
-  defp time_to_drain(timeout) do
-    case :init.get_status() do
-      {:stopping, _provided} ->
-        left = vm_stopping_since() + max(timeout - 2_000, min(timeout, 3_000)) - now()
-        # Those whose turn comes later have a moment each, which add up to half a second at most.
-        left |> max(div(left + 500, 8)) |> min(timeout)
-
-      _running ->
-        timeout
-    end
-  end
-
-  defp vm_stopping_since do
-    since = :persistent_term.get(__MODULE__, nil) || now()
-    :persistent_term.put(__MODULE__, since)
-    since
-  end
-
-  # Nothing is told behind the word that it has drained.
+  # No notice comes after the one that the pool has drained.
   defp await_drained(%{drained: true} = state, _deadline), do: state
 
   defp await_drained(%{pool: pool} = state, deadline) do
-    # Sessions that are in no call that hangs; with none left at all, the word is on its way.
+    # A session in a call that hangs is not worth the wait. With no session left at all, the last notice is on its way.
     worth_it? = Native.pending(pool) > 0 or Native.left(pool) == 0
-    wait = if worth_it?, do: deadline |> left() |> min(@look), else: 0
+    wait = if worth_it?, do: deadline |> left() |> min(@drain_check_interval), else: 0
 
     receive do
-      {:pkcs11_pool, notice} -> notice |> told_at_last(state) |> await_drained(deadline)
+      {:pkcs11_pool, notice} -> notice |> handle_last_notice(state) |> await_drained(deadline)
     after
       wait -> if wait > 0, do: await_drained(state, deadline), else: state
     end
   end
 
-  # What would be the pool's to do about it comes too late; the outside hears of it all the same.
-  defp told_at_last(:runners_wanted, state), do: state
-  defp told_at_last({what, _}, state) when what in [:pin_wanted, :down, :up], do: state
-  defp told_at_last(notice, state), do: told(notice, state)
+  # It is too late to act upon these; the others are reported all the same.
+  defp handle_last_notice(:runners_wanted, state), do: state
+  defp handle_last_notice({what, _}, state) when what in [:pin_wanted, :down, :up], do: state
+  defp handle_last_notice(notice, state), do: handle_notice(notice, state)
 
   defp deadline(:infinity), do: :infinity
   defp deadline(ms), do: now() + ms
@@ -379,52 +330,4 @@ defmodule Pkcs11Pool.PoolServer do
   defp left(deadline), do: max(deadline - now(), 0)
 
   defp now, do: System.monotonic_time(:millisecond)
-
-  ## The options as the native side takes them
-
-  defp native(%Options{} = options) do
-    %{
-      label: inspect(options.name),
-      module: options.module,
-      module_sha256: options.module_sha256,
-      module_env: Options.reveal(options.module_env) || %{},
-      module_args: Options.reveal(options.module_args),
-      slot: Options.native_slot(options.slot),
-      exclusive: options.type == :token,
-      login: login(options),
-      user: Options.user_type(options.user),
-      retain_pin: options.pin_retention == :until_logout,
-      inactivity_timeout: inactivity(options),
-      explicit_login: options.type == :token and options.reauthentication == :fail,
-      lazy: options.lazy,
-      read_only: options.read_only,
-      serialize: options.serialize,
-      operation_timeout: finite(options.operation_timeout),
-      random_chunk: options.random_chunk,
-      keepalive: if(options.keepalive == :off, do: nil, else: options.keepalive),
-      key_cache_ttl: finite(options.key_cache_ttl),
-      trouble_timeout: finite(options.trouble_timeout),
-      trouble_interval: options.trouble_interval,
-      retry_policy: for({code, class} <- options.retry_policy, do: {code, Atom.to_string(class)}),
-      pool_size: options.pool_size,
-      stripes: options.stripes,
-      idle_ttl: finite(options.idle_ttl),
-      max_lifetime: finite(options.max_lifetime),
-      max_waiting: options.max_waiting,
-      shutdown_timeout: finite(options.shutdown_timeout),
-      executor: options.executor,
-      dirty_io_schedulers: :erlang.system_info(:dirty_io_schedulers)
-    }
-  end
-
-  defp login(%{protected_authentication_path: true}), do: :protected
-  defp login(%{pin: nil}), do: :none
-  defp login(_options), do: :pin
-
-  # A token of one's own is left as one finds it; what others share is not.
-  defp inactivity(%{type: :token, inactivity_timeout: timeout}), do: finite(timeout)
-  defp inactivity(_options), do: nil
-
-  defp finite(:infinity), do: nil
-  defp finite(ms), do: ms
 end

@@ -269,8 +269,8 @@ defmodule Pkcs11Pool.HealthTest do
 
   describe "a pool that nobody calls any more" do
     # What its server does every 30 s.
-    defp look_again(pool) do
-      send(Pools.server(pool), :look_again)
+    defp mend(pool) do
+      send(Pools.server(pool), :mend)
       :sys.get_state(Pools.server(pool))
     end
 
@@ -279,11 +279,11 @@ defmodule Pkcs11Pool.HealthTest do
       pool = start(token, pin: ChaosToken.pin(source))
       await(pool, :down)
       ChaosToken.give(source, token.pin)
-      look_again(pool)
+      mend(pool)
       await(pool, :ready)
       # Then there is nothing to look for.
       asked = ChaosToken.asked(source)
-      look_again(pool)
+      mend(pool)
       Pools.drained!(pool)
       assert ChaosToken.asked(source) == asked
     end
@@ -293,7 +293,7 @@ defmodule Pkcs11Pool.HealthTest do
       pool = start(token, [])
       await(pool, :down)
       Chaos.reset(chaos)
-      look_again(pool)
+      mend(pool)
       await(pool, :ready)
     end
 
@@ -301,7 +301,7 @@ defmodule Pkcs11Pool.HealthTest do
          %{token: token, chaos: chaos} do
       pool = start(token, pin: fn -> "0000" end)
       await(pool, :down)
-      for _ <- 1..3, do: look_again(pool)
+      for _ <- 1..3, do: mend(pool)
       Pools.drained!(pool)
       assert Chaos.calls(chaos, :C_Login) == 1
       :ok = stop_supervised(pool)
@@ -311,7 +311,7 @@ defmodule Pkcs11Pool.HealthTest do
       pool = start(token, [])
       await(pool, :down)
       logins = Chaos.calls(chaos, :C_Login)
-      for _ <- 1..3, do: look_again(pool)
+      for _ <- 1..3, do: mend(pool)
       Pools.drained!(pool)
       assert Chaos.calls(chaos, :C_Login) == logins
     end
@@ -322,7 +322,7 @@ defmodule Pkcs11Pool.HealthTest do
         pool = start(token, [pin: ChaosToken.pin(source)] ++ opts)
         assert {:error, %Error{reason: :pin_source_failed}} = random(pool)
         asked = ChaosToken.asked(source)
-        for _ <- 1..3, do: look_again(pool)
+        for _ <- 1..3, do: mend(pool)
         Pools.drained!(pool)
         assert ChaosToken.asked(source) == asked
         :ok = stop_supervised(pool)

@@ -1,31 +1,31 @@
 defmodule Pkcs11Pool.PoolServer.Notices do
   @moduledoc false
-  # What the native side tells a pool's server that concerns the outside only: it becomes events and lines of the log.
+  # Notices of the native side that nothing has to be done about: they become telemetry events and lines of the log.
 
   require Logger
 
   alias Pkcs11Pool.{Error, Native, Options, Telemetry}
 
   @doc """
-  Tells the outside.
+  Reports a notice.
   """
-  @spec tell(notice :: term, Options.t(), pool :: reference) :: :ok
-  def tell({:session_opened, session, nanoseconds}, options, _pool) do
+  @spec report(notice :: term, Options.t(), pool :: reference) :: :ok
+  def report({:session_opened, session, nanoseconds}, options, _pool) do
     metadata = %{pool: options.name, session: session}
     Telemetry.ended(:open_session, nanoseconds, :ok, metadata)
     Telemetry.execute([:session, :opened], %{}, Map.put(metadata, :reason, :demand))
   end
 
-  def tell({:session_refused, reason, nanoseconds}, options, _pool) do
+  def report({:session_refused, reason, nanoseconds}, options, _pool) do
     Telemetry.ended(:open_session, nanoseconds, {:error, reason}, %{pool: options.name})
   end
 
-  def tell({:session_closed, session, reason}, options, _pool) do
+  def report({:session_closed, session, reason}, options, _pool) do
     metadata = %{pool: options.name, session: session, reason: reason}
     Telemetry.execute([:session, :closed], %{}, metadata)
   end
 
-  def tell({:session_hung, session, operation, ms, cost, executor, hung}, options, pool) do
+  def report({:session_hung, session, operation, ms, cost, executor, hung}, options, pool) do
     duration = System.convert_time_unit(ms, :millisecond, :native)
 
     Telemetry.execute([:session, :hung], %{duration: duration}, %{
@@ -43,13 +43,13 @@ defmodule Pkcs11Pool.PoolServer.Notices do
     )
   end
 
-  def tell({:hung_returned, session, operation, ms}, options, _pool) do
+  def report({:hung_returned, session, operation, ms}, options, _pool) do
     Logger.info(
       "pool #{inspect(options.name)}: #{call(operation, session)}, which hung, has returned after #{ms} ms"
     )
   end
 
-  def tell({:login_ended, result, nanoseconds}, options, _pool) do
+  def report({:login_ended, result, nanoseconds}, options, _pool) do
     metadata = %{pool: options.name, user: options.user}
 
     if result == :ok do
@@ -60,24 +60,24 @@ defmodule Pkcs11Pool.PoolServer.Notices do
     end
   end
 
-  def tell({:logged_out, reason}, options, _pool) do
+  def report({:logged_out, reason}, options, _pool) do
     Logger.info("pool #{inspect(options.name)}: logged out (#{reason})")
   end
 
-  def tell({:lease_expired, holder, place}, options, _pool) do
+  def report({:lease_expired, holder, place}, options, _pool) do
     Logger.warning(
       "pool #{inspect(options.name)}: #{inspect(holder)} held a session for longer than :lease_timeout " <>
         "(#{options.lease_timeout} ms), and has lost it; it was taken in #{place}"
     )
   end
 
-  def tell({:retried, class, reason, function}, options, _pool) do
+  def report({:retried, class, reason, function}, options, _pool) do
     function = Error.function(function)
     metadata = %{pool: options.name, class: class, reason: reason, function: function}
     Telemetry.execute([:operation, :retry], %{}, metadata)
   end
 
-  def tell({:reinitialized, cause}, options, _pool) do
+  def report({:reinitialized, cause}, options, _pool) do
     Telemetry.execute([:module, :reinitialized], %{}, %{pool: options.name, reason: cause})
 
     {level, why} = reinitialized(cause)

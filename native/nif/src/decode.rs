@@ -219,7 +219,7 @@ fn value(term: Term<'_>) -> NifResult<Value> {
     }
 }
 
-/// The pool's options, in the form that `Pkcs11Pool.PoolServer` gives them.
+/// The pool's options, in the form that `Pkcs11Pool.PoolServer.NativeOptions` gives them.
 #[derive(NifMap)]
 pub(crate) struct Options<'a> {
     label: String,

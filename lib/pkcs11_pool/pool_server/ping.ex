@@ -1,0 +1,54 @@
+defmodule Pkcs11Pool.PoolServer.Ping do
+  @moduledoc false
+  # Operations that the pool makes by itself, so that it has a session and a login: when its token has come up, and every now and then while it is not
+  # well and nobody calls it for that reason. Each runs in a process of its own.
+
+  require Logger
+
+  alias Pkcs11Pool.{Call, Native, Options}
+
+  @doc """
+  Opens the first session, and with it logs in. Not for a lazy pool.
+  """
+  @spec open_first_session(Options.t()) :: :ok
+  def open_first_session(%{lazy: true}), do: :ok
+
+  def open_first_session(%{name: name}) do
+    ping(name, fn error ->
+      unless error.reason in [:draining, :pool_not_found] do
+        Logger.warning("the first session could not be opened. " <> Exception.message(error))
+      end
+    end)
+  end
+
+  @doc """
+  Makes an operation if it may put right what is wrong with the pool.
+  """
+  @spec try_to_mend(Options.t(), Native.pool()) :: :ok
+  def try_to_mend(options, pool) do
+    if starts_by_itself?(options) and mendable?(Native.status(pool)),
+      do: ping(options.name, fn _error -> :ok end),
+      else: :ok
+  end
+
+  # A PIN pad or a person may be behind the source of a :token pool: they are not asked without need.
+  defp starts_by_itself?(%{lazy: lazy, type: type}), do: not lazy and type != :token
+
+  # Whether an operation may put it right, without trying a PIN that may count as wrong. A PIN that was refused is not tried again; after another
+  # failure of C_Login nobody knows. The native side itself looks for a token that is away.
+  defp mendable?(%{health_reason: {reason, _code, function, _executed, details}}) do
+    reason in [:pin_source_failed, :starting] or function == "C_OpenSession" or
+      match?(%{poisoned: true}, details)
+  end
+
+  defp mendable?(_ready), do: false
+
+  defp ping(name, failed) do
+    spawn(fn ->
+      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.call!([])),
+           do: failed.(error)
+    end)
+
+    :ok
+  end
+end
