@@ -59,12 +59,12 @@ defmodule Profile do
   end
 
   defp encode do
-    Options.call!([])
+    Options.Call.validate!([])
     Mechanism.encode!(:sha256_hmac)
     Key.encode!("hmac", Mechanism.class_for(:sign, :sha256_hmac))
   end
 
-  defp ping(pool, opts), do: :ok = Call.run(pool, :ping, nil, :ping, Options.call!(opts))
+  defp ping(pool, opts), do: :ok = Call.run(pool, :ping, nil, :ping, Options.Call.validate!(opts))
 
   defp raw(token, program) do
     arena = Map.merge(Grid.spec(:hmac, 1, 1), %{token: token, raw: program})

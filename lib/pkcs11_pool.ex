@@ -273,7 +273,7 @@ defmodule Pkcs11Pool do
   """
   @spec mechanisms(pool) :: {:ok, [mechanism_info]} | {:error, Error.t()}
   def mechanisms(pool) do
-    with {:ok, list} <- Call.run(pool, :mechanisms, nil, :mechanisms, Options.call!([])) do
+    with {:ok, list} <- Call.run(pool, :mechanisms, nil, :mechanisms, Options.Call.validate!([])) do
       {:ok,
        for {code, min, max, flags} <- list do
          %{mechanism: Mechanism.decode(code), min: min, max: max, flags: Mechanism.flags(flags)}
@@ -294,7 +294,8 @@ defmodule Pkcs11Pool do
   """
   @spec token_info(pool, [call_option]) :: {:ok, Token.info()} | {:error, Error.t()}
   def token_info(pool, opts \\ []) do
-    with {:ok, info} <- Call.run(pool, :token_info, nil, :token_info, Options.call!(opts)),
+    with {:ok, info} <-
+           Call.run(pool, :token_info, nil, :token_info, Options.Call.validate!(opts)),
          do: {:ok, Information.token(info)}
   end
 
@@ -627,7 +628,7 @@ defmodule Pkcs11Pool do
   @spec get_attributes(pool, key, [Template.name()], [call_option | {:partial, boolean}]) ::
           {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def get_attributes(pool, object, names, opts \\ []),
-    do: API.Attributes.read(pool, object, nil, names, Options.call!(opts, [:partial]))
+    do: API.Attributes.read(pool, object, nil, names, Options.Call.validate!(opts, [:partial]))
 
   defbang get_attributes!(
             pool,
@@ -660,7 +661,7 @@ defmodule Pkcs11Pool do
   """
   @spec public_key(pool, key, [call_option]) :: {:ok, PublicKey.t()} | {:error, Error.t()}
   def public_key(pool, key, opts \\ []),
-    do: API.Attributes.read_public_key(pool, key, Options.call!(opts))
+    do: API.Attributes.read_public_key(pool, key, Options.Call.validate!(opts))
 
   defbang public_key!(pool, key, opts :: [call_option]) :: PublicKey.t()
 end

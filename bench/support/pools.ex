@@ -32,5 +32,5 @@ defmodule Bench.Pools do
 
   @doc "An operation that does nothing, and needs a session all the same."
   @spec ping(term) :: :ok
-  def ping(name), do: Call.run(name, :ping, nil, :ping, Options.call!([]))
+  def ping(name), do: Call.run(name, :ping, nil, :ping, Options.Call.validate!([]))
 end

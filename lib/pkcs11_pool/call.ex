@@ -18,7 +18,7 @@ defmodule Pkcs11Pool.Call do
   @doc """
   Runs a request of the native side on a pool, or on the lease that the caller has there.
   """
-  @spec run(pool :: term, operation :: atom, mechanism :: term, request :: term, Options.call()) ::
+  @spec run(pool :: term, operation :: atom, mechanism :: term, request :: term, Options.Call.t()) ::
           :ok | {:ok, term} | {:error, Error.t()}
   def run(pool, operation, mechanism, request, opts) do
     span = Span.start(pool, operation, mechanism, opts)
@@ -40,7 +40,7 @@ defmodule Pkcs11Pool.Call do
   @doc """
   Where the operations of a call run.
   """
-  @spec place(pool :: term, Options.call()) :: {:ok, place} | {:error, Error.t()}
+  @spec place(pool :: term, Options.Call.t()) :: {:ok, place} | {:error, Error.t()}
   def place(%Lease{entry: %{queue_timeout: _, operation_timeout: _} = entry} = lease, opts),
     do: {:ok, {lease.pool, timeouts(entry, opts), lease}}
 
@@ -87,7 +87,7 @@ defmodule Pkcs11Pool.Call do
   @doc """
   Takes a session of the pool for the calling process. With the lease comes the pool server, which is told when the lease expires.
   """
-  @spec lease(name :: term, Options.call()) ::
+  @spec lease(name :: term, Options.Call.t()) ::
           {:ok, Lease.t(), server :: pid, Native.ticket()} | {:error, Error.t()}
   def lease(name, opts) do
     case Registry.fetch(name) do
@@ -113,7 +113,7 @@ defmodule Pkcs11Pool.Call do
   """
   @spec submit(
           name :: term,
-          Options.call(),
+          Options.Call.t(),
           (Native.pool(), reference, non_neg_integer | nil ->
              Native.ticket() | {:error, Native.error()})
         ) :: :ok | {:error, Error.t()}

@@ -81,7 +81,7 @@ defmodule Pkcs11Pool.Health do
   @spec check(Pkcs11Pool.pool(), [option]) ::
           :ok | {:degraded, Error.t()} | {:error, Error.t()}
   def check(pool, opts \\ []) do
-    opts = Options.health!(opts)
+    opts = Options.Call.health!(opts)
     pool = Lease.pool_name(pool)
 
     case status(pool) do
@@ -112,7 +112,7 @@ defmodule Pkcs11Pool.Health do
 
   # Without a span: it is nobody's operation.
   defp call(pool, %{timeout: timeout}) do
-    opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
+    opts = Options.Call.validate!(queue_timeout: timeout, operation_timeout: timeout)
     deadline = System.monotonic_time(:millisecond) + timeout
 
     with {:ok, {name, entry, lease}} <- Call.place(pool, opts),

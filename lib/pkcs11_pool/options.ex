@@ -1,10 +1,8 @@
 defmodule Pkcs11Pool.Options do
   @moduledoc false
-  # The options of a pool and of a call, checked once, before anything is loaded. The options are
-  # documented in `Pkcs11Pool`. No message shows a PIN, or what could be one.
+  # The options of a pool, checked once, before anything is loaded. They are documented in `Pkcs11Pool`. No message shows a PIN, or what could be one.
 
-  alias Pkcs11Pool.Options.Value
-  alias Pkcs11Pool.Argument.Suggestion
+  alias Pkcs11Pool.Options.{Shape, Value}
   alias Pkcs11Pool.{Pin, Profile, ReturnCode}
 
   @default_pool_size 4
@@ -52,6 +50,12 @@ defmodule Pkcs11Pool.Options do
   @required [:name, :module, :slot]
 
   defstruct @defaults
+
+  @doc """
+  What an option is when it is not given; nil where that depends on other options, or there is nothing.
+  """
+  @spec default(name :: atom) :: term
+  def default(name), do: @defaults[name]
 
   @type slot ::
           {:token_label, String.t()}
@@ -106,43 +110,14 @@ defmodule Pkcs11Pool.Options do
           retry_policy: %{optional(non_neg_integer) => ReturnCode.class()}
         }
 
-  @typedoc "The options of a call; a timeout or `:session_object` of nil is the pool's."
-  @type call :: %{
-          queue_timeout: timeout | nil,
-          operation_timeout: timeout | nil,
-          telemetry_metadata: map,
-          signature: :raw | :der,
-          partial: boolean,
-          session_object: :refuse | :allow | nil,
-          force: boolean,
-          limit: pos_integer | nil,
-          prefix: binary,
-          suffix: binary
-        }
-
-  @call_names [:queue_timeout, :operation_timeout, :telemetry_metadata]
-  @call_defaults %{
-    queue_timeout: nil,
-    operation_timeout: nil,
-    telemetry_metadata: %{},
-    signature: :raw,
-    partial: false,
-    session_object: nil,
-    force: false,
-    limit: nil,
-    prefix: "",
-    suffix: ""
-  }
-
   @doc """
   The options of a pool, with their defaults. Raises `ArgumentError` that names the option.
   """
   @spec validate!(keyword) :: t
   def validate!(options) do
-    keyword!(options)
-    known!(options, @names)
-
-    required!(options, @required)
+    Shape.keyword!(options)
+    Shape.known!(options, @names)
+    Shape.required!(options, @required)
 
     profile = options |> Keyword.get(:profile) |> of_profile()
     values = Map.merge(validated!(profile), validated!(options), &explicit/3)
@@ -167,102 +142,6 @@ defmodule Pkcs11Pool.Options do
   @spec reveal(sealed(value) | nil) :: value | nil when value: term
   def reveal(nil), do: nil
   def reveal(sealed), do: sealed.()
-
-  @doc """
-  The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of
-  `:signature`, `:partial`, `:session_object`, `:force`, `:limit`, `:prefix` and `:suffix` those in `extra`.
-  Raises `ArgumentError` that names the option.
-  """
-  @spec call!(keyword, [
-          :signature | :partial | :session_object | :force | :limit | :prefix | :suffix
-        ]) ::
-          call
-  def call!(options, extra \\ [])
-  def call!([], _extra), do: @call_defaults
-
-  def call!(options, extra) do
-    keyword!(options)
-    known!(options, @call_names ++ extra)
-
-    options
-    |> Enum.reverse()
-    |> Enum.reduce(@call_defaults, fn {name, value}, call ->
-      Map.replace!(call, name, Value.validate!(name, value))
-    end)
-  end
-
-  @health_defaults %{call: false, timeout: 1_000}
-
-  @doc """
-  The options of `Pkcs11Pool.Health.check/2`. Raises `ArgumentError` that names the option.
-  """
-  @spec health!(keyword) :: %{call: boolean, timeout: pos_integer}
-  def health!(options) do
-    keyword!(options)
-    known!(options, Map.keys(@health_defaults))
-
-    options
-    |> Enum.reverse()
-    |> Enum.reduce(@health_defaults, fn {name, value}, health ->
-      Map.replace!(health, name, Value.validate!(name, value))
-    end)
-  end
-
-  @token_names [
-    :module,
-    :slot,
-    :module_sha256,
-    :module_env,
-    :module_args,
-    :pin_timeout,
-    :user,
-    :force
-  ]
-
-  @doc """
-  The options of `Pkcs11Pool.Token.list/1`. Raises `ArgumentError` that names the option.
-  """
-  @spec module!(keyword) :: %{required(atom) => term}
-  def module!(options) do
-    options =
-      checked!(
-        options,
-        [:module],
-        [:module, :module_sha256, :module_env, :module_args, :operation_timeout],
-        @defaults
-      )
-
-    # A module that hangs would hold its caller for ever.
-    unless options.operation_timeout in 1..0x7FFFFFFF do
-      Value.invalid!(
-        :operation_timeout,
-        "positive integer (milliseconds)",
-        options.operation_timeout
-      )
-    end
-
-    options
-  end
-
-  @doc """
-  The options of `Pkcs11Pool.Token`, but for `list/1`. Raises `ArgumentError` that names the option.
-  """
-  @spec token!(keyword) :: %{required(atom) => term}
-  def token!(options) do
-    checked!(options, [:module, :slot], @token_names, [{:force, false} | @defaults])
-  end
-
-  defp checked!(options, required, names, defaults) do
-    keyword!(options)
-    known!(options, names)
-    required!(options, required)
-
-    for name <- names, into: %{} do
-      if Keyword.has_key?(options, name),
-        do: {name, Value.validate!(name, options[name])},
-        else: {name, defaults[name]}
-    end
-  end
 
   @doc """
   A pool's size that is given to a call. Raises `ArgumentError` for what is none.
@@ -302,36 +181,6 @@ defmodule Pkcs11Pool.Options do
         raise ArgumentError, "expected a PIN source: " <> Pin.Source.expected()
     end
   end
-
-  # Shape
-
-  defp keyword!(options) do
-    unless Keyword.keyword?(options),
-      do: raise(ArgumentError, "expected options to be a keyword list")
-  end
-
-  defp required!(options, names) do
-    for name <- names, not Keyword.has_key?(options, name) do
-      raise ArgumentError,
-            "required #{inspect(name)} option not found, received options: " <>
-              inspect(Keyword.keys(options))
-    end
-  end
-
-  defp known!(options, valid) do
-    case Enum.uniq(Keyword.keys(options)) -- valid do
-      [] ->
-        :ok
-
-      unknown ->
-        raise ArgumentError,
-              "unknown options #{inspect(unknown)}, valid options are: #{inspect(valid)}" <>
-                hint(unknown, valid)
-    end
-  end
-
-  defp hint([unknown], valid), do: Suggestion.for(unknown, valid)
-  defp hint(_several, _valid), do: ""
 
   # As everywhere in Keyword, the first of several counts.
   defp validated!(options) do

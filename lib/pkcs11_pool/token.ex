@@ -154,7 +154,7 @@ defmodule Pkcs11Pool.Token do
           | {:operation_timeout, pos_integer}
         ]) :: {:ok, listing} | {:error, Error.t()}
   def list(opts) do
-    opts = Options.module!(opts)
+    opts = Options.Token.list!(opts)
     timeout = opts.operation_timeout
 
     place = opts |> module() |> Map.put(:timeout, timeout)
@@ -214,7 +214,7 @@ defmodule Pkcs11Pool.Token do
 
   # `what` makes the native request in the one process that has the PINs.
   defp run(opts, sources, what) do
-    opts = Options.token!(opts)
+    opts = Options.Token.provision!(opts)
 
     place =
       opts

@@ -330,26 +330,26 @@ defmodule Pkcs11Pool.OptionsTest do
                limit: nil,
                prefix: "",
                suffix: ""
-             } == Options.call!([])
+             } == Options.Call.validate!([])
     end
 
     test "options of every call, and those of one" do
       assert %{queue_timeout: 0, operation_timeout: :infinity, telemetry_metadata: %{a: 1}} =
-               Options.call!(
+               Options.Call.validate!(
                  queue_timeout: 0,
                  operation_timeout: :infinity,
                  telemetry_metadata: %{a: 1}
                )
 
-      assert %{signature: :der} = Options.call!([signature: :der], [:signature])
-      assert %{partial: true} = Options.call!([partial: true], [:partial])
+      assert %{signature: :der} = Options.Call.validate!([signature: :der], [:signature])
+      assert %{partial: true} = Options.Call.validate!([partial: true], [:partial])
 
       assert %{session_object: :allow} =
-               Options.call!([session_object: :allow], [:session_object])
+               Options.Call.validate!([session_object: :allow], [:session_object])
 
-      assert %{force: true} = Options.call!([force: true], [:force])
+      assert %{force: true} = Options.Call.validate!([force: true], [:force])
       # As in Keyword, the first of several counts.
-      assert %{queue_timeout: 1} = Options.call!(queue_timeout: 1, queue_timeout: 2)
+      assert %{queue_timeout: 1} = Options.Call.validate!(queue_timeout: 1, queue_timeout: 2)
     end
 
     test "bad options are named" do
@@ -366,7 +366,8 @@ defmodule Pkcs11Pool.OptionsTest do
             {%{}, [], "keyword list"}
           ] do
         text_given =
-          assert_raise(ArgumentError, fn -> Options.call!(bad, extra) end) |> Exception.message()
+          assert_raise(ArgumentError, fn -> Options.Call.validate!(bad, extra) end)
+          |> Exception.message()
 
         assert text_given =~ text
       end

@@ -13,7 +13,7 @@ defmodule Pkcs11Pool.API.Attributes do
           Pkcs11Pool.key(),
           class :: atom | nil,
           [Template.name()],
-          Options.call()
+          Options.Call.t()
         ) :: {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def read(pool, object, class, names, opts) do
     codes = codes!(names)
@@ -51,7 +51,7 @@ defmodule Pkcs11Pool.API.Attributes do
   @doc """
   Reads the public key of a key: from the public key's object, or else from the private key's.
   """
-  @spec read_public_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), Options.call()) ::
+  @spec read_public_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), Options.Call.t()) ::
           {:ok, PublicKey.t()} | {:error, Error.t()}
   def read_public_key(pool, key, opts) do
     opts = %{opts | partial: true}

@@ -15,7 +15,14 @@ defmodule Pkcs11Pool.API.Cipher do
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
   def encrypt(pool, key, mechanism, data, opts),
     do:
-      KeyOperation.run(pool, :encrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+      KeyOperation.run(
+        pool,
+        :encrypt,
+        key,
+        mechanism,
+        binary!(data, "data"),
+        Options.Call.validate!(opts)
+      )
 
   @doc """
   Decrypts data.
@@ -24,7 +31,14 @@ defmodule Pkcs11Pool.API.Cipher do
           {:ok, binary} | {:error, Error.t()}
   def decrypt(pool, key, mechanism, data, opts),
     do:
-      KeyOperation.run(pool, :decrypt, key, mechanism, binary!(data, "data"), Options.call!(opts))
+      KeyOperation.run(
+        pool,
+        :decrypt,
+        key,
+        mechanism,
+        binary!(data, "data"),
+        Options.Call.validate!(opts)
+      )
 
   @doc """
   Encrypts each of a list of data.
@@ -38,7 +52,7 @@ defmodule Pkcs11Pool.API.Cipher do
         ) :: Pkcs11Pool.results(binary | {iv :: binary, ciphertext :: binary})
   def encrypt_many(pool, key, mechanism, list, opts) do
     items = Batch.Items.encode!(:encrypt, mechanism, list)
-    KeyOperation.run_many(pool, :encrypt, key, mechanism, items, Options.call!(opts))
+    KeyOperation.run_many(pool, :encrypt, key, mechanism, items, Options.Call.validate!(opts))
   end
 
   @doc """
@@ -53,6 +67,6 @@ defmodule Pkcs11Pool.API.Cipher do
         ) :: Pkcs11Pool.results(binary)
   def decrypt_many(pool, key, mechanism, list, opts) do
     items = Batch.Items.encode!(:decrypt, mechanism, list)
-    KeyOperation.run_many(pool, :decrypt, key, mechanism, items, Options.call!(opts))
+    KeyOperation.run_many(pool, :decrypt, key, mechanism, items, Options.Call.validate!(opts))
   end
 end

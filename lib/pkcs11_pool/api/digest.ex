@@ -13,7 +13,7 @@ defmodule Pkcs11Pool.API.Digest do
   @spec digest(Pkcs11Pool.pool(), Mechanism.t(), iodata, keyword) ::
           {:ok, binary} | {:error, Error.t()}
   def digest(pool, mechanism, data, opts) do
-    opts = Options.call!(opts)
+    opts = Options.Call.validate!(opts)
     request = {:digest, Mechanism.encode!(mechanism), binary!(data, "data")}
     Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
   end
@@ -24,7 +24,7 @@ defmodule Pkcs11Pool.API.Digest do
   @spec digest_key(Pkcs11Pool.pool(), Mechanism.t(), Pkcs11Pool.key(), keyword) ::
           {:ok, binary} | {:error, Error.t()}
   def digest_key(pool, mechanism, key, opts) do
-    opts = Options.call!(opts, [:prefix, :suffix])
+    opts = Options.Call.validate!(opts, [:prefix, :suffix])
     encoded = Mechanism.encode!(mechanism)
     key = Key.encode!(key, :secret_key)
     request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}

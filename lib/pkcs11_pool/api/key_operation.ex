@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.API.KeyOperation do
           Pkcs11Pool.key(),
           Mechanism.t(),
           Batch.Items.input(),
-          Options.call()
+          Options.Call.t()
         ) :: :ok | {:ok, term} | {:error, Error.t()}
   def run(pool, verb, key, mechanism, input, opts) do
     encoded = Mechanism.encode_for!(verb, mechanism)
@@ -35,7 +35,7 @@ defmodule Pkcs11Pool.API.KeyOperation do
           Pkcs11Pool.key(),
           Mechanism.t(),
           [Batch.Items.t() | {:error, Error.t()}],
-          Options.call()
+          Options.Call.t()
         ) :: {:ok, [Batch.result()]} | {:error, Error.t()}
   def run_many(pool, verb, key, mechanism, items, opts) do
     key = Key.encode!(key, Mechanism.class_for(verb, mechanism))

@@ -10,7 +10,7 @@ defmodule Pkcs11Pool.API.Login do
   @spec login(Pkcs11Pool.pool(), Pin.Source.t() | nil, keyword) :: :ok | {:error, Error.t()}
   def login(pool, pin_source, opts) do
     pool = Lease.pool_name(pool)
-    opts = Options.call!(opts, [:force])
+    opts = Options.Call.validate!(opts, [:force])
     sources = Options.pin_sources!(pin_source)
 
     with {:ok, entry} <- fetch_with_login(pool) do
@@ -44,7 +44,7 @@ defmodule Pkcs11Pool.API.Login do
   @spec logout(Pkcs11Pool.pool(), keyword) :: :ok | {:error, Error.t()}
   def logout(pool, opts) do
     pool = Lease.pool_name(pool)
-    opts = Options.call!(opts, [:force])
+    opts = Options.Call.validate!(opts, [:force])
 
     with {:ok, _server, %{type: type} = entry} when type != :cloud_hsm <- Registry.fetch(pool),
          :ok <- refuse_within_own_block(pool, entry, opts) do

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.API.Objects do
   @spec generate_key(Pkcs11Pool.pool(), Mechanism.t(), Template.t(), keyword) ::
           {:ok, Object.t()} | {:error, Error.t()}
   def generate_key(pool, mechanism, template, opts) do
-    opts = Options.call!(opts, [:session_object])
+    opts = Options.Call.validate!(opts, [:session_object])
     encoded = Mechanism.encode!(mechanism)
     template = Template.encode!(template)
     request = {:generate_key, encoded, template}
@@ -36,7 +36,7 @@ defmodule Pkcs11Pool.API.Objects do
           keyword
         ) :: {:ok, {Object.t(), Object.t()}} | {:error, Error.t()}
   def generate_key_pair(pool, mechanism, public_template, private_template, opts) do
-    opts = Options.call!(opts, [:session_object])
+    opts = Options.Call.validate!(opts, [:session_object])
     encoded = Mechanism.encode!(mechanism)
     public = Template.encode!(public_template)
     private = Template.encode!(private_template)
@@ -72,7 +72,7 @@ defmodule Pkcs11Pool.API.Objects do
   @spec find(Pkcs11Pool.pool(), Template.t(), keyword) ::
           {:ok, [Object.t()]} | {:error, Error.t()}
   def find(pool, template, opts) do
-    opts = Options.call!(opts, [:limit])
+    opts = Options.Call.validate!(opts, [:limit])
     template = Template.encode!(template)
     request = {:find_objects, template, opts.limit || @most_found, opts.limit != nil}
 
@@ -86,7 +86,7 @@ defmodule Pkcs11Pool.API.Objects do
   """
   @spec destroy(Pkcs11Pool.pool(), Pkcs11Pool.key(), keyword) :: :ok | {:error, Error.t()}
   def destroy(pool, object, opts) do
-    opts = Options.call!(opts)
+    opts = Options.Call.validate!(opts)
     Call.run(pool, :destroy_object, nil, {:destroy_object, Key.encode!(object, nil)}, opts)
   end
 end

@@ -155,7 +155,7 @@ defmodule Pkcs11Pool.API.Pool do
   @spec reload(Pkcs11Pool.pool(), keyword) :: :ok | {:error, Error.t()}
   def reload(pool, opts) do
     pool = Lease.pool_name(pool)
-    opts = Options.call!(opts)
+    opts = Options.Call.validate!(opts)
     wait = opts.queue_timeout || @reload_wait
     ms = if wait != :infinity, do: wait
 

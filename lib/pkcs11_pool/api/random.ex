@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.API.Random do
   @spec generate(Pkcs11Pool.pool(), non_neg_integer, keyword) ::
           {:ok, binary} | {:error, Error.t()}
   def generate(pool, n, opts) when is_integer(n) and n in 0..@longest,
-    do: Call.run(pool, :generate_random, nil, {:generate_random, n}, Options.call!(opts))
+    do: Call.run(pool, :generate_random, nil, {:generate_random, n}, Options.Call.validate!(opts))
 
   def generate(_pool, n, _opts) do
     raise ArgumentError,
@@ -27,7 +27,7 @@ defmodule Pkcs11Pool.API.Random do
   """
   @spec seed(Pkcs11Pool.pool(), iodata, keyword) :: :ok | {:error, Error.t()}
   def seed(pool, seed, opts) do
-    opts = Options.call!(opts)
+    opts = Options.Call.validate!(opts)
     seed = binary!(seed, "the seed")
     if seed == "", do: raise(ArgumentError, "expected the seed to be of one byte at least")
     Call.run(pool, :seed_random, nil, {:seed_random, seed}, opts)

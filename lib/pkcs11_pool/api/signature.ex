@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.API.Signature do
   @spec sign(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, keyword) ::
           {:ok, binary} | {:error, Error.t()}
   def sign(pool, key, mechanism, data, opts) do
-    opts = Options.call!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature])
     check_form!(opts, mechanism)
     result = KeyOperation.run(pool, :sign, key, mechanism, binary!(data, "data"), opts)
     with {:ok, signature} <- result, do: encode(pool, signature, opts)
@@ -27,7 +27,7 @@ defmodule Pkcs11Pool.API.Signature do
   @spec sign_many(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), [iodata], keyword) ::
           Pkcs11Pool.results(binary)
   def sign_many(pool, key, mechanism, list, opts) do
-    opts = Options.call!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature])
     check_form!(opts, mechanism)
     items = Batch.Items.encode!(:sign, mechanism, list)
 
@@ -45,7 +45,7 @@ defmodule Pkcs11Pool.API.Signature do
   @spec verify(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, iodata, keyword) ::
           :ok | {:error, Error.t()}
   def verify(pool, key, mechanism, data, signature, opts) do
-    opts = Options.call!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature])
     encoded = Mechanism.encode_for!(:verify, mechanism)
     {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
     Mechanism.digest!(encoded, data)
@@ -66,7 +66,7 @@ defmodule Pkcs11Pool.API.Signature do
           keyword
         ) :: Pkcs11Pool.results(true)
   def verify_many(pool, key, mechanism, list, opts) do
-    opts = Options.call!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature])
     items = Batch.Items.encode!(:verify, mechanism, list)
 
     items =

@@ -11,13 +11,13 @@ defmodule Pkcs11Pool.API.WithSession do
           result | {:error, Error.t()}
         when result: term
   def run(%Lease{} = lease, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
-    _checked = Options.call!(opts)
+    _checked = Options.Call.validate!(opts)
 
     with :ok <- Lease.check(lease), do: apply_to(fun, lease)
   end
 
   def run(pool, fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
-    opts = Options.call!(opts)
+    opts = Options.Call.validate!(opts)
 
     case Lease.current(pool) do
       nil -> run_leased(pool, fun, opts)

@@ -12,7 +12,7 @@ defmodule Pkcs11Pool.Call.AwaitReady do
   """
   @spec await(pool :: term, timeout, when_down :: :wait | :fail) :: :ok | {:error, Error.t()}
   def await(pool, timeout, when_down) do
-    opts = Options.call!(queue_timeout: timeout, operation_timeout: timeout)
+    opts = Options.Call.validate!(queue_timeout: timeout, operation_timeout: timeout)
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
     span = Call.Span.start(pool, :await_ready, nil, opts)
     {result, ticket} = try_until_ready(pool, opts, deadline, when_down)

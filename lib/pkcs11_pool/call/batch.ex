@@ -45,7 +45,7 @@ defmodule Pkcs11Pool.Call.Batch do
           Key.encoded(),
           mechanism :: term,
           [Items.t() | {:error, Error.t()}],
-          Options.call()
+          Options.Call.t()
         ) :: {:ok, [result]} | {:error, Error.t()}
   def run(pool, verb, key, mechanism, items, opts) do
     operation = Map.fetch!(@operations, verb)

@@ -7,7 +7,7 @@ defmodule Pkcs11Pool.Call.Span do
   @doc """
   Starts the span of a call; nil without telemetry.
   """
-  @spec start(pool :: term, operation :: atom, mechanism :: term, Options.call()) ::
+  @spec start(pool :: term, operation :: atom, mechanism :: term, Options.Call.t()) ::
           Telemetry.span()
   def start(pool, operation, mechanism, opts) do
     if Telemetry.enabled?() do
@@ -37,7 +37,7 @@ defmodule Pkcs11Pool.Call.Span do
   @doc """
   Runs a function within the span of a call, in the calling process, where the handlers of the events run.
   """
-  @spec within(pool :: term, operation :: atom, Options.call(), (() -> result)) :: result
+  @spec within(pool :: term, operation :: atom, Options.Call.t(), (() -> result)) :: result
         when result: :ok | {:error, Error.t()}
   def within(pool, operation, opts, fun) do
     span = start(pool, operation, nil, opts)

@@ -45,7 +45,7 @@ defmodule Pkcs11Pool.PoolServer.Ping do
 
   defp ping(name, failed) do
     spawn(fn ->
-      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.call!([])),
+      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.Call.validate!([])),
            do: failed.(error)
     end)
 

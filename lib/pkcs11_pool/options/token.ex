@@ -1,0 +1,51 @@
+defmodule Pkcs11Pool.Options.Token do
+  @moduledoc false
+  # The options of the functions in `Pkcs11Pool.Token`, which need no pool.
+
+  alias Pkcs11Pool.Options
+  alias Pkcs11Pool.Options.{Shape, Value}
+
+  @doc """
+  The options of `Pkcs11Pool.Token.list/1`. Raises `ArgumentError` that names the option.
+  """
+  @spec list!(keyword) :: %{required(atom) => term}
+  def list!(options) do
+    names = [:module, :module_sha256, :module_env, :module_args, :operation_timeout]
+    options = checked!(options, [:module], names)
+
+    # A module that hangs would hold its caller for ever.
+    unless options.operation_timeout in 1..0x7FFFFFFF do
+      Value.invalid!(
+        :operation_timeout,
+        "positive integer (milliseconds)",
+        options.operation_timeout
+      )
+    end
+
+    options
+  end
+
+  @doc """
+  The options of `Pkcs11Pool.Token.init/3`, `init_pin/3` and `set_pin/3`. Raises `ArgumentError` that names the option.
+  """
+  @spec provision!(keyword) :: %{required(atom) => term}
+  def provision!(options) do
+    names = [:module, :slot, :module_sha256, :module_env, :module_args, :pin_timeout, :user]
+    checked!(options, [:module, :slot], names ++ [:force])
+  end
+
+  defp checked!(options, required, names) do
+    Shape.keyword!(options)
+    Shape.known!(options, names)
+    Shape.required!(options, required)
+
+    for name <- names, into: %{} do
+      if Keyword.has_key?(options, name),
+        do: {name, Value.validate!(name, options[name])},
+        else: {name, default(name)}
+    end
+  end
+
+  defp default(:force), do: false
+  defp default(name), do: Options.default(name)
+end
