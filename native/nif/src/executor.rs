@@ -36,13 +36,13 @@ fn taken(pools: &[Entry], except: &Arc<TokenPool>) -> usize {
 
 /// Those of one pool: by its runners that are processes, and by callers that run their calls themselves.
 fn may_occupy(pool: &TokenPool, wanted: usize) -> usize {
-    let (processes, guests) = (processes_of(pool), pool.guests());
+    let (processes, inline_calls) = (processes_of(pool), pool.inline_calls());
     if pool.is_draining() {
         // Only what is still there.
-        return processes + guests;
+        return processes + inline_calls;
     }
     // Each of them has a session.
-    (wanted.max(processes) + guests).min(pool.places())
+    (wanted.max(processes) + inline_calls).min(pool.places())
 }
 
 fn processes_of(pool: &TokenPool) -> usize {

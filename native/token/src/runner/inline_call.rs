@@ -30,7 +30,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// How many callers are at it.
-    pub fn guests(&self) -> usize {
+    pub fn inline_calls(&self) -> usize {
         self.in_flight.inline_calls()
     }
 
