@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use session_pool::Stats;
+
 use crate::error::{Error, Failure};
 use crate::operation::Place;
 use crate::operation::answer::Answer;
@@ -48,7 +50,10 @@ impl<H: Host> TokenPool<H> {
     /// Logs out if nothing has run for so long.
     pub(crate) fn log_out_if_inactive(&self) {
         let Ok(token) = self.availability.token() else { return };
-        if self.login.is_inactive() && self.login.admitted_epoch(&token).is_some() && self.sessions.stats().running == 0 {
+        let Stats { running, opening, closing, waiting, .. } = self.sessions.stats();
+        // It holds nobody back: where something is under way, the pool is not inactive, or it comes again.
+        let is_quiet = running + opening + closing + waiting == 0;
+        if is_quiet && self.login.is_inactive() && self.login.admitted_epoch(&token).is_some() {
             self.submit_control(Control::logout(Asked::new(None, false)));
         }
     }
