@@ -1,0 +1,138 @@
+defmodule Pkcs11Pool.Error.Details do
+  @moduledoc false
+  # An error's details as parts of its sentences. Details are read with care, since a message must never raise; and what is not known to be harmless is
+  # not shown. A detail that is missing, or of another shape, gives words that do without it.
+
+  alias Pkcs11Pool.ReturnCode
+
+  @spec kind_of_key(map) :: String.t()
+  def kind_of_key(details) do
+    type = if details[:key_type], do: " of type #{inspect(details.key_type)}"
+    "an object of class #{inspect(details[:class] || :unknown)}#{type}"
+  end
+
+  @spec mechanism(map) :: String.t()
+  def mechanism(%{mechanism: mechanism}),
+    do: " the mechanism #{inspect(mechanism)} in this operation"
+
+  def mechanism(_details), do: " the mechanism"
+
+  @spec hung(map) :: String.t()
+  def hung(%{hung: hung, size: size}) when is_integer(hung) and is_integer(size),
+    do: "#{hung} calls (of a pool of #{size} sessions)"
+
+  def hung(_details), do: "calls"
+
+  @spec within(map) :: String.t()
+  def within(%{timeout_ms: ms}) when is_number(ms), do: " within #{ms} ms"
+  def within(_details), do: " in time"
+
+  # An error without a pool is of Pkcs11Pool.Token, which logs no pool in.
+  @spec pin_remedy(map, error :: map) :: String.t()
+  def pin_remedy(_details, %{pool: nil}),
+    do: "Correct the PIN source first: the token may count each wrong PIN, and lock after a few"
+
+  def pin_remedy(details, _error) do
+    if poisoned?(details) do
+      "No further C_Login is made until login/3, or until the :pin source gives another PIN"
+    else
+      "Correct the :pin source, then call login/3"
+    end
+  end
+
+  defp poisoned?(%{poisoned: true}), do: true
+  defp poisoned?(_details), do: false
+
+  @spec sharers(map) :: String.t()
+  def sharers(%{pools: pools, leases: leases}) when is_integer(pools) and is_integer(leases),
+    do: ": #{pools} other pools on the token, #{leases} with_session/3 blocks of this one"
+
+  def sharers(%{leases: leases}) when is_integer(leases),
+    do: ": #{leases} with_session/3 blocks of this pool, the caller's among them"
+
+  def sharers(_details), do: ""
+
+  @spec away(map) :: String.t()
+  def away(%{away_ms: ms}) when is_number(ms), do: "has been unavailable for #{ms} ms"
+  def away(_details), do: "is unavailable"
+
+  @spec retry_after(map) :: String.t()
+  def retry_after(details) do
+    next = if is_number(details[:retry_after_ms]), do: ", next in #{details.retry_after_ms} ms"
+
+    "The pool looks for it by itself#{next}, and nothing has to be restarted; see that the device has power, " <>
+      "the network reaches it, and the token is in it"
+  end
+
+  @shown_candidates 5
+
+  @spec candidates(map) :: String.t()
+  def candidates(%{candidates: [_ | _] = candidates}) do
+    shown =
+      candidates
+      |> Enum.take(@shown_candidates)
+      |> Enum.map_join(", ", fn
+        {id, label} when is_binary(id) and is_binary(label) ->
+          "#{inspect(label)} with id #{if id == "", do: "empty", else: Base.encode16(id, case: :lower)}"
+
+        other ->
+          inspect(other)
+      end)
+
+    more = if length(candidates) > @shown_candidates, do: ", ...", else: ""
+    ": " <> shown <> more
+  end
+
+  def candidates(_details), do: ""
+
+  @spec attributes(map) :: String.t()
+  def attributes(%{attributes: [_ | _] = names}),
+    do: "the attributes " <> Enum.map_join(names, ", ", &inspect/1)
+
+  def attributes(_details), do: "an attribute that was asked for"
+
+  @spec path(map) :: String.t()
+  def path(%{path: path}) when is_binary(path), do: " " <> path
+  def path(_details), do: ""
+
+  @spec cause(map) :: String.t()
+  def cause(%{cause: cause}) when is_binary(cause) and cause != "", do: ": " <> cause
+
+  def cause(%{cause: cause}) when is_atom(cause) and cause not in [nil, true, false] do
+    case ReturnCode.code(cause) do
+      nil -> ": " <> words(cause)
+      code -> ": " <> ReturnCode.describe(code)
+    end
+  end
+
+  def cause(%{cause: cause}) when is_integer(cause) and cause >= 0,
+    do: ": " <> ReturnCode.describe(cause)
+
+  def cause(_details), do: ""
+
+  # The native side gives it in words.
+  @spec selector(map) :: String.t()
+  def selector(%{selector: selector}) when is_binary(selector), do: " (#{selector})"
+  def selector(%{selector: selector}) when selector != nil, do: " #{inspect(selector)}"
+  def selector(_details), do: ""
+
+  @spec available(map) :: String.t()
+  def available(%{available: []}), do: "; no slot has a token"
+
+  def available(%{available: [_ | _] = available}) do
+    "; there are " <> Enum.map_join(available, ", ", &token/1)
+  end
+
+  def available(_details), do: ""
+
+  # A token that nobody has initialized has neither label nor serial number.
+  defp token({"", "", slot}), do: "an uninitialized token in slot #{slot}"
+
+  defp token({label, serial, slot}) when is_binary(label) and is_binary(serial),
+    do: "#{inspect(label)} with serial number #{inspect(serial)} in slot #{slot}"
+
+  defp token(other), do: inspect(other)
+
+  @spec words(atom) :: String.t()
+  def words(atom), do: atom |> Atom.to_string() |> String.replace("_", " ")
+end

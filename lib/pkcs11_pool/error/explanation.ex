@@ -1,0 +1,375 @@
+defmodule Pkcs11Pool.Error.Explanation do
+  @moduledoc false
+  # What each reason of an error means, and what to change.
+
+  import Pkcs11Pool.Error.Details
+
+  alias Pkcs11Pool.Pin
+
+  @doc """
+  What happened, and the remedy in a sentence; nil where there is none to give.
+  """
+  @spec of(reason :: atom, details :: map, error :: map) ::
+          {what :: String.t(), remedy :: String.t() | nil}
+  def of(reason, details, error)
+
+  # Time and load
+
+  def of(:queue_timeout, details, _error) do
+    {"no session came free#{within(details)}, the operation never started",
+     "Raise :pool_size or :queue_timeout, or ask less of the pool at once"}
+  end
+
+  # Of a call of Pkcs11Pool.Token, which has no pool.
+  def of(:operation_timeout, %{path: path} = details, _error) do
+    {"#{path}: the module did not answer#{within(details)}, its caller was freed",
+     "Raise :operation_timeout if the module is only slow; until it answers it is not finalized"}
+  end
+
+  def of(:operation_timeout, details, error) do
+    {"#{error.function || "the operation"} was not done#{within(details)}, its caller was freed",
+     "Raise :operation_timeout if the token is only slow; hung calls are counted in status/1"}
+  end
+
+  def of(:overloaded, details, _error) do
+    waiting = if is_integer(details[:max_waiting]), do: "#{details[:max_waiting]} ", else: ""
+
+    {"the call was refused at once, since #{waiting}operations wait already (:max_waiting)",
+     "Raise :pool_size, ask less of the pool at once, or raise :max_waiting"}
+  end
+
+  def of(:pool_not_found, _details, _error) do
+    {"no such pool is running",
+     "Start {Pkcs11Pool, name: ...} in a supervision tree before its callers, and compare the names"}
+  end
+
+  def of(:draining, _details, _error) do
+    {"the pool is stopping and takes no new operations", "Only a restart of the pool resumes it"}
+  end
+
+  # Health
+
+  def of(:starting, _details, _error) do
+    {"the pool has not opened its first session yet",
+     "await_ready/2 waits for it; with lazy: true a pool opens none before the first call"}
+  end
+
+  def of(:sessions_hung, details, _error) do
+    {"the module does not return from #{hung(details)}",
+     "Find out what it waits for; on native threads (executor: :threads) sessions that hang are replaced"}
+  end
+
+  # Sessions
+
+  def of(:session_lost, _details, _error) do
+    {"the module lost this session while the operation ran and gave its number to another session, " <>
+       "so that the answer may be of another key and is not used",
+     "See on the token whether it ran; if it comes often, look for what ends the sessions there"}
+  end
+
+  # Keys and objects
+
+  def of(:key_not_found, _details, _error) do
+    {"no object on the token matches the key",
+     "Compare label, id and class with what find_objects/3 lists; private objects show after a login only"}
+  end
+
+  def of(:ambiguous_key, details, _error) do
+    {"more than one object on the token matches the key#{candidates(details)}",
+     "Name it by id as well as label, or by an object from find_objects/3"}
+  end
+
+  def of(:too_many_objects, details, _error) do
+    {"more than #{Map.get(details, :limit, 10_000)} objects match the template",
+     "Give find_objects/3 a narrower template, or the option :limit, with which it returns up to so many"}
+  end
+
+  def of(:object_stale, _details, _error) do
+    {"the object's handle is of an earlier login or token state, and the object was not found again (one that is to be destroyed is looked for by CKA_UNIQUE_ID only)",
+     "Find it again with find_objects/3; give objects an id or a label"}
+  end
+
+  def of(:object_of_other_token, _details, _error),
+    do:
+      {"the object belongs to another token than the pool's", "Use it with the pool it came from"}
+
+  def of(:session_object_needs_session, _details, _error) do
+    {"the template makes a session object, which would be lost when the pool closes its session",
+     "Add token: true, make it inside with_session/3, or give session_object: :allow (to the call, or to the pool)"}
+  end
+
+  def of(:attribute_sensitive, details, _error) do
+    {"the token does not reveal #{attributes(details)}",
+     "Ask for other attributes, or give partial: true to get :unavailable for these"}
+  end
+
+  def of(:attribute_type_invalid, details, _error) do
+    {"the object does not have #{attributes(details)}",
+     "Ask for other attributes, or give partial: true to get :unavailable for these"}
+  end
+
+  # Login
+
+  def of(:pin_required, _details, _error) do
+    {"the token wants a login and the pool has no PIN",
+     "Give the pool a :pin source, or call login/3"}
+  end
+
+  def of(:pin_source_failed, details, %{pool: nil}) do
+    {"a PIN source gave no PIN: #{Pin.Source.explain(details[:cause])}",
+     "Nothing was tried, and nothing is blocked"}
+  end
+
+  def of(:pin_source_failed, details, _error) do
+    {"the :pin source gave no PIN: #{Pin.Source.explain(details[:cause])}",
+     "No login was tried, and nothing is blocked"}
+  end
+
+  def of(:pin_incorrect, details, error),
+    do: {"the token refused the PIN", pin_remedy(details, error)}
+
+  def of(:pin_invalid, details, error),
+    do: {"the PIN has characters that the token does not take", pin_remedy(details, error)}
+
+  def of(:pin_len_range, details, error),
+    do: {"the PIN is too short or too long for the token", pin_remedy(details, error)}
+
+  def of(:pin_expired, details, error) do
+    {"the PIN has expired",
+     "Set a new PIN with the token's own tools. " <> pin_remedy(details, error)}
+  end
+
+  def of(:pin_locked, details, error) do
+    {"the PIN is locked after too many wrong tries",
+     "A security officer must unlock it. " <> pin_remedy(details, error)}
+  end
+
+  def of(:pin_final_try, _details, %{pool: nil}) do
+    {"one more wrong PIN would lock the token, so that the PIN was not tried",
+     "Make sure that the PIN is right, then give force: true"}
+  end
+
+  def of(:pin_final_try, _details, _error) do
+    {"one more wrong PIN would lock the token, so that no login was tried",
+     "Make sure that the PIN is right, then call login/3 with force: true"}
+  end
+
+  def of(:user_pin_not_initialized, _details, %{pool: nil}),
+    do: {"the token has no user PIN yet", "Pkcs11Pool.Token.init_pin/3 sets it"}
+
+  def of(:user_pin_not_initialized, details, error) do
+    {"the token has no user PIN yet",
+     "A security officer must set it. " <> pin_remedy(details, error)}
+  end
+
+  def of(:login_conflict, _details, _error) do
+    {"another user or another PIN is logged in on this token",
+     "Pools of one token share its login: give them the same :user and :pin, or stop the other one. " <>
+       "The :pin source is asked again after 30 s"}
+  end
+
+  def of(:login_shared, details, _error) do
+    {"others share the login, and would be logged out with it#{sharers(details)}",
+     "Stop them first, or give force: true"}
+  end
+
+  def of(:login_unsupported, _details, _error),
+    do: {"a pool of type :cloud_hsm never logs in", "Use type: :hsm for a token that takes a PIN"}
+
+  def of(:reauthentication_required, _details, _error) do
+    {"the pool was logged out (after :inactivity_timeout, or by logout/2), and reauthentication: :fail keeps it so",
+     "Call login/3"}
+  end
+
+  def of(:user_not_logged_in, _details, _error) do
+    {"the token wants a login for this", "Give the pool a :pin source, or call login/3"}
+  end
+
+  # Results
+
+  def of(:signature_invalid, %{given_bytes: given, expected_bytes: expected}, _error) do
+    {"the signature is not valid: it has #{given} bytes, and those of this key and mechanism have #{expected}",
+     "Give the signature as it was made: an ECDSA one in DER needs signature: :der"}
+  end
+
+  def of(:signature_invalid, _details, _error),
+    do: {"the signature is not valid for this data, key and mechanism", nil}
+
+  def of(:curve_not_supported, _details, _error) do
+    {"how long r and s of a signature are on the key's curve is not known, so that one in DER cannot be verified",
+     "Give the raw form, with signature: :raw"}
+  end
+
+  def of(:decryption_failed, _details, _error) do
+    {"the token could not decrypt: the data was changed, or key or parameters are not those it was " <>
+       "encrypted with", nil}
+  end
+
+  def of(:mechanism_invalid, details, _error) do
+    mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
+
+    {"the token does not have the mechanism#{mechanism}, or not for this operation",
+     "mechanisms/1 lists what it has"}
+  end
+
+  def of(:mechanism_param_invalid, _details, _error),
+    do: {"the token does not take these parameters of the mechanism", nil}
+
+  # SoftHSM's code for a hash of OAEP that it does not have.
+  def of(:arguments_bad, %{mechanism: :rsa_pkcs_oaep}, _error) do
+    {"the module does not take the arguments, and the hash of :rsa_pkcs_oaep is a likely cause",
+     "Some tokens take OAEP with SHA-1 only, for hash and MGF: {:rsa_pkcs_oaep, hash: :sha1}"}
+  end
+
+  def of(:output_length_invalid, _details, error) do
+    {"#{error.function || "the module"} returned CKR_OK, but the length that it says its answer has cannot be, and no part of it is given away",
+     "The mechanism does not work on this token: use another one, and tell the module's vendor"}
+  end
+
+  def of(:iv_replaced, _details, _error) do
+    {"the module encrypted with another IV than the given one",
+     "The IV is in details.iv; give iv: :token for tokens that make their own"}
+  end
+
+  def of(:iv_not_made, _details, _error) do
+    {"the token made no IV of its own, and what it encrypted without one is not given away",
+     "Give the mechanism an IV that is used once"}
+  end
+
+  # Token, module, slot
+
+  def of(:token_unavailable, details, _error) do
+    {"the token #{away(details)}#{cause(details)}", retry_after(details)}
+  end
+
+  def of(:module_load_failed, details, _error) do
+    {"the PKCS#11 module#{path(details)} could not be loaded#{cause(details)}",
+     "Compare :module with the vendor's path, and the file's architecture with this system's"}
+  end
+
+  def of(:module_digest_mismatch, details, _error) do
+    {"the PKCS#11 module#{path(details)} is not the file whose digest :module_sha256 gives, it was not loaded",
+     "Find out who changed it; after an update of the module, give its new digest"}
+  end
+
+  def of(:module_conflict, details, _error) do
+    option = if details[:option], do: inspect(details[:option]), else: "option"
+
+    {"the PKCS#11 module#{path(details)} is loaded already with another #{option}",
+     "Give all pools of one module the same #{option}; it is read once per VM"}
+  end
+
+  def of(:module_busy, details, _error) do
+    {"nobody gets into the PKCS#11 module#{path(details)}: it is in C_Initialize or C_Finalize, or a call in it does not return, beside which there may be no other",
+     "Find out what it waits for; the pool looks for its token until it returns"}
+  end
+
+  def of(:module_stuck, details, _error) do
+    calls =
+      case details[:inside] do
+        1 -> "1 call has"
+        n when is_integer(n) -> "#{n} calls have"
+        _unknown -> "calls have"
+      end
+
+    {"#{calls} not returned from the PKCS#11 module#{path(details)} in time, and the module was left as it is",
+     "Try again when status/1 counts no call as :hung, or give the calls more time with :queue_timeout"}
+  end
+
+  def of(:module_adopted, details, _error) do
+    {"another library of this VM has initialized the PKCS#11 module#{path(details)}, and only that one may finalize it",
+     "Have that library initialize it again, or let the pool be the first to load it"}
+  end
+
+  def of(:slot_not_found, details, _error) do
+    {"no slot with a token matches :slot#{selector(details)}#{available(details)}",
+     "Compare :slot with the token's label and serial number"}
+  end
+
+  def of(:ambiguous_slot, details, _error) do
+    {"more than one slot matches :slot#{selector(details)}#{available(details)}",
+     "Name it by {:token_serial, serial}"}
+  end
+
+  def of(:pool_size_fixed, _details, _error),
+    do: {"a pool of type :token has exactly one session, whatever its load", nil}
+
+  # Of a call of Pkcs11Pool.Token, which has no pool.
+  def of(:slot_in_use, _details, %{pool: nil}) do
+    {"the token is used by a pool, or by another call of Pkcs11Pool.Token",
+     "Stop the pools of the token first"}
+  end
+
+  def of(:slot_in_use, _details, _error) do
+    {"the token is used by another pool, and a pool of type :token has its token for itself; " <>
+       "or Pkcs11Pool.Token is at work on it", "Stop the other pool, or share one pool"}
+  end
+
+  # Leases
+
+  def of(:not_owner, _details, _error),
+    do: {"the lease belongs to another process", "Use it in the process that runs with_session/3"}
+
+  def of(:lease_ended, _details, _error),
+    do: {"the lease has ended with its with_session/3 block", nil}
+
+  # Return codes that say enough with a word more
+
+  def of(:key_function_not_permitted, _details, _error) do
+    {"the key's attributes do not allow this operation",
+     "It needs the operation's attribute, such as sign: true, when it is made"}
+  end
+
+  # This library's own use of the code, see Pkcs11Pool.API.Attributes.
+  def of(:key_type_inconsistent, %{cause: :no_public_key}, _error) do
+    {"the object holds no public key that OTP knows",
+     "Of a private key other than RSA, ask for the public key's object, or by the label that both have"}
+  end
+
+  # This library's own as well, before the module is asked.
+  def of(:key_type_inconsistent, details, %{code: nil})
+      when is_map_key(details, :class) or is_map_key(details, :key_type) do
+    {"#{kind_of_key(details)} does not fit#{mechanism(details)}, and the module was not asked",
+     "Give the mechanism a key of its type; a private key signs and decrypts, its public key verifies and encrypts"}
+  end
+
+  def of(:key_type_inconsistent, details, _error),
+    do: {"the key's type does not fit#{mechanism(details)}", nil}
+
+  def of(:key_unextractable, _details, _error),
+    do: {"the key may not leave the token (extractable: false)", nil}
+
+  def of(:data_len_range, _details, _error),
+    do: {"the data is too long or too short for the mechanism and key", nil}
+
+  def of(:device_error, details, _error) do
+    {"the token refused the operation#{cause(details)}",
+     "Its device is at fault, says the code. Where your token says so of what the caller got wrong, such as a changed ciphertext, give the pool " <>
+       "retry_policy: %{device_error: :caller}"}
+  end
+
+  def of(:session_read_only, _details, _error),
+    do: {"the pool's sessions are read-only", "Leave :read_only out of the pool's options"}
+
+  def of(:token_write_protected, _details, _error),
+    do: {"the token is write-protected", nil}
+
+  def of(:function_not_supported, _details, error) do
+    {"the module does not have #{error.function || "this function"}", nil}
+  end
+
+  def of(:template_incomplete, _details, _error),
+    do: {"the template lacks an attribute that the token wants", nil}
+
+  def of(:template_inconsistent, _details, _error),
+    do: {"the template's attributes contradict each other, the mechanism or the token", nil}
+
+  def of(:session_count, _details, _error) do
+    {"the token opens no more sessions", "Lower :pool_size to what the token allows"}
+  end
+
+  def of(reason, details, error) do
+    what = if error.code, do: "the token refused the operation", else: words(reason)
+    {what <> cause(details), nil}
+  end
+end
