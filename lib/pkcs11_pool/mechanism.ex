@@ -53,8 +53,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   import Bitwise
 
-  alias Pkcs11Pool.Mechanism.{OtherNames, Params}
-  alias Pkcs11Pool.Argument.Suggestion
+  alias Pkcs11Pool.Mechanism.{Digests, Names, Params, Properties}
   alias Pkcs11Pool.Table.{Constants, Mechanisms}
 
   @type t ::
@@ -77,13 +76,7 @@ defmodule Pkcs11Pool.Mechanism do
           | :encapsulate
           | :decapsulate
 
-  @hash_in_name Regex.compile!(
-                  "^(?:hash_(?:ml|slh)_dsa_|(?:ec)?dsa_)?(#{Enum.join(Map.keys(Params.hashes()), "|")})(?:$|_rsa_|_hmac)"
-                )
-  @asymmetric ~r/rsa|dsa|^(ecdh|ecmqv|dh_pkcs_derive|x9_42|ml_kem|hss$|xmss|kea_|gostr3410)/
-
   @table for {name, code} <- Mechanisms.all(), do: {name, code, Params.kind(name)}
-  @names Keyword.keys(Mechanisms.all())
 
   defguardp is_code(code)
             when is_integer(code) and code >= 0 and code <= unquote(Params.max_ulong())
@@ -112,24 +105,14 @@ defmodule Pkcs11Pool.Mechanism do
 
   def encode!({name, params}) when is_atom(name), do: encode_params!(name, params)
 
-  def encode!(name) when is_atom(name), do: unknown!(name)
+  def encode!(name) when is_atom(name), do: Names.unknown!(name)
 
   def encode!(other) do
     # Never the term itself, which may be an argument of another place, and secret.
     raise ArgumentError,
           "expected a mechanism: an atom such as :sha256_rsa_pkcs, {name, parameters}, or " <>
-            "{:vendor, code, parameters} with a non-negative integer code (CK_ULONG)#{meant(other)}"
+            "{:vendor, code, parameters} with a non-negative integer code (CK_ULONG)#{Names.suggestion(other)}"
   end
-
-  defp meant({name, _params}), do: meant(name)
-
-  defp meant(written) when is_binary(written) do
-    lower = String.downcase(written)
-    name = Enum.find(@names, &(Atom.to_string(&1) == String.replace_prefix(lower, "ckm_", "")))
-    if name, do: ", did you mean #{inspect(name)}?", else: OtherNames.suggestion(written)
-  end
-
-  defp meant(_other), do: nil
 
   @doc """
   Raises `ArgumentError` for what is no mechanism, whatever its parameters: they may be given later,
@@ -158,7 +141,7 @@ defmodule Pkcs11Pool.Mechanism do
   @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}
   def encode_for!(operation, mechanism) do
     encoded = encode!(mechanism)
-    no_digest!(operation, name(mechanism))
+    Digests.refuse_digest!(operation, name(mechanism))
 
     if match?({_code, {:hashed, _hash}}, encoded) and operation not in [:sign, :verify] do
       raise ArgumentError,
@@ -173,104 +156,6 @@ defmodule Pkcs11Pool.Mechanism do
 
     encoded
   end
-
-  # The longest orders that a curve in use has (B-571, K-571), and q of DSA.
-  @longest_digests %{0x1041 => 72, 0x0011 => 32}
-
-  @doc """
-  Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. What is too long for any
-  key is refused here, the rest by the native side, which knows the key's curve.
-  """
-  @spec digest!({code :: non_neg_integer, Params.t()}, binary) :: :ok
-  def digest!({code, params}, data)
-      when is_map_key(@longest_digests, code) and not is_tuple(params) do
-    {size, longest} = {byte_size(data), Map.fetch!(@longest_digests, code)}
-    if size > longest, do: no_digest_but_message!(decode(code), size, longest), else: :ok
-  end
-
-  def digest!(_encoded, _data), do: :ok
-
-  @doc """
-  The same of what the native side found too long for the key's curve. Any other result is returned.
-  """
-  @spec digested!(result, t) :: result when result: term
-  def digested!({:error, %{reason: :digest_too_long, details: details}}, mechanism) do
-    %{size: size, longest: longest} = details
-    no_digest_but_message!(name(mechanism), size, longest)
-  end
-
-  def digested!(result, _mechanism), do: result
-
-  @spec no_digest_but_message!(atom | {:vendor, non_neg_integer}, pos_integer, pos_integer) ::
-          no_return
-  defp no_digest_but_message!(name, size, longest) do
-    hashing = if name == :dsa, do: ":dsa_sha256", else: "{#{inspect(name)}, hash: :sha256}"
-
-    raise ArgumentError,
-          "expected data of at most #{longest} bytes, since mechanism #{inspect(name)} signs a digest and no message, got: #{size} bytes; " <>
-            "give #{hashing} the message, or #{inspect(name)} the first #{longest} bytes of a longer digest"
-  end
-
-  for {name, _code} <- Mechanisms.all(), Params.digest(name) != nil do
-    hash = if name == :sha_1, do: :sha1, else: name
-
-    signing =
-      for {mechanism, text} <- [
-            {:"#{hash}_rsa_pkcs", "#{inspect(:"#{hash}_rsa_pkcs")} (RSA)"},
-            {:"ecdsa_#{hash}", "{:ecdsa, hash: #{inspect(hash)}} (EC)"},
-            {:"#{name}_hmac", "#{inspect(:"#{name}_hmac")} (a secret key)"}
-          ],
-          List.keymember?(Mechanisms.all(), mechanism, 0),
-          do: text
-
-    message =
-      "mechanism #{inspect(name)} is a digest, and signs nothing; did you mean #{Enum.join(signing, " or ")}?"
-
-    defp no_digest!(operation, unquote(name)) when operation in [:sign, :verify],
-      do: raise(ArgumentError, unquote(message))
-
-    defp no_digest!(_operation, unquote(name)) do
-      raise ArgumentError,
-            "mechanism #{inspect(unquote(name))} is a digest, which takes no key; digest/4 computes it"
-    end
-  end
-
-  defp no_digest!(_operation, _name), do: :ok
-
-  @doc """
-  The name of a mechanism's number; `{:vendor, number}` for one that the standard does not name.
-  """
-  @spec decode(non_neg_integer) :: atom | {:vendor, non_neg_integer}
-  for {name, code} <- Enum.uniq_by(Mechanisms.all(), &elem(&1, 1)) do
-    def decode(unquote(code)), do: unquote(name)
-  end
-
-  def decode(code) when is_integer(code) and code >= 0, do: {:vendor, code}
-
-  @doc """
-  The number of a mechanism without its parameters: of a name, `{:vendor, code}` or a number.
-  Raises `ArgumentError` for another term.
-  """
-  @spec code!(atom | {:vendor, non_neg_integer} | non_neg_integer) :: non_neg_integer
-  for {name, code} <- Mechanisms.all() do
-    def code!(unquote(name)), do: unquote(code)
-  end
-
-  def code!({:vendor, code}) when is_integer(code) and code >= 0, do: code
-  def code!(code) when is_integer(code) and code >= 0, do: code
-  def code!(name) when is_atom(name), do: unknown!(name)
-
-  def code!(_other) do
-    raise ArgumentError, "expected a mechanism's name, {:vendor, code} or a non-negative integer"
-  end
-
-  @doc """
-  The mechanism without its parameters, for logs and telemetry.
-  """
-  @spec name(t) :: atom | {:vendor, non_neg_integer}
-  def name(name) when is_atom(name), do: name
-  def name({:vendor, code, _params}), do: decode(code)
-  def name({name, _params}), do: name
 
   @doc """
   The mechanism with further parameters, which replace its own of the same name.
@@ -302,47 +187,6 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
-  Whether the mechanism takes an IV, or a counter, which must not be used twice with one key. A
-  number of the standard's is its name.
-  """
-  @spec takes_iv?(t) :: boolean
-  def takes_iv?(mechanism), do: iv_kind(mechanism) != nil
-
-  @doc """
-  The IV or counter of a mechanism that takes one, from what `encode!/1` made of it.
-
-  Of a counter only the block: how many of its bits count changes nothing of where its key stream
-  begins.
-  """
-  @spec iv(t, {code :: non_neg_integer, Params.t()}) :: binary | :token | nil
-  def iv(mechanism, {_code, params}) do
-    case {iv_kind(mechanism), params} do
-      {nil, _params} -> nil
-      {_kind, {:gcm, iv, _aad, _tag_bits}} -> iv
-      {:ctr, struct} when byte_size(struct) > 16 -> binary_part(struct, byte_size(struct), -16)
-      {_kind, iv} when is_binary(iv) -> iv
-      _none -> nil
-    end
-  end
-
-  @with_iv for {name, code, kind} <- @table,
-               kind in [:gcm, :ctr] or match?({:iv, _size}, kind),
-               do: {name, code, kind}
-
-  for {name, _code, kind} <- @with_iv do
-    defp iv_kind(unquote(name)), do: unquote(kind)
-  end
-
-  for {_name, code, kind} <- Enum.uniq_by(@with_iv, &elem(&1, 1)) do
-    defp iv_kind(unquote(code)), do: unquote(kind)
-  end
-
-  # Its C struct is that of the parameters; bytes are what its number says.
-  defp iv_kind({:vendor, code, params}), do: iv_kind(params) || iv_kind(code)
-  defp iv_kind({name, _params}), do: iv_kind(name)
-  defp iv_kind(_other), do: nil
-
-  @doc """
   The flags of `CK_MECHANISM_INFO`, `CKF_` in lower case, by number. Unknown bits are left out.
 
       iex> Pkcs11Pool.Mechanism.flags(0x2801)
@@ -354,6 +198,54 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
+  Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. What is too long for any
+  key is refused here, the rest by the native side, which knows the key's curve.
+  """
+  @spec digest!({code :: non_neg_integer, Params.t()}, binary) :: :ok
+  defdelegate digest!(encoded, data), to: Digests, as: :check_length!
+
+  @doc """
+  The same of what the native side found too long for the key's curve. Any other result is returned.
+  """
+  @spec digested!(result, t) :: result when result: term
+  defdelegate digested!(result, mechanism), to: Digests, as: :check_result!
+
+  @doc """
+  The name of a mechanism's number; `{:vendor, number}` for one that the standard does not name.
+  """
+  @spec decode(non_neg_integer) :: atom | {:vendor, non_neg_integer}
+  defdelegate decode(code), to: Names
+
+  @doc """
+  The number of a mechanism without its parameters: of a name, `{:vendor, code}` or a number.
+  Raises `ArgumentError` for another term.
+  """
+  @spec code!(atom | {:vendor, non_neg_integer} | non_neg_integer) :: non_neg_integer
+  defdelegate code!(mechanism), to: Names
+
+  @doc """
+  The mechanism without its parameters, for logs and telemetry.
+  """
+  @spec name(t) :: atom | {:vendor, non_neg_integer}
+  defdelegate name(mechanism), to: Names
+
+  @doc """
+  Whether the mechanism takes an IV, or a counter, which must not be used twice with one key. A
+  number of the standard's is its name.
+  """
+  @spec takes_iv?(t) :: boolean
+  defdelegate takes_iv?(mechanism), to: Properties
+
+  @doc """
+  The IV or counter of a mechanism that takes one, from what `encode!/1` made of it.
+
+  Of a counter only the block: how many of its bits count changes nothing of where its key stream
+  begins.
+  """
+  @spec iv(t, {code :: non_neg_integer, Params.t()}) :: binary | :token | nil
+  defdelegate iv(mechanism, encoded), to: Properties
+
+  @doc """
   The hash that a mechanism computes or is told by its parameters, as `:crypto` names it; nil where
   there is none. Expects a mechanism that `encode!/1` accepts.
 
@@ -361,40 +253,14 @@ defmodule Pkcs11Pool.Mechanism do
       :sha384
   """
   @spec hash(t) :: hash | nil
-  def hash({:vendor, _code, params}) when is_atom(params) or is_tuple(params), do: hash(params)
-  def hash({:vendor, _code, _params}), do: nil
-
-  def hash({name, params}) when is_list(params) do
-    case Keyword.fetch(params, :hash) do
-      {:ok, hash} -> Map.get(Params.hashes(), hash)
-      :error -> hash(name)
-    end
-  end
-
-  def hash({name, _params}), do: hash(name)
-
-  for {name, _code} <- Mechanisms.all(),
-      [_all, hash] <- [Regex.run(@hash_in_name, Atom.to_string(name))] do
-    def hash(unquote(name)), do: unquote(Map.fetch!(Params.hashes(), String.to_atom(hash)))
-  end
-
-  def hash(_mechanism), do: nil
+  defdelegate hash(mechanism), to: Properties
 
   @doc """
   Whether the mechanism's signatures are ECDSA's, which PKCS#11 gives as r and s side by side. Takes
   a mechanism or its number.
   """
   @spec ecdsa?(t | non_neg_integer) :: boolean
-  def ecdsa?({:vendor, code, params}), do: ecdsa?(code) or (is_atom(params) and ecdsa?(params))
-  def ecdsa?({name, _params}), do: ecdsa?(name)
-
-  for {name, code} <- Mechanisms.all(),
-      String.match?(Atom.to_string(name), ~r/^ecdsa(_sha\w+)?$/) do
-    def ecdsa?(unquote(name)), do: true
-    def ecdsa?(unquote(code)), do: true
-  end
-
-  def ecdsa?(_mechanism), do: false
+  defdelegate ecdsa?(mechanism), to: Properties
 
   @doc """
   The class of the key that an operation with this mechanism takes: `:public_key`, `:private_key`
@@ -402,48 +268,7 @@ defmodule Pkcs11Pool.Mechanism do
   """
   @spec class_for(operation, t | non_neg_integer) ::
           :public_key | :private_key | :secret_key | nil
-  def class_for(operation, mechanism)
-
-  def class_for(operation, mechanism) when is_atom(mechanism) or is_integer(mechanism) do
-    case {symmetry(mechanism), operation} do
-      {:asymmetric, operation}
-      when operation in [:sign, :decrypt, :unwrap, :derive, :decapsulate] ->
-        :private_key
-
-      {:asymmetric, operation} when operation in [:verify, :encrypt, :wrap, :encapsulate] ->
-        :public_key
-
-      {:symmetric, _operation} ->
-        :secret_key
-
-      {nil, _operation} ->
-        nil
-    end
-  end
-
-  def class_for(operation, {:vendor, code, params}) do
-    case class_for(operation, code) do
-      nil when is_tuple(params) -> class_for(operation, params)
-      nil when is_atom(params) and params != nil -> class_for(operation, params)
-      class -> class
-    end
-  end
-
-  def class_for(operation, {name, _params}), do: class_for(operation, name)
-
-  for {name, code} <- Mechanisms.all() do
-    symmetry =
-      if Regex.match?(@asymmetric, Atom.to_string(name)), do: :asymmetric, else: :symmetric
-
-    defp symmetry(unquote(name)), do: unquote(symmetry)
-
-    # Names that share a number share the answer.
-    if {name, code} == List.keyfind(Mechanisms.all(), code, 1) do
-      defp symmetry(unquote(code)), do: unquote(symmetry)
-    end
-  end
-
-  defp symmetry(_unknown), do: nil
+  defdelegate class_for(operation, mechanism), to: Properties
 
   # Parameters
 
@@ -451,7 +276,7 @@ defmodule Pkcs11Pool.Mechanism do
     defp table(unquote(name)), do: unquote(Macro.escape({code, kind}))
   end
 
-  defp table(name), do: unknown!(name)
+  defp table(name), do: Names.unknown!(name)
 
   defp encode_params!(:vendor, _params) do
     raise ArgumentError,
@@ -485,21 +310,5 @@ defmodule Pkcs11Pool.Mechanism do
     raise ArgumentError,
           "the parameters of mechanism {:vendor, #{code}, ...} must be nil, a binary, or a known " <>
             "mechanism whose C struct is used, such as {:rsa_pkcs_pss, hash: :sha256}"
-  end
-
-  @spec unknown!(atom) :: no_return
-  defp unknown!(nil) do
-    raise ArgumentError, "expected a mechanism such as :sha256_rsa_pkcs, got: nil"
-  end
-
-  defp unknown!(:vendor) do
-    raise ArgumentError,
-          "expected {:vendor, code, parameters}, with nil, a binary or a known mechanism as parameters"
-  end
-
-  defp unknown!(name) do
-    raise ArgumentError,
-          "unknown mechanism #{inspect(name)}#{OtherNames.suggestion(name) || Suggestion.for(name, @names)} " <>
-            "(names are PKCS#11's, in lower case without CKM_; a vendor's number is {:vendor, code, parameters})"
   end
 end
