@@ -86,9 +86,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   release too, set `PKCS11_POOL_CHAOS=1` when this application is compiled; `PKCS11_POOL_CHAOS=0`: never.
   """
 
-  import Pkcs11Pool.Testing.Chaos.Words
+  import Pkcs11Pool.Testing.Chaos.Arguments
 
-  alias Pkcs11Pool.Testing.Chaos.Control
+  alias Pkcs11Pool.Testing.Chaos.{Control, Files}
 
   @enforce_keys [:module, :module_env, :dir, :socket, :init]
   defstruct @enforce_keys
@@ -120,9 +120,6 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @type which :: {:nth, pos_integer} | {:count, pos_integer} | {:probability, float}
 
-  # Unix sockets' paths have room for 104 to 108 bytes, depending on the system.
-  @longest_path 100
-
   ## The module
 
   @doc """
@@ -143,58 +140,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def start!(real_module, opts \\ []) do
     opts = Keyword.validate!(opts, module_env: %{}, copy: true, tmp_dir: System.tmp_dir!())
     unless File.regular?(real_module), do: raise(ArgumentError, "there is no #{real_module}")
-    library = library!()
-    dir = make_dir!(Path.expand(opts[:tmp_dir]))
-
-    chaos = %__MODULE__{
-      module: Path.join(dir, "pkcs11_pool_chaos.so"),
-      module_env: opts[:module_env],
-      dir: dir,
-      socket: Path.join(dir, "control"),
-      init: Path.join(dir, "init")
-    }
-
-    File.cp!(library, chaos.module)
-    real = if opts[:copy], do: copy!(real_module, dir), else: Path.expand(real_module)
-
-    # Beside the library and not in the environment, which all modules of the VM share.
-    File.write!(chaos.module <> ".conf", """
-    module=#{real}
-    socket=#{chaos.socket}
-    init=#{chaos.init}
-    """)
-
-    chaos
-  end
-
-  # Only one that was asked for by PKCS11_POOL_CHAOS=1 is in priv.
-  defp library! do
-    places =
-      for dir <- ["chaos", "priv/native"],
-          do: Application.app_dir(:pkcs11_pool, Path.join(dir, "pkcs11_pool_chaos.so"))
-
-    Enum.find(places, &File.regular?/1) ||
-      raise "the library of Pkcs11Pool.Testing.Chaos was not built, since that is done without being asked only in " <>
-              "the environments :dev and :test: run `PKCS11_POOL_CHAOS=1 mix deps.compile pkcs11_pool --force`"
-  end
-
-  defp make_dir!(parent) do
-    name = "chaos-#{System.pid()}-#{System.unique_integer([:positive])}-#{:rand.uniform(9999)}"
-    dir = Path.join(parent, name)
-
-    if byte_size(dir) + byte_size("/control") > @longest_path do
-      raise ArgumentError, "#{parent} is too long a path for a Unix socket: give another :tmp_dir"
-    end
-
-    File.mkdir!(dir)
-    File.chmod!(dir, 0o700)
-    dir
-  end
-
-  defp copy!(real_module, dir) do
-    copy = Path.join(dir, "real.so")
-    File.cp!(real_module, copy)
-    copy
+    struct!(__MODULE__, Files.make!(Path.expand(real_module), opts))
   end
 
   @doc """
@@ -213,7 +159,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   counts of zero. Hanging calls go on. What was lost stays lost: sessions, handles, the login.
   """
   @spec reset(t) :: :ok
-  def reset(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["reset"])
+  def reset(%__MODULE__{} = chaos), do: Control.command!(chaos, ["reset"])
 
   ## Functions
 
@@ -224,7 +170,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec latency(t, function_name, time) :: :ok
   def latency(%__MODULE__{} = chaos, function, time) do
-    Control.tell!(chaos, ["latency", Control.function!(function) | micros!(time)])
+    Control.command!(chaos, ["latency", Control.function!(function) | micros!(time)])
   end
 
   @doc """
@@ -233,7 +179,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec size_query_latency(t, time) :: :ok
   def size_query_latency(%__MODULE__{} = chaos, time) do
-    Control.tell!(chaos, ["size_query" | micros!(time)])
+    Control.command!(chaos, ["size_query" | micros!(time)])
   end
 
   @doc """
@@ -249,14 +195,14 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec fail(t, function_name, code, [which | {:run, boolean}]) :: :ok
   def fail(%__MODULE__{} = chaos, function, code, opts \\ []) do
     opts = Keyword.validate!(opts, [:nth, :count, :probability, :run])
-    Control.tell!(chaos, ["fail", Control.function!(function), code!(code) | options(opts)])
+    Control.command!(chaos, ["fail", Control.function!(function), code!(code) | options(opts)])
   end
 
   @doc "Makes calls of a function hang until `release/2`, before they reach the real module."
   @spec hang(t, function_name, [which]) :: :ok
   def hang(%__MODULE__{} = chaos, function, opts \\ []) do
     opts = Keyword.validate!(opts, [:nth, :count, :probability])
-    Control.tell!(chaos, ["hang", Control.function!(function) | options(opts)])
+    Control.command!(chaos, ["hang", Control.function!(function) | options(opts)])
   end
 
   @doc """
@@ -268,7 +214,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def release(%__MODULE__{} = chaos, opts \\ []) do
     opts = Keyword.validate!(opts, [:code, function: :all])
     code = if opts[:code], do: options(code: code!(opts[:code])), else: []
-    Control.tell!(chaos, ["release", Control.function!(opts[:function]) | code])
+    Control.command!(chaos, ["release", Control.function!(opts[:function]) | code])
   end
 
   @doc """
@@ -284,7 +230,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
     unless function in ~w(C_GetSlotList C_GetMechanismList C_FindObjects C_GetAttributeValue),
       do: raise(ArgumentError, "#{function} answers no count that could be another")
 
-    Control.tell!(chaos, ["count", function, option!(:count, count)])
+    Control.command!(chaos, ["count", function, option!(:count, count)])
   end
 
   @doc """
@@ -292,7 +238,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec endless_search(t, boolean) :: :ok
   def endless_search(%__MODULE__{} = chaos, endless?) when is_boolean(endless?),
-    do: Control.tell!(chaos, ["endless_search", if(endless?, do: "on", else: "off")])
+    do: Control.command!(chaos, ["endless_search", on_or_off(endless?)])
 
   @doc """
   An object that is found, and that the module does not describe: `C_GetAttributeValue` answers `code` for it, as
@@ -308,7 +254,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
     kinds = Enum.map_join(opts[:attributes], ",", &to_string(Pkcs11Pool.Template.name!(&1)))
     kinds = if kinds != "", do: ["kinds=" <> kinds], else: []
     words = ["refuse_attributes", to_string(object.handle), code!(code)]
-    Control.tell!(chaos, words ++ kinds ++ options(count: opts[:count]))
+    Control.command!(chaos, words ++ kinds ++ options(count: opts[:count]))
   end
 
   @doc """
@@ -325,7 +271,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec unique_ids(t, :on | :off | :refused | :ignored | :same | :empty) :: :ok
   def unique_ids(%__MODULE__{} = chaos, mode)
       when mode in [:on, :off, :refused, :ignored, :same, :empty],
-      do: Control.tell!(chaos, ["unique_ids", mode])
+      do: Control.command!(chaos, ["unique_ids", mode])
 
   @doc """
   Aborts the VM in a call of a function: for tests that start one of their own.
@@ -333,7 +279,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec crash(t, function_name, [which]) :: :ok
   def crash(%__MODULE__{} = chaos, function, opts \\ []) do
     opts = Keyword.validate!(opts, [:nth, :count, :probability])
-    Control.tell!(chaos, ["crash", Control.function!(function) | options(opts)])
+    Control.command!(chaos, ["crash", Control.function!(function) | options(opts)])
   end
 
   @doc """
@@ -342,13 +288,13 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec clear(t, function_name) :: :ok
   def clear(%__MODULE__{} = chaos, function) do
-    Control.tell!(chaos, ["clear", Control.function!(function)])
+    Control.command!(chaos, ["clear", Control.function!(function)])
   end
 
   @doc "Makes what happens by chance repeatable."
   @spec seed(t, non_neg_integer) :: :ok
   def seed(%__MODULE__{} = chaos, seed),
-    do: Control.tell!(chaos, ["seed", option!(:seed, seed)])
+    do: Control.command!(chaos, ["seed", option!(:seed, seed)])
 
   ## Sessions, objects, login
 
@@ -358,7 +304,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec session_limit(t, non_neg_integer | :infinity) :: :ok
   def session_limit(%__MODULE__{} = chaos, limit) do
-    Control.tell!(chaos, ["session_limit", session_limit!(limit)])
+    Control.command!(chaos, ["session_limit", session_limit!(limit)])
   end
 
   @doc """
@@ -369,7 +315,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec session_idle_limit(t, number | :infinity) :: :ok
   def session_idle_limit(%__MODULE__{} = chaos, limit) do
-    Control.tell!(chaos, [
+    Control.command!(chaos, [
       "session_idle_limit",
       if(limit == :infinity, do: "off", else: hd(micros!(limit)))
     ])
@@ -381,7 +327,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   always, the last session takes the login with it.
   """
   @spec kill_sessions(t) :: :ok
-  def kill_sessions(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["kill_sessions"])
+  def kill_sessions(%__MODULE__{} = chaos), do: Control.command!(chaos, ["kill_sessions"])
 
   @doc """
   Whether the number of a session that has ended is given to the next one that is opened, as many modules
@@ -395,7 +341,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec reuse_handles(t, boolean, [{:objects, boolean}]) :: :ok
   def reuse_handles(%__MODULE__{} = chaos, reuse? \\ true, opts \\ []) when is_boolean(reuse?) do
     opts = Keyword.validate!(opts, objects: false)
-    Control.tell!(chaos, ["reuse_handles", if(reuse?, do: "on", else: "off") | options(opts)])
+    Control.command!(chaos, ["reuse_handles", on_or_off(reuse?) | options(opts)])
   end
 
   @doc """
@@ -404,7 +350,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec replace_operations(t, boolean) :: :ok
   def replace_operations(%__MODULE__{} = chaos, replace? \\ true) when is_boolean(replace?) do
-    Control.tell!(chaos, ["replace_operations", if(replace?, do: "on", else: "off")])
+    Control.command!(chaos, ["replace_operations", on_or_off(replace?)])
   end
 
   @doc """
@@ -412,7 +358,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   `CKR_OBJECT_HANDLE_INVALID`); whatever is found anew has another handle.
   """
   @spec invalidate_objects(t) :: :ok
-  def invalidate_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["invalidate_objects"])
+  def invalidate_objects(%__MODULE__{} = chaos),
+    do: Control.command!(chaos, ["invalidate_objects"])
 
   @doc """
   Trouble of the device behind a library that does not notice, as with a network HSM whose members
@@ -430,7 +377,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def device_trouble(chaos, code, opts \\ [])
 
   def device_trouble(%__MODULE__{} = chaos, :ok, []),
-    do: Control.tell!(chaos, ["device_trouble", "off"])
+    do: Control.command!(chaos, ["device_trouble", "off"])
 
   def device_trouble(%__MODULE__{} = chaos, code, opts) do
     opts = Keyword.validate!(opts, spare: [], until: :initialized)
@@ -443,7 +390,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
     spare = Enum.map_join(opts[:spare], ",", &Control.function!/1)
     spare = if spare != "", do: ["spare=" <> spare], else: []
     until = if opts[:until] == :told, do: ["until=told"], else: []
-    Control.tell!(chaos, ["device_trouble", code!(code)] ++ spare ++ until)
+    Control.command!(chaos, ["device_trouble", code!(code)] ++ spare ++ until)
   end
 
   @doc """
@@ -452,7 +399,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   `C_Initialize`.
   """
   @spec hide_objects(t) :: :ok
-  def hide_objects(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["hide_objects"])
+  def hide_objects(%__MODULE__{} = chaos), do: Control.command!(chaos, ["hide_objects"])
 
   @doc """
   A real `C_Logout` behind the application's back. Raises when no session is open, so that nobody
@@ -460,7 +407,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec logout(t) :: :ok
   def logout(%__MODULE__{} = chaos) do
-    _nothing = ask!(chaos, ["logout"])
+    _nothing = Control.ask!(chaos, ["logout"])
     :ok
   end
 
@@ -477,7 +424,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def remove_token(%__MODULE__{} = chaos, opts \\ []) do
     opts = Keyword.validate!(opts, [:slot_id, code: :device_removed])
 
-    Control.tell!(chaos, [
+    Control.command!(chaos, [
       "remove_token" | options(slot_id: opts[:slot_id], code: code!(opts[:code]))
     ])
   end
@@ -492,7 +439,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec return_token(t, [{:slot_id, non_neg_integer} | {:from, non_neg_integer}]) :: :ok
   def return_token(%__MODULE__{} = chaos, opts \\ []) do
     opts = Keyword.validate!(opts, [:slot_id, :from])
-    Control.tell!(chaos, ["return_token" | options(slot_id: opts[:slot_id], from: opts[:from])])
+
+    Control.command!(chaos, ["return_token" | options(slot_id: opts[:slot_id], from: opts[:from])])
   end
 
   @doc """
@@ -502,7 +450,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec swap_slots(t, non_neg_integer, non_neg_integer) :: :ok
   def swap_slots(%__MODULE__{} = chaos, one, other) do
     ids = for slot_id <- [one, other], do: option!(:slot_id, slot_id)
-    Control.tell!(chaos, ["swap_slots" | ids])
+    Control.command!(chaos, ["swap_slots" | ids])
   end
 
   @doc """
@@ -511,7 +459,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec slot_events(t, boolean) :: :ok
   def slot_events(%__MODULE__{} = chaos, slot_events? \\ true) when is_boolean(slot_events?) do
-    Control.tell!(chaos, ["slot_events", if(slot_events?, do: "on", else: "off")])
+    Control.command!(chaos, ["slot_events", on_or_off(slot_events?)])
   end
 
   @doc """
@@ -520,7 +468,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec malformed_info(t, boolean) :: :ok
   def malformed_info(%__MODULE__{} = chaos, malformed? \\ true) when is_boolean(malformed?) do
-    Control.tell!(chaos, ["malformed_info", if(malformed?, do: "on", else: "off")])
+    Control.command!(chaos, ["malformed_info", on_or_off(malformed?)])
   end
 
   @doc """
@@ -532,7 +480,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
           :ok
   def token_flags(%__MODULE__{} = chaos, opts) do
     opts = Keyword.validate!(opts, set: [], clear: [])
-    Control.tell!(chaos, ["token_flags", flags!(opts[:set]), flags!(opts[:clear])])
+    Control.command!(chaos, ["token_flags", flags!(opts[:set]), flags!(opts[:clear])])
   end
 
   @doc """
@@ -544,7 +492,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec pin_limit(t, pos_integer | :infinity) :: :ok
   def pin_limit(%__MODULE__{} = chaos, limit) do
-    Control.tell!(chaos, ["pin_limit", pin_limit!(limit)])
+    Control.command!(chaos, ["pin_limit", pin_limit!(limit)])
   end
 
   @doc """
@@ -553,7 +501,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec pin_tries(t, :user | :so) :: non_neg_integer | :infinity
   def pin_tries(%__MODULE__{} = chaos, owner \\ :user) when owner in [:user, :so] do
-    case ask!(chaos, ["pin_tries", owner]) do
+    case Control.ask!(chaos, ["pin_tries", owner]) do
       "off" -> :infinity
       number -> String.to_integer(number)
     end
@@ -566,7 +514,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   the application calls `C_Initialize` again. Sessions, handles and the login are lost.
   """
   @spec uninitialize(t) :: :ok
-  def uninitialize(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["uninitialize"])
+  def uninitialize(%__MODULE__{} = chaos), do: Control.command!(chaos, ["uninitialize"])
 
   @doc """
   Whether the module cannot lock: `C_Initialize` answers `CKR_CANT_LOCK` to an application with
@@ -574,7 +522,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec cant_lock(t, boolean) :: :ok
   def cant_lock(%__MODULE__{} = chaos, cant_lock? \\ true) when is_boolean(cant_lock?) do
-    Control.tell!(chaos, ["cant_lock", if(cant_lock?, do: "on", else: "off")])
+    Control.command!(chaos, ["cant_lock", on_or_off(cant_lock?)])
   end
 
   @doc """
@@ -583,7 +531,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec make_iv(t, boolean) :: :ok
   def make_iv(%__MODULE__{} = chaos, make_iv? \\ true) when is_boolean(make_iv?) do
-    Control.tell!(chaos, ["make_iv", if(make_iv?, do: "on", else: "off")])
+    Control.command!(chaos, ["make_iv", on_or_off(make_iv?)])
   end
 
   @doc """
@@ -592,7 +540,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec told_size(t, function_name, :kept | :exceeded | true) :: :ok
   def told_size(%__MODULE__{} = chaos, function, told) when told in [:kept, :exceeded, true] do
-    Control.tell!(chaos, ["told_size", Control.function!(function), Atom.to_string(told)])
+    Control.command!(chaos, ["told_size", Control.function!(function), Atom.to_string(told)])
   end
 
   @doc """
@@ -602,7 +550,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @spec signature_size(t, pos_integer | nil) :: :ok
   def signature_size(%__MODULE__{} = chaos, size) when is_nil(size) or size > 0 do
     size = if size, do: option!(:signature_size, size), else: "off"
-    Control.tell!(chaos, ["signature_size", size])
+    Control.command!(chaos, ["signature_size", size])
   end
 
   @doc """
@@ -611,18 +559,18 @@ defmodule Pkcs11Pool.Testing.Chaos do
   """
   @spec random_limits(t, Range.t() | :infinity) :: :ok
   def random_limits(%__MODULE__{} = chaos, :infinity),
-    do: Control.tell!(chaos, ["random_limits", "off"])
+    do: Control.command!(chaos, ["random_limits", "off"])
 
   def random_limits(%__MODULE__{} = chaos, %Range{first: min, last: max}) when min <= max do
     limits = for bytes <- [min, max], do: option!(:random_limits, bytes)
-    Control.tell!(chaos, ["random_limits" | limits])
+    Control.command!(chaos, ["random_limits" | limits])
   end
 
   ## What was seen
 
   @doc "How often each function was called, `%{\"C_Sign\" => 3}`, refused calls included."
   @spec calls(t) :: %{String.t() => pos_integer}
-  def calls(%__MODULE__{} = chaos), do: counts(chaos, "calls")
+  def calls(%__MODULE__{} = chaos), do: Control.counts(chaos, "calls")
 
   @doc "How often one function was called."
   @spec calls(t, atom | String.t()) :: non_neg_integer
@@ -632,15 +580,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc "How often each function was called only to ask for a size; `calls/1` counts them, too."
   @spec size_queries(t) :: %{String.t() => pos_integer}
-  def size_queries(%__MODULE__{} = chaos), do: counts(chaos, "size_queries")
+  def size_queries(%__MODULE__{} = chaos), do: Control.counts(chaos, "size_queries")
 
   @doc "How many threads are in each function now."
   @spec inside(t) :: %{String.t() => pos_integer}
-  def inside(%__MODULE__{} = chaos), do: counts(chaos, "inside")
+  def inside(%__MODULE__{} = chaos), do: Control.counts(chaos, "inside")
 
   @doc "How many calls of each function hang now, see `hang/3`."
   @spec hanging(t) :: %{String.t() => pos_integer}
-  def hanging(%__MODULE__{} = chaos), do: counts(chaos, "hanging")
+  def hanging(%__MODULE__{} = chaos), do: Control.counts(chaos, "hanging")
 
   @doc """
   What the application did that PKCS#11 does not allow and real modules may crash on, in words:
@@ -678,7 +626,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
           stale_objects: non_neg_integer
         }
   def status(%__MODULE__{} = chaos) do
-    answer = chaos |> ask!(["status"]) |> pairs()
+    answer = chaos |> Control.ask!(["status"]) |> Control.pairs()
 
     %{
       initialized: answer["initialized"] == "true",
@@ -691,29 +639,5 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc "Sets all counts to zero, and forgets the violations."
   @spec reset_counts(t) :: :ok
-  def reset_counts(%__MODULE__{} = chaos), do: Control.tell!(chaos, ["reset_counts"])
-
-  ## Helpers
-
-  defp ask!(chaos, words) do
-    case Control.ask(chaos, words) do
-      {:ok, answer} -> answer
-      {:error, message} -> raise "#{hd(words)}: #{message}"
-      :not_loaded -> raise "#{hd(words)}: the chaos module has not been loaded yet"
-    end
-  end
-
-  defp counts(chaos, command) do
-    case Control.ask(chaos, [command]) do
-      :not_loaded -> %{}
-      {:ok, answer} -> Map.new(pairs(answer), fn {name, n} -> {name, String.to_integer(n)} end)
-    end
-  end
-
-  defp pairs(answer) do
-    for pair <- String.split(answer), into: %{} do
-      [name, value] = String.split(pair, "=")
-      {name, value}
-    end
-  end
+  def reset_counts(%__MODULE__{} = chaos), do: Control.command!(chaos, ["reset_counts"])
 end

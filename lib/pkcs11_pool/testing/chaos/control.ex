@@ -54,9 +54,9 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
     end
   end
 
-  @doc "Has a command executed: now, or when the module is loaded."
-  @spec tell!(places, [term]) :: :ok
-  def tell!(places, words) do
+  @doc "Executes a command: now, or when the module is loaded."
+  @spec command!(places, [term]) :: :ok
+  def command!(places, words) do
     # Should the module be loaded just now, it may get the command in both ways; the id makes it
     # one.
     id = "#{System.pid()}-#{System.unique_integer([:positive])}"
@@ -78,6 +78,34 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   @doc "The answer of a loaded module to a command; `:not_loaded` as long as none is."
   @spec ask(places, [term]) :: {:ok, String.t()} | {:error, String.t()} | :not_loaded
   def ask(places, words), do: send_line(places, Enum.join(words, " "))
+
+  @doc "The same, and raises if there is none."
+  @spec ask!(places, [term]) :: String.t()
+  def ask!(places, words) do
+    case ask(places, words) do
+      {:ok, answer} -> answer
+      {:error, message} -> raise "#{hd(words)}: #{message}"
+      :not_loaded -> raise "#{hd(words)}: the chaos module has not been loaded yet"
+    end
+  end
+
+  @doc "What a command counts, by function; nothing as long as no module is loaded."
+  @spec counts(places, command :: String.t()) :: %{String.t() => non_neg_integer}
+  def counts(places, command) do
+    case ask(places, [command]) do
+      :not_loaded -> %{}
+      {:ok, answer} -> Map.new(pairs(answer), fn {name, n} -> {name, String.to_integer(n)} end)
+    end
+  end
+
+  @doc "An answer of the form `name=value name=value`."
+  @spec pairs(String.t()) :: %{String.t() => String.t()}
+  def pairs(answer) do
+    for pair <- String.split(answer), into: %{} do
+      [name, value] = String.split(pair, "=")
+      {name, value}
+    end
+  end
 
   defp send_line(places, line) do
     case :gen_tcp.connect({:local, places.socket}, 0, @socket_options, @timeout) do

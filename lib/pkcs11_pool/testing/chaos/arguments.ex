@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Testing.Chaos.Words do
+defmodule Pkcs11Pool.Testing.Chaos.Arguments do
   @moduledoc false
   # The arguments of a chaos module's commands, checked. Each raises `ArgumentError` for what it
   # does not know.
@@ -24,6 +24,11 @@ defmodule Pkcs11Pool.Testing.Chaos.Words do
 
   defp word(:slot_id), do: "slot"
   defp word(name), do: Atom.to_string(name)
+
+  @doc "A boolean as a word."
+  @spec on_or_off(boolean) :: String.t()
+  def on_or_off(true), do: "on"
+  def on_or_off(false), do: "off"
 
   @doc "The value of an option."
   @spec option!(atom, term) :: term
