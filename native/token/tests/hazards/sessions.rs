@@ -41,23 +41,30 @@ fn a_token_that_gives_no_session_at_all_is_as_good_as_away_until_it_gives_one() 
 #[test]
 fn a_handle_that_the_module_gives_out_twice_is_used_by_one_at_a_time() {
     let module = Module::new();
-    let pool = TestPool::of(&module, 2);
-    pool.ask(sign(b"one")).done();
-    let handle = module.open_sessions()[0];
-    module.hold("C_SignInit");
-    let first = pool.ask(sign(b"two"));
-    module.await_inside("C_SignInit", 1);
-    module.hold_no_more("C_SignInit");
-    // The session in use is lost, and its handle another's.
+    let pool = TestPool::with(&module, |options| {
+        options.login = LoginMode::None;
+        options.sessions.max_sessions = 2;
+    });
+    let random = || Request::GenerateRandom { length: 1 };
+    pool.ask(random()).done();
+    let [handle] = module.open_sessions()[..] else { panic!("more than one session") };
+    module.hold("C_GenerateRandom");
+    let first = pool.ask(random());
+    module.await_inside("C_GenerateRandom", 1);
+    module.hold_no_more("C_GenerateRandom");
+    // The session in use is lost, and its handle another's: that is left alone, and a third one opened.
     module.give_handles(&[handle]);
-    assert_eq!(pool.ask(sign(b"three")).bytes(), signature(b"three"));
-    module.release("C_SignInit");
-    // What its session has answered counts for nothing: it is tried again, or fails.
-    match first.outcome() {
-        Ok(token::Answer::Bytes(bytes)) => assert_eq!(*bytes, signature(b"two")),
-        other => assert_eq!(other.expect_err("bytes or a failure").error.reason(), "session_lost"),
-    }
-    assert_eq!(pool.ask(sign(b"four")).bytes(), signature(b"four"));
+    pool.ask(random()).done();
+    assert_eq!(module.count("C_OpenSession"), 3);
+    let before = module.log().len();
+    module.release("C_GenerateRandom");
+    // What was answered on the handle counts for nothing: it is asked for again, on a session that is there.
+    first.done();
+    poll("nobody keeps the handle", || !module.open_sessions().contains(&handle));
+    let log = module.log();
+    let (on_it, elsewhere): (Vec<_>, Vec<_>) = log[before..].iter().partition(|call| call.session == Some(handle));
+    assert_eq!(on_it.iter().map(|call| call.function).collect::<Vec<_>>(), ["C_CloseSession"]);
+    assert!(elsewhere.iter().any(|call| call.function == "C_GenerateRandom"));
 }
 
 #[test]
