@@ -144,6 +144,8 @@ defmodule Pkcs11Pool.URITest do
           {"pkcs11:slot-id=0x1", "decimal"},
           {"pkcs11:slot-id=", "decimal"},
           {"pkcs11:slot-id=-1", "decimal"},
+          {"pkcs11:slot-id=" <> String.duplicate("9", 1_000_000), "decimal"},
+          {"pkcs11:library-version=" <> String.duplicate("9", 1_000_000), "version"},
           {"pkcs11:library-version=a", "version"},
           {"pkcs11:library-version=1.", "version"}
         ] do
