@@ -664,4 +664,28 @@ defmodule Pkcs11Pool do
     do: API.Attributes.read_public_key(pool, key, Options.Call.validate!(opts))
 
   defbang public_key!(pool, key, opts :: [call_option]) :: PublicKey.t()
+
+  @doc """
+  What a key is: `{:ok, map}`, with nil for what the token does not say.
+
+    * `:class`, `:type` - `:private_key` and `:rsa`, for instance; a vendor's are numbers
+    * `:bits` - of an RSA key's modulus, of the order of an ECDSA key's curve, of a secret key's value
+    * `:curve` - its name, such as `:secp256r1`
+    * `:label`, `:id`
+    * `:usage` - what the key may be used for, a list of `:encrypt`, `:decrypt`, `:sign`, `:sign_recover`, `:verify`, `:verify_recover`, `:wrap`,
+      `:unwrap`, `:derive`, `:encapsulate` and `:decapsulate`
+    * `:token`, `:private`, `:sensitive`, `:extractable`, `:always_sensitive`, `:never_extractable`, `:local`, `:modifiable`,
+      `:always_authenticate` - the attributes of these names
+
+  A label, an id or a template that names no `:class` finds the private key; where there is none, the secret key, and then the public key.
+
+  Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7), once or, where the token stops at an attribute that it does not have, a few times. No value of a
+  key is read.
+  """
+  @spec key_info(pool, key, [call_option]) ::
+          {:ok, %{required(atom) => term}} | {:error, Error.t()}
+  def key_info(pool, key, opts \\ []),
+    do: API.KeyInfo.read(pool, key, Options.Call.validate!(opts))
+
+  defbang key_info!(pool, key, opts :: [call_option]) :: %{required(atom) => term}
 end

@@ -58,6 +58,33 @@ defmodule Pkcs11Pool.PublicKey do
 
   defp point_size(_own_parameters), do: nil
 
+  @doc """
+  The name of a key's curve, from its attribute `:ec_params`, and the bits of the curve's order; of Edwards and Montgomery curves, those of the field. Each
+  is nil where it is not known.
+  """
+  @spec describe_curve(binary) :: {atom | nil, pos_integer | nil}
+  def describe_curve(params) do
+    case curve(params) do
+      {:ok, {:namedCurve, oid}} -> {curve_name(oid), curve_bits(oid)}
+      _own_or_none -> {nil, nil}
+    end
+  end
+
+  defp curve_name(oid) do
+    with {name, ^oid} <- List.keyfind(Curves.all(), oid, 1), do: name
+  end
+
+  # RFC 7748.
+  defp curve_bits({1, 3, 101, arc}) when arc in [110, 112], do: 255
+  defp curve_bits({1, 3, 101, arc}) when arc in [111, 113], do: 448
+
+  defp curve_bits(oid) do
+    {_field, _curve, _base, order, _cofactor} = parameters(oid)
+    order |> :binary.decode_unsigned() |> Integer.digits(2) |> length()
+  rescue
+    _unknown_curve -> nil
+  end
+
   defp parameters(oid), do: oid |> :pubkey_cert_records.namedCurves() |> :crypto.ec_curve()
 
   @doc """

@@ -22,7 +22,11 @@ defmodule Pkcs11Pool.BangTest do
     specs: specs
   } do
     twins = for {{name, arity}, [spec]} <- specs, twin?(name), do: {name, arity, spec}
-    assert length(twins) == 27
+
+    names =
+      for {name, _arity} <- Pkcs11Pool.__info__(:functions), twin?(name), uniq: true, do: name
+
+    assert Enum.sort(names) == Enum.sort(for {name, _, _} <- twins, do: name)
 
     for {name, arity, spec} <- twins do
       function = name |> Atom.to_string() |> String.trim_trailing("!")

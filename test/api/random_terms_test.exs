@@ -185,6 +185,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp success?(:get_attributes, _arguments, {:ok, map}), do: is_map(map)
   defp success?(:public_key, _arguments, {:ok, key}), do: is_tuple(key)
+  defp success?(:key_info, _arguments, {:ok, info}), do: is_map(info)
   defp success?(:drain, _arguments, {:ok, left}), do: is_integer(left)
   defp success?(:mechanisms, _arguments, {:ok, list}), do: is_list(list)
   defp success?(:token_info, _arguments, {:ok, info}), do: is_map(info)
@@ -211,7 +212,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(_name, _arguments, _other), do: false
 
   defp known do
-    ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key drain
+    ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many status child_spec with_session resize login logout
        await_ready forget_keys destroy_object)a
   end

@@ -259,6 +259,7 @@ defmodule Pkcs11Pool.StackTraceTest do
         get_attributes: [pool, [value: @canary], [:value], []],
         destroy_object: [pool, [value: @canary], []],
         public_key: [pool, [value: @canary], []],
+        key_info: [pool, [value: @canary], []],
         login: [pool, fn -> @canary end, []],
         logout: [pool, []],
         with_session: [pool, fn -> :in end, []],

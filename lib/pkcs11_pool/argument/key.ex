@@ -52,6 +52,20 @@ defmodule Pkcs11Pool.Argument.Key do
             "a label, or a PKCS#11 URI"
   end
 
+  @doc """
+  Whether a key says by itself of which class it is.
+  """
+  @spec names_class?(term) :: boolean
+  def names_class?(%Object{}), do: true
+
+  def names_class?(string) when is_binary(string),
+    do: Pkcs11Pool.URI.uri?(string) and Pkcs11Pool.URI.parse!(string).type != nil
+
+  def names_class?(template) when is_list(template) and length(template) >= 0,
+    do: List.keymember?(template, :class, 0)
+
+  def names_class?(_no_key), do: false
+
   defp encode_uri!(uri, class) do
     template = with_class(identifying!(Pkcs11Pool.URI.to_template(uri)), class)
 
