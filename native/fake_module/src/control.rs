@@ -36,6 +36,7 @@ struct State {
     /// Sessions that a thread is calling with.
     busy: Vec<CK_SESSION_HANDLE>,
     inside: usize,
+    most_inside: usize,
     misuse: Vec<String>,
 }
 
@@ -67,6 +68,7 @@ impl FakeModule {
             log: Vec::new(),
             busy: Vec::new(),
             inside: 0,
+            most_inside: 0,
             misuse: Vec::new(),
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
@@ -113,6 +115,7 @@ impl FakeModule {
             state.misuse.push(format!("{function} while {inside} calls are inside"));
         }
         state.inside += 1;
+        state.most_inside = state.most_inside.max(state.inside);
         let script = state.script(function);
         script.inside += 1;
         let held_at = script.holds.then_some(script.releases);
@@ -228,6 +231,11 @@ impl FakeModule {
     /// Calls that a real module need not survive: two threads on one session, `C_Finalize` beside another call.
     pub fn misuse(&self) -> Vec<String> {
         self.lock().misuse.clone()
+    }
+
+    /// How many calls were inside at the same time.
+    pub fn most_inside(&self) -> usize {
+        self.lock().most_inside
     }
 
     /// The sessions that are open.

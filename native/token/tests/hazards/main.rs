@@ -6,8 +6,11 @@
 mod calls;
 mod drain;
 mod hung;
+mod inline;
 mod lease;
 mod login;
+mod panics;
 mod recovery;
+mod serialized;
 mod sessions;
 mod support;

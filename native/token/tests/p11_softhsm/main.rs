@@ -1,7 +1,6 @@
 //! The layer over the raw function list, against a real SoftHSM token and openssl.
 
 mod operations;
-mod runner_panic;
 mod support;
 
 use std::path::Path;

@@ -88,12 +88,14 @@ impl Wake for Runner {
 pub struct Server {
     told: Arc<Mutex<Vec<Notice>>>,
     to_do: Sender<Notice>,
+    /// At this notice it panics, when it has kept it.
+    fault: Option<Notice>,
 }
 
 impl Server {
-    pub fn new() -> (Self, Receiver<Notice>) {
+    pub fn new(fault: Option<Notice>) -> (Self, Receiver<Notice>) {
         let (to_do, receiver) = unbounded();
-        (Self { told: Arc::default(), to_do }, receiver)
+        (Self { told: Arc::default(), to_do, fault }, receiver)
     }
 
     pub fn notices(&self) -> Vec<Notice> {
@@ -103,8 +105,10 @@ impl Server {
 
 impl PoolServer for Server {
     fn post(&self, notice: Notice) {
+        let is_fault = self.fault.as_ref() == Some(&notice);
         self.told.lock().push(notice.clone());
         let _ = self.to_do.send(notice);
+        assert!(!is_fault, "a fault in telling the pool server, which a test makes");
     }
 }
 

@@ -104,7 +104,7 @@ impl TestPool {
 
     /// One whose runners are on threads that may be left behind, or may not.
     pub fn start(options: PoolOptions, are_threads: bool) -> Result<Self, Error> {
-        let (server, to_do) = Server::new();
+        let (server, to_do) = Server::new(None);
         let pool = TokenPool::new(options, server.clone()).unwrap();
         let attached = pool.attach();
         if let Err(error) = attached
@@ -164,6 +164,13 @@ impl TestPool {
     /// The same; it may wait for so long.
     pub fn ask_within(&self, request: Request, queue_timeout: Option<u64>) -> Asked {
         Asked::new(&self.pool, queue_timeout, |header| self.pool.submit(header, request, &mut Direct))
+    }
+
+    /// Somebody asks for an operation, on a thread of his own that may block.
+    pub fn run_here(&self, request: Request) -> (Asked, token::Direct) {
+        let mut direct = None;
+        let asked = Asked::control(&self.pool, |header| direct = Some(self.pool.run_here(header, request, &mut Direct)));
+        (asked, direct.expect("it was called").expect("it was taken"))
     }
 
     /// Somebody asks for a session of his own.
