@@ -102,23 +102,6 @@ defmodule Pkcs11Pool.KeepaliveTest do
     end
   end
 
-  test "one at a time, and none while its call hangs", %{token: token, chaos: chaos} do
-    pool = start(token, keepalive: 50)
-    open(pool, 3)
-    Chaos.hang(chaos, :C_GenerateRandom)
-    Poll.until(fn -> Chaos.hanging(chaos) == %{"C_GenerateRandom" => 1} end)
-    at = calls(chaos)
-    # The pool server looks on.
-    for _ <- 1..5, do: send(Pools.server(pool), :tick)
-    :sys.get_state(Pools.server(pool))
-    assert {Chaos.hanging(chaos), calls(chaos)} == {%{"C_GenerateRandom" => 1}, at}
-    assert %{running: 1, idle: 2} = Pkcs11Pool.status(pool)
-    # The others serve.
-    assert {:ok, _} = Pkcs11Pool.digest(pool, :sha256, "data")
-    Chaos.release(chaos)
-    await_calls(chaos, 3)
-  end
-
   test "a call of its own that hangs is reported, and its session replaced on native threads",
        %{token: token, chaos: chaos} do
     pool = start(token, keepalive: 50, executor: :threads, operation_timeout: 300, pool_size: 1)
@@ -152,15 +135,6 @@ defmodule Pkcs11Pool.KeepaliveTest do
     end)
 
     await_calls(chaos, 2)
-  end
-
-  test "a dead session is found before anybody needs it, and is closed",
-       %{token: token, chaos: chaos} do
-    pool = start(token, keepalive: 50, pool_size: 2)
-    open(pool, 2)
-    Chaos.fail(chaos, :C_GenerateRandom, :session_handle_invalid, count: 1)
-    Poll.until(fn -> Pkcs11Pool.status(pool).idle == 1 end)
-    assert {:ok, _} = Pkcs11Pool.digest(pool, :sha256, "data")
   end
 
   test "a token that has gone is noticed without any call", %{token: token, chaos: chaos} do

@@ -444,17 +444,6 @@ defmodule Pkcs11Pool.RecoveryTest do
       assert Chaos.calls(chaos, :C_Initialize) == 2
       at_rest(pool, chaos)
     end
-
-    test "that refuses C_Initialize is tried again", %{token: token, chaos: chaos} do
-      {pool, _private} = start_ready!(token)
-      Chaos.fail(chaos, :C_Initialize, :general_error, count: 3)
-      Chaos.uninitialize(chaos)
-      assert {:error, %Error{reason: :token_unavailable}} = sign(pool)
-      await_up(pool)
-      assert {:ok, _signature} = sign(pool)
-      assert Chaos.calls(chaos, :C_Initialize) == 4
-      at_rest(pool, chaos)
-    end
   end
 
   describe "the breaker" do
