@@ -51,7 +51,7 @@ defmodule Pkcs11Pool.P11KitTest do
     server: server,
     chaos: chaos
   } do
-    server = Pools.server(pool)
+    pool_server = Pools.server(pool)
     assert {:ok, _signature} = sign(pool)
     Chaos.hang(chaos, :C_Sign)
     callers = for _ <- 1..8, do: Task.async(fn -> sign(pool) end)
@@ -65,7 +65,7 @@ defmodule Pkcs11Pool.P11KitTest do
 
     P11Kit.start!(server)
     Poll.until(fn -> match?({:ok, _signature}, sign(pool)) end, 20_000)
-    assert Pools.server(pool) == server
+    assert Pools.server(pool) == pool_server
     assert %{state: :up, login: :logged_in} = Pkcs11Pool.status(pool)
     Pools.drained!(pool)
   end
