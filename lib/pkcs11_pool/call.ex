@@ -24,8 +24,8 @@ defmodule Pkcs11Pool.Call do
     span = Span.start(pool, operation, mechanism, opts)
 
     {result, ticket} =
-      case place(pool, opts) do
-        {:ok, place} -> attempt(place, request)
+      case target(pool, opts) do
+        {:ok, target} -> attempt(target, request)
         {:error, error} -> {{:error, error}, nil}
       end
 
@@ -35,27 +35,27 @@ defmodule Pkcs11Pool.Call do
   end
 
   @typedoc "Where operations run: the pool's name, its entry with the call's timeouts, and the lease that the caller has there."
-  @type place :: {name :: term, Registry.entry(), Lease.t() | nil}
+  @type target :: {name :: term, Registry.entry(), Lease.t() | nil}
 
   @doc """
   Where the operations of a call run.
   """
-  @spec place(pool :: term, Options.Call.t()) :: {:ok, place} | {:error, Error.t()}
-  def place(%Lease{entry: %{queue_timeout: _, operation_timeout: _} = entry} = lease, opts),
+  @spec target(pool :: term, Options.Call.t()) :: {:ok, target} | {:error, Error.t()}
+  def target(%Lease{entry: %{queue_timeout: _, operation_timeout: _} = entry} = lease, opts),
     do: {:ok, {lease.pool, timeouts(entry, opts), lease}}
 
   # A lease that was made by hand.
-  def place(%Lease{} = lease, _opts) do
+  def target(%Lease{} = lease, _opts) do
     with :ok <- Lease.check(lease),
          do: {:error, Error.new(:lease_ended, pool: lease.pool, executed: false)}
   end
 
-  def place(name, opts) do
+  def target(name, opts) do
     with nil <- Lease.current(name),
          {:ok, _server, entry} <- Registry.fetch(name) do
       {:ok, {name, timeouts(entry, opts), nil}}
     else
-      %Lease{} = lease -> place(lease, opts)
+      %Lease{} = lease -> target(lease, opts)
       {:error, error} -> {:error, error}
     end
   end
@@ -63,7 +63,7 @@ defmodule Pkcs11Pool.Call do
   @doc """
   Runs a request there, and says by which ticket.
   """
-  @spec attempt(place, request :: term) ::
+  @spec attempt(target, request :: term) ::
           {:ok | {:ok, term} | {:error, Error.t()}, Native.ticket() | Native.timing()}
   def attempt({name, entry, nil}, request), do: entry |> await(request) |> with_error(name, entry)
 
@@ -72,7 +72,7 @@ defmodule Pkcs11Pool.Call do
       :ok ->
         # The session is the holder's alone: nothing else can be in the way.
         entry = %{entry | queue_timeout: :infinity}
-        entry |> await_within(lease, request) |> with_error(name, entry)
+        entry |> await_on_lease(lease, request) |> with_error(name, entry)
 
       {:error, error} ->
         {{:error, error}, nil}
@@ -159,10 +159,10 @@ defmodule Pkcs11Pool.Call do
   defp await(%{operation_timeout: :infinity, executor: :dirty_io} = entry, request) do
     if Native.has_idle(entry.native),
       do: run_here(entry, request),
-      else: submitted(entry, request)
+      else: submit_and_await(entry, request)
   end
 
-  defp await(entry, request), do: submitted(entry, request)
+  defp await(entry, request), do: submit_and_await(entry, request)
 
   defp run_here(entry, request) do
     started = Deadlines.now()
@@ -180,7 +180,7 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  defp submitted(entry, request) do
+  defp submit_and_await(entry, request) do
     started = Deadlines.now()
     ref = make_ref()
 
@@ -193,7 +193,7 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  defp await_within(entry, lease, request) do
+  defp await_on_lease(entry, lease, request) do
     started = Deadlines.now()
     ref = make_ref()
 

@@ -115,7 +115,7 @@ defmodule Pkcs11Pool.Health do
     opts = Options.Call.validate!(queue_timeout: timeout, operation_timeout: timeout)
     deadline = System.monotonic_time(:millisecond) + timeout
 
-    with {:ok, {name, entry, lease}} <- Call.place(pool, opts),
+    with {:ok, {name, entry, lease}} <- Call.target(pool, opts),
          {{:ok, _random}, _ticket} <-
            Call.attempt({name, Map.put(entry, :deadline, deadline), lease}, :probe) do
       :ok

@@ -51,15 +51,15 @@ defmodule Pkcs11Pool.Lease do
   def pool_name(name), do: name
 
   @doc false
-  @spec hold(t) :: :ok
-  def hold(lease) do
+  @spec set_current(t) :: :ok
+  def set_current(lease) do
     Process.put({__MODULE__, lease.pool}, lease)
     :ok
   end
 
   @doc false
-  @spec let_go(t) :: :ok
-  def let_go(lease) do
+  @spec clear_current(t) :: :ok
+  def clear_current(lease) do
     Process.delete({__MODULE__, lease.pool})
     :ok
   end

@@ -66,9 +66,9 @@ defmodule Pkcs11Pool.Native do
   @spec submit_within(pool, lease, tag :: reference, request :: term) :: ticket | {:error, error}
   def submit_within(_pool, _lease, _tag, _request), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "The lease ends after `ms`; the pool server is told who held it, and where it was taken."
-  @spec expire_lease(lease, server :: pid, place :: String.t(), ms :: non_neg_integer) :: :ok
-  def expire_lease(_lease, _server, _place, _ms), do: :erlang.nif_error(:nif_not_loaded)
+  @doc "The lease ends after `ms`; the pool server is told who held it, and from where it was taken."
+  @spec expire_lease(lease, server :: pid, caller :: String.t(), ms :: non_neg_integer) :: :ok
+  def expire_lease(_lease, _server, _caller, _ms), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec timers() :: non_neg_integer
   def timers, do: :erlang.nif_error(:nif_not_loaded)
@@ -142,11 +142,11 @@ defmodule Pkcs11Pool.Native do
 
   @doc "Makes a token, or sets a PIN. Dirty IO."
   @spec provision(map, tuple) :: :ok | {:error, error}
-  def provision(_place, _what), do: :erlang.nif_error(:nif_not_loaded)
+  def provision(_slot, _what), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "What a module says of itself, its slots and tokens. Dirty IO, for no longer than the place's `:timeout`."
+  @doc "What a module says of itself, its slots and tokens. Dirty IO, for no longer than the map's `:timeout`."
   @spec read_module(map) :: {:ok, map} | {:error, error} | :timeout
-  def read_module(_place), do: :erlang.nif_error(:nif_not_loaded)
+  def read_module(_module), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling."
   @spec tick(pool) :: ceiling :: pos_integer

@@ -157,9 +157,9 @@ defmodule Pkcs11Pool.Token do
     opts = Options.Token.list!(opts)
     timeout = opts.operation_timeout
 
-    place = opts |> module() |> Map.put(:timeout, timeout)
+    module = opts |> module() |> Map.put(:timeout, timeout)
 
-    case Native.Library.call(fn -> Native.read_module(place) end) do
+    case Native.Library.call(fn -> Native.read_module(module) end) do
       {:ok, listing} ->
         {:ok, Information.module(listing)}
 
@@ -216,7 +216,7 @@ defmodule Pkcs11Pool.Token do
   defp run(opts, sources, what) do
     opts = Options.Token.provision!(opts)
 
-    place =
+    slot =
       opts
       |> module()
       |> Map.merge(%{slot: Options.native_slot(opts.slot), force: opts.force})
@@ -224,7 +224,7 @@ defmodule Pkcs11Pool.Token do
     sources = Enum.flat_map(sources, &source!/1)
 
     provision = fn pins ->
-      Native.Library.call(fn -> Native.provision(place, what.(opts, pins)) end)
+      Native.Library.call(fn -> Native.provision(slot, what.(opts, pins)) end)
     end
 
     case Pin.Process.run(nil, sources, opts.pin_timeout, provision) do

@@ -34,7 +34,7 @@ defmodule Pkcs11Pool.API.WithSession do
     case Call.lease(pool, opts) do
       {:ok, lease, server, ticket} ->
         let_expire(lease, server)
-        Lease.hold(lease)
+        Lease.set_current(lease)
 
         try do
           apply_to(fun, lease)
@@ -48,7 +48,7 @@ defmodule Pkcs11Pool.API.WithSession do
             Telemetry.stop(span, :ok, measurements, metadata)
             result
         after
-          Lease.let_go(lease)
+          Lease.clear_current(lease)
           Native.end_lease(lease.native)
         end
 

@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.Bench.Options do
 
   import Pkcs11Pool.Bench.Options.Refusal
 
-  alias Pkcs11Pool.Bench.Options.Place
+  alias Pkcs11Pool.Bench.Options.Token
   alias Pkcs11Pool.{Mechanism, URI}
 
   @switches [
@@ -88,16 +88,16 @@ defmodule Pkcs11Pool.Bench.Options do
     {given, rest, invalid} = OptionParser.parse(arguments, strict: strict)
     known!(invalid, rest)
     once!(given)
-    module_env = Place.module_env(Keyword.get_values(given, :module_env))
+    module_env = Token.module_env(Keyword.get_values(given, :module_env))
     given = Map.new(given)
-    {slot, slot_option} = Place.slot(given)
-    {pin, pin_option} = Place.pin(given)
+    {slot, slot_option} = Token.slot(given)
+    {pin, pin_option} = Token.pin(given)
 
     options = %__MODULE__{
-      module: Place.module(given),
+      module: Token.module(given),
       module_env: module_env,
       module_args: given[:module_args],
-      module_sha256: Place.module_sha256(given[:module_sha256]),
+      module_sha256: Token.module_sha256(given[:module_sha256]),
       slot: slot,
       slot_option: slot_option,
       pin: pin,

@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.Bench.Sessions do
   def open(pool, size) do
     {held, refusal} = hold(pool, size, [], nil)
 
-    for lease <- held, do: send(lease, :let_go)
+    for lease <- held, do: send(lease, :release)
     for lease <- held, do: receive_over(lease)
 
     case {length(held), refusal} do
@@ -47,7 +47,7 @@ defmodule Pkcs11Pool.Bench.Sessions do
       send(parent, {:held, self()})
 
       receive do
-        :let_go -> :ok
+        :release -> :ok
       end
     end
 

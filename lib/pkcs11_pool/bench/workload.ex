@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Bench.Workload do
   @moduledoc false
   # What is measured: signatures by a key, digests, or random bytes. Finds the key, or makes one if it may.
 
-  alias Pkcs11Pool.Bench.{Ask, Options}
+  alias Pkcs11Pool.Bench.{Options, Prompt}
   alias Pkcs11Pool.{Error, Mechanism, Object}
 
   @enforce_keys [:name, :call]
@@ -78,7 +78,7 @@ defmodule Pkcs11Pool.Bench.Workload do
   defp what(pool, %{mechanism: nil}, true) do
     with {:ok, keys} <- signing_keys(pool, [], nil) do
       chosen =
-        Ask.choose(
+        Prompt.choose(
           "What is to be measured?",
           choices(keys) ++
             [
@@ -101,7 +101,7 @@ defmodule Pkcs11Pool.Bench.Workload do
       ask ->
         with {:ok, keys} <- signing_keys(pool, [], mechanism) do
           make = {"m", "one that is made on the token now, and deleted at the end", :ask}
-          allowed(Ask.choose("Which key is to sign?", choices(keys) ++ [make]))
+          allowed(Prompt.choose("Which key is to sign?", choices(keys) ++ [make]))
         end
 
       true ->
@@ -111,16 +111,18 @@ defmodule Pkcs11Pool.Bench.Workload do
   end
 
   defp allowed({:ok, :ask}) do
-    if Ask.yes?("This makes a key pair with the label #{inspect(@label)} on the token. Go on?"),
-      do: {:ok, :make},
-      else: {:error, "nothing was made or measured"}
+    if Prompt.yes?(
+         "This makes a key pair with the label #{inspect(@label)} on the token. Go on?"
+       ),
+       do: {:ok, :make},
+       else: {:error, "nothing was made or measured"}
   end
 
   defp allowed({:ok, what}), do: {:ok, what}
   defp allowed(:none), do: {:error, "nothing was chosen"}
 
   defp one_of(keys, true),
-    do: allowed(Ask.choose("Several keys match --key. Which one?", choices(keys)))
+    do: allowed(Prompt.choose("Several keys match --key. Which one?", choices(keys)))
 
   defp one_of(keys, false) do
     {:error,

@@ -25,10 +25,10 @@ defmodule Pkcs11Pool.Call.AwaitReady do
   defp try_until_ready(pool, opts, deadline, when_down) do
     left = left(deadline)
 
-    with {:ok, {_name, %{native: native}, _lease} = place} <- Call.place(pool, opts) do
+    with {:ok, {_name, %{native: native}, _lease} = target} <- Call.target(pool, opts) do
       # It may come up, or go down, between the attempt and the question.
       down_before? = down?(native)
-      {result, _ticket} = attempted = Call.attempt(within(place, deadline, left), :ping)
+      {result, _ticket} = attempted = Call.attempt(within(target, deadline, left), :ping)
 
       if wait_on?(result, down_before? or down?(native), when_down) and left > 0 do
         Process.sleep(min(left, @pause))

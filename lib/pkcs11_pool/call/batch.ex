@@ -27,8 +27,8 @@ defmodule Pkcs11Pool.Call.Batch do
 
   # `window` slices may be under way. `waiting` and the slices hold `{index, item}`, `answered` holds `{index, result}`. `slices` are under way,
   # by the number in their tag. `first` is the ticket of the first slice.
-  @enforce_keys [:place, :verb, :key]
-  defstruct [:place, :verb, :key, :window, :first] ++
+  @enforce_keys [:target, :verb, :key]
+  defstruct [:target, :verb, :key, :window, :first] ++
               [waiting: [], answered: [], limit: @most_items, slices: %{}, next: 0]
 
   @type result :: {:ok, term} | {:error, Error.t()}
@@ -51,9 +51,9 @@ defmodule Pkcs11Pool.Call.Batch do
     operation = Map.fetch!(@operations, verb)
     span = Span.start(pool, operation, mechanism, opts)
 
-    case Call.place(pool, opts) do
-      {:ok, place} ->
-        batch = %__MODULE__{place: place, verb: verb, key: key}
+    case Call.target(pool, opts) do
+      {:ok, target} ->
+        batch = %__MODULE__{target: target, verb: verb, key: key}
         {results, first} = run_items(batch, items)
         results = for result <- results, do: Errors.with_mechanism(result, mechanism)
         if span, do: stop(span, operation, results, first)
@@ -69,7 +69,7 @@ defmodule Pkcs11Pool.Call.Batch do
   defp run_items(batch, items) do
     with true <- items != [] and not Enum.any?(items, &match?({:error, _error}, &1)),
          {_all, []} <- cut(items, @most_items, @most_bytes, []) do
-      {result, ticket} = Call.attempt(batch.place, request(batch, items))
+      {result, ticket} = Call.attempt(batch.target, request(batch, items))
 
       with {:ok, answers} <- result,
            results when is_list(results) <- results_of_all(items, answers, batch) do
@@ -96,7 +96,7 @@ defmodule Pkcs11Pool.Call.Batch do
 
   defp results_of_all([_item | items], [answer | answers], batch) do
     with results when is_list(results) <- results_of_all(items, answers, batch),
-         do: [result(answer, batch.place) | results]
+         do: [result(answer, batch.target) | results]
   end
 
   defp results_of_all([], [], _batch), do: []
@@ -111,7 +111,7 @@ defmodule Pkcs11Pool.Call.Batch do
 
     if rest == [] or batch.window == 1 do
       # One slice is like any call.
-      {result, ticket} = Call.attempt(batch.place, request(batch, slice))
+      {result, ticket} = Call.attempt(batch.target, request(batch, slice))
       batch = %{batch | waiting: rest, first: batch.first || ticket}
       batch |> handle_answer(slice, result) |> submit_and_wait(ref)
     else
@@ -121,7 +121,7 @@ defmodule Pkcs11Pool.Call.Batch do
 
   defp submit_and_wait(batch, ref), do: batch |> submit_slices(ref) |> await(ref)
 
-  defp ensure_window(%{window: nil, place: {_name, entry, nil}} = batch),
+  defp ensure_window(%{window: nil, target: {_name, entry, nil}} = batch),
     do: %{batch | window: Native.status(entry.native).size}
 
   # A lease has one session.
@@ -136,7 +136,7 @@ defmodule Pkcs11Pool.Call.Batch do
        when map_size(slices) >= window,
        do: batch
 
-  defp submit_slices(%{place: {name, entry, _lease}} = batch, ref) do
+  defp submit_slices(%{target: {name, entry, _lease}} = batch, ref) do
     {slice, rest} = cut(batch)
 
     queue_timeout = with :infinity <- entry.queue_timeout, do: nil
@@ -175,7 +175,7 @@ defmodule Pkcs11Pool.Call.Batch do
 
   defp cut(rest, _limit, _bytes, slice), do: {Enum.reverse(slice), rest}
 
-  # With its place in the list, or without.
+  # With its index in the list, or without.
   defp size({index, item}) when is_integer(index), do: size(item)
   defp size({_mechanism, {data, signature}}), do: byte_size(data) + byte_size(signature)
   defp size({_mechanism, data}), do: byte_size(data)
@@ -197,7 +197,7 @@ defmodule Pkcs11Pool.Call.Batch do
   defp await(%{slices: slices} = batch, ref) when map_size(slices) == 0,
     do: submit_and_wait(batch, ref)
 
-  defp await(%{place: {name, entry, _lease}} = batch, ref) do
+  defp await(%{target: {name, entry, _lease}} = batch, ref) do
     receive do
       {{^ref, number}, result} ->
         {%{items: slice}, slices} = Map.pop!(batch.slices, number)
@@ -230,7 +230,7 @@ defmodule Pkcs11Pool.Call.Batch do
     end)
   end
 
-  defp check_deadlines(%{place: {name, entry, _lease}} = batch, number, slice, now) do
+  defp check_deadlines(%{target: {name, entry, _lease}} = batch, number, slice, now) do
     case Deadlines.check(slice.ticket, slice.started, entry) do
       {:wait, ms} ->
         put_in(batch.slices[number].check_at, later(now, ms))
@@ -260,7 +260,7 @@ defmodule Pkcs11Pool.Call.Batch do
     %{batch | answered: done, waiting: rest ++ batch.waiting, limit: limit}
   end
 
-  defp handle_answer(%{place: {_name, _entry, lease}} = batch, slice, {:error, error}) do
+  defp handle_answer(%{target: {_name, _entry, lease}} = batch, slice, {:error, error}) do
     batch = fail_items(batch, slice, error)
 
     # The one session of a lease is busy with the slice that was given up.
@@ -277,7 +277,7 @@ defmodule Pkcs11Pool.Call.Batch do
     do: Error.new(reason, pool: pool, executed: false, details: details)
 
   defp add_answers(batch, [{index, _item} | slice], [answer | answers], done),
-    do: add_answers(batch, slice, answers, [{index, result(answer, batch.place)} | done])
+    do: add_answers(batch, slice, answers, [{index, result(answer, batch.target)} | done])
 
   defp add_answers(_batch, rest, [], done), do: {done, rest}
 

@@ -26,7 +26,7 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
     C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
   )
 
-  @type places :: %{
+  @type files :: %{
           required(:socket) => Path.t(),
           required(:init) => Path.t(),
           optional(atom) => term
@@ -55,16 +55,16 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   end
 
   @doc "Executes a command: now, or when the module is loaded."
-  @spec command!(places, [term]) :: :ok
-  def command!(places, words) do
+  @spec command!(files, [term]) :: :ok
+  def command!(files, words) do
     # Should the module be loaded just now, it may get the command in both ways; the id makes it
     # one.
     id = "#{System.pid()}-#{System.unique_integer([:positive])}"
     line = Enum.join(["once", id | words], " ")
 
-    with :not_loaded <- send_line(places, line),
-         :ok <- File.write!(places.init, line <> "\n", [:append]),
-         :not_loaded <- send_line(places, line) do
+    with :not_loaded <- send_line(files, line),
+         :ok <- File.write!(files.init, line <> "\n", [:append]),
+         :not_loaded <- send_line(files, line) do
       :ok
     else
       {:ok, _nothing} ->
@@ -76,13 +76,13 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   end
 
   @doc "The answer of a loaded module to a command; `:not_loaded` as long as none is."
-  @spec ask(places, [term]) :: {:ok, String.t()} | {:error, String.t()} | :not_loaded
-  def ask(places, words), do: send_line(places, Enum.join(words, " "))
+  @spec ask(files, [term]) :: {:ok, String.t()} | {:error, String.t()} | :not_loaded
+  def ask(files, words), do: send_line(files, Enum.join(words, " "))
 
   @doc "The same, and raises if there is none."
-  @spec ask!(places, [term]) :: String.t()
-  def ask!(places, words) do
-    case ask(places, words) do
+  @spec ask!(files, [term]) :: String.t()
+  def ask!(files, words) do
+    case ask(files, words) do
       {:ok, answer} -> answer
       {:error, message} -> raise "#{hd(words)}: #{message}"
       :not_loaded -> raise "#{hd(words)}: the chaos module has not been loaded yet"
@@ -90,9 +90,9 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   end
 
   @doc "What a command counts, by function; nothing as long as no module is loaded."
-  @spec counts(places, command :: String.t()) :: %{String.t() => non_neg_integer}
-  def counts(places, command) do
-    case ask(places, [command]) do
+  @spec counts(files, command :: String.t()) :: %{String.t() => non_neg_integer}
+  def counts(files, command) do
+    case ask(files, [command]) do
       :not_loaded -> %{}
       {:ok, answer} -> Map.new(pairs(answer), fn {name, n} -> {name, String.to_integer(n)} end)
     end
@@ -107,8 +107,8 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
     end
   end
 
-  defp send_line(places, line) do
-    case :gen_tcp.connect({:local, places.socket}, 0, @socket_options, @timeout) do
+  defp send_line(files, line) do
+    case :gen_tcp.connect({:local, files.socket}, 0, @socket_options, @timeout) do
       {:ok, socket} ->
         try do
           exchange!(socket, line)

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Bench.Options.Place do
+defmodule Pkcs11Pool.Bench.Options.Token do
   @moduledoc false
   # Which module, token and PIN, by the arguments of `mix pkcs11_pool.bench`.
 

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Bench.Ask do
+defmodule Pkcs11Pool.Bench.Prompt do
   @moduledoc false
   # Questions to somebody at a terminal.
 
