@@ -88,6 +88,12 @@ defmodule Pkcs11Pool.OutputLengthTest do
     end
   end
 
+  test "a length is what it is again after a reset", %{pool: pool, chaos: chaos} do
+    Chaos.told_size(chaos, :C_Digest, :exceeded)
+    Chaos.reset(chaos)
+    assert {:ok, _digest} = Pkcs11Pool.digest(pool, :sha256, "")
+  end
+
   test "of a list, none of the others is harmed", %{pool: pool, chaos: chaos} do
     list = for n <- 1..3, do: {[counter_block: <<n::128>>], "item #{n}"}
 

@@ -202,6 +202,7 @@ impl Chaos {
             point.retain(|_| false);
             point.latency.set(0, 0);
             point.count.store(0, Ordering::SeqCst);
+            point.told_size.store(0, Ordering::SeqCst);
             point.release(None);
         }
         self.size_query.set(0, 0);

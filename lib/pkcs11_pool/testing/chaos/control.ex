@@ -4,7 +4,8 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   # the module executes when it is loaded, as long as it is not. The commands are listed in
   # native/chaos/src/command.rs.
 
-  @timeout 5_000
+  # The module answers at once, but a busy machine may not let it.
+  @timeout 30_000
 
   # The longest answer is that of all functions with their counts.
   @socket_options [:binary, active: false, packet: :line, buffer: 65_536]
