@@ -638,6 +638,52 @@ defmodule Pkcs11Pool do
           ) :: %{optional(Template.name()) => term}
 
   @doc """
+  Makes an object of its attributes: `{:ok, object}`. A public key, a secret key, a certificate, data:
+
+      Pkcs11Pool.create_object(MyApp.HSM,
+        class: :certificate, certificate_type: :x_509, token: true, label: "tls", subject: subject, value: der)
+
+      Pkcs11Pool.create_object(MyApp.HSM,
+        class: :secret_key, key_type: :aes, token: true, label: "vault", value: <<0::256>>, encrypt: true, decrypt: true)
+
+  About templates and session objects see `generate_key_pair/5`. The template's bytes are overwritten in native memory after the call; the caller's binary is the VM's.
+  Many tokens take no key in the clear: theirs is the error.
+
+  Calls `C_CreateObject` (PKCS#11 2.40, 5.7). Never tried again: after an error with `executed: :unknown`, look for the object.
+  """
+  @spec create_object(pool, template, [generate_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def create_object(pool, template, opts \\ []), do: API.Objects.create(pool, template, opts)
+
+  defbang create_object!(pool, template, opts :: [generate_option]) :: Object.t()
+
+  @doc """
+  Copies an object: `{:ok, object}`. The template has the attributes that differ, and `token: true` if the copy is to stay, which many tokens do not take from the
+  original. The object is found as `destroy_object/3` finds it.
+
+  Calls `C_CopyObject` (PKCS#11 2.40, 5.7). Never tried again: after an error with `executed: :unknown`, look for the object.
+  """
+  @spec copy_object(pool, key, template, [generate_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def copy_object(pool, object, template, opts \\ []),
+    do: API.Objects.copy(pool, object, template, opts)
+
+  defbang copy_object!(pool, object :: key, template, opts :: [generate_option]) :: Object.t()
+
+  @doc """
+  Gives attributes of an object new values: `:ok`. The object is found as `destroy_object/3` finds it.
+
+  The `%Pkcs11Pool.Object{}` that the caller has keeps its old label and id: after a logout or a reload it is found by its `:unique_id` only.
+
+  Calls `C_SetAttributeValue` (PKCS#11 2.40, 5.7). Never tried again where it may have run.
+  """
+  @spec set_attributes(pool, key, template, [call_option]) :: :ok | {:error, Error.t()}
+  def set_attributes(pool, object, template, opts \\ []),
+    do: API.Objects.set_attributes(pool, object, template, opts)
+
+  defbang set_attributes!(pool, object :: key, template, opts :: [call_option]) :: :ok
+
+  @doc """
   Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
 
   Nothing is destroyed but the object that is meant. Where the token has `CKA_UNIQUE_ID` (PKCS#11 3.0), an object of an earlier call has a `:unique_id`, and that is

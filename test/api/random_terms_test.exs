@@ -16,9 +16,32 @@ defmodule Pkcs11Pool.RandomTermsTest do
   @moduletag timeout: :infinity
 
   # What these do to a pool and its token shows in the calls of others.
-  @of_whole_pool [:login, :logout, :reload, :resize, :drain, :generate_key, :generate_key_pair]
+  @of_whole_pool [
+    :login,
+    :logout,
+    :reload,
+    :resize,
+    :drain,
+    :generate_key,
+    :generate_key_pair,
+    :create_object,
+    :copy_object,
+    :set_attributes
+  ]
   # There is no such pool, module, signature or object.
-  @never_good [:drain, :drain!, :start_link, :verify, :verify!, :destroy_object, :destroy_object!]
+  @never_good [
+    :drain,
+    :drain!,
+    :start_link,
+    :verify,
+    :verify!,
+    :destroy_object,
+    :destroy_object!,
+    :copy_object,
+    :copy_object!,
+    :set_attributes,
+    :set_attributes!
+  ]
   @slow [:reload, :generate_key_pair, :start_link]
 
   setup_all do
@@ -177,7 +200,11 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp success?(:encrypt, _arguments, {:ok, {iv, bytes}}), do: is_binary(iv) and is_binary(bytes)
   defp success?(:encrypt, _arguments, {:ok, bytes}), do: is_binary(bytes)
-  defp success?(:generate_key, _arguments, {:ok, %Object{}}), do: true
+
+  defp success?(name, _arguments, {:ok, %Object{}})
+       when name in [:generate_key, :create_object, :copy_object],
+       do: true
+
   defp success?(:generate_key_pair, _arguments, {:ok, {%Object{}, %Object{}}}), do: true
 
   defp success?(:find_objects, _arguments, {:ok, list}),
@@ -214,7 +241,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp known do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many status child_spec with_session resize login logout
-       await_ready forget_keys destroy_object)a
+       await_ready forget_keys destroy_object create_object copy_object set_attributes)a
   end
 
   ## Arguments
@@ -237,7 +264,13 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("pool", :drain, _context), do: Gen.oneof([:nobody, "nobody"])
   defp good("pool", name, context) when name in @of_whole_pool, do: context.other
   defp good("pool", _name, context), do: context.pool
-  defp good("object", :destroy_object, _context), do: Gen.oneof(["nobody", [label: "nobody"]])
+
+  defp good("object", name, _context)
+       when name in [:destroy_object, :copy_object, :set_attributes],
+       do: Gen.oneof(["nobody", [label: "nobody"]])
+
+  defp good("template", :create_object, _context),
+    do: Gen.oneof([[class: :data, token: true, value: "data"], [class: :data, token: true]])
 
   defp good(argument, _name, %{objects: objects}) when argument in ["key", "object"] do
     labels = ["ec", "rsa", "aes", "generic"]

@@ -50,6 +50,47 @@ defmodule Pkcs11Pool.API.Objects do
     end
   end
 
+  @doc """
+  Makes an object of its attributes.
+  """
+  @spec create(Pkcs11Pool.pool(), Template.t(), keyword) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def create(pool, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object])
+    template = Template.encode!(template)
+    make(pool, :create_object, template, {:create_object, template}, opts)
+  end
+
+  @doc """
+  Makes a copy of an object, with some attributes that differ.
+  """
+  @spec copy(Pkcs11Pool.pool(), Pkcs11Pool.key(), Template.t(), keyword) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def copy(pool, object, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object])
+    template = Template.encode!(template)
+    request = {:copy_object, Key.encode!(object, nil), template}
+    make(pool, :copy_object, template, request, opts)
+  end
+
+  defp make(pool, operation, template, request, opts) do
+    with :ok <- check_lifetime(pool, template, opts),
+         {:ok, object} <- Call.run(pool, operation, nil, request, opts) do
+      {:ok, Object.from_native(object)}
+    end
+  end
+
+  @doc """
+  Gives attributes of an object new values.
+  """
+  @spec set_attributes(Pkcs11Pool.pool(), Pkcs11Pool.key(), Template.t(), keyword) ::
+          :ok | {:error, Error.t()}
+  def set_attributes(pool, object, template, opts) do
+    opts = Options.Call.validate!(opts)
+    request = {:set_attributes, Key.encode!(object, nil), Template.encode!(template)}
+    Call.run(pool, :set_attributes, nil, request, opts)
+  end
+
   # A session object would die with the session that happened to make it: it is refused, unless the caller has a session or says that it is meant so.
   defp check_lifetime(_pool, _template, %{session_object: :allow}), do: :ok
   defp check_lifetime(%Lease{}, _template, _opts), do: :ok

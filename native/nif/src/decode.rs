@@ -90,6 +90,13 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [object, attributes] if tag == atoms::get_attributes() => {
             Request::GetAttributes { object: key(*object)?, attributes: attributes.decode()? }
         }
+        [wanted] if tag == atoms::create_object() => Request::CreateObject { template: template(*wanted)? },
+        [object, changed] if tag == atoms::copy_object() => {
+            Request::CopyObject { object: key(*object)?, template: template(*changed)? }
+        }
+        [object, changed] if tag == atoms::set_attributes() => {
+            Request::SetAttributes { object: key(*object)?, template: template(*changed)? }
+        }
         [object] if tag == atoms::destroy_object() => Request::DestroyObject { object: key(*object)? },
         _ => return Err(Error::BadArg),
     };

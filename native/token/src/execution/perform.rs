@@ -8,7 +8,7 @@ use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
 use crate::operation::request::Request;
 use crate::p11::keys::{generate_key, generate_key_pair};
-use crate::p11::objects::destroy_object;
+use crate::p11::objects::{copy_object, create_object, destroy_object, set_attributes};
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, crypto, lengths};
 use crate::token::diagnosis::PROBE_BYTES;
@@ -54,6 +54,21 @@ impl Attempt<'_> {
                 Answer::Objects(objects)
             }
             Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
+            Request::CreateObject { template } => {
+                Answer::Object(self.describe_new_object(create_object(functions, session, template)?)?)
+            }
+            Request::CopyObject { object, template } => {
+                let original = self.resolver.resolve_anew(object)?;
+                Answer::Object(self.describe_new_object(copy_object(functions, session, original, template)?)?)
+            }
+            Request::SetAttributes { object, template } => {
+                let handle = self.resolver.resolve_anew(object)?;
+                set_attributes(functions, session, handle, template)?;
+                // What found it may find it no longer, which is nothing to look into; and what finds another one may find this one, too.
+                token.known.note_gone(token.keys.forget_handle(handle));
+                token.keys.clear();
+                Answer::Done
+            }
             Request::DestroyObject { object } => {
                 let handle = self.resolver.resolve_anew(object)?;
                 destroy_object(functions, session, handle)?;

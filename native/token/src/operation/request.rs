@@ -77,6 +77,25 @@ pub enum Request {
         /// Which.
         attributes: Vec<CK_ATTRIBUTE_TYPE>,
     },
+    /// `C_CreateObject`.
+    CreateObject {
+        /// Its attributes.
+        template: Template,
+    },
+    /// `C_CopyObject`.
+    CopyObject {
+        /// What is copied.
+        object: KeyRef,
+        /// The attributes that are to differ.
+        template: Template,
+    },
+    /// `C_SetAttributeValue`.
+    SetAttributes {
+        /// Of what.
+        object: KeyRef,
+        /// Their new values.
+        template: Template,
+    },
     /// `C_DestroyObject`.
     DestroyObject {
         /// The object.
@@ -108,6 +127,9 @@ impl Request {
             Self::GenerateKeyPair { .. } => "generate_key_pair",
             Self::FindObjects { .. } => "find_objects",
             Self::GetAttributes { .. } => "get_attributes",
+            Self::CreateObject { .. } => "create_object",
+            Self::CopyObject { .. } => "copy_object",
+            Self::SetAttributes { .. } => "set_attributes",
             Self::DestroyObject { .. } => "destroy_object",
             Self::Mechanisms => "mechanisms",
             Self::TokenInfo => "token_info",
@@ -118,7 +140,10 @@ impl Request {
     pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
         match self {
             Self::Apply { key, .. } | Self::Batch(Batch { key, .. }) => Some(key),
-            Self::GetAttributes { object, .. } | Self::DestroyObject { object } => Some(object),
+            Self::GetAttributes { object, .. }
+            | Self::DestroyObject { object }
+            | Self::CopyObject { object, .. }
+            | Self::SetAttributes { object, .. } => Some(object),
             _ => None,
         }
     }
@@ -153,7 +178,12 @@ impl Request {
             | Self::GetAttributes { .. }
             | Self::Mechanisms
             | Self::TokenInfo => true,
-            Self::GenerateKey { .. } | Self::GenerateKeyPair { .. } | Self::DestroyObject { .. } => false,
+            Self::GenerateKey { .. }
+            | Self::GenerateKeyPair { .. }
+            | Self::CreateObject { .. }
+            | Self::CopyObject { .. }
+            | Self::SetAttributes { .. }
+            | Self::DestroyObject { .. } => false,
         }
     }
 

@@ -1,0 +1,205 @@
+defmodule Pkcs11Pool.CreateObjectTest do
+  # Objects that are made of their attributes, copied and changed.
+  use ExUnit.Case, async: true
+
+  alias Pkcs11Pool.{Error, Object}
+  alias Pkcs11Pool.Test.{ChaosToken, Pools, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
+
+  setup_all do
+    token = ChaosToken.new!()
+    on_exit(fn -> Chaos.stop(token.chaos) end)
+    pool = String.to_atom(token.label)
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, pool_size: 2)})
+    %{pool: pool, chaos: token.chaos, token: token}
+  end
+
+  setup %{pool: pool, chaos: chaos} do
+    Chaos.reset(chaos)
+    on_exit(fn -> Pools.drained!(pool) end)
+  end
+
+  defp label, do: "object #{System.unique_integer([:positive])}"
+
+  defp aes(label, value),
+    do: [
+      class: :secret_key,
+      key_type: :aes,
+      token: true,
+      label: label,
+      value: value,
+      encrypt: true,
+      decrypt: true
+    ]
+
+  test "a secret key of a known value does what :crypto does with it", %{pool: pool} do
+    {label, value, iv} = {label(), :crypto.strong_rand_bytes(32), :crypto.strong_rand_bytes(16)}
+
+    assert {:ok, %Object{class: :secret_key, label: ^label}} =
+             Pkcs11Pool.create_object(pool, aes(label, value))
+
+    for size <- [0, 1, 15, 16, 17, 10_000], data = :binary.copy("x", size) do
+      expected = :crypto.crypto_one_time(:aes_256_ctr, value, iv, data, true)
+
+      assert Pkcs11Pool.encrypt(pool, label, {:aes_ctr, counter_block: iv}, data) ==
+               {:ok, expected}
+
+      assert Pkcs11Pool.decrypt(pool, label, {:aes_ctr, counter_block: iv}, expected) ==
+               {:ok, data}
+    end
+  end
+
+  test "a public key of a known value verifies what :crypto has signed", %{pool: pool} do
+    label = label()
+    {[e, n], _} = {public, private} = :crypto.generate_key(:rsa, {2048, 65_537})
+    assert public == [e, n]
+
+    assert {:ok, _} =
+             Pkcs11Pool.create_object(pool,
+               class: :public_key,
+               key_type: :rsa,
+               token: true,
+               label: label,
+               verify: true,
+               modulus: :binary.decode_unsigned(n),
+               public_exponent: :binary.decode_unsigned(e)
+             )
+
+    signature = :crypto.sign(:rsa, :sha256, "message", private)
+    assert :ok = Pkcs11Pool.verify(pool, label, :sha256_rsa_pkcs, "message", signature)
+
+    assert {:error, %Error{reason: :signature_invalid}} =
+             Pkcs11Pool.verify(pool, label, :sha256_rsa_pkcs, "another", signature)
+  end
+
+  test "data and certificates come back byte by byte", %{pool: pool, token: token} do
+    for size <- [0, 1, 100_000], value = :crypto.strong_rand_bytes(size) do
+      template = [class: :data, token: true, label: label(), value: value]
+      assert {:ok, object} = Pkcs11Pool.create_object(pool, template)
+      assert {:ok, %{value: ^value}} = Pkcs11Pool.get_attributes(pool, object, [:value])
+    end
+
+    der = certificate(token)
+
+    template = [
+      class: :certificate,
+      certificate_type: :x_509,
+      token: true,
+      label: label(),
+      subject: "x",
+      value: der
+    ]
+
+    assert object = Pkcs11Pool.create_object!(pool, template)
+    assert {:ok, %{value: ^der}} = Pkcs11Pool.get_attributes(pool, object, [:value])
+  end
+
+  defp certificate(token) do
+    path = Path.join(SoftHSM.dir(), "#{token.label}-certificate")
+    arguments = ~w(req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -outform DER -keyout)
+    SoftHSM.openssl!(arguments ++ [path <> ".key", "-out", path])
+    File.read!(path)
+  end
+
+  test "a changed label is what finds the object from then on", %{pool: pool} do
+    {old, new} = {label(), label()}
+    value = :crypto.strong_rand_bytes(16)
+    {:ok, object} = Pkcs11Pool.create_object(pool, aes(old, value))
+    iv = :binary.copy(<<0>>, 16)
+    {:ok, ciphertext} = Pkcs11Pool.encrypt(pool, old, {:aes_ctr, counter_block: iv}, "data")
+
+    assert :ok = Pkcs11Pool.set_attributes(pool, object, label: new)
+
+    assert {:error, %Error{reason: :key_not_found}} =
+             Pkcs11Pool.encrypt(pool, old, {:aes_ctr, counter_block: iv}, "data")
+
+    assert {:ok, ^ciphertext} =
+             Pkcs11Pool.encrypt(pool, new, {:aes_ctr, counter_block: iv}, "data")
+
+    # What is found by its label alone is ambiguous as soon as two have it, whatever was remembered.
+    {:ok, other} = Pkcs11Pool.create_object(pool, aes(label(), :crypto.strong_rand_bytes(16)))
+    assert :ok = Pkcs11Pool.set_attributes!(pool, other, label: new)
+
+    assert {:error, %Error{reason: :ambiguous_key}} =
+             Pkcs11Pool.encrypt(pool, new, {:aes_ctr, counter_block: iv}, "data")
+  end
+
+  test "a copy is another object with what was to differ", %{pool: pool} do
+    {original, copy} = {label(), label()}
+    value = :crypto.strong_rand_bytes(16)
+
+    {:ok, object} =
+      Pkcs11Pool.create_object(pool, [copyable: true, extractable: true] ++ aes(original, value))
+
+    assert {:ok, copied} = Pkcs11Pool.copy_object(pool, object, token: true, label: copy)
+    assert copied.label == copy and copied.handle != object.handle
+    iv = :binary.copy(<<0>>, 16)
+    expected = :crypto.crypto_one_time(:aes_128_ctr, value, iv, "data", true)
+
+    assert Pkcs11Pool.encrypt(pool, copy, {:aes_ctr, counter_block: iv}, "data") ==
+             {:ok, expected}
+
+    assert :ok = Pkcs11Pool.destroy_object(pool, copied)
+
+    assert {:ok, ^expected} =
+             Pkcs11Pool.encrypt(pool, original, {:aes_ctr, counter_block: iv}, "data")
+  end
+
+  test "a session object needs a session", %{pool: pool} do
+    template = [class: :data, label: label(), value: "x"]
+
+    assert {:error, %Error{reason: :session_object_needs_session}} =
+             Pkcs11Pool.create_object(pool, template)
+
+    assert {:ok, _} = Pkcs11Pool.create_object(pool, template, session_object: :allow)
+
+    Pkcs11Pool.with_session(pool, fn ->
+      assert {:ok, object} = Pkcs11Pool.create_object(pool, template)
+
+      assert {:error, %Error{reason: :object_of_other_token}} =
+               Pkcs11Pool.copy_object(pool, %{object | token: "other"}, [])
+
+      assert {:ok, _} = Pkcs11Pool.copy_object(pool, object, label: label())
+    end)
+  end
+
+  test "what fails in the module may have run and is not tried again", %{pool: pool, chaos: chaos} do
+    {:ok, object} =
+      Pkcs11Pool.create_object(pool, class: :data, token: true, label: label(), value: "x")
+
+    for {function, call} <- [
+          C_CreateObject: fn ->
+            Pkcs11Pool.create_object(pool, class: :data, token: true, label: label(), value: "x")
+          end,
+          C_CopyObject: fn ->
+            Pkcs11Pool.copy_object(pool, object, token: true, label: label())
+          end,
+          C_SetAttributeValue: fn -> Pkcs11Pool.set_attributes(pool, object, label: label()) end
+        ] do
+      Chaos.reset_counts(chaos)
+      Chaos.fail(chaos, function, :device_error, count: 1)
+
+      assert {:error, %Error{reason: :device_error, function: ^function, executed: :unknown}} =
+               call.()
+
+      assert Chaos.calls(chaos, function) == 1
+    end
+  end
+
+  test "the token's own refusal names its function", %{pool: pool} do
+    assert {:error, %Error{function: :C_CreateObject, executed: true} = error} =
+             Pkcs11Pool.create_object(pool, token: true, label: label())
+
+    assert error.reason in [
+             :template_incomplete,
+             :attribute_value_invalid,
+             :template_inconsistent
+           ]
+
+    {:ok, object} =
+      Pkcs11Pool.create_object(pool, class: :data, token: true, label: label(), value: "x")
+
+    assert {:error, %Error{function: :C_SetAttributeValue, reason: :attribute_read_only}} =
+             Pkcs11Pool.set_attributes(pool, object, class: :certificate)
+  end
+end
