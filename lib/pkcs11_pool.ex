@@ -638,6 +638,54 @@ defmodule Pkcs11Pool do
           ) :: %{optional(Template.name()) => term}
 
   @doc """
+  Unwraps a key: `{:ok, object}`, a key on the token that was not seen outside of it in the clear.
+
+      Pkcs11Pool.unwrap_key(MyApp.HSM, "kek", :aes_key_wrap, wrapped,
+        class: :secret_key, key_type: :aes, token: true, label: "dek", sensitive: true, encrypt: true, decrypt: true)
+
+  The mechanism implies the class of the unwrapping key. About templates and session objects see `generate_key_pair/5`.
+
+  Calls `C_UnwrapKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
+  """
+  @spec unwrap_key(pool, key, mechanism, iodata, template, [generate_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts \\ []),
+    do: API.Objects.unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts)
+
+  defbang unwrap_key!(
+            pool,
+            unwrapping_key :: key,
+            mechanism,
+            wrapped :: iodata,
+            template,
+            opts :: [generate_option]
+          ) :: Object.t()
+
+  @doc """
+  Derives a key from another one: `{:ok, object}`. With `{:ecdh1_derive, public_data: point}` from an EC key and the other side's public point
+  (uncompressed, bare or as a DER OCTET STRING: which of them the token takes is the token's affair):
+
+      Pkcs11Pool.derive_key(MyApp.HSM, "agreement", {:ecdh1_derive, public_data: point},
+        class: :secret_key, key_type: :generic_secret, value_len: 32, token: true, label: "shared", derive: true)
+
+  The mechanism implies the class of the base key. About templates and session objects see `generate_key_pair/5`.
+
+  Calls `C_DeriveKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
+  """
+  @spec derive_key(pool, key, mechanism, template, [generate_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def derive_key(pool, base_key, mechanism, template, opts \\ []),
+    do: API.Objects.derive_key(pool, base_key, mechanism, template, opts)
+
+  defbang derive_key!(
+            pool,
+            base_key :: key,
+            mechanism,
+            template,
+            opts :: [generate_option]
+          ) :: Object.t()
+
+  @doc """
   Makes an object of its attributes: `{:ok, object}`. A public key, a secret key, a certificate, data:
 
       Pkcs11Pool.create_object(MyApp.HSM,

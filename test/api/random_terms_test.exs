@@ -26,7 +26,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :generate_key_pair,
     :create_object,
     :copy_object,
-    :set_attributes
+    :set_attributes,
+    :unwrap_key,
+    :derive_key
   ]
   # There is no such pool, module, signature or object.
   @never_good [
@@ -39,6 +41,10 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :destroy_object!,
     :copy_object,
     :copy_object!,
+    :unwrap_key,
+    :unwrap_key!,
+    :derive_key,
+    :derive_key!,
     :set_attributes,
     :set_attributes!
   ]
@@ -202,7 +208,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(:encrypt, _arguments, {:ok, bytes}), do: is_binary(bytes)
 
   defp success?(name, _arguments, {:ok, %Object{}})
-       when name in [:generate_key, :create_object, :copy_object],
+       when name in [:generate_key, :create_object, :copy_object, :unwrap_key, :derive_key],
        do: true
 
   defp success?(:generate_key_pair, _arguments, {:ok, {%Object{}, %Object{}}}), do: true
@@ -241,7 +247,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp known do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many status child_spec with_session resize login logout
-       await_ready forget_keys destroy_object create_object copy_object set_attributes)a
+       await_ready forget_keys destroy_object create_object copy_object set_attributes unwrap_key derive_key)a
   end
 
   ## Arguments

@@ -259,6 +259,14 @@ defmodule Pkcs11Pool.StackTraceTest do
         get_attributes: [pool, [value: @canary], [:value], []],
         destroy_object: [pool, [value: @canary], []],
         create_object: [pool, [value: @canary], []],
+        unwrap_key: [pool, [value: @canary], :aes_key_wrap, @canary, [value: @canary], []],
+        derive_key: [
+          pool,
+          [value: @canary],
+          {:ecdh1_derive, public_data: @canary},
+          [value: @canary],
+          []
+        ],
         copy_object: [pool, [value: @canary], [value: @canary], []],
         set_attributes: [pool, [value: @canary], [value: @canary], []],
         public_key: [pool, [value: @canary], []],

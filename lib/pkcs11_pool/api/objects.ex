@@ -2,6 +2,8 @@ defmodule Pkcs11Pool.API.Objects do
   @moduledoc false
   # Keys and other objects: made, found and destroyed.
 
+  import Pkcs11Pool.Argument.Data, only: [binary!: 2]
+
   alias Pkcs11Pool.Argument.Key
   alias Pkcs11Pool.{Call, Error, Lease, Mechanism, Object, Options, Registry, Template}
 
@@ -73,9 +75,43 @@ defmodule Pkcs11Pool.API.Objects do
     make(pool, :copy_object, template, request, opts)
   end
 
-  defp make(pool, operation, template, request, opts) do
+  @doc """
+  Unwraps a key.
+  """
+  @spec unwrap_key(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          iodata,
+          Template.t(),
+          keyword
+        ) :: {:ok, Object.t()} | {:error, Error.t()}
+  def unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object])
+    encoded = Mechanism.encode!(mechanism)
+    key = Key.encode!(unwrapping_key, Mechanism.class_for(:unwrap, mechanism))
+    template = Template.encode!(template)
+    request = {:unwrap_key, key, encoded, binary!(wrapped, "wrapped"), template}
+    make(pool, :unwrap_key, template, request, opts, Mechanism.name(mechanism))
+  end
+
+  @doc """
+  Derives a key from another one.
+  """
+  @spec derive_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), Template.t(), keyword) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def derive_key(pool, base_key, mechanism, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object])
+    encoded = Mechanism.encode!(mechanism)
+    key = Key.encode!(base_key, Mechanism.class_for(:derive, mechanism))
+    template = Template.encode!(template)
+    request = {:derive_key, key, encoded, template}
+    make(pool, :derive_key, template, request, opts, Mechanism.name(mechanism))
+  end
+
+  defp make(pool, operation, template, request, opts, mechanism \\ nil) do
     with :ok <- check_lifetime(pool, template, opts),
-         {:ok, object} <- Call.run(pool, operation, nil, request, opts) do
+         {:ok, object} <- Call.run(pool, operation, mechanism, request, opts) do
       {:ok, Object.from_native(object)}
     end
   end

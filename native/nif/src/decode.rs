@@ -90,6 +90,15 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [object, attributes] if tag == atoms::get_attributes() => {
             Request::GetAttributes { object: key(*object)?, attributes: attributes.decode()? }
         }
+        [unwrapping, mechanism, wrapped, wanted] if tag == atoms::unwrap_key() => Request::UnwrapKey {
+            key: key(*unwrapping)?,
+            mechanism: self::mechanism(*mechanism)?,
+            wrapped: data(*wrapped)?,
+            template: template(*wanted)?,
+        },
+        [base, mechanism, wanted] if tag == atoms::derive_key() => {
+            Request::DeriveKey { key: key(*base)?, mechanism: self::mechanism(*mechanism)?, template: template(*wanted)? }
+        }
         [wanted] if tag == atoms::create_object() => Request::CreateObject { template: template(*wanted)? },
         [object, changed] if tag == atoms::copy_object() => {
             Request::CopyObject { object: key(*object)?, template: template(*changed)? }

@@ -7,7 +7,7 @@ use crate::execution::task::check_output_length;
 use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
 use crate::operation::request::Request;
-use crate::p11::keys::{generate_key, generate_key_pair};
+use crate::p11::keys::{derive_key, generate_key, generate_key_pair, unwrap_key};
 use crate::p11::objects::{copy_object, create_object, destroy_object, set_attributes};
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, crypto, lengths};
@@ -54,6 +54,14 @@ impl Attempt<'_> {
                 Answer::Objects(objects)
             }
             Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
+            Request::UnwrapKey { key, mechanism, wrapped, template } => {
+                let key = self.resolver.resolve(key)?;
+                Answer::Object(self.describe_new_object(unwrap_key(functions, session, mechanism, key, wrapped, template)?)?)
+            }
+            Request::DeriveKey { key, mechanism, template } => {
+                let key = self.resolver.resolve(key)?;
+                Answer::Object(self.describe_new_object(derive_key(functions, session, mechanism, key, template)?)?)
+            }
             Request::CreateObject { template } => {
                 Answer::Object(self.describe_new_object(create_object(functions, session, template)?)?)
             }

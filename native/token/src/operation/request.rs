@@ -61,6 +61,26 @@ pub enum Request {
         /// The private key's template.
         private: Template,
     },
+    /// `C_UnwrapKey`.
+    UnwrapKey {
+        /// The key that unwraps.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The wrapped key.
+        wrapped: Data,
+        /// The template of the key that comes of it.
+        template: Template,
+    },
+    /// `C_DeriveKey`.
+    DeriveKey {
+        /// The key that another is derived from.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The template of the key that comes of it.
+        template: Template,
+    },
     /// `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`.
     FindObjects {
         /// What they must have.
@@ -127,6 +147,8 @@ impl Request {
             Self::GenerateKeyPair { .. } => "generate_key_pair",
             Self::FindObjects { .. } => "find_objects",
             Self::GetAttributes { .. } => "get_attributes",
+            Self::UnwrapKey { .. } => "unwrap_key",
+            Self::DeriveKey { .. } => "derive_key",
             Self::CreateObject { .. } => "create_object",
             Self::CopyObject { .. } => "copy_object",
             Self::SetAttributes { .. } => "set_attributes",
@@ -139,7 +161,10 @@ impl Request {
     /// The key or object that it names.
     pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
         match self {
-            Self::Apply { key, .. } | Self::Batch(Batch { key, .. }) => Some(key),
+            Self::Apply { key, .. }
+            | Self::Batch(Batch { key, .. })
+            | Self::UnwrapKey { key, .. }
+            | Self::DeriveKey { key, .. } => Some(key),
             Self::GetAttributes { object, .. }
             | Self::DestroyObject { object }
             | Self::CopyObject { object, .. }
@@ -180,6 +205,8 @@ impl Request {
             | Self::TokenInfo => true,
             Self::GenerateKey { .. }
             | Self::GenerateKeyPair { .. }
+            | Self::UnwrapKey { .. }
+            | Self::DeriveKey { .. }
             | Self::CreateObject { .. }
             | Self::CopyObject { .. }
             | Self::SetAttributes { .. }
