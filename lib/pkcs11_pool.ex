@@ -723,7 +723,8 @@ defmodule Pkcs11Pool do
 
   The `%Pkcs11Pool.Object{}` that the caller has keeps its old label and id: after a logout or a reload it is found by its `:unique_id` only.
 
-  Calls `C_SetAttributeValue` (PKCS#11 2.40, 5.7). Never tried again where it may have run.
+  Calls `C_SetAttributeValue` (PKCS#11 2.40, 5.7). Never tried again where it may have run: after an error with `executed: :unknown`, read the
+  attributes. Whatever it returns, the pool forgets all that it remembers of keys, since others may find this object by its label or id from now on.
   """
   @spec set_attributes(pool, key, template, [call_option]) :: :ok | {:error, Error.t()}
   def set_attributes(pool, object, template, opts \\ []),

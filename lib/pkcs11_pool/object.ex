@@ -13,8 +13,9 @@ defmodule Pkcs11Pool.Object do
       has destroyed this one and made another with the same id and label. If there is none, it is
       `:object_stale`
 
-  `Pkcs11Pool.destroy_object/3` takes only the first way: without a unique id, an object of before a
-  logout, a reload or the token's absence is `:object_stale` there. On another token, an object is
+  `Pkcs11Pool.destroy_object/3`, `Pkcs11Pool.set_attributes/4` and `Pkcs11Pool.copy_object/4` take
+  only the first way: without a unique id, an object of before a logout, a reload or the token's
+  absence is `:object_stale` there. On another token, an object is
   `:object_of_other_token`.
 
     * `:class` and `:key_type` are atoms, numbers that the standard does not name, or nil where the

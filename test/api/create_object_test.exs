@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.CreateObjectTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.{Error, Object}
-  alias Pkcs11Pool.Test.{ChaosToken, Pools, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
   setup_all do
@@ -124,6 +124,27 @@ defmodule Pkcs11Pool.CreateObjectTest do
              Pkcs11Pool.encrypt(pool, new, {:aes_ctr, counter_block: iv}, "data")
   end
 
+  test "a change that may have been made, though it failed, is looked for anew", %{
+    pool: pool,
+    chaos: chaos
+  } do
+    {old, new} = {label(), label()}
+    value = :crypto.strong_rand_bytes(16)
+    iv = :binary.copy(<<0>>, 16)
+    {:ok, object} = Pkcs11Pool.create_object(pool, aes(old, value))
+    {:ok, ciphertext} = Pkcs11Pool.encrypt(pool, old, {:aes_ctr, counter_block: iv}, "data")
+    Chaos.fail(chaos, :C_SetAttributeValue, :device_error, count: 1, run: true)
+
+    assert {:error, %Error{reason: :device_error, executed: :unknown}} =
+             Pkcs11Pool.set_attributes(pool, object, label: new)
+
+    assert {:error, %Error{reason: :key_not_found}} =
+             Pkcs11Pool.encrypt(pool, old, {:aes_ctr, counter_block: iv}, "data")
+
+    assert Pkcs11Pool.encrypt(pool, new, {:aes_ctr, counter_block: iv}, "data") ==
+             {:ok, ciphertext}
+  end
+
   test "a copy is another object with what was to differ", %{pool: pool} do
     {original, copy} = {label(), label()}
     value = :crypto.strong_rand_bytes(16)
@@ -183,6 +204,57 @@ defmodule Pkcs11Pool.CreateObjectTest do
                call.()
 
       assert Chaos.calls(chaos, function) == 1
+    end
+  end
+
+  test "an object of before a logout is neither changed nor copied: another may have its label",
+       %{
+         pool: pool
+       } do
+    label = label()
+    template = [class: :data, token: true, label: label, value: "x"]
+    {:ok, object} = Pkcs11Pool.create_object(pool, template)
+    assert object.unique_id == nil
+    :ok = Pkcs11Pool.logout(pool)
+
+    assert {:error, %Error{reason: :object_stale, executed: false}} =
+             Pkcs11Pool.set_attributes(pool, object, label: label())
+
+    assert {:error, %Error{reason: :object_stale, executed: false}} =
+             Pkcs11Pool.copy_object(pool, object, token: true)
+
+    assert {:ok, [again]} = Pkcs11Pool.find_objects(pool, label: label)
+    changed = label()
+    assert :ok = Pkcs11Pool.set_attributes(pool, again, label: changed)
+    assert Pkcs11Pool.get_attributes(pool, again, [:label]) == {:ok, %{label: changed}}
+  end
+
+  test "a caller killed in the call: it runs once, and the session serves the next", %{
+    pool: pool,
+    chaos: chaos
+  } do
+    {created, changed, copied} = {label(), label(), label()}
+    template = [class: :data, token: true, label: label(), value: "x"]
+    {:ok, object} = Pkcs11Pool.create_object(pool, template)
+
+    for {function, call, label} <- [
+          {:C_CreateObject,
+           fn -> Pkcs11Pool.create_object(pool, Keyword.put(template, :label, created)) end,
+           created},
+          {:C_CopyObject,
+           fn -> Pkcs11Pool.copy_object(pool, object, token: true, label: copied) end, copied},
+          {:C_SetAttributeValue,
+           fn -> Pkcs11Pool.set_attributes(pool, object, label: changed) end, changed}
+        ] do
+      Chaos.reset_counts(chaos)
+      Chaos.hang(chaos, function, count: 1)
+      caller = spawn(call)
+      Poll.until(fn -> Chaos.hanging(chaos) != %{} end)
+      Process.exit(caller, :kill)
+      Chaos.release(chaos)
+      Pools.drained!(pool)
+      assert Chaos.calls(chaos, function) == 1
+      assert {:ok, [%Object{class: :data}]} = Pkcs11Pool.find_objects(pool, label: label)
     end
   end
 

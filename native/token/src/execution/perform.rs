@@ -71,10 +71,13 @@ impl Attempt<'_> {
             }
             Request::SetAttributes { object, template } => {
                 let handle = self.resolver.resolve_anew(object)?;
-                set_attributes(functions, session, handle, template)?;
-                // What found it may find it no longer, which is nothing to look into; and what finds another one may find this one, too.
-                token.known.note_gone(token.keys.forget_handle(handle));
+                let set = set_attributes(functions, session, handle, template);
+                let found_by = token.keys.forget_handle(handle);
+                // What finds another object may find this one, too, from now on; also after a failure: the change may have been made.
                 token.keys.clear();
+                set?;
+                // What found it may find it no longer, which is nothing to look into.
+                token.known.note_gone(found_by);
                 Answer::Done
             }
             Request::DestroyObject { object } => {

@@ -58,7 +58,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The handle of an object that is to be destroyed: what a template found earlier is looked for anew, lest it match another by now. So is an
+    /// The handle of an object that is to be destroyed, changed or copied: what a template found earlier is looked for anew, lest it match another by now. So is an
     /// object with a unique id whose handle is of an old epoch, or another object's by now. Without a unique id, one of an old epoch is not looked
     /// for: another may have its id and label by now.
     pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
