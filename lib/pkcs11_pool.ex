@@ -733,6 +733,21 @@ defmodule Pkcs11Pool do
   defbang set_attributes!(pool, object :: key, template, opts :: [call_option]) :: :ok
 
   @doc """
+  How many bytes of the token's memory an object takes: `{:ok, bytes}`, or `{:ok, :unavailable}` where the token does not tell. SoftHSM never does. The
+  number is the token's own: it is neither the length of a key nor that of a value.
+
+  An object of an earlier call is found as `get_attributes/4` finds it. A token may refuse to tell the size of a key (`:information_sensitive`).
+
+  Calls `C_GetObjectSize` (PKCS#11 2.40, 5.7), and `C_GetAttributeValue` for an object with a `:unique_id`.
+  """
+  @spec object_size(pool, key, [call_option]) ::
+          {:ok, non_neg_integer | :unavailable} | {:error, Error.t()}
+  def object_size(pool, object, opts \\ []), do: API.Objects.size(pool, object, opts)
+
+  defbang object_size!(pool, object :: key, opts :: [call_option]) ::
+            non_neg_integer | :unavailable
+
+  @doc """
   Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
 
   Nothing is destroyed but the object that is meant. Where the token has `CKA_UNIQUE_ID` (PKCS#11 3.0), an object of an earlier call has a `:unique_id`, and that is

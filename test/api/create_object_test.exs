@@ -258,6 +258,55 @@ defmodule Pkcs11Pool.CreateObjectTest do
     end
   end
 
+  test "the size is what the token says, in bytes, or :unavailable where it does not tell", %{
+    pool: pool,
+    chaos: chaos
+  } do
+    template = [class: :data, token: true, label: label(), value: "x"]
+    {:ok, object} = Pkcs11Pool.create_object(pool, template)
+
+    for found <- [object, [label: object.label]] do
+      # SoftHSM never tells; some modules write 32 bits of what says so.
+      assert Pkcs11Pool.object_size(pool, found) == {:ok, :unavailable}
+      Chaos.answer_count(chaos, :C_GetObjectSize, 0xFFFFFFFF)
+      assert Pkcs11Pool.object_size(pool, found) == {:ok, :unavailable}
+      Chaos.answer_count(chaos, :C_GetObjectSize, 1_234)
+      assert Pkcs11Pool.object_size(pool, found) == {:ok, 1_234}
+
+      assert Pkcs11Pool.with_session(pool, fn -> Pkcs11Pool.object_size!(pool, found) end) ==
+               1_234
+
+      Chaos.clear(chaos, :C_GetObjectSize)
+    end
+
+    assert {:error, %Error{reason: :key_not_found, executed: false}} =
+             Pkcs11Pool.object_size(pool, label: label())
+
+    assert {:error, %Error{reason: :object_of_other_token}} =
+             Pkcs11Pool.object_size(pool, %{object | token: "other"})
+  end
+
+  test "a size is asked for again where it failed, and a refusal is the token's own", %{
+    pool: pool,
+    chaos: chaos
+  } do
+    template = [class: :data, token: true, label: label(), value: "x"]
+    {:ok, object} = Pkcs11Pool.create_object(pool, template)
+    Chaos.reset_counts(chaos)
+    Chaos.fail(chaos, :C_GetObjectSize, :session_handle_invalid, count: 1)
+    assert Pkcs11Pool.object_size(pool, object) == {:ok, :unavailable}
+    assert Chaos.calls(chaos, :C_GetObjectSize) == 2
+
+    Chaos.fail(chaos, :C_GetObjectSize, :information_sensitive, count: 1)
+
+    assert {:error, %Error{reason: :information_sensitive, function: :C_GetObjectSize}} =
+             Pkcs11Pool.object_size(pool, object)
+
+    # It is found again after a logout, as what is read is.
+    :ok = Pkcs11Pool.logout(pool)
+    assert Pkcs11Pool.object_size(pool, object) == {:ok, :unavailable}
+  end
+
   test "the token's own refusal names its function", %{pool: pool} do
     assert {:error, %Error{function: :C_CreateObject, executed: true} = error} =
              Pkcs11Pool.create_object(pool, token: true, label: label())

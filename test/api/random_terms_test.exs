@@ -216,6 +216,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(:find_objects, _arguments, {:ok, list}),
     do: Enum.all?(list, &is_struct(&1, Object))
 
+  defp success?(:object_size, _arguments, {:ok, size}),
+    do: is_integer(size) or size == :unavailable
+
   defp success?(:get_attributes, _arguments, {:ok, map}), do: is_map(map)
   defp success?(:public_key, _arguments, {:ok, key}), do: is_tuple(key)
   defp success?(:key_info, _arguments, {:ok, info}), do: is_map(info)
@@ -247,7 +250,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp known do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many status child_spec with_session resize login logout
-       await_ready forget_keys destroy_object create_object copy_object set_attributes unwrap_key derive_key)a
+       await_ready forget_keys destroy_object object_size create_object copy_object set_attributes unwrap_key derive_key)a
   end
 
   ## Arguments

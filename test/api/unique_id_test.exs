@@ -164,6 +164,7 @@ defmodule Pkcs11Pool.UniqueIdTest do
     assert {new.handle, new.epoch} == {old.handle, old.epoch}
     assert_stale(Pkcs11Pool.destroy_object(pool, old))
     assert_stale(Pkcs11Pool.get_attributes(pool, old, [:label]))
+    assert_stale(Pkcs11Pool.object_size(pool, old))
     assert {:ok, found} = Pkcs11Pool.find_objects(pool, label: "key")
     assert Enum.sort(found) == Enum.sort([new, other])
     assert Pkcs11Pool.get_attributes(pool, new, [:label]) == {:ok, %{label: "key"}}

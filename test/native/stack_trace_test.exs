@@ -258,6 +258,7 @@ defmodule Pkcs11Pool.StackTraceTest do
         find_objects: [pool, [value: @canary], []],
         get_attributes: [pool, [value: @canary], [:value], []],
         destroy_object: [pool, [value: @canary], []],
+        object_size: [pool, [value: @canary], []],
         create_object: [pool, [value: @canary], []],
         unwrap_key: [pool, [value: @canary], :aes_key_wrap, @canary, [value: @canary], []],
         derive_key: [

@@ -159,6 +159,16 @@ defmodule Pkcs11Pool.API.Objects do
   end
 
   @doc """
+  The size of an object.
+  """
+  @spec size(Pkcs11Pool.pool(), Pkcs11Pool.key(), keyword) ::
+          {:ok, non_neg_integer | :unavailable} | {:error, Error.t()}
+  def size(pool, object, opts) do
+    opts = Options.Call.validate!(opts)
+    Call.run(pool, :object_size, nil, {:object_size, Key.encode!(object, nil)}, opts)
+  end
+
+  @doc """
   Destroys an object.
   """
   @spec destroy(Pkcs11Pool.pool(), Pkcs11Pool.key(), keyword) :: :ok | {:error, Error.t()}

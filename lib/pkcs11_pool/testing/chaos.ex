@@ -220,14 +220,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @doc """
   Makes a function answer this count, whatever it has written, as a module with a fault in its memory does.
 
-  The function is `:C_GetSlotList`, `:C_GetMechanismList`, `:C_FindObjects`, or `:C_GetAttributeValue`
-  (the length of each attribute). `clear/2` undoes it.
+  The function is `:C_GetSlotList`, `:C_GetMechanismList`, `:C_FindObjects`, `:C_GetAttributeValue`
+  (the length of each attribute), or `:C_GetObjectSize` (the size, which SoftHSM does not tell). `clear/2` undoes it.
   """
   @spec answer_count(t, atom | String.t(), pos_integer) :: :ok
   def answer_count(%__MODULE__{} = chaos, function, count) do
     function = Control.function!(function)
 
-    unless function in ~w(C_GetSlotList C_GetMechanismList C_FindObjects C_GetAttributeValue),
+    unless function in ~w(C_GetSlotList C_GetMechanismList C_FindObjects C_GetAttributeValue
+                         C_GetObjectSize),
       do: raise(ArgumentError, "#{function} answers no count that could be another")
 
     Control.command!(chaos, ["count", function, option!(:count, count)])

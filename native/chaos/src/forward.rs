@@ -58,7 +58,6 @@ on_session! {
     C_CreateObject(template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut CK_OBJECT_HANDLE) gives(object);
     C_CopyObject(object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, copy: *mut CK_OBJECT_HANDLE)
         takes(object: CKR_OBJECT_HANDLE_INVALID) gives(copy);
-    C_GetObjectSize(object: CK_OBJECT_HANDLE, size: *mut CK_ULONG) takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_SetAttributeValue(object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG)
         takes(object: CKR_OBJECT_HANDLE_INVALID);
     C_FindObjectsFinal();
@@ -111,6 +110,19 @@ unsafe extern "C" fn C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJE
         let code = unsafe { real!(list, C_DestroyObject(claim.real(), real)) };
         if code == CKR_OK {
             CHAOS.objects.destroyed(object);
+        }
+        Ok(code)
+    })
+}
+
+unsafe extern "C" fn C_GetObjectSize(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, size: *mut CK_ULONG) -> CK_RV {
+    on_session(Function::C_GetObjectSize, session, false, |list, claim| {
+        let real = CHAOS.objects.real(object, claim.generation(), CKR_OBJECT_HANDLE_INVALID)?;
+        // SAFETY: the application promises the real function what it needs; the handles are the real ones.
+        let code = unsafe { real!(list, C_GetObjectSize(claim.real(), real, size)) };
+        if code == CKR_OK {
+            // SAFETY: the real function wrote there.
+            unsafe { CHAOS.point(Function::C_GetObjectSize).tell_count(size) };
         }
         Ok(code)
     })

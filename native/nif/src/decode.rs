@@ -99,6 +99,7 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [base, mechanism, wanted] if tag == atoms::derive_key() => {
             Request::DeriveKey { key: key(*base)?, mechanism: self::mechanism(*mechanism)?, template: template(*wanted)? }
         }
+        [object] if tag == atoms::object_size() => Request::ObjectSize { object: key(*object)? },
         [wanted] if tag == atoms::create_object() => Request::CreateObject { template: template(*wanted)? },
         [object, changed] if tag == atoms::copy_object() => {
             Request::CopyObject { object: key(*object)?, template: template(*changed)? }

@@ -28,6 +28,7 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
         Answer::Attributes(attributes) => {
             attributes.iter().map(|(code, read)| (*code, attribute(env, read))).collect::<Vec<_>>().encode(env)
         }
+        Answer::Size(size) => information::count(env, *size),
         Answer::TokenInfo(info) => information::token(env, info),
         Answer::Mechanisms(list) => {
             list.iter().map(|MechanismInfo { code, min, max, flags }| (*code, *min, *max, *flags)).collect::<Vec<_>>().encode(env)

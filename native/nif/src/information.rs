@@ -49,13 +49,18 @@ fn slot<'a>(env: Env<'a>, report: &SlotReport) -> Term<'a> {
     )
 }
 
-/// A token. Its time is a text, as it came.
-pub(crate) fn token<'a>(env: Env<'a>, info: &TokenInfo) -> Term<'a> {
-    let count = |count: Count| match count {
+/// A number, or what there is instead of one.
+pub(crate) fn count<'a>(env: Env<'a>, count: Count) -> Term<'a> {
+    match count {
         Count::Known(number) => number.encode(env),
         Count::Unavailable => atoms::unavailable().encode(env),
         Count::Infinite => atoms::infinity().encode(env),
-    };
+    }
+}
+
+/// A token. Its time is a text, as it came.
+pub(crate) fn token<'a>(env: Env<'a>, info: &TokenInfo) -> Term<'a> {
+    let count = |count: Count| self::count(env, count);
     map(
         env,
         vec![

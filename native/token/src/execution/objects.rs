@@ -14,8 +14,8 @@ use crate::execution::step::Fault;
 use crate::operation::answer::Object;
 use crate::operation::key_ref::KeyRef;
 use crate::p11::attributes::{Attributes, get_attributes, get_attributes_and_unique_id};
-use crate::p11::objects::{describe, describe_apart, find_objects_until};
-use crate::p11::{CallError, ObjectInfo, Template};
+use crate::p11::objects::{describe, describe_apart, find_objects_until, object_size};
+use crate::p11::{CallError, Count, ObjectInfo, Template};
 
 /// How often objects are described, and looked for again, when the token refuses to describe some.
 const MOST_SEARCHES: usize = 8;
@@ -138,5 +138,19 @@ impl Attempt<'_> {
             return Err(Error::ObjectStale.into());
         }
         Ok(read)
+    }
+
+    /// The size of an object, unless its unique id tells that it is another one by now.
+    pub(crate) fn read_size(&self, object: &KeyRef) -> Result<Count, Fault> {
+        let Resolver { functions, session, token, .. } = self.resolver;
+        let handle = self.resolver.resolve(object)?;
+        let size = object_size(functions, session, handle)?;
+        if let KeyRef::Object { unique_id: Some(expected), .. } = object
+            && self.resolver.is_other(handle, expected)?
+        {
+            token.keys.forget_handle(handle);
+            return Err(Error::ObjectStale.into());
+        }
+        Ok(size)
     }
 }

@@ -62,6 +62,7 @@ impl Attempt<'_> {
                 let key = self.resolver.resolve(key)?;
                 Answer::Object(self.describe_new_object(derive_key(functions, session, mechanism, key, template)?)?)
             }
+            Request::ObjectSize { object } => Answer::Size(self.read_size(object)?),
             Request::CreateObject { template } => {
                 Answer::Object(self.describe_new_object(create_object(functions, session, template)?)?)
             }

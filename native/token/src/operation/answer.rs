@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki_sys::CK_ATTRIBUTE_TYPE;
 
 use crate::error::{Error, Executed, Failure};
-use crate::p11::{AttributeRead, MechanismInfo, ObjectInfo, TokenInfo};
+use crate::p11::{AttributeRead, Count, MechanismInfo, ObjectInfo, TokenInfo};
 use crate::support::wiped::Wiped;
 
 /// What an operation ends in.
@@ -46,6 +46,8 @@ pub enum Answer {
     Objects(Vec<Object>),
     /// Attributes in the order asked for.
     Attributes(Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>),
+    /// A number of bytes, unless the token keeps it to itself.
+    Size(Count),
     /// The token's mechanisms.
     Mechanisms(Vec<MechanismInfo>),
     /// The token itself.
@@ -56,7 +58,7 @@ impl Answer {
     /// About how many bytes it takes on a heap.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Done => 64,
+            Self::Done | Self::Size(_) => 64,
             Self::Bytes(bytes) => 64 + bytes.len(),
             Self::Sealed { iv, bytes } => 64 + iv.len() + bytes.len(),
             Self::Many(outcomes) => outcomes.iter().map(weight).sum(),

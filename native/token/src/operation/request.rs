@@ -97,6 +97,11 @@ pub enum Request {
         /// Which.
         attributes: Vec<CK_ATTRIBUTE_TYPE>,
     },
+    /// `C_GetObjectSize`.
+    ObjectSize {
+        /// The object.
+        object: KeyRef,
+    },
     /// `C_CreateObject`.
     CreateObject {
         /// Its attributes.
@@ -149,6 +154,7 @@ impl Request {
             Self::GetAttributes { .. } => "get_attributes",
             Self::UnwrapKey { .. } => "unwrap_key",
             Self::DeriveKey { .. } => "derive_key",
+            Self::ObjectSize { .. } => "object_size",
             Self::CreateObject { .. } => "create_object",
             Self::CopyObject { .. } => "copy_object",
             Self::SetAttributes { .. } => "set_attributes",
@@ -166,6 +172,7 @@ impl Request {
             | Self::UnwrapKey { key, .. }
             | Self::DeriveKey { key, .. } => Some(key),
             Self::GetAttributes { object, .. }
+            | Self::ObjectSize { object }
             | Self::DestroyObject { object }
             | Self::CopyObject { object, .. }
             | Self::SetAttributes { object, .. } => Some(object),
@@ -201,6 +208,7 @@ impl Request {
             | Self::SeedRandom { .. }
             | Self::FindObjects { .. }
             | Self::GetAttributes { .. }
+            | Self::ObjectSize { .. }
             | Self::Mechanisms
             | Self::TokenInfo => true,
             Self::GenerateKey { .. }

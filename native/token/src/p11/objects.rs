@@ -5,6 +5,7 @@ use cryptoki_sys::*;
 use super::buffer::length;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
+use super::slots::{Count, known};
 use super::template::{Attribute, count, with_ck};
 
 pub use super::attributes::get_attributes;
@@ -196,6 +197,16 @@ pub fn copy_object(
     });
     check("C_CopyObject", Phase::Single, code)?;
     Ok(copy)
+}
+
+/// `C_GetObjectSize`, in bytes.
+pub fn object_size(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<Count, CallError> {
+    // What a module leaves alone is no size.
+    let mut size = CK_UNAVAILABLE_INFORMATION;
+    // SAFETY: takes handles; the size is a local.
+    let code = unsafe { call!(functions, C_GetObjectSize(session, object, &mut size)) };
+    check("C_GetObjectSize", Phase::Single, code)?;
+    Ok(known(size))
 }
 
 /// `C_DestroyObject`.

@@ -241,7 +241,7 @@ fn version(version: CK_VERSION) -> Version {
 }
 
 /// A count that may be `CK_UNAVAILABLE_INFORMATION`. Some modules write it as 32 bits.
-fn known(count: CK_ULONG) -> Count {
+pub(crate) fn known(count: CK_ULONG) -> Count {
     if count == CK_ULONG::MAX || count == u32::MAX as CK_ULONG { Count::Unavailable } else { Count::Known(count) }
 }
 
