@@ -57,6 +57,7 @@ defmodule Pkcs11Pool.Error do
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
   | `:sessions_hung` | why a pool is not well (`Pkcs11Pool.Health`): the module does not return from calls | `:hung` calls, `:size` |
   | `:starting` | why a pool is not well: it has not opened its first session yet | |
+  | `:otp_too_old` | a private key that is a function (`Pkcs11Pool.OTP`) needs OTP 27 | `:release`, the running one |
   | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
 
   With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,
@@ -119,7 +120,8 @@ defmodule Pkcs11Pool.Error do
     :not_owner,
     :lease_ended,
     :sessions_hung,
-    :starting
+    :starting,
+    :otp_too_old
   ]
 
   # What may be otherwise a moment later, without anybody's doing.

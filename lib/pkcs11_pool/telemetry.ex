@@ -48,6 +48,7 @@ defmodule Pkcs11Pool.Telemetry do
   | `[:pkcs11_pool, :breaker, :open]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :breaker, :closed]` | `system_time` | `pool` |
   | `[:pkcs11_pool, :module, :reinitialized]` | `system_time` | `pool` (the one that had it done; all pools of the module are concerned), `reason`: `:lost` (the module had lost its initialization), `:trouble` (all calls failed for `:trouble_timeout`), `:keys_vanished` (none of the keys that were known was found), `:reload` (`Pkcs11Pool.reload/2`) |
+  | `[:pkcs11_pool, :private_key, :failed]` | `system_time` | `pool`, `algorithm`, `reason`: a signature for `:ssl` or `:public_key` failed (`Pkcs11Pool.OTP`) |
   | `[:pkcs11_pool, :key, :ambiguous]` | `count` (of candidates) | `pool`, `operation` |
 
   Down, up, hung and breaker changes, and a PIN that is not tried again, are logged as well, without

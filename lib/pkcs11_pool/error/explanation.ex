@@ -67,6 +67,13 @@ defmodule Pkcs11Pool.Error.Explanation do
      "See on the token whether it ran; if it comes often, look for what ends the sessions there"}
   end
 
+  # OTP
+
+  def of(:otp_too_old, details, _error) do
+    {"a private key of :ssl and :public_key can be on a token from OTP 27 on, and this is OTP #{details[:release]}",
+     "Run the application on OTP 27 or newer; Pkcs11Pool.X509 and Pkcs11Pool.sign/5 work on this one"}
+  end
+
   # Keys and objects
 
   def of(:key_not_found, _details, _error) do
@@ -190,6 +197,11 @@ defmodule Pkcs11Pool.Error.Explanation do
   def of(:signature_invalid, %{given_bytes: given, expected_bytes: expected}, _error) do
     {"the signature is not valid: it has #{given} bytes, and those of this key and mechanism have #{expected}",
      "Give the signature as it was made: an ECDSA one in DER needs signature: :der"}
+  end
+
+  def of(:signature_invalid, %{cause: :other_public_key}, _error) do
+    {"the signature that the token made is not one of the public key",
+     "The private key and the public key, or the CA's certificate, are not of one pair: compare their ids and labels"}
   end
 
   def of(:signature_invalid, _details, _error),

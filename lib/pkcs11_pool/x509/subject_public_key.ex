@@ -1,0 +1,62 @@
+defmodule Pkcs11Pool.X509.SubjectPublicKey do
+  @moduledoc false
+  # SubjectPublicKeyInfo (RFC 5280, 4.1; RFC 3279, 5480 and 8410) from and to the public keys of :public_key.
+
+  alias Pkcs11Pool.PublicKey
+
+  @rsa {1, 2, 840, 113_549, 1, 1, 1}
+  @ec {1, 2, 840, 10_045, 2, 1}
+
+  @type t ::
+          {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, tuple, binary | :asn1_NOVALUE}, binary}
+
+  @doc false
+  @spec record(PublicKey.t()) :: t
+  def record({:RSAPublicKey, _modulus, _exponent} = key),
+    do: info(@rsa, <<5, 0>>, :public_key.der_encode(:RSAPublicKey, key))
+
+  # RFC 8410: the curve is the algorithm.
+  def record({{:ECPoint, point}, {:namedCurve, {1, 3, 101, _arc} = oid}}),
+    do: info(oid, :asn1_NOVALUE, point)
+
+  def record({{:ECPoint, point}, {:namedCurve, name}}) when is_atom(name),
+    do: record({{:ECPoint, point}, {:namedCurve, :pubkey_cert_records.namedCurves(name)}})
+
+  def record({{:ECPoint, point}, parameters}),
+    do: info(@ec, :public_key.der_encode(:EcpkParameters, parameters), point)
+
+  def record(_other) do
+    raise ArgumentError,
+          "expected a public key of :public_key, of RSA, of an elliptic curve, Ed25519 or Ed448"
+  end
+
+  defp info(oid, parameters, bits),
+    do: {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, oid, parameters}, bits}
+
+  @doc false
+  @spec encode!(PublicKey.t()) :: binary
+  def encode!(key), do: :public_key.der_encode(:SubjectPublicKeyInfo, record(key))
+
+  @doc false
+  @spec decode!(t) :: PublicKey.t()
+  def decode!({:SubjectPublicKeyInfo, {:AlgorithmIdentifier, @rsa, _null}, bits}),
+    do: :public_key.der_decode(:RSAPublicKey, bits)
+
+  def decode!({:SubjectPublicKeyInfo, {:AlgorithmIdentifier, @ec, parameters}, point}),
+    do: {{:ECPoint, point}, :public_key.der_decode(:EcpkParameters, parameters)}
+
+  def decode!(
+        {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, {1, 3, 101, _} = oid, _none}, point}
+      ),
+      do: {{:ECPoint, point}, {:namedCurve, oid}}
+
+  def decode!(_other) do
+    raise ArgumentError,
+          "the public key is of no algorithm that is supported: RSA, ECDSA, Ed25519, Ed448"
+  end
+
+  @doc false
+  # RFC 5280, 4.2.1.2 (1).
+  @spec identifier(t) :: binary
+  def identifier({:SubjectPublicKeyInfo, _algorithm, bits}), do: :crypto.hash(:sha, bits)
+end
