@@ -25,8 +25,8 @@ defmodule Pkcs11Pool do
   @type pool :: term
 
   @typedoc """
-  A key or another object: an object that an earlier call returned, a template (`[label: "signing"]`, `[id: <<1>>]`), a label, or a
-  PKCS#11 URI. Where the operation implies a class (a private key signs), it need not be given.
+  A key or another object: an object that an earlier call returned, a template (`[label: "signing"]`, `[id: <<1>>]`), a label, a
+  PKCS#11 URI, or the public key or certificate that it belongs to. Where the operation implies a class (a private key signs), it need not be given.
 
   A template must identify an object: at least one of `:label`, `:id`, `:unique_id`, `:value`, `:modulus`, `:ec_point`, `:public_key_info`,
   `:check_value`, `:subject`, `:serial_number`, `:object_id`, `:url`, `:hash_of_subject_public_key`, `:hash_of_certificate`, or a vendor's
@@ -35,8 +35,28 @@ defmodule Pkcs11Pool do
 
   No match is `:key_not_found`; more than one is `:ambiguous_key`, with their ids and labels in `details.candidates`.
   One whose class or type is none of the mechanism's is `:key_type_inconsistent`, and does not reach the module: it might crash. A vendor's mechanism takes any key.
+
+  With `[unique_id: id]` (PKCS#11 3.0, 4.4.1) each object that a search finds is asked for its own `CKA_UNIQUE_ID`: not all tokens search by it, and some take no
+  notice of it.
+
+  `{:public_key, key}` and `{:certificate, certificate}` name the key on the token that belongs to it: the private key where one signs, decrypts, unwraps or
+  derives, the public key where one verifies or encrypts, and the private key where nothing says which. A *public key* is of RSA, or on a curve (ECDSA,
+  Edwards, Montgomery), as OTP has it (`{:RSAPublicKey, n, e}`, `{{:ECPoint, point}, {:namedCurve, oid}}`, or what `public_key/3` returns), or its SubjectPublicKeyInfo in DER or
+  PEM; a *certificate* is one X.509 certificate in DER, in PEM, or as OTP's `:public_key` decodes it.
+
+  Such a key is looked for by modulus and exponent, by its point, or by `CKA_PUBLIC_KEY_INFO`, and what is found must say so itself. Many tokens say nothing of the
+  kind of private keys on curves. Of those, the private keys are taken that have the `CKA_ID` of a public key or certificate on the token that is this
+  one, and each must prove itself: it signs the text `pkcs11_pool key test` (`C_SignInit`, `C_Sign`), and the signature is verified on the token (`C_Verify`; where it
+  has the public key not but in a certificate, with a session object that is made for it). A key that does not prove itself (it is another one; it may not sign; it
+  wants a login for each use) is not used: the error is `:key_not_found`, and `details` says how many `:public_keys` and `:certificates` were found, and how many private keys were
+  `:unproved`. All of this is done once; from then on the key's handle is remembered, as it is for a label.
   """
-  @type key :: Object.t() | Template.t() | String.t()
+  @type key ::
+          Object.t()
+          | Template.t()
+          | String.t()
+          | {:public_key, PublicKey.t() | tuple | binary}
+          | {:certificate, tuple | binary}
 
   @typedoc "A mechanism, see `Pkcs11Pool.Mechanism`."
   @type mechanism :: Mechanism.t()

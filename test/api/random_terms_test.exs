@@ -88,7 +88,18 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
     {:ok, objects} = Pkcs11Pool.find_objects(pool, [])
     assert length(objects) == 6
-    %{pool: pool, other: other, objects: objects}
+    %{cert: certificate} = :public_key.pkix_test_root_cert(~c"a", [])
+    rsa = Pkcs11Pool.public_key!(pool, "rsa")
+
+    named = [
+      {:public_key, rsa},
+      {:public_key, Pkcs11Pool.public_key!(pool, "ec")},
+      {:public_key, :public_key.pem_encode([:public_key.pem_entry_encode(:RSAPublicKey, rsa)])},
+      {:certificate, certificate},
+      {:certificate, :public_key.pkix_decode_cert(certificate, :otp)}
+    ]
+
+    %{pool: pool, other: other, objects: objects, named: named}
   end
 
   # {function, the names of its arguments}, the longest form.
@@ -281,14 +292,15 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("template", :create_object, _context),
     do: Gen.oneof([[class: :data, token: true, value: "data"], [class: :data, token: true]])
 
-  defp good(argument, _name, %{objects: objects}) when argument in ["key", "object"] do
+  defp good(argument, _name, %{objects: objects} = context) when argument in ["key", "object"] do
     labels = ["ec", "rsa", "aes", "generic"]
 
     Gen.oneof([
       Gen.oneof(objects),
       Gen.oneof(labels),
       Gen.oneof(for label <- labels, do: [label: label]),
-      Gen.oneof(for label <- labels, do: "pkcs11:object=" <> label)
+      Gen.oneof(for label <- labels, do: "pkcs11:object=" <> label),
+      Gen.oneof(context.named)
     ])
   end
 

@@ -52,6 +52,55 @@ defmodule Pkcs11Pool.UniqueIdTest do
     end
   end
 
+  describe "a template with a unique id" do
+    setup %{pool: pool} do
+      pair = Pools.key_pair!(pool, "key", id: <<1>>)
+      Pools.key_pair!(pool, "key", id: <<1>>)
+      %{pair: pair}
+    end
+
+    # Also on tokens that do not search by it, or take no notice of what they do not know.
+    for mode <- [:on, :refused, :ignored] do
+      test "names its object in every call, also for good: #{mode}", %{pool: pool} = context do
+        {public, private} = context.pair
+        {own, other} = {[unique_id: private.unique_id], [unique_id: public.unique_id]}
+        Chaos.unique_ids(context.chaos, unquote(mode))
+
+        assert {:ok, signature} = sign(pool, own)
+        assert Pkcs11Pool.verify(pool, other, :ecdsa, <<0::256>>, signature) == :ok
+        assert Pkcs11Pool.public_key(pool, other) == Pkcs11Pool.public_key(pool, public)
+        assert {:ok, %{class: :private_key}} = Pkcs11Pool.get_attributes(pool, own, [:class])
+        assert {:ok, %{class: :private_key}} = Pkcs11Pool.key_info(pool, own)
+        assert Pkcs11Pool.set_attributes(pool, own, label: "renamed") == :ok
+        assert {:ok, _copy} = Pkcs11Pool.copy_object(pool, other, token: true, label: "copy")
+        assert {:error, %Error{reason: :key_not_found}} = sign(pool, other)
+        assert Pkcs11Pool.get_attributes(pool, private, [:label]) == {:ok, %{label: "renamed"}}
+        :ok = Pkcs11Pool.logout(pool)
+        assert Pkcs11Pool.destroy_object(pool, own) == :ok
+
+        assert {:error, %Error{reason: :key_not_found, executed: false}} =
+                 Pkcs11Pool.destroy_object(pool, own)
+
+        assert {:ok, [_other_private]} = Pkcs11Pool.find_objects(pool, @key)
+        Pools.drained!(pool)
+      end
+    end
+
+    test "finds none on a token without them, and is ambiguous where several have it",
+         %{pool: pool, chaos: chaos, pair: {_public, private}} do
+      Chaos.unique_ids(chaos, :off)
+      own = [unique_id: private.unique_id]
+      assert {:error, %Error{reason: :key_not_found}} = Pkcs11Pool.destroy_object(pool, own)
+      Chaos.unique_ids(chaos, :same)
+      assert {:ok, [%{unique_id: same} | _others]} = Pkcs11Pool.find_objects(pool, @key)
+
+      assert {:error, %Error{reason: :ambiguous_key}} =
+               Pkcs11Pool.destroy_object(pool, unique_id: same)
+
+      assert {:ok, [_, _]} = Pkcs11Pool.find_objects(pool, @key)
+    end
+  end
+
   describe "an object of before a logout" do
     setup %{pool: pool} do
       {public, private} = Pools.key_pair!(pool, "key", id: <<1>>)

@@ -2,18 +2,24 @@ defmodule Pkcs11Pool.Argument.Key do
   @moduledoc false
   # A call's `key` argument, as the native side takes it.
 
+  import Pkcs11Pool.Argument.PublicKey, only: [is_named: 1]
+
+  alias Pkcs11Pool.Argument.PublicKey
   alias Pkcs11Pool.{Object, Template}
 
-  @type t :: Object.t() | Template.t() | String.t()
+  @type t :: Object.t() | Template.t() | String.t() | {:public_key | :certificate, term}
 
   @typedoc """
   `:find` is a template to look for; with a third element, the token that the key's URI names, see
-  `native_slot/1`. `:object` is a known handle, with the template to find
+  `native_slot/1`; `:newest` is the newest key that a template finds. `:public_key` is the key of this class that a public key belongs
+  to. `:object` is a known handle, with the template to find
   it again; an empty one says that it has neither id nor label to find it by; and its unique id, if it has one.
   """
   @type encoded ::
-          {:find, Template.encoded()}
-          | {:find, Template.encoded(), [{String.t(), String.t()}]}
+          {:find | :newest, Template.encoded()}
+          | {:find | :newest, Template.encoded(), [{String.t(), String.t()}]}
+          | {:public_key, class :: non_neg_integer, PublicKey.numbers(), info :: binary,
+             certificate :: binary | nil}
           | {:object, handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
              Template.encoded()}
           | {:object, handle :: non_neg_integer, epoch :: non_neg_integer, token :: term,
@@ -46,10 +52,16 @@ defmodule Pkcs11Pool.Argument.Key do
   def encode!(template, class) when is_list(template),
     do: {:find, with_class(identifying!(template), class)}
 
+  # Where nothing says which of the two halves is meant, it is the one with which something is done.
+  def encode!(named, class) when is_named(named) do
+    {numbers, info, certificate} = PublicKey.encode!(named)
+    {:public_key, Template.class!(class || :private_key), numbers, info, certificate}
+  end
+
   def encode!(_other, _class) do
     raise ArgumentError,
           "expected a key: a %Pkcs11Pool.Object{}, a template such as [label: \"signing\"], " <>
-            "a label, or a PKCS#11 URI"
+            "a label, a PKCS#11 URI, {:public_key, key} or {:certificate, certificate}"
   end
 
   @doc """

@@ -64,6 +64,23 @@ defmodule Pkcs11Pool.Error.Details do
       "the network reaches it, and the token is in it"
   end
 
+  @spec of_public_key(map) :: String.t()
+  def of_public_key(%{public_keys: public_keys, certificates: certificates, unproved: unproved})
+      when is_integer(public_keys) and is_integer(certificates) and is_integer(unproved) do
+    "looked for by its modulus or point, and by the CKA_ID of #{public_keys} public keys and #{certificates} certificates of it: " <>
+      "#{unproved} private keys have that id, and could not be proved"
+  end
+
+  def of_public_key(_details), do: "looked for by its modulus or point, and by CKA_ID"
+
+  @spec undecided(atom) :: String.t()
+  def undecided(:no_start_date),
+    do: "none of them has a CKA_START_DATE, nor do their ids number the versions of one key"
+
+  def undecided(:same_start_date), do: "several have the last CKA_START_DATE"
+  def undecided(:start_date_in_future), do: "each CKA_START_DATE is in the future"
+  def undecided(_unknown), do: "nothing tells which"
+
   @shown_candidates 5
 
   @spec candidates(map) :: String.t()

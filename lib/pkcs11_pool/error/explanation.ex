@@ -76,9 +76,19 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   # Keys and objects
 
+  def of(:key_not_found, %{unproved: _, public_keys: _, certificates: _} = details, _error) do
+    {"no key on the token is proved to be the one that the public key belongs to (#{of_public_key(details)})",
+     "See whether the key is on this token; name one that cannot be proved (a key that may not sign, or wants a login for each use) by its label or id"}
+  end
+
   def of(:key_not_found, _details, _error) do
     {"no object on the token matches the key",
      "Compare label, id and class with what find_objects/3 lists; private objects show after a login only"}
+  end
+
+  def of(:ambiguous_key, %{newest: why} = details, _error) when is_atom(why) do
+    {"more than one object on the token matches the key#{candidates(details)}, and none is the newest: #{undecided(why)}",
+     "Give the keys a CKA_START_DATE each (:start_date), or choose by a function (select: fun)"}
   end
 
   def of(:ambiguous_key, details, _error) do

@@ -6,7 +6,10 @@ rustler::atoms! {
     init_token, init_pin, set_pin,
     // requests
     ping, probe, apply, batch, sign, verify, encrypt, decrypt, digest, digest_key, generate_random, seed_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, object_size, unwrap_key, derive_key, create_object, copy_object, set_attributes, mechanisms, token_info,
-    find, object, ulong, ulongs, template, rsa_pss, rsa_oaep, hashed, gcm, token, ecdh1,
+    // keys
+    find, newest, public_key, rsa, curve, object, ulong, ulongs, template, rsa_pss, rsa_oaep, hashed, gcm, token, ecdh1,
+    // details of errors
+    public_keys, certificates, unproved,
     // answers
     key_pair, sensitive, unavailable,
     // modules, slots, tokens

@@ -9,7 +9,8 @@ use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
 use token::{
-    Batch, Data, KeyRef, Limits, LoginMode, ModuleConfig, Policy, PoolOptions, Provision, Request, Selector, Task, UriAttribute,
+    Batch, Data, KeyRef, Limits, LoginMode, ModuleConfig, Newest, Numbers, Policy, PoolOptions, Provision, PublicKey, Request,
+    Selector, Task, UriAttribute,
 };
 
 use crate::atoms;
@@ -147,18 +148,27 @@ fn tasks(verb: Atom, inputs: Term<'_>) -> NifResult<Vec<(Arc<Mechanism>, Task)>>
         .collect()
 }
 
-/// `{:find, template}`, `{:find, template, uri}` or `{:object, handle, epoch, token, template}`, with the unique id of an object
-/// that has one behind it.
+/// `{:find | :newest, template}`, `{:find | :newest, template, uri}`, `{:public_key, class, numbers, info, certificate}`, or
+/// `{:object, handle, epoch, token, template}`, with the unique id of an object that has one behind it.
 fn key(term: Term<'_>) -> NifResult<KeyRef> {
-    if let Ok((tag, wanted)) = term.decode::<(Atom, Term)>()
-        && tag == atoms::find()
-    {
-        return Ok(KeyRef::Find(template(wanted)?, None));
+    let found = match term.decode::<(Atom, Term)>() {
+        Ok((tag, wanted)) => Some((tag, wanted, None)),
+        Err(_) => term.decode::<(Atom, Term, Term)>().ok().map(|(tag, wanted, token)| (tag, wanted, Some(token))),
+    };
+    if let Some((tag, wanted, token)) = found {
+        let (wanted, token) = (template(wanted)?, token.map(uri).transpose()?);
+        return match tag {
+            tag if tag == atoms::find() => Ok(KeyRef::Find(wanted, token)),
+            tag if tag == atoms::newest() => Ok(KeyRef::Newest(Newest::new(wanted, token))),
+            _ => Err(Error::BadArg),
+        };
     }
-    if let Ok((tag, wanted, token)) = term.decode::<(Atom, Term, Term)>()
-        && tag == atoms::find()
+    if let Ok((tag, class, numbers, info, certificate)) = term.decode::<(Atom, u64, Term, Term, Term)>()
+        && tag == atoms::public_key()
     {
-        return Ok(KeyRef::Find(template(wanted)?, Some(uri(token)?)));
+        let certificate = if certificate.is_binary() { Some(bytes(certificate)?) } else { None };
+        let key = PublicKey::new(class, self::numbers(numbers)?, bytes(info)?, certificate);
+        return Ok(KeyRef::PublicKey(Box::new(key)));
     }
     let parts = rustler::types::tuple::get_tuple(term)?;
     let (object, unique_id) = match parts[..] {
@@ -172,6 +182,20 @@ fn key(term: Term<'_>) -> NifResult<KeyRef> {
     }
     let (handle, epoch) = (handle.decode()?, epoch.decode()?);
     Ok(KeyRef::Object { handle, epoch, token: bytes(token)?, find: template(find)?, unique_id })
+}
+
+/// `{:rsa, modulus, exponent}` or `{:curve, key_type, params, point}`.
+fn numbers(term: Term<'_>) -> NifResult<Numbers> {
+    if let Ok((tag, modulus, exponent)) = term.decode::<(Atom, Term, Term)>()
+        && tag == atoms::rsa()
+    {
+        return Ok(Numbers::Rsa { modulus: bytes(modulus)?, exponent: bytes(exponent)? });
+    }
+    let (tag, key_type, params, point): (Atom, u64, Term, Term) = term.decode()?;
+    if tag != atoms::curve() {
+        return Err(Error::BadArg);
+    }
+    Ok(Numbers::Curve { key_type, params: bytes(params)?, point: bytes(point)? })
 }
 
 /// `{code, params}`.

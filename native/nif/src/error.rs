@@ -33,11 +33,18 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         }
         Error::Interrupted { cause } => vec![(atoms::cause(), cause.encode(env))],
         Error::TooManyObjects { limit } => vec![(atoms::limit(), limit.encode(env))],
-        Error::AmbiguousKey { candidates } => {
+        Error::NoKeyOfPublicKey { public_keys, certificates, unproved } => vec![
+            (atoms::public_keys(), public_keys.encode(env)),
+            (atoms::certificates(), certificates.encode(env)),
+            (atoms::unproved(), unproved.encode(env)),
+        ],
+        Error::AmbiguousKey { candidates, newest } => {
             let candidate = |(id, label): &(Vec<u8>, Vec<u8>)| {
                 (binary(env, id), binary(env, String::from_utf8_lossy(label).as_bytes())).encode(env)
             };
-            vec![(atoms::candidates(), candidates.iter().map(candidate).collect::<Vec<_>>().encode(env))]
+            let newest = newest.map(|why| (atoms::newest(), name(env, why)));
+            let candidates = candidates.iter().map(candidate).collect::<Vec<_>>().encode(env);
+            std::iter::once((atoms::candidates(), candidates)).chain(newest).collect()
         }
         Error::ModuleLoadFailed { path, cause } => {
             vec![(atoms::path(), path.encode(env)), (atoms::cause(), cause.encode(env))]

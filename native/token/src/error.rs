@@ -64,11 +64,23 @@ pub enum Error {
     /// No object matches.
     #[error("no object matches")]
     KeyNotFound,
+    /// No key is proved to be the one that a public key belongs to.
+    #[error("no key of the public key")]
+    NoKeyOfPublicKey {
+        /// Public keys on the token that are this one.
+        public_keys: usize,
+        /// Certificates of it.
+        certificates: usize,
+        /// Private keys with the same id of which nothing tells whose they are.
+        unproved: usize,
+    },
     /// More than one object matches.
     #[error("{} objects match", .candidates.len())]
     AmbiguousKey {
         /// Their ids and labels, the first ones.
         candidates: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Why none of them is the newest, where that was asked for.
+        newest: Option<&'static str>,
     },
     /// More objects match than the caller takes.
     #[error("more than {limit} objects match")]
@@ -285,7 +297,7 @@ impl Error {
             Self::LoginShared { .. } => "login_shared",
             Self::ReauthenticationRequired => "reauthentication_required",
             Self::SessionLost => "session_lost",
-            Self::KeyNotFound => "key_not_found",
+            Self::KeyNotFound | Self::NoKeyOfPublicKey { .. } => "key_not_found",
             Self::AmbiguousKey { .. } => "ambiguous_key",
             Self::TooManyObjects { .. } => "too_many_objects",
             Self::ObjectStale | Self::ObjectOfOldEpoch => "object_stale",

@@ -35,7 +35,7 @@ pub use operation::answer::{Answer, Object, Outcome, unanswerable};
 pub use operation::batch::Batch;
 pub use operation::header::{Header, Timing};
 pub use operation::host;
-pub use operation::key_ref::KeyRef;
+pub use operation::key_ref::{KeyRef, Newest, Numbers, PublicKey};
 pub use operation::notice::{Cost, Notice, Retry};
 pub use operation::request::Request;
 pub use operation::task::Task;

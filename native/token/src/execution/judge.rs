@@ -46,7 +46,7 @@ impl Attempt<'_> {
                 });
             }
             // A search finds nothing after a lost login, too.
-            Error::KeyNotFound | Error::ObjectStale => match self.may_have_missed() {
+            Error::KeyNotFound | Error::NoKeyOfPublicKey { .. } | Error::ObjectStale => match self.may_have_missed() {
                 Ok(true) => {
                     let may_retry = operation.may_retry(known);
                     return Some(self.retry_after_login(CallError::not_logged_in("C_FindObjects"), may_retry, operation));

@@ -2,7 +2,7 @@
 //! itself it hands back as a [`step::Step`].
 //!
 //! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `objects`, `hashing` and `context_login`
-//! * `resolver`: the handle of a key that a caller names
+//! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
 //! * `foreign_answer`: whether an answer is the operation's own
 
@@ -13,8 +13,10 @@ pub(crate) mod executed;
 pub(crate) mod foreign_answer;
 pub(crate) mod hashing;
 pub(crate) mod judge;
+pub(crate) mod newest;
 pub(crate) mod objects;
 pub(crate) mod perform;
+pub(crate) mod public_key;
 pub(crate) mod resolver;
 pub(crate) mod step;
 pub(crate) mod task;

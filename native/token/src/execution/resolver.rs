@@ -3,19 +3,22 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_UNIQUE_ID};
 use session_pool::Millis;
 
 use crate::error::Error;
-use crate::operation::key_ref::{KeyRef, by_unique_id};
+use crate::operation::key_ref::{KeyRef, Newest, by_unique_id};
 use crate::p11::attributes::unique_id;
 use crate::p11::objects::{describe, find_objects};
-use crate::p11::{CallError, Class, Functions, Phase, Template};
+use crate::p11::{CallError, Class, Functions, Phase, Template, Value};
 use crate::token::Token;
 use crate::token::key_facts::KeyFacts;
 
 /// How many candidates an `AmbiguousKey` names.
-const CANDIDATES: usize = 10;
+pub(crate) const CANDIDATES: usize = 10;
+
+/// How many objects' unique ids are read where the token does not search by them.
+const COMPARED: usize = 1_000;
 
 /// Finds the objects that a caller names, on one session.
 pub(crate) struct Resolver<'a> {
@@ -53,8 +56,14 @@ impl Resolver<'_> {
             // Nothing to find it by: what an empty template finds is any object.
             KeyRef::Object { find, .. } if find.is_empty() => Err(Error::ObjectStale),
             KeyRef::Object { find, .. } => self.find(find).map_err(as_stale),
-            KeyRef::Find(_, Some(selector)) if !self.token.is(selector) => Err(Error::ObjectOfOtherToken),
+            KeyRef::Find(_, Some(selector)) | KeyRef::Newest(Newest { token: Some(selector), .. })
+                if !self.token.is(selector) =>
+            {
+                Err(Error::ObjectOfOtherToken)
+            }
             KeyRef::Find(template, _) => self.find(template),
+            KeyRef::Newest(newest) => self.find_newest(newest),
+            KeyRef::PublicKey(key) => self.find_of_public_key(key),
         }
     }
 
@@ -63,7 +72,8 @@ impl Resolver<'_> {
     /// for: another may have its id and label by now.
     pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
         match key {
-            KeyRef::Find(template, _) => self.token.keys.forget(template),
+            KeyRef::Find(name, _) | KeyRef::Newest(Newest { name, .. }) => self.token.keys.forget(name),
+            KeyRef::PublicKey(key) => self.token.keys.forget(&key.name),
             KeyRef::Object { token, .. } if **token != *self.token.identity => (),
             KeyRef::Object { unique_id: Some(unique_id), handle, epoch, .. } => {
                 if *epoch != self.epoch || self.is_other(*handle, unique_id)? {
@@ -122,7 +132,7 @@ impl Resolver<'_> {
                 handle
             }
         };
-        Ok(self.remember(&own, handle))
+        Ok(self.remember(&own, handle, &own))
     }
 
     /// What the token says of a key: asked at its first use, and remembered as long as its handle.
@@ -163,22 +173,26 @@ impl Resolver<'_> {
                 *epoch = 0;
                 can_be_found
             }
-            KeyRef::Find(template, _) => {
-                self.token.keys.forget(template);
+            KeyRef::Find(name, _) | KeyRef::Newest(Newest { name, .. }) => {
+                self.token.keys.forget(name);
+                true
+            }
+            KeyRef::PublicKey(key) => {
+                self.token.keys.forget(&key.name);
                 true
             }
         }
     }
 
-    /// What a template found a while ago.
-    fn recall(&self, template: &Template) -> Option<CK_OBJECT_HANDLE> {
+    /// What the cache has by this name.
+    pub(super) fn recall(&self, name: &Template) -> Option<CK_OBJECT_HANDLE> {
         let not_before = self.ttl.map(|ttl| self.now.saturating_sub(ttl));
-        self.token.keys.handle(template, self.epoch, not_before)
+        self.token.keys.handle(name, self.epoch, not_before)
     }
 
-    /// A template has found an object.
-    fn remember(&self, template: &Template, handle: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
-        self.token.keys.put_handle(template, self.epoch, handle, self.now);
+    /// A key of this name has been found; `template` finds it, too.
+    pub(super) fn remember(&self, name: &Template, handle: CK_OBJECT_HANDLE, template: &Template) -> CK_OBJECT_HANDLE {
+        self.token.keys.put_handle(name, self.epoch, handle, self.now);
         self.token.known.note_found(template);
         handle
     }
@@ -188,15 +202,47 @@ impl Resolver<'_> {
         if let Some(handle) = self.recall(template) {
             return Ok(handle);
         }
-        let handles = find_objects(self.functions, self.session, template, Some(CANDIDATES))?;
-        match handles.as_slice() {
+        match self.search(template, CANDIDATES)?.as_slice() {
             [] => Err(Error::KeyNotFound),
-            [handle] => Ok(self.remember(template, *handle)),
-            several => {
-                let describe = |handle: &CK_OBJECT_HANDLE| describe(self.functions, self.session, *handle);
-                let candidates = several.iter().map(describe).collect::<Result<Vec<_>, _>>()?;
-                Err(Error::AmbiguousKey { candidates: candidates.into_iter().map(|object| (object.id, object.label)).collect() })
-            }
+            [handle] => Ok(self.remember(template, *handle, template)),
+            several => Err(self.ambiguous(several, None)?),
         }
+    }
+
+    /// The first ones that a template finds, up to so many.
+    pub(super) fn search(&self, template: &Template, most: usize) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+        let unique_id = template.iter().find(|attribute| attribute.kind == CKA_UNIQUE_ID);
+        match unique_id.map(|attribute| &attribute.value) {
+            Some(Value::Bytes(unique_id)) => self.search_by_unique_id(template, unique_id),
+            _ => find_objects(self.functions, self.session, template, Some(most)),
+        }
+    }
+
+    /// What a template with a unique id finds. Not all tokens search by it, and some take no notice of what they do not know: each is asked for its own.
+    fn search_by_unique_id(&self, template: &Template, unique_id: &[u8]) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+        let find = |template: &Template| find_objects(self.functions, self.session, template, Some(COMPARED));
+        let mut found = match find(template) {
+            Err(error) if error.class() == Class::Caller && !error.active => {
+                find(&template.iter().filter(|attribute| attribute.kind != CKA_UNIQUE_ID).cloned().collect())?
+            }
+            found => found?,
+        };
+        let mut error = None;
+        found.retain(|handle| match self.unique_id(*handle) {
+            Ok(own) => own.is_some_and(|own| own == unique_id),
+            Err(call) => {
+                error = error.or(Some(call));
+                false
+            }
+        });
+        error.map_or(Ok(found), Err)
+    }
+
+    /// The error that names the first of several objects. `newest`: why none of them is the newest, where that was asked for.
+    pub(super) fn ambiguous(&self, several: &[CK_OBJECT_HANDLE], newest: Option<&'static str>) -> Result<Error, CallError> {
+        let describe = |handle: &CK_OBJECT_HANDLE| describe(self.functions, self.session, *handle);
+        let candidates = several.iter().take(CANDIDATES).map(describe).collect::<Result<Vec<_>, _>>()?;
+        let candidates = candidates.into_iter().map(|object| (object.id, object.label)).collect();
+        Ok(Error::AmbiguousKey { candidates, newest })
     }
 }

@@ -1,0 +1,182 @@
+defmodule Pkcs11Pool.Argument.PublicKey do
+  @moduledoc false
+  # A call's `key` that is named by a public key or a certificate, as the native side takes it: the key on the token that belongs to it.
+
+  @typedoc """
+  Of RSA modulus and exponent; of a curve the key type (`CKK_EC`, `CKK_EC_EDWARDS`, `CKK_EC_MONTGOMERY`), the DER of the curve and the point.
+  """
+  @type numbers ::
+          {:rsa, modulus :: binary, exponent :: binary}
+          | {:curve, key_type :: non_neg_integer, params :: binary, point :: binary}
+
+  @typedoc "The numbers, DER of the `SubjectPublicKeyInfo`, and the certificate's DER."
+  @type encoded :: {numbers, info :: binary, certificate :: binary | nil}
+
+  # Object identifiers: their DER.
+  @rsa <<6, 9, 42, 134, 72, 134, 247, 13, 1, 1, 1>>
+  @ec <<6, 7, 42, 134, 72, 206, 61, 2, 1>>
+
+  # CKK_EC, CKK_EC_EDWARDS, CKK_EC_MONTGOMERY
+  @ecdsa 0x3
+  @edwards 0x40
+  @montgomery 0x41
+
+  # RFC 8410, by the last number of the identifier: the key type, and the bytes of a point.
+  @one_coordinate %{
+    110 => {@montgomery, 32},
+    111 => {@montgomery, 56},
+    112 => {@edwards, 32},
+    113 => {@edwards, 57}
+  }
+  @edwards_arcs %{ed25519: 112, ed448: 113, x25519: 110, x448: 111}
+
+  @doc """
+  Whether a term is meant to be such a key.
+  """
+  defguard is_named(key)
+           when is_tuple(key) and tuple_size(key) == 2 and
+                  (elem(key, 0) == :public_key or elem(key, 0) == :certificate)
+
+  @doc """
+  What the native side needs. Raises `ArgumentError` for what is no public key or certificate.
+  """
+  @spec encode!({:public_key | :certificate, term}) :: encoded
+  def encode!({:public_key, key}) do
+    numbers = key |> public_key() |> numbers!()
+    {numbers, info(numbers), nil}
+  rescue
+    error in [ArgumentError] -> reraise error, __STACKTRACE__
+    _malformed -> no_public_key!()
+  end
+
+  def encode!({:certificate, certificate}) do
+    {der, plain} = certificate(certificate)
+    numbers = plain |> elem(1) |> elem(7) |> subject_public_key() |> numbers!()
+    {numbers, info(numbers), der}
+  rescue
+    error in [ArgumentError] -> reraise error, __STACKTRACE__
+    _malformed -> no_certificate!()
+  end
+
+  ## What the caller gives
+
+  defp public_key(bytes) when is_binary(bytes) do
+    case one_of_pem(bytes, [:SubjectPublicKeyInfo, :RSAPublicKey], &no_public_key!/0) do
+      {:RSAPublicKey, der} -> :public_key.der_decode(:RSAPublicKey, der)
+      {_info, der} -> subject_public_key(:public_key.der_decode(:SubjectPublicKeyInfo, der))
+    end
+  end
+
+  defp public_key({:SubjectPublicKeyInfo, _algorithm, _key} = info), do: subject_public_key(info)
+
+  defp public_key({:ed_pub, curve, point}) when is_map_key(@edwards_arcs, curve),
+    do: {{:ECPoint, point}, {:namedCurve, {1, 3, 101, @edwards_arcs[curve]}}}
+
+  defp public_key(record), do: record
+
+  defp certificate(bytes) when is_binary(bytes) do
+    {_name, der} = one_of_pem(bytes, [:Certificate], &no_certificate!/0)
+    {der, :public_key.der_decode(:Certificate, der)}
+  end
+
+  defp certificate(record) when elem(record, 0) == :OTPCertificate do
+    der = :public_key.pkix_encode(:OTPCertificate, record, :otp)
+    {der, :public_key.der_decode(:Certificate, der)}
+  end
+
+  defp certificate(record) when elem(record, 0) == :Certificate,
+    do: {:public_key.pkix_encode(:Certificate, record, :plain), record}
+
+  # DER, or the DER of the one entry of a PEM that has one of these names.
+  defp one_of_pem(bytes, [name | _others] = names, none) do
+    case if(bytes =~ "-----BEGIN ", do: :public_key.pem_decode(bytes), else: :der) do
+      :der -> {name, bytes}
+      [{name, der, :not_encrypted}] -> if name in names, do: {name, der}, else: none.()
+      _none_or_several -> none.()
+    end
+  end
+
+  defp subject_public_key(
+         {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, algorithm, params}, bits}
+       ) do
+    case algorithm do
+      # rsaEncryption, and keys that are for OAEP or PSS only.
+      {1, 2, 840, 113_549, 1, 1, arc} when arc in [1, 7, 10] ->
+        :public_key.der_decode(:RSAPublicKey, bits)
+
+      {1, 2, 840, 10_045, 2, 1} ->
+        {{:ECPoint, bits}, :public_key.der_decode(:EcpkParameters, params)}
+
+      {1, 3, 101, _arc} ->
+        {{:ECPoint, bits}, {:namedCurve, algorithm}}
+    end
+  end
+
+  ## What makes a key
+
+  defp numbers!({:RSAPublicKey, modulus, exponent})
+       when is_integer(modulus) and modulus > 0 and is_integer(exponent) and exponent > 0,
+       do: {:rsa, :binary.encode_unsigned(modulus), :binary.encode_unsigned(exponent)}
+
+  defp numbers!({{:ECPoint, point}, {:namedCurve, {1, 3, 101, arc} = oid}})
+       when is_map_key(@one_coordinate, arc) do
+    {type, size} = @one_coordinate[arc]
+    if byte_size(point) != size, do: no_public_key!()
+    {:curve, type, :public_key.der_encode(:EcpkParameters, {:namedCurve, oid}), point}
+  end
+
+  # 4: not compressed. That is how tokens have it.
+  defp numbers!({{:ECPoint, <<4, _x_and_y::binary>> = point}, {:namedCurve, name}})
+       when is_atom(name),
+       do: numbers!({{:ECPoint, point}, {:namedCurve, :pubkey_cert_records.namedCurves(name)}})
+
+  defp numbers!({{:ECPoint, <<4, _x_and_y::binary>> = point}, curve}),
+    do: {:curve, @ecdsa, :public_key.der_encode(:EcpkParameters, curve), point}
+
+  defp numbers!({{:ECPoint, <<sign, _x::binary>>}, _curve}) when sign in [2, 3] do
+    raise ArgumentError,
+          "the public key has a compressed point, by which no token finds a key: name the key by its label or id"
+  end
+
+  defp numbers!(_other), do: no_public_key!()
+
+  defp info({:rsa, modulus, exponent}) do
+    key = tlv(0x30, [integer(modulus), integer(exponent)])
+    tlv(0x30, [tlv(0x30, [@rsa, <<5, 0>>]), tlv(0x03, [<<0>>, key])])
+  end
+
+  defp info({:curve, @ecdsa, params, point}),
+    do: tlv(0x30, [tlv(0x30, [@ec, params]), tlv(0x03, [<<0>>, point])])
+
+  defp info({:curve, _one_coordinate, params, point}),
+    do: tlv(0x30, [tlv(0x30, params), tlv(0x03, [<<0>>, point])])
+
+  defp integer(<<1::1, _rest::bitstring>> = number), do: tlv(0x02, [<<0>>, number])
+  defp integer(number), do: tlv(0x02, number)
+
+  defp tlv(tag, value) do
+    value = IO.iodata_to_binary(value)
+    <<tag, length_of(byte_size(value))::binary, value::binary>>
+  end
+
+  defp length_of(size) when size < 0x80, do: <<size>>
+
+  defp length_of(size) do
+    bytes = :binary.encode_unsigned(size)
+    <<0x80 + byte_size(bytes), bytes::binary>>
+  end
+
+  @spec no_public_key!() :: no_return
+  defp no_public_key! do
+    raise ArgumentError,
+          "expected {:public_key, key} with an RSA, EC or Edwards key as OTP's :public_key has it, such as {:RSAPublicKey, n, e} or " <>
+            "{{:ECPoint, point}, {:namedCurve, oid}}, or its SubjectPublicKeyInfo in DER or PEM"
+  end
+
+  @spec no_certificate!() :: no_return
+  defp no_certificate! do
+    raise ArgumentError,
+          "expected {:certificate, certificate} with one X.509 certificate of an RSA, EC or Edwards key, in DER, in PEM, or as OTP's " <>
+            ":public_key has it"
+  end
+end
