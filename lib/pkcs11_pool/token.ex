@@ -97,8 +97,21 @@ defmodule Pkcs11Pool.Token do
         }
 
   @typedoc """
+  One of a module's interfaces (`CK_INTERFACE`, PKCS#11 3.0). Those of the standard have the name `"PKCS 11"`, others are the vendor's. `:version` is that
+  of its function list.
+  """
+  @type interface :: %{
+          name: String.t(),
+          version: version | :unavailable,
+          flags: [:fork_safe]
+        }
+
+  @typedoc """
   What a module says of itself (`CK_INFO`; `:unavailable` if it says nothing) and of all its slots. `:cryptoki_version` is the version of PKCS#11
   that it follows, `:version` its own.
+
+  `:interfaces` are those that `C_GetInterfaceList` names, `:function_list` is the version of the functions that are called: 3.2, 3.1 or 3.0, the newest that
+  `C_GetInterface` gives, else 2.40. A module of PKCS#11 2.40 has no interfaces.
   """
   @type listing :: %{
           module:
@@ -106,7 +119,9 @@ defmodule Pkcs11Pool.Token do
               manufacturer: String.t(),
               description: String.t(),
               version: version,
-              cryptoki_version: version
+              cryptoki_version: version,
+              function_list: version,
+              interfaces: [interface] | :unavailable
             }
             | :unavailable,
           slots: [slot]
@@ -143,7 +158,7 @@ defmodule Pkcs11Pool.Token do
   Pools that use the module are not disturbed. If nobody uses it, it is loaded and initialized, and finalized again. It is asked on a
   thread of its own. If it hangs, that thread is left behind, and the module is not finalized before the call returns.
 
-  Calls `C_GetInfo`, `C_GetSlotList`, and for each slot `C_GetSlotInfo` and `C_GetTokenInfo` (PKCS#11 2.40, 5.4 and 5.5); where it has to,
+  Calls `C_GetInfo`, `C_GetInterfaceList` where the module has it, `C_GetSlotList`, and for each slot `C_GetSlotInfo` and `C_GetTokenInfo` (PKCS#11 2.40, 5.4 and 5.5); where it has to,
   `C_Initialize` and `C_Finalize`.
   """
   @spec list([

@@ -193,6 +193,9 @@ defmodule Pkcs11Pool.Table.Constants do
     hw_slot: 0x4
   ]
 
+  # CKF_INTERFACE_ of CK_INTERFACE
+  @interface_flags [fork_safe: 0x1]
+
   # CKF_ of CK_TOKEN_INFO
   @token_flags [
     rng: 0x1,
@@ -224,6 +227,9 @@ defmodule Pkcs11Pool.Table.Constants do
 
   @spec slot_flags() :: [{atom, non_neg_integer}]
   def slot_flags, do: @slot_flags
+
+  @spec interface_flags() :: [{atom, non_neg_integer}]
+  def interface_flags, do: @interface_flags
 
   @spec token_flags() :: [{atom, non_neg_integer}]
   def token_flags, do: @token_flags

@@ -11,7 +11,16 @@ defmodule Pkcs11Pool.Token.Information do
   A module's.
   """
   @spec module(map) :: Token.listing()
-  def module(%{slots: slots} = listing), do: %{listing | slots: Enum.map(slots, &slot/1)}
+  def module(%{module: module, slots: slots}),
+    do: %{module: library(module), slots: Enum.map(slots, &slot/1)}
+
+  defp library(%{interfaces: interfaces} = library) when is_list(interfaces) do
+    names = Table.Constants.interface_flags()
+    interfaces = for one <- interfaces, do: Map.update!(one, :flags, &flags(&1, names))
+    %{library | interfaces: interfaces}
+  end
+
+  defp library(library), do: library
 
   defp slot(%{flags: flags, token: token, error: error} = slot) do
     %{

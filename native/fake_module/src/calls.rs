@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 use cryptoki_sys::*;
 
 use crate::model::code;
-use crate::{C_GetFunctionList, FAKE};
+use crate::{C_GetFunctionList, C_GetInterface, FAKE};
 
-/// A list of the functions that there are, and their names.
+/// A list of the functions that there are, and their names; those of later versions apart.
 macro_rules! functions {
-    ($($name:ident)*) => {
-        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+    ($($name:ident)*; $($later:ident)*) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name),)* $(stringify!($later)),*];
 
         /// The list that the application gets; what is not there is NULL.
         pub(crate) static LIST: LazyLock<CK_FUNCTION_LIST> = LazyLock::new(|| CK_FUNCTION_LIST {
@@ -21,13 +21,83 @@ macro_rules! functions {
             $($name: Some($name),)*
             ..CK_FUNCTION_LIST::default()
         });
+
+        /// The list of an interface, without the functions that a test has hidden.
+        fn list_of(version: CK_VERSION) -> CK_FUNCTION_LIST_3_2 {
+            CK_FUNCTION_LIST_3_2 {
+                version,
+                C_GetFunctionList: Some(C_GetFunctionList),
+                C_GetInterface: Some(C_GetInterface),
+                $($name: (!FAKE.hides(stringify!($name))).then_some($name),)*
+                $($later: (!FAKE.hides(stringify!($later))).then_some($later),)*
+                ..CK_FUNCTION_LIST_3_2::default()
+            }
+        }
     };
 }
 
 functions! {
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login
     C_Logout C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify
-    C_GenerateRandom C_GenerateKey C_DestroyObject
+    C_GenerateRandom C_GenerateKey C_DestroyObject;
+    C_GetInterfaceList C_SessionCancel C_LoginUser
+}
+
+/// The name of the interfaces that the standard defines.
+const STANDARD: &[u8] = b"PKCS 11\0";
+
+/// An interface. It and its list are never freed: the application keeps them.
+fn interface((major, minor): (u8, u8)) -> &'static mut CK_INTERFACE {
+    let list = Box::leak(Box::new(list_of(CK_VERSION { major, minor })));
+    let list = ptr::from_mut(list).cast();
+    Box::leak(Box::new(CK_INTERFACE { pInterfaceName: STANDARD.as_ptr().cast_mut(), pFunctionList: list, flags: 0 }))
+}
+
+/// See [`crate::C_GetInterface`].
+///
+/// # Safety
+/// `version` is NULL or valid, `found` NULL or room for one pointer.
+pub(crate) unsafe fn get_interface(version: CK_VERSION_PTR, found: CK_INTERFACE_PTR_PTR) -> CK_RV {
+    let offered = FAKE.interfaces();
+    let asked = match ptr::NonNull::new(version) {
+        // SAFETY: valid, by the caller's promise.
+        Some(version) => Some(unsafe { version.read() }).map(|version| (version.major, version.minor)),
+        None => offered.last().copied(),
+    };
+    match asked.filter(|asked| offered.contains(asked)) {
+        Some(asked) if !found.is_null() => {
+            // SAFETY: room for one pointer, by the caller's promise.
+            unsafe { found.write(interface(asked)) };
+            CKR_OK
+        }
+        Some(_) => CKR_ARGUMENTS_BAD,
+        None => CKR_FUNCTION_NOT_SUPPORTED,
+    }
+}
+
+unsafe extern "C" fn C_GetInterfaceList(interfaces: CK_INTERFACE_PTR, count: CK_ULONG_PTR) -> CK_RV {
+    let all: Vec<CK_INTERFACE> = FAKE.interfaces().into_iter().map(|version| *interface(version)).collect();
+    // SAFETY: the application promises room for as many as it says.
+    FAKE.call("C_GetInterfaceList", None, |_| unsafe { write(&all, interfaces, count) })
+}
+
+unsafe extern "C" fn C_SessionCancel(session: CK_SESSION_HANDLE, flags: CK_FLAGS) -> CK_RV {
+    FAKE.call("C_SessionCancel", Some(session), |model| code(model.cancel(session, flags)))
+}
+
+unsafe extern "C" fn C_LoginUser(
+    session: CK_SESSION_HANDLE,
+    user: CK_USER_TYPE,
+    pin: CK_UTF8CHAR_PTR,
+    size: CK_ULONG,
+    name: CK_UTF8CHAR_PTR,
+    name_size: CK_ULONG,
+) -> CK_RV {
+    FAKE.call("C_LoginUser", Some(session), |model| {
+        // SAFETY: the application promises so many bytes.
+        let (pin, name) = unsafe { ((!pin.is_null()).then(|| bytes(pin, size)), bytes(name, name_size)) };
+        code(model.log_in_as(session, user, pin, name))
+    })
 }
 
 /// The bytes at a pointer, which may be NULL.

@@ -38,6 +38,8 @@ struct State {
     inside: usize,
     most_inside: usize,
     misuse: Vec<String>,
+    /// Functions that the lists of its interfaces do not have.
+    hidden: Vec<String>,
 }
 
 /// What a function does instead of what the standard says.
@@ -70,6 +72,7 @@ impl FakeModule {
             inside: 0,
             most_inside: 0,
             misuse: Vec::new(),
+            hidden: Vec::new(),
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -210,6 +213,28 @@ impl FakeModule {
     }
 }
 
+/// Interfaces. What is said here counts for pools that load the module afterwards.
+impl FakeModule {
+    /// It offers these versions of the standard's interface, the newest last, rather than none.
+    pub fn offer_interfaces(&self, versions: &[(u8, u8)]) {
+        self.change(|state| state.model.interfaces = versions.to_vec());
+    }
+
+    /// The pointer to this function is NULL in the lists of its interfaces.
+    pub fn hide(&self, function: &str) {
+        assert!(NAMES.contains(&function), "the fake module has no {function}");
+        self.change(|state| state.hidden.push(function.to_owned()));
+    }
+
+    pub(crate) fn interfaces(&self) -> Vec<(u8, u8)> {
+        self.lock().model.interfaces.clone()
+    }
+
+    pub(crate) fn hides(&self, function: &str) -> bool {
+        self.lock().hidden.iter().any(|hidden| hidden == function)
+    }
+}
+
 /// What there has been.
 impl FakeModule {
     /// How often a function was called.
@@ -226,6 +251,16 @@ impl FakeModule {
     /// The PINs that `C_Login` was given and looked at, in their order; empty: NULL.
     pub fn tried_pins(&self) -> Vec<Vec<u8>> {
         self.lock().model.tried_pins.clone()
+    }
+
+    /// The flags that `C_SessionCancel` was given and looked at, in their order.
+    pub fn cancelled(&self) -> Vec<CK_FLAGS> {
+        self.lock().model.cancelled.clone()
+    }
+
+    /// The user names that `C_LoginUser` was given and looked at, in their order.
+    pub fn tried_names(&self) -> Vec<Vec<u8>> {
+        self.lock().model.tried_names.clone()
     }
 
     /// Calls that a real module need not survive: two threads on one session, `C_Finalize` beside another call.

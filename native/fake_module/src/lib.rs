@@ -14,7 +14,10 @@ mod model;
 pub use control::{Call, FakeModule};
 pub use model::{KEY_LABEL, PIN, Token, signature};
 
-use cryptoki_sys::{CK_FUNCTION_LIST, CK_FUNCTION_LIST_PTR_PTR, CK_RV, CKR_ARGUMENTS_BAD, CKR_OK};
+use cryptoki_sys::{
+    CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_PTR_PTR, CK_INTERFACE_PTR_PTR, CK_RV, CK_UTF8CHAR_PTR, CK_VERSION_PTR,
+    CKR_ARGUMENTS_BAD, CKR_OK,
+};
 
 static FAKE: FakeModule = FakeModule::new();
 
@@ -36,4 +39,19 @@ pub unsafe extern "C" fn C_GetFunctionList(list: CK_FUNCTION_LIST_PTR_PTR) -> CK
     // SAFETY: not NULL, and room for one pointer is the caller's promise. Nobody may write to the list.
     unsafe { *list = std::ptr::from_ref::<CK_FUNCTION_LIST>(&calls::LIST).cast_mut() };
     CKR_OK
+}
+
+/// The interfaces that a test has made it offer ([`FakeModule::offer_interfaces`]).
+///
+/// # Safety
+/// `version` is NULL or valid, `interface` NULL or room for one pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetInterface(
+    _name: CK_UTF8CHAR_PTR,
+    version: CK_VERSION_PTR,
+    interface: CK_INTERFACE_PTR_PTR,
+    _flags: CK_FLAGS,
+) -> CK_RV {
+    // SAFETY: as the caller promises.
+    unsafe { calls::get_interface(version, interface) }
 }

@@ -26,6 +26,10 @@ pub(crate) struct Model {
     /// Moves on with each `C_Initialize`: no object has the handle that it had before.
     incarnation: CK_OBJECT_HANDLE,
     pub(crate) tried_pins: Vec<Vec<u8>>,
+    pub(crate) tried_names: Vec<Vec<u8>>,
+    pub(crate) cancelled: Vec<CK_FLAGS>,
+    /// The versions of the standard's interface that there are.
+    pub(crate) interfaces: Vec<(u8, u8)>,
 }
 
 /// A token in its slot.
@@ -46,6 +50,8 @@ pub struct Token {
     pub max_sessions: usize,
     /// Whether each use of a key wants a login of its own (`CKA_ALWAYS_AUTHENTICATE`).
     pub always_authenticate: bool,
+    /// The name with which its user logs in; empty: any, or none.
+    pub user_name: Vec<u8>,
     /// The labels of its keys; each key's number is its place here.
     keys: Vec<Option<Vec<u8>>>,
 }
@@ -80,6 +86,7 @@ impl Token {
             user: None,
             max_sessions: 100,
             always_authenticate: false,
+            user_name: Vec::new(),
             keys: vec![Some(KEY_LABEL.to_vec())],
         }
     }
@@ -123,6 +130,9 @@ impl Model {
             last_handle: 0,
             incarnation: 0,
             tried_pins: Vec::new(),
+            tried_names: Vec::new(),
+            cancelled: Vec::new(),
+            interfaces: Vec::new(),
         }
     }
 
@@ -246,6 +256,34 @@ impl Model {
         } else {
             self.token(slot)?.user = Some(user);
         }
+        Ok(())
+    }
+
+    /// A login with a user name. A name that is not the user's is as bad as a wrong PIN.
+    pub(crate) fn log_in_as(
+        &mut self,
+        handle: CK_SESSION_HANDLE,
+        user: CK_USER_TYPE,
+        pin: Option<&[u8]>,
+        name: &[u8],
+    ) -> Checked<()> {
+        self.tried_names.push(name.to_vec());
+        let slot = self.session(handle)?.slot;
+        let own = &self.token(slot)?.user_name;
+        let is_other = !own.is_empty() && own != name;
+        self.log_in(handle, user, if is_other { Some(b"the PIN of another") } else { pin })
+    }
+
+    /// The operations that are meant by the flags end.
+    pub(crate) fn cancel(&mut self, handle: CK_SESSION_HANDLE, flags: CK_FLAGS) -> Checked<()> {
+        let session = self.session(handle)?;
+        if flags & (CKF_SIGN | CKF_VERIFY) != 0 {
+            session.operation = None;
+        }
+        if flags & CKF_FIND_OBJECTS != 0 {
+            session.search = None;
+        }
+        self.cancelled.push(flags);
         Ok(())
     }
 

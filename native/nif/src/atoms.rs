@@ -13,7 +13,7 @@ rustler::atoms! {
     // answers
     key_pair, sensitive, unavailable,
     // modules, slots, tokens
-    module, slots, description, manufacturer, model, flags, version, cryptoki_version, hardware_version, firmware_version, infinity, utc_time,
+    module, slots, description, manufacturer, model, flags, version, cryptoki_version, function_list, interfaces, name, hardware_version, firmware_version, infinity, utc_time,
     session_count, max_session_count, rw_session_count, max_rw_session_count, min_pin_length, max_pin_length,
     total_public_memory, free_public_memory, total_private_memory, free_private_memory,
     // time is over

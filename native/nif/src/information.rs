@@ -1,7 +1,7 @@
 //! Terms out: what modules, slots and tokens say of themselves. Flags are numbers, for which the Elixir side has the names.
 
 use rustler::{Encoder, Env, Term};
-use token::p11::{Count, LibraryInfo, SlotInfo, TokenInfo};
+use token::p11::{Count, Interface, LibraryInfo, SlotInfo, TokenInfo};
 use token::{ModuleReport, SlotReport};
 
 use crate::atoms;
@@ -10,11 +10,12 @@ use crate::error::{error, map};
 /// `%{module: map, slots: [map]}`.
 pub(crate) fn module<'a>(env: Env<'a>, report: &ModuleReport) -> Term<'a> {
     let slots: Vec<_> = report.slots.iter().map(|report| slot(env, report)).collect();
-    let library = or_unavailable(env, report.library.as_ref().map(|info| library(env, info)));
+    let library = or_unavailable(env, report.library.as_ref().map(|info| library(env, info, report)));
     map(env, vec![(atoms::module(), library), (atoms::slots(), slots.encode(env))])
 }
 
-fn library<'a>(env: Env<'a>, info: &LibraryInfo) -> Term<'a> {
+fn library<'a>(env: Env<'a>, info: &LibraryInfo, report: &ModuleReport) -> Term<'a> {
+    let interfaces = report.interfaces.as_ref().map(|all| all.iter().map(|one| interface(env, one)).collect::<Vec<_>>());
     map(
         env,
         vec![
@@ -22,8 +23,15 @@ fn library<'a>(env: Env<'a>, info: &LibraryInfo) -> Term<'a> {
             (atoms::description(), info.description.encode(env)),
             (atoms::version(), info.version.encode(env)),
             (atoms::cryptoki_version(), info.cryptoki_version.encode(env)),
+            (atoms::function_list(), report.functions.encode(env)),
+            (atoms::interfaces(), or_unavailable(env, interfaces.map(|all| all.encode(env)))),
         ],
     )
+}
+
+fn interface<'a>(env: Env<'a>, Interface { name, version, flags }: &Interface) -> Term<'a> {
+    let version = or_unavailable(env, version.map(|version| version.encode(env)));
+    map(env, vec![(atoms::name(), name.encode(env)), (atoms::version(), version), (atoms::flags(), flags.encode(env))])
 }
 
 fn slot<'a>(env: Env<'a>, report: &SlotReport) -> Term<'a> {

@@ -12,14 +12,18 @@ use super::config::ModuleConfig;
 use super::door::StuckCall;
 use super::loaded::Module;
 use crate::error::Error;
-use crate::p11::slots::{library_info, slot_info, slots, token_info};
-use crate::p11::{LibraryInfo, SlotInfo, TokenInfo};
+use crate::p11::slots::{Version, interfaces, library_info, slot_info, slots, token_info};
+use crate::p11::{Interface, LibraryInfo, SlotInfo, TokenInfo};
 
 /// What a module says.
 #[derive(Debug)]
 pub struct ModuleReport {
     /// Of itself; `None`: nothing.
     pub library: Option<LibraryInfo>,
+    /// Its interfaces; `None`: they could not be read.
+    pub interfaces: Option<Vec<Interface>>,
+    /// The version whose functions are called.
+    pub functions: Version,
     /// Of all its slots, also those without a token.
     pub slots: Vec<SlotReport>,
 }
@@ -116,9 +120,9 @@ fn read_module(module: &Arc<Module>, is_given_up: impl Fn() -> bool) -> Result<M
         return Err(given_up());
     }
     let functions = module.functions();
-    let (library, ids) = {
+    let (library, interfaces, ids) = {
         let _inside = module.enter_unless_stuck()?;
-        (library_info(functions).ok(), slots(functions, false)?)
+        (library_info(functions).ok(), interfaces(functions).ok(), slots(functions, false)?)
     };
     let mut reports = Vec::with_capacity(ids.len());
     for id in ids {
@@ -128,7 +132,7 @@ fn read_module(module: &Arc<Module>, is_given_up: impl Fn() -> bool) -> Result<M
         // Each by itself: in a serialized module others get their turns.
         reports.push(read_slot(module, id));
     }
-    Ok(ModuleReport { library, slots: reports })
+    Ok(ModuleReport { library, interfaces, functions: functions.version(), slots: reports })
 }
 
 fn read_slot(module: &Module, id: CK_SLOT_ID) -> SlotReport {

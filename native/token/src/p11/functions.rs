@@ -9,6 +9,7 @@ use std::ptr::{self, NonNull};
 use cryptoki_sys::*;
 
 use super::error::{CallError, Phase, check};
+use super::interfaces::{self, Version};
 
 /// Calls one function of the list; a NULL pointer there is `CKR_FUNCTION_NOT_SUPPORTED`. Gives the `CK_RV`.
 /// For use inside `unsafe`: the arguments must be what that C function allows.
@@ -22,12 +23,26 @@ macro_rules! call {
 }
 pub(super) use call;
 
-/// The PKCS#11 2.40 function list of a loaded module: one pointer, free to copy, never dangling.
+/// The same for a function of a later version than 2.40, as in `call_later!(functions, v3_0, C_SessionCancel(...))`. A list that has no such
+/// functions is not read behind its end: that is `CKR_FUNCTION_NOT_SUPPORTED`, too.
+macro_rules! call_later {
+    ($functions:expr, $version:ident, $name:ident($($argument:expr),* $(,)?)) => {
+        match $functions.$version().and_then(|list| (*list.as_ptr()).$name) {
+            Some(function) => function($($argument),*),
+            None => ::cryptoki_sys::CKR_FUNCTION_NOT_SUPPORTED,
+        }
+    };
+}
+pub(super) use call_later;
+
+/// The function list of a loaded module: one pointer, free to copy, never dangling. It has at least the functions of PKCS#11 2.40; `version`
+/// says which others.
 ///
 /// Two of them are equal when they come from the same library, however its path was spelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Functions {
     list: NonNull<CK_FUNCTION_LIST>,
+    version: Version,
 }
 
 // SAFETY: the list is only ever read and stays mapped for the life of the process. Calling the functions from
@@ -66,7 +81,8 @@ pub enum LoadError {
 }
 
 impl Functions {
-    /// Loads the library and asks it for its function list (`C_GetFunctionList`). Does not call `C_Initialize`.
+    /// Loads the library and asks it for its function list: that of its newest interface that we know (`C_GetInterface`), else
+    /// `C_GetFunctionList`. Does not call `C_Initialize`.
     ///
     /// A library once loaded is never unloaded, not even one that turns out to be no PKCS#11 module: the threads and
     /// exit handlers that it may have would run into unmapped code. Each call leaks some KiB; keep the result.
@@ -82,6 +98,11 @@ impl Functions {
             },
         })?;
         let library = ManuallyDrop::new(library);
+        // SAFETY: the library's function of this name.
+        let newest = unsafe { interfaces::newest(library.C_GetInterface.as_ref().ok().copied()) };
+        if let Some((list, version)) = newest {
+            return Ok(Functions { list, version });
+        }
         let get_function_list = match &library.C_GetFunctionList {
             Ok(function) => *function,
             Err(_) => return Err(not_pkcs11("it does not export C_GetFunctionList")),
@@ -96,7 +117,8 @@ impl Functions {
         if version.major < 2 {
             return Err(not_pkcs11("its function list is older than version 2"));
         }
-        Ok(Functions { list })
+        // Whatever version it says: this list has no functions behind those of 2.40.
+        Ok(Functions { list, version: interfaces::V2_40 })
     }
 
     /// Wraps a function list that is there already: a test's, or another loader's.
@@ -105,7 +127,32 @@ impl Functions {
     /// Each function pointer of the list must be NULL or point to a function that behaves as the PKCS#11 function
     /// of its name, from any thread, for as long as the process lives.
     pub unsafe fn from_list(list: &'static CK_FUNCTION_LIST) -> Functions {
-        Functions { list: NonNull::from(list) }
+        Functions { list: NonNull::from(list), version: interfaces::V2_40 }
+    }
+
+    /// The same with one of PKCS#11 3.2.
+    ///
+    /// # Safety
+    /// As of [`Functions::from_list`].
+    pub unsafe fn from_list_3_2(list: &'static CK_FUNCTION_LIST_3_2) -> Functions {
+        Functions { list: NonNull::from(list).cast(), version: interfaces::V3_2 }
+    }
+
+    /// The version whose functions are called, where they are there.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The list with the functions of PKCS#11 3.0, if it has room for them.
+    #[inline]
+    pub(super) fn v3_0(&self) -> Option<NonNull<CK_FUNCTION_LIST_3_0>> {
+        (self.version >= interfaces::V3_0).then(|| self.list.cast())
+    }
+
+    /// Whether the module offers `C_LoginUser`.
+    pub fn has_login_user(&self) -> bool {
+        // SAFETY: the list has room for it, and stays mapped.
+        self.v3_0().is_some_and(|list| unsafe { (*list.as_ptr()).C_LoginUser }.is_some())
     }
 
     /// The raw list.
@@ -172,5 +219,19 @@ mod tests {
     fn a_missing_file_is_not_loadable() {
         let error = Functions::load(Path::new("/nonexistent/module.so")).unwrap_err();
         assert!(matches!(&error, LoadError::NotLoadable { message, .. } if message.contains("No such file")), "{error}");
+    }
+
+    #[test]
+    fn functions_of_later_versions_are_not_looked_for_in_a_list_that_is_too_short() {
+        let short = Box::leak(Box::new(CK_FUNCTION_LIST::default()));
+        // SAFETY: all its pointers are NULL.
+        let functions = unsafe { Functions::from_list(short) };
+        assert!(functions.v3_0().is_none() && !functions.has_login_user());
+        let long = Box::leak(Box::new(CK_FUNCTION_LIST_3_2::default()));
+        // SAFETY: as above.
+        let functions = unsafe { Functions::from_list_3_2(long) };
+        assert!(functions.v3_0().is_some());
+        // It is there, and NULL.
+        assert!(!functions.has_login_user());
     }
 }

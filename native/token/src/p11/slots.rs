@@ -1,22 +1,21 @@
 //! What the module says of itself, its slots, tokens and mechanisms. Read tolerantly: no malformed text or time makes
 //! a call fail.
 
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use cryptoki_sys::*;
 
 use super::buffer::length;
 use super::error::{CallError, Phase, check};
-use super::functions::{Functions, call};
+use super::functions::{Functions, call, call_later};
+pub use super::interfaces::Version;
+use super::interfaces::{name_of, version_of};
 
 /// How often a list may grow between the call that asks for its length and the call that reads it.
 const LIST_ATTEMPTS: usize = 8;
 
 /// Most items that a list of the module's is believed to have.
 const MOST_ITEMS: usize = 1 << 16;
-
-/// A version, major and minor.
-pub type Version = (u8, u8);
 
 /// `CK_INFO`: the library.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +28,17 @@ pub struct LibraryInfo {
     pub description: String,
     /// Its own version.
     pub version: Version,
+}
+
+/// `CK_INTERFACE`: one of the module's interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// `"PKCS 11"`, or a vendor's.
+    pub name: String,
+    /// Of its function list; `None`: there is none.
+    pub version: Option<Version>,
+    /// `CKF_INTERFACE_FORK_SAFE`.
+    pub flags: CK_FLAGS,
 }
 
 /// `CK_SLOT_INFO`: a slot.
@@ -121,6 +131,26 @@ pub fn library_info(functions: &Functions) -> Result<LibraryInfo, CallError> {
     })
 }
 
+/// `C_GetInterfaceList`: all interfaces of a module. One whose functions are those of 2.40 is not asked: it has none.
+pub fn interfaces(functions: &Functions) -> Result<Vec<Interface>, CallError> {
+    if functions.v3_0().is_none() {
+        return Ok(Vec::new());
+    }
+    let all: Vec<CK_INTERFACE> = list("C_GetInterfaceList", |pointer, count| {
+        // SAFETY: `list` gives NULL or room for `count` of them.
+        unsafe { call_later!(functions, v3_0, C_GetInterfaceList(pointer, count)) }
+    })?;
+    let described = |interface: CK_INTERFACE| {
+        let standard = NonNull::new(interface.pFunctionList.cast::<CK_FUNCTION_LIST>());
+        // SAFETY: the module has given the name, and it stays.
+        let name = unsafe { name_of(interface.pInterfaceName) }.unwrap_or_default();
+        // SAFETY: the function list of every interface begins with its version (PKCS#11 3.0, 3.2).
+        let version = standard.map(|list| unsafe { version_of(list) });
+        Interface { name: String::from_utf8_lossy(&name).into_owned(), version, flags: interface.flags }
+    };
+    Ok(all.into_iter().map(described).collect())
+}
+
 /// `C_GetSlotList`: all slots, or those with a token in them. Asking also makes the module look for new slots.
 pub fn slots(functions: &Functions, with_token: bool) -> Result<Vec<CK_SLOT_ID>, CallError> {
     let present = if with_token { CK_TRUE } else { CK_FALSE };
@@ -204,7 +234,10 @@ pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<Mechani
 
 /// Reads a list whose length has to be asked for first, and may change until it is read. One of more than 65,536 items is not believed:
 /// `CKR_GENERAL_ERROR`, as for a module that claims to have written more than there is room for.
-fn list(function: &'static str, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CK_RV) -> Result<Vec<CK_ULONG>, CallError> {
+fn list<T: Clone + Default>(
+    function: &'static str,
+    mut call: impl FnMut(*mut T, *mut CK_ULONG) -> CK_RV,
+) -> Result<Vec<T>, CallError> {
     let mut attempt = 1;
     loop {
         let mut count = 0;
@@ -212,7 +245,7 @@ fn list(function: &'static str, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULON
         check(function, Phase::Single, code)?;
         let nonsense = || CallError::new(function, CKR_GENERAL_ERROR, Phase::Single);
         let room = usize::try_from(count).ok().filter(|room| *room <= MOST_ITEMS).ok_or_else(nonsense)?;
-        let mut items: Vec<CK_ULONG> = vec![0; room];
+        let mut items = vec![T::default(); room];
         if items.is_empty() {
             return Ok(items);
         }
@@ -276,7 +309,7 @@ mod tests {
 
     /// A module that says one count when asked for it, and another when it has written.
     fn list_of(counts: [CK_ULONG; 2]) -> Result<Vec<CK_ULONG>, CK_RV> {
-        let told = list("C_GetSlotList", |pointer, count| {
+        let told = list("C_GetSlotList", |pointer: *mut CK_ULONG, count| {
             // SAFETY: `list` gives a valid count.
             unsafe { *count = counts[usize::from(!pointer.is_null())] };
             CKR_OK
@@ -299,7 +332,7 @@ mod tests {
     #[test]
     fn a_list_that_grows_is_read_again() {
         let mut lengths = [1, 3].into_iter();
-        let items = list("C_GetSlotList", |pointer, count| {
+        let items = list("C_GetSlotList", |pointer: *mut CK_ULONG, count| {
             // SAFETY: `list` gives a valid count, and a pointer to that many items or NULL.
             unsafe {
                 if pointer.is_null() {

@@ -7,6 +7,7 @@ mod calls;
 mod drain;
 mod hung;
 mod inline;
+mod interfaces;
 mod lease;
 mod login;
 mod panics;
