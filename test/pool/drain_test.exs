@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.DrainTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.Error
-  alias Pkcs11Pool.Test.{Poll, SoftHSM}
+  alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM}
 
   test "what waits is answered, what runs finishes, all sessions close, and only a restart resumes" do
     token = SoftHSM.spy!(SoftHSM.new_token!())
@@ -14,8 +14,13 @@ defmodule Pkcs11Pool.DrainTest do
     callers =
       for _ <- 1..40, do: Task.async(fn -> Pkcs11Pool.generate_random(pool, 1_000_000) end)
 
-    Poll.until(fn -> Pkcs11Pool.status(pool).waiting > 10 end)
-    assert {:ok, 0} = Pkcs11Pool.drain(pool, 10_000)
+    # One that runs is answered; one that has been granted a session, and does not run yet, is not.
+    Poll.until(fn ->
+      %{waiting: waiting, active: active} = Pools.native_status(pool)
+      waiting > 10 and active > 0
+    end)
+
+    assert {:ok, 0} = Pkcs11Pool.drain(pool, 60_000)
 
     results = Task.await_many(callers, 60_000)
     {answered, refused} = Enum.split_with(results, &match?({:ok, _}, &1))

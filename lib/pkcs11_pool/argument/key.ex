@@ -40,7 +40,10 @@ defmodule Pkcs11Pool.Argument.Key do
     template = unless_empty(object.id, @id, unless_empty(object.label, @label, []))
     template = if template == [], do: [], else: with_class(template, object.class || class)
     encoded = {:object, object.handle, object.epoch, object.token, template}
-    if object.unique_id, do: Tuple.append(encoded, object.unique_id), else: encoded
+
+    if object.unique_id,
+      do: Tuple.insert_at(encoded, tuple_size(encoded), object.unique_id),
+      else: encoded
   end
 
   def encode!(string, class) when is_binary(string) do
