@@ -1,5 +1,6 @@
 //! One attempt at an operation on one session: what it is made with, and what it asks of the session.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use crate::execution::resolver::Resolver;
@@ -25,6 +26,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) is_first: bool,
     /// Whether nobody waits for a search any more, which may take long.
     pub(crate) is_over: &'a dyn Fn() -> bool,
+    /// Whether it has ended what an earlier operation had left active.
+    pub(crate) has_cancelled: Cell<bool>,
 }
 
 impl Attempt<'_> {

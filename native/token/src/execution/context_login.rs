@@ -75,10 +75,8 @@ impl Attempt<'_> {
             *context = ContextPin::Used;
         }
         match refused {
-            // The operation has begun, and is left behind with its session.
-            Some(error) => {
-                Err(Fault { error, executed: Some(Executed::No), then: Some(Then::AnswerAndDiscard("context_login")) })
-            }
+            // The operation has begun, and does not go on.
+            Some(error) => Err(Fault { error, executed: Some(Executed::No), then: Some(Then::CancelAndAnswer("context_login")) }),
             None => Ok(result?),
         }
     }

@@ -15,11 +15,6 @@ use crate::p11::{CallError, Class, Phase};
 use crate::token::diagnosis::{Diagnosis, FailedCall, Suspected, Trouble, diagnose, is_suspicious, suspect_device};
 use crate::token::session::next_number;
 
-/// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
-fn answer_refusal(call: &CallError, class: Class, failure: Failure) -> Step {
-    if call.phase == Phase::Final { Step::AnswerAndDiscard(Err(failure), class.name()) } else { Step::Answer(Err(failure)) }
-}
-
 impl Attempt<'_> {
     /// What a fault asks for; `None`: try again at once, on the same session.
     pub(crate) fn judge<H: Host>(&self, fault: Fault, operation: &mut Operation<H>) -> Option<Step> {
@@ -27,6 +22,10 @@ impl Attempt<'_> {
         let known = executed.unwrap_or(Executed::No);
         match then {
             Some(Then::AwaitLogin(needs)) => return Some(Step::AwaitLogin(needs)),
+            Some(Then::CancelAndAnswer(reason)) => {
+                let failure = Failure { error, executed: known };
+                return Some(self.end_and_answer("C_Login", reason, failure, &operation.request));
+            }
             Some(Then::AnswerAndDiscard(reason)) => {
                 return Some(Step::AnswerAndDiscard(Err(Failure { error, executed: known }), reason));
             }
@@ -65,6 +64,7 @@ impl Attempt<'_> {
         let failure = Failure { error: call.into(), executed };
         let step = match class {
             // An earlier operation left it so: this one has not been tried.
+            Class::DirtySession if self.cancel_earlier(&call) => return None,
             Class::DirtySession if !has_begun && self.session.is_unclear() && matches!(operation.place, Place::Pool) => {
                 Step::TakeAnother
             }
@@ -82,22 +82,24 @@ impl Attempt<'_> {
                 if self.forget_key(&mut operation.request) && may_retry {
                     operation.prepare_retry(class, call, executed, next_number());
                     // In the midst of an operation, nobody knows what it has left behind.
-                    return (call.phase == Phase::Final).then_some(Step::RetryElsewhere(class.name()));
+                    let is_good = call.phase != Phase::Final || self.cancel(call.function, &operation.request);
+                    return (!is_good).then_some(Step::RetryElsewhere(class.name()));
                 }
                 let error = if is_gone { Error::ObjectStale } else { call.into() };
                 // A refused handle is refused before anything is done.
-                answer_refusal(&call, class, Failure::not_executed(error))
+                self.answer_refusal(&call, class, Failure::not_executed(error), &operation.request)
             }
             Class::LoginLost if may_retry && self.learn_that_key_wants_login(&operation.request, &call) => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::RetryElsewhere("context_login")
+                let is_good = call.phase != Phase::Final || self.cancel(call.function, &operation.request);
+                return (!is_good).then_some(Step::RetryElsewhere("context_login"));
             }
             Class::LoginLost => {
                 let may_retry = may_retry && !matches!(operation.request, Request::Probe);
                 return Some(self.retry_after_login(call, may_retry, operation));
             }
             class if is_suspicious(class) => self.investigate(class, call, failure, may_retry, operation),
-            _ if call.active => Step::AnswerAndDiscard(Err(failure), "active"),
+            _ if call.active => self.end_and_answer(call.function, "active", failure, &operation.request),
             _ => Step::Answer(Err(failure)),
         };
         Some(step)
@@ -135,14 +137,29 @@ impl Attempt<'_> {
             }
             Class::DeviceTrouble if may_retry => {
                 operation.prepare_retry(class, call, executed, next_number());
-                Step::RetryLater((!is_session_good || call.active).then_some(class.name()))
+                let is_good = is_session_good && (!call.active || self.cancel(call.function, &operation.request));
+                Step::RetryLater((!is_good).then_some(class.name()))
             }
             Class::DeviceTrouble | Class::Ambiguous if is_session_good && call.active => {
-                Step::AnswerAndDiscard(Err(failure), "active")
+                self.end_and_answer(call.function, "active", failure, &operation.request)
             }
             Class::DeviceTrouble | Class::Ambiguous if is_session_good => Step::Answer(Err(failure)),
             _ => Step::AnswerAndDiscard(Err(failure), class.name()),
         }
+    }
+
+    /// The answer, when a call was refused before anything was done. In the midst of an operation, nobody knows what it has left behind.
+    fn answer_refusal(&self, call: &CallError, class: Class, failure: Failure, request: &Request) -> Step {
+        match call.phase {
+            Phase::Final => self.end_and_answer(call.function, class.name(), failure, request),
+            Phase::Single | Phase::Init => Step::Answer(Err(failure)),
+        }
+    }
+
+    /// The answer, when a call of this function has failed in the midst of an operation: that is ended, or the session closed, for this reason.
+    fn end_and_answer(&self, function: &str, reason: &'static str, failure: Failure, request: &Request) -> Step {
+        let is_good = self.cancel(function, request);
+        if is_good { Step::Answer(Err(failure)) } else { Step::AnswerAndDiscard(Err(failure), reason) }
     }
 
     /// What has failed, as far as its diagnosis asks.
@@ -154,7 +171,8 @@ impl Attempt<'_> {
     /// The token says that nobody is logged in: log in and try again, where this pool can.
     fn retry_after_login<H: Host>(&self, call: CallError, may_retry: bool, operation: &mut Operation<H>) -> Step {
         // Refused for want of a login is refused before anything is done.
-        let answer = |error| answer_refusal(&call, Class::LoginLost, Failure::not_executed(error));
+        let request = &operation.request;
+        let answer = |error| self.answer_refusal(&call, Class::LoginLost, Failure::not_executed(error), request);
         if self.options.login == LoginMode::None {
             if self.is_logged_out() {
                 // An explicit login has been lost.
@@ -168,7 +186,8 @@ impl Attempt<'_> {
         }
         operation.prepare_retry(Class::LoginLost, call, Executed::No, next_number());
         // As with a stale handle: what waits for the login then, does so on another session.
-        if call.phase == Phase::Final { Step::RetryElsewhere(Class::LoginLost.name()) } else { Step::RetryAfterLogin }
+        let is_good = call.phase != Phase::Final || self.cancel(call.function, &operation.request);
+        if is_good { Step::RetryAfterLogin } else { Step::RetryElsewhere(Class::LoginLost.name()) }
     }
 
     /// The token wants a login though there is one: it is the key that wants it, and has not said so.

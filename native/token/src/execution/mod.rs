@@ -4,10 +4,12 @@
 //! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `objects`, `hashing` and `context_login`
 //! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
+//! * `cancel`: what a failed call has left active is ended, rather than its session closed
 //! * `foreign_answer`: whether an answer is the operation's own
 
 pub(crate) mod attempt;
 pub(crate) mod batch;
+pub(crate) mod cancel;
 pub(crate) mod context_login;
 pub(crate) mod executed;
 pub(crate) mod foreign_answer;
@@ -59,7 +61,7 @@ pub(crate) fn execute<H: Host>(
         found: Cell::new(None),
     };
     let (slice_end, is_first) = (Instant::now() + SLICE, session.begin_use());
-    let attempt = Attempt { options, resolver, slice_end, session, used, is_first, is_over };
+    let attempt = Attempt { options, resolver, slice_end, session, used, is_first, is_over, has_cancelled: Cell::new(false) };
     if operation.last_failure.is_some_and(|failure| attempt.may_be_dead_as_well(failure)) && !attempt.is_alive() {
         token.doubt(epoch);
         return Step::TakeAnother;

@@ -62,6 +62,8 @@ pub(crate) enum Then {
     AwaitLogin(Needs),
     /// It is answered, and its session closed, for this reason.
     AnswerAndDiscard(&'static str),
+    /// It is ended and answered. Its session is closed, for this reason, if it cannot be ended.
+    CancelAndAnswer(&'static str),
 }
 
 /// What an operation needs for the login that its key wants for each use.

@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use super::buffer::{input, length};
 use super::error::{CallError, Phase, check};
-use super::functions::{Functions, call};
+use super::functions::{Functions, call, call_later};
 
 /// What `C_GetSessionInfo` says of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,13 @@ pub fn session_info(functions: &Functions, session: CK_SESSION_HANDLE) -> Result
     let code = unsafe { call!(functions, C_GetSessionInfo(session, &mut info)) };
     check("C_GetSessionInfo", Phase::Single, code)?;
     Ok(SessionInfo { slot: info.slotID, state: info.state, flags: info.flags, device_error: info.ulDeviceError })
+}
+
+/// `C_SessionCancel` (PKCS#11 3.0): ends the active operations that are meant by the flags, `CKF_SIGN` and the like.
+pub fn cancel(functions: &Functions, session: CK_SESSION_HANDLE, flags: CK_FLAGS) -> Result<(), CallError> {
+    // SAFETY: takes a handle and flags only; a bad one is an error code.
+    let code = unsafe { call_later!(functions, v3_0, C_SessionCancel(session, flags)) };
+    check("C_SessionCancel", Phase::Single, code)
 }
 
 /// `C_Login` as `CKU_USER`, `CKU_SO` or `CKU_CONTEXT_SPECIFIC`, for all of the application's sessions on the token.

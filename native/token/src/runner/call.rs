@@ -9,7 +9,7 @@ use crate::execution::step::{Recover, Step};
 use crate::operation::answer::Outcome;
 use crate::operation::host::{Host, Outlet};
 use crate::operation::request::Request;
-use crate::operation::{Operation, Place};
+use crate::operation::{ContextPin, Operation, Place};
 use crate::options::LoginMode;
 use crate::p11::{CallError, Phase};
 use crate::pool::TokenPool;
@@ -64,7 +64,9 @@ impl<H: Host> TokenPool<H> {
             }
             CallStep::Executed(step) => step,
         };
-        if let Step::AnswerAndDiscard(Err(Failure { error: Error::Poisoned { .. }, .. }), _) = &step {
+        if let Step::Answer(Err(failure)) | Step::AnswerAndDiscard(Err(failure), _) = &step
+            && matches!((&failure.error, &operation.context), (Error::Poisoned { .. }, ContextPin::Used))
+        {
             self.login.forget_retained_pin();
         }
         match step {

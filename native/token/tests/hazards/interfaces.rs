@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use token::{ModuleConfig, report};
+use cryptoki_sys::*;
+use token::p11::Attribute;
+use token::{ModuleConfig, Request, report};
 
 use crate::support::module::Module;
+use crate::support::pool::{TestPool, sign, signature};
 
 /// A module that offers these versions of the standard's interface.
 fn module(versions: &[Version]) -> Module {
@@ -35,4 +38,117 @@ fn a_module_without_interfaces_or_with_a_newer_one_than_we_know_is_used_with_wha
     assert_eq!(versions(&module(&[])), ((2, 40), vec![]));
     assert_eq!(versions(&module(&[(2, 40)])), ((2, 40), vec![]));
     assert_eq!(versions(&module(&[(4, 0)])), ((2, 40), vec![]));
+}
+
+/// A module that offers C_SessionCancel.
+fn cancelling() -> Module {
+    module(&[(2, 40), (3, 0)])
+}
+
+/// Signs, with a C_Sign that fails with this code, and signs again. Gives how many sessions were opened for that.
+fn sessions_of_failed_signature(module: &Module, code: CK_RV) -> usize {
+    let pool = TestPool::new(module);
+    pool.ask(sign(b"one")).done();
+    module.fail_next("C_Sign", &[code]);
+    assert_eq!(pool.ask(sign(b"two")).failure().error.code(), Some(code));
+    assert_eq!(pool.ask(sign(b"three")).bytes(), signature(b"three"));
+    module.count("C_OpenSession")
+}
+
+#[test]
+fn an_operation_that_failed_in_its_midst_is_cancelled_and_its_session_serves_the_next() {
+    let module = cancelling();
+    assert_eq!(sessions_of_failed_signature(&module, CKR_ARGUMENTS_BAD), 1);
+    assert_eq!(module.cancelled(), [CKF_SIGN]);
+}
+
+#[test]
+fn where_it_cannot_be_cancelled_its_session_is_closed() {
+    let module = module(&[]);
+    assert_eq!(sessions_of_failed_signature(&module, CKR_ARGUMENTS_BAD), 2);
+    let module = cancelling();
+    module.hide("C_SessionCancel");
+    assert_eq!(sessions_of_failed_signature(&module, CKR_ARGUMENTS_BAD), 2);
+    assert_eq!(module.count("C_SessionCancel"), 0);
+    for code in [CKR_OPERATION_CANCEL_FAILED, CKR_FUNCTION_NOT_SUPPORTED, CKR_DEVICE_ERROR] {
+        let module = cancelling();
+        module.fail_always("C_SessionCancel", code);
+        assert_eq!(sessions_of_failed_signature(&module, CKR_ARGUMENTS_BAD), 2);
+    }
+}
+
+#[test]
+fn what_an_earlier_operation_has_left_active_is_cancelled_by_the_next_one_that_is_refused_for_it() {
+    let module = cancelling();
+    // It says nothing of whether it has ended the operation, and it has not.
+    assert_eq!(sessions_of_failed_signature(&module, CKR_GENERAL_ERROR), 1);
+    assert_eq!(module.count("C_SessionCancel"), 1);
+    assert_eq!(module.cancelled()[0] & CKF_SIGN, CKF_SIGN);
+}
+
+#[test]
+fn a_module_that_cancels_and_goes_on_to_refuse_is_not_asked_for_ever() {
+    let module = cancelling();
+    let pool = TestPool::new(&module);
+    pool.ask(sign(b"one")).done();
+    module.fail_always("C_SignInit", CKR_OPERATION_ACTIVE);
+    assert_eq!(pool.ask(sign(b"two")).reason(), "operation_active");
+    assert_eq!(module.count("C_SessionCancel"), 2);
+    module.fail_no_more("C_SignInit");
+    assert_eq!(pool.ask(sign(b"three")).bytes(), signature(b"three"));
+}
+
+#[test]
+fn a_wrong_pin_for_one_use_of_a_key_costs_no_session() {
+    let module = cancelling();
+    module.token(0, |token| token.always_authenticate = true);
+    let pool = TestPool::new(&module);
+    pool.log_in(fake_module::PIN).done();
+    pool.source_gives(b"wrong");
+    assert_eq!(pool.ask(sign(b"one")).reason(), "pin_incorrect");
+    assert_eq!(module.cancelled(), [CKF_SIGN]);
+    module.token(0, |token| token.always_authenticate = false);
+    pool.log_in(fake_module::PIN).done();
+    assert_eq!(pool.ask(Request::GenerateRandom { length: 8 }).bytes().len(), 8);
+    assert_eq!(module.count("C_OpenSession"), 1);
+}
+
+#[test]
+fn a_login_that_is_lost_in_the_midst_of_an_operation_costs_no_session() {
+    let module = cancelling();
+    let pool = TestPool::new(&module);
+    pool.ask(sign(b"one")).done();
+    module.hold("C_Sign");
+    let caller = pool.ask(sign(b"two"));
+    module.await_inside("C_Sign", 1);
+    module.forget_login(0);
+    module.release("C_Sign");
+    assert_eq!(caller.bytes(), signature(b"two"));
+    assert_eq!((module.count("C_Login"), module.count("C_OpenSession")), (2, 1));
+}
+
+#[test]
+fn a_search_that_cannot_be_ended_is_cancelled() {
+    let module = cancelling();
+    let pool = TestPool::new(&module);
+    pool.ask(Request::Ping).done();
+    module.fail_next("C_FindObjectsFinal", &[CKR_ARGUMENTS_BAD]);
+    let template = vec![Attribute::bytes(CKA_LABEL, fake_module::KEY_LABEL)];
+    let search = || Request::FindObjects { template: template.clone(), limit: 10, cut: false };
+    assert_eq!(pool.ask(search()).failure().error.code(), Some(CKR_ARGUMENTS_BAD));
+    assert_eq!(module.cancelled(), [CKF_FIND_OBJECTS]);
+    pool.ask(search()).done();
+    assert_eq!(module.count("C_OpenSession"), 1);
+}
+
+#[test]
+fn a_lease_goes_on_when_an_operation_of_its_has_been_cancelled() {
+    let module = cancelling();
+    let pool = TestPool::new(&module);
+    let lease = pool.lease();
+    module.fail_next("C_Sign", &[CKR_ARGUMENTS_BAD]);
+    assert_eq!(pool.ask_on(&lease, sign(b"one")).reason(), "arguments_bad");
+    assert_eq!(pool.ask_on(&lease, sign(b"two")).bytes(), signature(b"two"));
+    assert!(pool.holder_is_done(&lease));
+    assert_eq!(module.count("C_OpenSession"), 1);
 }
