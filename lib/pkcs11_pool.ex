@@ -75,17 +75,39 @@ defmodule Pkcs11Pool do
   @type call_option ::
           {:queue_timeout, timeout} | {:operation_timeout, timeout} | {:telemetry_metadata, map}
 
+  @typedoc """
+  What every call with options takes that does something with a key. `:select` says which one is meant where several have the key's label or id on purpose, as after a
+  rotation; without it, that is `:ambiguous_key`.
+
+    * `select: :newest` - the key with the last `CKA_START_DATE` (`:start_date`) that is not after today (UTC). Keys without a date are older than those that have one. A private key whose date the token fails to read
+      (SoftHSM 2.6 does, of private objects) has that of the public key with its id. Where none has a
+      date, it is the highest version if all their ids name versions of one key as Google's kmsp11 has them (`.../cryptoKeys/NAME/cryptoKeyVersions/NUMBER`; it has no dates). Where neither
+      tells (no dates, two keys of the last date, all dates in the future, a date that cannot be read), the error is `:ambiguous_key`, with the reason in `details.newest`. A single key needs no date. The
+      choice is made among up to 1,000 keys, and remembered for the pool's `:key_cache_ttl` at most: for so long a key that others put on the token may stay unnoticed. In a list
+      (`sign_many/5`), each slice makes it anew then.
+    * `select: fun` - the function is given the candidates (`[%Pkcs11Pool.Object{}]`, also if it is but one) of the class that the operation implies, and returns one of them, or nil for
+      none (`:key_not_found`). It runs in the calling process, after a search on the token (`find_objects/3`) that is made in each call: a key that is used often is better chosen once, and kept.
+
+  It is of no meaning for a `%Pkcs11Pool.Object{}`, `{:public_key, key}` and `{:certificate, certificate}`, which name one key. `destroy_object/3`, `set_attributes/4` and `copy_object/4` do not take it: find
+  the object, and give them that.
+  """
+  @type key_option ::
+          call_option | {:select, :newest | ([Object.t()] -> Object.t() | nil)}
+
   @typedoc "Options of calls that make or check signatures: `:signature` is the form of an ECDSA signature, see `sign/5`. `:raw` is the default."
-  @type signature_option :: call_option | {:signature, :raw | :der}
+  @type signature_option :: key_option | {:signature, :raw | :der}
 
   @typedoc "Options of calls that make keys: `:session_object` is about keys that are no token objects, see `generate_key_pair/5`."
   @type generate_option :: call_option | {:session_object, :refuse | :allow}
+
+  @typedoc "The same of calls that make a key with another one."
+  @type derive_option :: key_option | {:session_object, :refuse | :allow}
 
   @typedoc "Options of `login/3` and `logout/2`: `:force` is explained there, and `false` by default."
   @type login_option :: call_option | {:force, boolean}
 
   @typedoc "Options of `digest_key/4`, where `:prefix` and `:suffix` are explained."
-  @type digest_key_option :: call_option | {:prefix, iodata} | {:suffix, iodata}
+  @type digest_key_option :: key_option | {:prefix, iodata} | {:suffix, iodata}
 
   @typedoc "A mechanism of the token, see `mechanisms/1`."
   @type mechanism_info :: %{
@@ -379,12 +401,12 @@ defmodule Pkcs11Pool do
 
   Two C calls once the key is known: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again.
   """
-  @spec encrypt(pool, key, mechanism, iodata, [call_option]) ::
+  @spec encrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
   def encrypt(pool, key, mechanism, data, opts \\ []),
     do: API.Cipher.encrypt(pool, key, mechanism, data, opts)
 
-  defbang encrypt!(pool, key, mechanism, data :: iodata, opts :: [call_option]) ::
+  defbang encrypt!(pool, key, mechanism, data :: iodata, opts :: [key_option]) ::
             binary | {iv :: binary, ciphertext :: binary}
 
   @doc """
@@ -398,12 +420,12 @@ defmodule Pkcs11Pool do
 
   Two C calls once the key is known: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9).
   """
-  @spec decrypt(pool, key, mechanism, iodata, [call_option]) ::
+  @spec decrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary} | {:error, Error.t()}
   def decrypt(pool, key, mechanism, data, opts \\ []),
     do: API.Cipher.decrypt(pool, key, mechanism, data, opts)
 
-  defbang decrypt!(pool, key, mechanism, data :: iodata, opts :: [call_option]) :: binary
+  defbang decrypt!(pool, key, mechanism, data :: iodata, opts :: [key_option]) :: binary
 
   ## Many at once
 
@@ -477,12 +499,12 @@ defmodule Pkcs11Pool do
 
   Calls what `encrypt/5` calls, for each item.
   """
-  @spec encrypt_many(pool, key, mechanism, [item], [call_option]) ::
+  @spec encrypt_many(pool, key, mechanism, [item], [key_option]) ::
           results(binary | {iv :: binary, ciphertext :: binary})
   def encrypt_many(pool, key, mechanism, list, opts \\ []),
     do: API.Cipher.encrypt_many(pool, key, mechanism, list, opts)
 
-  defbang encrypt_many!(pool, key, mechanism, list :: [item], opts :: [call_option]) ::
+  defbang encrypt_many!(pool, key, mechanism, list :: [item], opts :: [key_option]) ::
             item_results(binary | {iv :: binary, ciphertext :: binary})
 
   @doc """
@@ -492,11 +514,11 @@ defmodule Pkcs11Pool do
 
   Calls what `decrypt/5` calls, for each item.
   """
-  @spec decrypt_many(pool, key, mechanism, [item], [call_option]) :: results(binary)
+  @spec decrypt_many(pool, key, mechanism, [item], [key_option]) :: results(binary)
   def decrypt_many(pool, key, mechanism, list, opts \\ []),
     do: API.Cipher.decrypt_many(pool, key, mechanism, list, opts)
 
-  defbang decrypt_many!(pool, key, mechanism, list :: [item], opts :: [call_option]) ::
+  defbang decrypt_many!(pool, key, mechanism, list :: [item], opts :: [key_option]) ::
             item_results(binary)
 
   ## Digests and random bytes
@@ -645,16 +667,23 @@ defmodule Pkcs11Pool do
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
-  @spec get_attributes(pool, key, [Template.name()], [call_option | {:partial, boolean}]) ::
+  @spec get_attributes(pool, key, [Template.name()], [key_option | {:partial, boolean}]) ::
           {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def get_attributes(pool, object, names, opts \\ []),
-    do: API.Attributes.read(pool, object, nil, names, Options.Call.validate!(opts, [:partial]))
+    do:
+      API.Attributes.read(
+        pool,
+        object,
+        nil,
+        names,
+        Options.Call.validate!(opts, [:partial, :select])
+      )
 
   defbang get_attributes!(
             pool,
             object :: key,
             names :: [Template.name()],
-            opts :: [call_option | {:partial, boolean}]
+            opts :: [key_option | {:partial, boolean}]
           ) :: %{optional(Template.name()) => term}
 
   @doc """
@@ -667,7 +696,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_UnwrapKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
   """
-  @spec unwrap_key(pool, key, mechanism, iodata, template, [generate_option]) ::
+  @spec unwrap_key(pool, key, mechanism, iodata, template, [derive_option]) ::
           {:ok, Object.t()} | {:error, Error.t()}
   def unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts \\ []),
     do: API.Objects.unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts)
@@ -678,7 +707,7 @@ defmodule Pkcs11Pool do
             mechanism,
             wrapped :: iodata,
             template,
-            opts :: [generate_option]
+            opts :: [derive_option]
           ) :: Object.t()
 
   @doc """
@@ -692,7 +721,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_DeriveKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
   """
-  @spec derive_key(pool, key, mechanism, template, [generate_option]) ::
+  @spec derive_key(pool, key, mechanism, template, [derive_option]) ::
           {:ok, Object.t()} | {:error, Error.t()}
   def derive_key(pool, base_key, mechanism, template, opts \\ []),
     do: API.Objects.derive_key(pool, base_key, mechanism, template, opts)
@@ -702,7 +731,7 @@ defmodule Pkcs11Pool do
             base_key :: key,
             mechanism,
             template,
-            opts :: [generate_option]
+            opts :: [derive_option]
           ) :: Object.t()
 
   @doc """
@@ -789,11 +818,11 @@ defmodule Pkcs11Pool do
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
-  @spec public_key(pool, key, [call_option]) :: {:ok, PublicKey.t()} | {:error, Error.t()}
+  @spec public_key(pool, key, [key_option]) :: {:ok, PublicKey.t()} | {:error, Error.t()}
   def public_key(pool, key, opts \\ []),
-    do: API.Attributes.read_public_key(pool, key, Options.Call.validate!(opts))
+    do: API.Attributes.read_public_key(pool, key, Options.Call.validate!(opts, [:select]))
 
-  defbang public_key!(pool, key, opts :: [call_option]) :: PublicKey.t()
+  defbang public_key!(pool, key, opts :: [key_option]) :: PublicKey.t()
 
   @doc """
   What a key is: `{:ok, map}`, with nil for what the token does not say.
@@ -812,10 +841,10 @@ defmodule Pkcs11Pool do
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7), once or, where the token stops at an attribute that it does not have, a few times. No value of a
   key is read.
   """
-  @spec key_info(pool, key, [call_option]) ::
+  @spec key_info(pool, key, [key_option]) ::
           {:ok, %{required(atom) => term}} | {:error, Error.t()}
   def key_info(pool, key, opts \\ []),
-    do: API.KeyInfo.read(pool, key, Options.Call.validate!(opts))
+    do: API.KeyInfo.read(pool, key, Options.Call.validate!(opts, [:select]))
 
-  defbang key_info!(pool, key, opts :: [call_option]) :: %{required(atom) => term}
+  defbang key_info!(pool, key, opts :: [key_option]) :: %{required(atom) => term}
 end

@@ -22,7 +22,7 @@ defmodule Pkcs11Pool.Error do
   | `:draining` | the pool stops | |
   | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered is not used | |
   | `:key_not_found` | no object matches the key; or none is proved to be that of a public key or certificate | of a public key or certificate: `:public_keys`, `:certificates` (how many the token has of it), `:unproved` (private keys that may be it) |
-  | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}` |
+  | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}`; with `select: :newest`, `:newest`: why none is (`:no_start_date`, `:same_start_date`, `:start_date_in_future`, `:start_date_unreadable`) |
   | `:too_many_objects` | more objects match than `find_objects/3` returns without a `:limit` | `:limit` |
   | `:object_stale` | the object is no longer on the token; or it is to be destroyed, its handle is of an earlier login or token state, and no unique id proves which one it is | |
   | `:object_of_other_token` | the object belongs to another token | |

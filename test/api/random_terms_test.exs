@@ -367,6 +367,8 @@ defmodule Pkcs11Pool.RandomTermsTest do
       [signature: :der],
       [partial: true],
       [session_object: :allow],
+      [select: :newest],
+      [select: &List.last/1],
       [force: true]
     ])
   end

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.API.Attributes do
   @moduledoc false
   # The attributes of an object, read from the token, and the public key that they tell.
 
-  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.API.Selection
   alias Pkcs11Pool.{Call, Error, Object, Options, PublicKey, Template}
 
   @doc """
@@ -17,9 +17,10 @@ defmodule Pkcs11Pool.API.Attributes do
         ) :: {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def read(pool, object, class, names, opts) do
     codes = codes!(names)
-    request = {:get_attributes, Key.encode!(object, class), codes}
 
-    with {:ok, attributes} <- Call.run(pool, :get_attributes, nil, request, opts) do
+    with {:ok, object} <- Selection.choose(pool, object, class, opts),
+         request = {:get_attributes, Selection.encode!(object, class, opts), codes},
+         {:ok, attributes} <- Call.run(pool, :get_attributes, nil, request, opts) do
       case for({code, why} when is_atom(why) <- attributes, do: {Template.name(code), why}) do
         [_ | _] = unreadable when not opts.partial -> {:error, error(pool, unreadable)}
         _none_or_allowed -> {:ok, Map.new(attributes, &decode/1)}

@@ -21,7 +21,7 @@ defmodule Pkcs11Pool.API.Cipher do
         key,
         mechanism,
         binary!(data, "data"),
-        Options.Call.validate!(opts)
+        Options.Call.validate!(opts, [:select])
       )
 
   @doc """
@@ -37,7 +37,7 @@ defmodule Pkcs11Pool.API.Cipher do
         key,
         mechanism,
         binary!(data, "data"),
-        Options.Call.validate!(opts)
+        Options.Call.validate!(opts, [:select])
       )
 
   @doc """
@@ -52,7 +52,15 @@ defmodule Pkcs11Pool.API.Cipher do
         ) :: Pkcs11Pool.results(binary | {iv :: binary, ciphertext :: binary})
   def encrypt_many(pool, key, mechanism, list, opts) do
     items = Batch.Items.encode!(:encrypt, mechanism, list)
-    KeyOperation.run_many(pool, :encrypt, key, mechanism, items, Options.Call.validate!(opts))
+
+    KeyOperation.run_many(
+      pool,
+      :encrypt,
+      key,
+      mechanism,
+      items,
+      Options.Call.validate!(opts, [:select])
+    )
   end
 
   @doc """
@@ -67,6 +75,14 @@ defmodule Pkcs11Pool.API.Cipher do
         ) :: Pkcs11Pool.results(binary)
   def decrypt_many(pool, key, mechanism, list, opts) do
     items = Batch.Items.encode!(:decrypt, mechanism, list)
-    KeyOperation.run_many(pool, :decrypt, key, mechanism, items, Options.Call.validate!(opts))
+
+    KeyOperation.run_many(
+      pool,
+      :decrypt,
+      key,
+      mechanism,
+      items,
+      Options.Call.validate!(opts, [:select])
+    )
   end
 end

@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.API.Digest do
 
   import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
-  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.API.Selection
   alias Pkcs11Pool.{Call, Error, Mechanism, Options}
 
   @doc """
@@ -24,10 +24,13 @@ defmodule Pkcs11Pool.API.Digest do
   @spec digest_key(Pkcs11Pool.pool(), Mechanism.t(), Pkcs11Pool.key(), keyword) ::
           {:ok, binary} | {:error, Error.t()}
   def digest_key(pool, mechanism, key, opts) do
-    opts = Options.Call.validate!(opts, [:prefix, :suffix])
+    opts = Options.Call.validate!(opts, [:prefix, :suffix, :select])
     encoded = Mechanism.encode!(mechanism)
-    key = Key.encode!(key, :secret_key)
-    request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}
-    Call.run(pool, :digest_key, Mechanism.name(mechanism), request, opts)
+
+    with {:ok, key} <- Selection.choose(pool, key, :secret_key, opts) do
+      key = Selection.encode!(key, :secret_key, opts)
+      request = {:apply, :digest_key, key, encoded, {opts.prefix, opts.suffix}}
+      Call.run(pool, :digest_key, Mechanism.name(mechanism), request, opts)
+    end
   end
 end

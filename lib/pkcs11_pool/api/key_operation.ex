@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.API.KeyOperation do
   @moduledoc false
   # An operation of one key with one mechanism, on one input or on a list of them.
 
-  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.API.Selection
   alias Pkcs11Pool.Call.Batch
   alias Pkcs11Pool.{Call, Error, Mechanism, Options}
 
@@ -20,10 +20,13 @@ defmodule Pkcs11Pool.API.KeyOperation do
   def run(pool, verb, key, mechanism, input, opts) do
     encoded = Mechanism.encode_for!(verb, mechanism)
     if verb == :sign, do: Mechanism.digest!(encoded, input)
-    key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
-    request = {:apply, verb, key, encoded, input}
-    result = Call.run(pool, verb, Mechanism.name(mechanism), request, opts)
-    Mechanism.digested!(result, mechanism)
+    class = Mechanism.class_for(verb, mechanism)
+
+    with {:ok, key} <- Selection.choose(pool, key, class, opts) do
+      request = {:apply, verb, Selection.encode!(key, class, opts), encoded, input}
+      result = Call.run(pool, verb, Mechanism.name(mechanism), request, opts)
+      Mechanism.digested!(result, mechanism)
+    end
   end
 
   @doc """
@@ -38,11 +41,24 @@ defmodule Pkcs11Pool.API.KeyOperation do
           Options.Call.t()
         ) :: {:ok, [Batch.result()]} | {:error, Error.t()}
   def run_many(pool, verb, key, mechanism, items, opts) do
-    key = Key.encode!(key, Mechanism.class_for(verb, mechanism))
+    class = Mechanism.class_for(verb, mechanism)
+
+    # What is said of the key is said of each item.
+    {key, items} =
+      case choose(pool, key, class, items, opts) do
+        {:ok, key} -> {key, items}
+        {:error, error} -> {key, Enum.map(items, fn _item -> {:error, error} end)}
+      end
+
+    key = Selection.encode!(key, class, opts)
     result = Batch.run(pool, verb, key, Mechanism.name(mechanism), items, opts)
 
     # Only now that all items are answered: an exception before would leave messages in the caller's mailbox.
     with {:ok, results} <- result, do: Enum.each(results, &Mechanism.digested!(&1, mechanism))
     result
   end
+
+  # There is nothing to be done with a key.
+  defp choose(_pool, key, _class, [], _opts), do: {:ok, key}
+  defp choose(pool, key, class, _items, opts), do: Selection.choose(pool, key, class, opts)
 end

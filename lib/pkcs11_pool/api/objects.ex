@@ -4,6 +4,7 @@ defmodule Pkcs11Pool.API.Objects do
 
   import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
+  alias Pkcs11Pool.API.Selection
   alias Pkcs11Pool.Argument.Key
   alias Pkcs11Pool.{Call, Error, Lease, Mechanism, Object, Options, Registry, Template}
 
@@ -87,12 +88,17 @@ defmodule Pkcs11Pool.API.Objects do
           keyword
         ) :: {:ok, Object.t()} | {:error, Error.t()}
   def unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts) do
-    opts = Options.Call.validate!(opts, [:session_object])
+    opts = Options.Call.validate!(opts, [:session_object, :select])
     encoded = Mechanism.encode!(mechanism)
-    key = Key.encode!(unwrapping_key, Mechanism.class_for(:unwrap, mechanism))
+    class = Mechanism.class_for(:unwrap, mechanism)
     template = Template.encode!(template)
-    request = {:unwrap_key, key, encoded, binary!(wrapped, "wrapped"), template}
-    make(pool, :unwrap_key, template, request, opts, Mechanism.name(mechanism))
+    wrapped = binary!(wrapped, "wrapped")
+
+    with {:ok, key} <- Selection.choose(pool, unwrapping_key, class, opts) do
+      request = {:unwrap_key, Selection.encode!(key, class, opts), encoded, wrapped, template}
+
+      make(pool, :unwrap_key, template, request, opts, Mechanism.name(mechanism))
+    end
   end
 
   @doc """
@@ -101,12 +107,15 @@ defmodule Pkcs11Pool.API.Objects do
   @spec derive_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), Template.t(), keyword) ::
           {:ok, Object.t()} | {:error, Error.t()}
   def derive_key(pool, base_key, mechanism, template, opts) do
-    opts = Options.Call.validate!(opts, [:session_object])
+    opts = Options.Call.validate!(opts, [:session_object, :select])
     encoded = Mechanism.encode!(mechanism)
-    key = Key.encode!(base_key, Mechanism.class_for(:derive, mechanism))
+    class = Mechanism.class_for(:derive, mechanism)
     template = Template.encode!(template)
-    request = {:derive_key, key, encoded, template}
-    make(pool, :derive_key, template, request, opts, Mechanism.name(mechanism))
+
+    with {:ok, key} <- Selection.choose(pool, base_key, class, opts) do
+      request = {:derive_key, Selection.encode!(key, class, opts), encoded, template}
+      make(pool, :derive_key, template, request, opts, Mechanism.name(mechanism))
+    end
   end
 
   defp make(pool, operation, template, request, opts, mechanism \\ nil) do

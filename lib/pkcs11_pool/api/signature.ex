@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.API.Signature do
 
   import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
-  alias Pkcs11Pool.API.{Attributes, KeyOperation}
+  alias Pkcs11Pool.API.{Attributes, KeyOperation, Selection}
   alias Pkcs11Pool.Call.Batch
   alias Pkcs11Pool.{Call, EcdsaSignature, Error, Mechanism, Options, PublicKey}
 
@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.API.Signature do
   @spec sign(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, keyword) ::
           {:ok, binary} | {:error, Error.t()}
   def sign(pool, key, mechanism, data, opts) do
-    opts = Options.Call.validate!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature, :select])
     check_form!(opts, mechanism)
     result = KeyOperation.run(pool, :sign, key, mechanism, binary!(data, "data"), opts)
     with {:ok, signature} <- result, do: encode(pool, signature, opts)
@@ -27,7 +27,7 @@ defmodule Pkcs11Pool.API.Signature do
   @spec sign_many(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), [iodata], keyword) ::
           Pkcs11Pool.results(binary)
   def sign_many(pool, key, mechanism, list, opts) do
-    opts = Options.Call.validate!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature, :select])
     check_form!(opts, mechanism)
     items = Batch.Items.encode!(:sign, mechanism, list)
 
@@ -45,12 +45,13 @@ defmodule Pkcs11Pool.API.Signature do
   @spec verify(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, iodata, keyword) ::
           :ok | {:error, Error.t()}
   def verify(pool, key, mechanism, data, signature, opts) do
-    opts = Options.Call.validate!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature, :select])
     encoded = Mechanism.encode_for!(:verify, mechanism)
     {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
     Mechanism.digest!(encoded, data)
 
-    with {:ok, decoder} <- decoder(pool, key, mechanism, opts),
+    with {:ok, key} <- choose(pool, key, mechanism, opts),
+         {:ok, decoder} <- decoder(pool, key, mechanism, opts),
          {:ok, signature} <- decode(pool, signature, decoder),
          do: KeyOperation.run(pool, :verify, key, mechanism, {data, signature}, opts)
   end
@@ -66,13 +67,15 @@ defmodule Pkcs11Pool.API.Signature do
           keyword
         ) :: Pkcs11Pool.results(true)
   def verify_many(pool, key, mechanism, list, opts) do
-    opts = Options.Call.validate!(opts, [:signature])
+    opts = Options.Call.validate!(opts, [:signature, :select])
     items = Batch.Items.encode!(:verify, mechanism, list)
 
-    items =
-      case decoder(pool, key, mechanism, opts) do
-        {:ok, decoder} -> Enum.map(items, &decode_item(pool, &1, decoder))
-        {:error, error} -> Enum.map(items, fn _item -> {:error, error} end)
+    {key, items} =
+      with {:ok, key} <- choose(pool, key, mechanism, opts),
+           {:ok, decoder} <- decoder(pool, key, mechanism, opts) do
+        {key, Enum.map(items, &decode_item(pool, &1, decoder))}
+      else
+        {:error, error} -> {key, Enum.map(items, fn _item -> {:error, error} end)}
       end
 
     KeyOperation.run_many(pool, :verify, key, mechanism, items, opts)
@@ -99,6 +102,12 @@ defmodule Pkcs11Pool.API.Signature do
   defp encode(_pool, signature, _opts), do: {:ok, signature}
 
   ## From the caller to the token
+
+  # Once: the key may have to be asked for its curve before.
+  defp choose(pool, key, mechanism, %{signature: :der} = opts),
+    do: Selection.choose(pool, key, Mechanism.class_for(:verify, mechanism), opts)
+
+  defp choose(_pool, key, _mechanism, _opts), do: {:ok, key}
 
   # Of a signature in DER, r and s must be made as long as the order of the key's curve, which only the key knows.
   defp decoder(pool, key, mechanism, %{signature: :der} = opts) do

@@ -79,6 +79,10 @@ defmodule Pkcs11Pool.Error.Details do
 
   def undecided(:same_start_date), do: "several have the last CKA_START_DATE"
   def undecided(:start_date_in_future), do: "each CKA_START_DATE is in the future"
+
+  def undecided(:start_date_unreadable),
+    do: "the token fails to read the CKA_START_DATE of one (as SoftHSM does for private objects)"
+
   def undecided(_unknown), do: "nothing tells which"
 
   @shown_candidates 5

@@ -14,6 +14,7 @@ defmodule Pkcs11Pool.Options.Call do
           session_object: :refuse | :allow | nil,
           force: boolean,
           limit: pos_integer | nil,
+          select: :newest | ([Pkcs11Pool.Object.t()] -> Pkcs11Pool.Object.t() | nil) | nil,
           prefix: binary,
           suffix: binary
         }
@@ -28,16 +29,17 @@ defmodule Pkcs11Pool.Options.Call do
     session_object: nil,
     force: false,
     limit: nil,
+    select: nil,
     prefix: "",
     suffix: ""
   }
 
   @doc """
   The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of `:signature`, `:partial`, `:session_object`, `:force`,
-  `:limit`, `:prefix` and `:suffix` those in `extra`. Raises `ArgumentError` that names the option.
+  `:limit`, `:select`, `:prefix` and `:suffix` those in `extra`. Raises `ArgumentError` that names the option.
   """
   @spec validate!(keyword, [
-          :signature | :partial | :session_object | :force | :limit | :prefix | :suffix
+          :signature | :partial | :session_object | :force | :limit | :select | :prefix | :suffix
         ]) :: t
   def validate!(options, extra \\ [])
   def validate!([], _extra), do: @defaults

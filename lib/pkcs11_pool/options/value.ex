@@ -188,6 +188,12 @@ defmodule Pkcs11Pool.Options.Value do
     ArgumentError -> invalid!(name, "iodata")
   end
 
+  def validate!(:select, value) do
+    if value == :newest or is_function(value, 1),
+      do: value,
+      else: invalid!(:select, ":newest or a function of one argument, a list of objects", value)
+  end
+
   def validate!(:limit, value) do
     if is_integer(value) and value in 1..1_000_000,
       do: value,

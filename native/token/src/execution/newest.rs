@@ -1,14 +1,15 @@
 //! The newest of several keys that share their label or id: by `CKA_START_DATE`, or by the number of the version that Google's kmsp11 has in
-//! `CKA_ID`.
+//! `CKA_ID`. SoftHSM 2.6 cannot read the date of a private object that has one (`CKR_GENERAL_ERROR`): then the public key with the same id tells.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKA_ID, CKA_START_DATE};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKA_CLASS, CKA_ID, CKA_START_DATE, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY};
 
 use crate::error::Error;
-use crate::execution::resolver::Resolver;
+use crate::execution::resolver::{CANDIDATES, Resolver};
 use crate::operation::key_ref::Newest;
 use crate::p11::attributes::get_attributes;
+use crate::p11::{Attribute, CallError, Class};
 
 /// Most keys among which the newest is looked for.
 const MOST: usize = 1_000;
@@ -17,7 +18,10 @@ const MOST: usize = 1_000;
 struct Age {
     handle: CK_OBJECT_HANDLE,
     id: Vec<u8>,
+    /// Empty: it has none.
     start_date: Vec<u8>,
+    /// Whether it may have one, which the token fails to read.
+    is_unreadable: bool,
 }
 
 /// Why none is the newest.
@@ -26,6 +30,7 @@ type Undecided = &'static str;
 const NO_DATES: Undecided = "no_start_date";
 const SAME_DATE: Undecided = "same_start_date";
 const IN_FUTURE: Undecided = "start_date_in_future";
+const UNREADABLE: Undecided = "start_date_unreadable";
 
 impl Resolver<'_> {
     /// The newest of those that a template finds. The only one there is needs no date.
@@ -50,15 +55,46 @@ impl Resolver<'_> {
     }
 
     fn age(&self, handle: CK_OBJECT_HANDLE) -> Result<Age, Error> {
-        let read = get_attributes(self.functions, self.session, handle, &[CKA_START_DATE, CKA_ID])?;
-        let mut values = read.iter().map(|(_, read)| read.bytes().unwrap_or_default().to_vec());
-        let (start_date, id) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
-        Ok(Age { handle, id, start_date })
+        let start_date = self.start_date(handle)?;
+        // If it is the device that fails, it does so here, too.
+        let read = get_attributes(self.functions, self.session, handle, &[CKA_CLASS, CKA_ID])?;
+        let id = read.iter().find(|(kind, _)| *kind == CKA_ID).and_then(|(_, read)| read.bytes().map(<[u8]>::to_vec));
+        let is_private = read.iter().any(|(kind, read)| *kind == CKA_CLASS && read.ulong() == Some(CKO_PRIVATE_KEY));
+        let id = id.unwrap_or_default();
+        let start_date = match start_date {
+            None if is_private && !id.is_empty() => self.start_date_of_public_key(&id)?,
+            told => told,
+        };
+        Ok(Age { handle, id, is_unreadable: start_date.is_none(), start_date: start_date.unwrap_or_default() })
+    }
+
+    /// An object's date, empty if it has none; `None`: the token fails to read it.
+    fn start_date(&self, handle: CK_OBJECT_HANDLE) -> Result<Option<Vec<u8>>, CallError> {
+        match get_attributes(self.functions, self.session, handle, &[CKA_START_DATE]) {
+            Ok(read) => Ok(Some(read.first().and_then(|(_, read)| read.bytes()).unwrap_or_default().to_vec())),
+            Err(error) if matches!(error.class(), Class::Caller | Class::Ambiguous) && !error.active => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The date of the public keys that have this id, if they have the same.
+    fn start_date_of_public_key(&self, id: &[u8]) -> Result<Option<Vec<u8>>, CallError> {
+        let template = vec![Attribute::ulong(CKA_CLASS, CKO_PUBLIC_KEY), Attribute::bytes(CKA_ID, id)];
+        let found = self.search(&template, CANDIDATES)?;
+        let dates = found.iter().map(|handle| self.start_date(*handle)).collect::<Result<Vec<_>, _>>()?;
+        let (first, others) = match dates.split_first() {
+            Some((Some(first), others)) if !first.is_empty() => (first, others),
+            _ => return Ok(None),
+        };
+        Ok(others.iter().all(|other| other.as_ref() == Some(first)).then(|| first.clone()))
     }
 }
 
 /// The newest of several, on this day.
 fn newest(ages: &[Age], today: &str) -> Result<CK_OBJECT_HANDLE, Undecided> {
+    if ages.iter().any(|age| age.is_unreadable) {
+        return Err(UNREADABLE);
+    }
     let is_date = |age: &&Age| age.start_date.len() == 8 && age.start_date.iter().all(u8::is_ascii_digit);
     let dated: Vec<&Age> = ages.iter().filter(is_date).collect();
     if dated.is_empty() {
@@ -119,6 +155,7 @@ mod tests {
             handle: index as CK_OBJECT_HANDLE + 1,
             id: id.as_bytes().to_vec(),
             start_date: date.as_bytes().to_vec(),
+            is_unreadable: *date == "?",
         };
         ages.iter().enumerate().map(age).collect()
     }
@@ -135,6 +172,7 @@ mod tests {
         assert_eq!(newest(&ages(&[("", ""), ("        ", ""), ("00", "")]), TODAY), Err(NO_DATES));
         assert_eq!(newest(&ages(&[("20250101", ""), ("20250101", ""), ("20240101", "")]), TODAY), Err(SAME_DATE));
         assert_eq!(newest(&ages(&[("20270101", ""), ("", "")]), TODAY), Err(IN_FUTURE));
+        assert_eq!(newest(&ages(&[("20250101", ""), ("?", "")]), TODAY), Err(UNREADABLE));
     }
 
     #[test]
