@@ -20,6 +20,8 @@ defmodule Pkcs11Pool.MixProject do
       # The library comes first, so that code which runs at compile time can already load it.
       compilers: [:pkcs11_pool_nif] ++ Mix.compilers(),
       deps: deps(),
+      # Pkcs11Pool.JOSE calls it where the application has it.
+      xref: [exclude: [:jose_jwk, :jose_jwk_kty]],
       name: "pkcs11_pool",
       description: "A pool of PKCS#11 sessions for HSMs, smart cards and software tokens",
       package: package(),

@@ -2,7 +2,8 @@ defmodule Bench.Report do
   @moduledoc "What came of a run: as Markdown, as JSON, as plots."
 
   alias Bench.{Arena, Grid, Row}
-  alias Pkcs11Pool.Bench.{Json, Plot}
+  alias Pkcs11Pool.Bench.Plot
+  alias Pkcs11Pool.JSON
 
   @type t :: %{
           machine: [{String.t(), String.t()}],
@@ -37,7 +38,7 @@ defmodule Bench.Report do
     links = for {name, _svg} <- plots, do: "![#{Path.rootname(name)}](plots/#{name})\n"
     text = [markdown(report), if(links == [], do: [], else: ["\n## Plots\n\n", links])]
     File.write!(Path.join(folder, "RESULTS.md"), text)
-    File.write!(Path.join(folder, "results.json"), Json.encode(data(report)))
+    File.write!(Path.join(folder, "results.json"), JSON.pretty(data(report)))
   end
 
   ## Markdown

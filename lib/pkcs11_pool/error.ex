@@ -57,6 +57,7 @@ defmodule Pkcs11Pool.Error do
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
   | `:sessions_hung` | why a pool is not well (`Pkcs11Pool.Health`): the module does not return from calls | `:hung` calls, `:size` |
   | `:starting` | why a pool is not well: it has not opened its first session yet | |
+  | `:jws_invalid` | what is no JWS, or has a header that is not taken (`Pkcs11Pool.JWS`) | `:cause` |
   | `:otp_too_old` | a private key that is a function (`Pkcs11Pool.OTP`) needs OTP 27 | `:release`, the running one |
   | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
 

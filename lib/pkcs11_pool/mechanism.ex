@@ -8,7 +8,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   | mechanism | parameters |
   |---|---|
-  | `{:rsa_pkcs, hash: :sha256}`, `{:ecdsa, hash: :sha256}` | `:hash`: what is signed is a message, see below |
+  | `{:rsa_pkcs, hash: :sha256}`, `{:ecdsa, hash: :sha256}` | `:hash`: what is signed is a message, see below; of `:ecdsa` also `:curve` (`:secp256r1`, ...): a key that is known to be on another one is refused, as `:key_type_inconsistent` |
   | `:rsa_pkcs`, `:sha256_rsa_pkcs`, `:sha384_rsa_pkcs`, ..., `:rsa_x_509` | none |
   | `:sha256_rsa_pkcs_pss`, ... | none needed: hash and MGF as in the name, a salt of the hash's length. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` says otherwise |
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
@@ -143,7 +143,7 @@ defmodule Pkcs11Pool.Mechanism do
     encoded = encode!(mechanism)
     Digests.refuse_digest!(operation, name(mechanism))
 
-    if match?({_code, {:hashed, _hash}}, encoded) and operation not in [:sign, :verify] do
+    if Params.hashed?(elem(encoded, 1)) and operation not in [:sign, :verify] do
       raise ArgumentError,
             "parameter :hash of mechanism #{inspect(name(mechanism))} is for signatures: leave it out"
     end
@@ -296,14 +296,14 @@ defmodule Pkcs11Pool.Mechanism do
   defp encode_vendor!(_code, params) when is_nil(params) or is_binary(params), do: params
 
   defp encode_vendor!(code, params) when is_atom(params) or tuple_size(params) == 2 do
-    case encode!(params) do
-      {_code, {:hashed, _hash}} ->
-        raise ArgumentError,
-              "parameter :hash of mechanism #{inspect(name(params))} is in no C struct, so that {:vendor, #{code}, ...} cannot take it"
+    {_code, encoded} = encode!(params)
 
-      {_code, encoded} ->
-        encoded
+    if Params.hashed?(encoded) do
+      raise ArgumentError,
+            "parameter :hash of mechanism #{inspect(name(params))} is in no C struct, so that {:vendor, #{code}, ...} cannot take it"
     end
+
+    encoded
   end
 
   defp encode_vendor!(code, _params) do

@@ -1,7 +1,7 @@
 defmodule Pkcs11Pool.BenchStatisticsTest do
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Bench.{Json, Measure, Recommend, Statistics}
+  alias Pkcs11Pool.Bench.{Measure, Recommend, Statistics}
 
   describe "the median" do
     test "is the one in the middle, or between the two" do
@@ -128,20 +128,6 @@ defmodule Pkcs11Pool.BenchStatisticsTest do
       assert %{sessions: 1, rate: 20.0, low: 10.0, high: 30.0, operations: 30} = one
       assert %{p50: 2.0, p99: 5.0, max: 8.0, failed: 2, error: :why} = one
       assert %{sessions: 2, rate: 50.0, low: 50.0, high: 50.0, failed: 0, error: nil} = two
-    end
-  end
-
-  describe "JSON" do
-    defp json(value),
-      do: value |> Json.encode() |> IO.iodata_to_binary() |> String.replace(~r/\s+/, "")
-
-    test "keeps the order of pairs, and knows all that a report has" do
-      assert json(b: 1, a: [nil, true, 2.5, :threads, "x"], c: %{d: []}) ==
-               ~S({"b":1,"a":[null,true,2.5,"threads","x"],"c":{"d":[]}})
-    end
-
-    test "escapes what a string may not have" do
-      assert json("\"\\\n\té") == ~S("\"\\\u000A\u0009é")
     end
   end
 end

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.Bench.Report do
   @moduledoc false
   # What was measured and what follows from it, in words, as a table, as plots and as JSON.
 
-  alias Pkcs11Pool.Bench.{Json, Measure, Options, Plot, Recommend, Workload}
+  alias Pkcs11Pool.Bench.{Measure, Options, Plot, Recommend, Workload}
+  alias Pkcs11Pool.JSON
 
   # Fewer calls say little of the slowest in a hundred.
   @few 500
@@ -69,7 +70,7 @@ defmodule Pkcs11Pool.Bench.Report do
   def json(report) do
     recommended = recommend(report)
 
-    Json.encode(
+    JSON.pretty(
       workload: report.workload.name,
       callers: report.options.callers,
       rounds: report.options.rounds,

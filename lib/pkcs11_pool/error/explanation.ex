@@ -67,7 +67,31 @@ defmodule Pkcs11Pool.Error.Explanation do
      "See on the token whether it ran; if it comes often, look for what ends the sessions there"}
   end
 
-  # OTP
+  # JOSE and OTP
+
+  def of(:jws_invalid, details, _error) do
+    case details[:cause] do
+      :algorithm ->
+        {"the header of the JWS names an algorithm that is not among :algorithms",
+         "Take it only if its issuer should sign so: then add it to :algorithms"}
+
+      :critical ->
+        {"the header of the JWS has critical members (crit) that nobody here understands",
+         "If your code checks them, name them in :crit"}
+
+      :payload ->
+        {"the JWS and the option :payload do not go together: one of the two has the payload",
+         "Give :payload if and only if nothing is between the dots"}
+
+      :no_key ->
+        {"no key of the given ones is for this JWS",
+         "Compare kid, alg and use of the header and of the keys"}
+
+      _malformed ->
+        {"this is no JWS in the compact form",
+         "Look at what was received: three parts of base64url with dots between them"}
+    end
+  end
 
   def of(:otp_too_old, details, _error) do
     {"a private key of :ssl and :public_key can be on a token from OTP 27 on, and this is OTP #{details[:release]}",
@@ -343,6 +367,11 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   # This library's own use of the code, see Pkcs11Pool.API.Attributes.
+  def of(:key_type_inconsistent, %{cause: :other_curve}, _error) do
+    {"the key is on another curve than the one that was asked for",
+     "Give the curve of the key (key_info/3 says which); for JOSE its algorithm: ES256 for P-256, ES384 for P-384, ES512 for P-521, ES256K for secp256k1"}
+  end
+
   def of(:key_type_inconsistent, %{cause: :no_public_key}, _error) do
     {"the object holds no public key that OTP knows",
      "Of a private key other than RSA, ask for the public key's object, or by the label that both have"}

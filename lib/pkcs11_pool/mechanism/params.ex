@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   # The parameters of mechanisms: which kind a mechanism takes, and how they are checked and encoded.
 
   alias Pkcs11Pool.Argument.Suggestion
-  alias Pkcs11Pool.Table.Constants
+  alias Pkcs11Pool.Table.{Constants, Curves}
 
   @typedoc """
   What the native side makes the mechanism's C struct from. The numbers are PKCS#11's:
@@ -16,6 +16,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
              salt_length :: non_neg_integer}
           | {:rsa_oaep, hash :: non_neg_integer, mgf :: non_neg_integer, source :: binary}
           | {:hashed, hash :: non_neg_integer}
+          | {:hashed, hash :: non_neg_integer, ec_params :: binary}
           | {:gcm, iv :: binary | :token, aad :: binary, tag_bits :: non_neg_integer}
           | {:ecdh1, kdf :: non_neg_integer, shared_data :: binary, public_data :: binary}
 
@@ -86,6 +87,12 @@ defmodule Pkcs11Pool.Mechanism.Params do
   @max_ulong Bitwise.bsl(1, 8 * @ulong_bytes) - 1
 
   defguardp is_ulong(value) when is_integer(value) and value >= 0 and value <= @max_ulong
+
+  @doc """
+  Whether what is signed is a message, of a mechanism that takes digests.
+  """
+  @spec hashed?(t) :: boolean
+  def hashed?(params), do: is_tuple(params) and elem(params, 0) == :hashed
 
   @doc """
   The largest number that a CK_ULONG holds.
@@ -172,11 +179,18 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   def encode!(:digest, name, params) do
-    hash = fetch!(name, params!(name, params, [:hash]), :hash)
+    params = params!(name, params, if(name == :ecdsa, do: [:hash, :curve], else: [:hash]))
+    hash = fetch!(name, params, :hash)
 
-    case @hashes do
-      %{^hash => {code, _size}} when hash in @signed_hashes -> {:hashed, code}
-      _other -> bad!(name, :hash, "one of #{inspect(@signed_hashes)}", hash)
+    case {@hashes, params[:curve]} do
+      {%{^hash => {code, _size}}, nil} when hash in @signed_hashes ->
+        {:hashed, code}
+
+      {%{^hash => {code, _size}}, curve} when hash in @signed_hashes ->
+        {:hashed, code, curve!(name, curve)}
+
+      _other ->
+        bad!(name, :hash, "one of #{inspect(@signed_hashes)}", hash)
     end
   end
 
@@ -317,6 +331,17 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   defp binary!(_name, _key, value) when is_binary(value), do: value
   defp binary!(name, key, value), do: bad!(name, key, "a binary", value)
+
+  @curves for {curve, oid} <- Curves.all(),
+              into: %{},
+              do: {curve, :public_key.der_encode(:EcpkParameters, {:namedCurve, oid})}
+
+  defp curve!(name, curve) do
+    case @curves do
+      %{^curve => ec_params} -> ec_params
+      _unknown -> bad!(name, :curve, "a curve's name such as :secp256r1", curve)
+    end
+  end
 
   defp params!(name, params, known) do
     unless Keyword.keyword?(params) do

@@ -212,7 +212,10 @@ fn params(term: Term<'_>) -> NifResult<Params> {
         return if term.decode::<Atom>()? == atoms::nil() { Ok(Params::None) } else { Err(Error::BadArg) };
     }
     if let Ok((tag, hash)) = term.decode::<(Atom, u64)>() {
-        return if tag == atoms::hashed() { Ok(Params::Hashed { hash }) } else { Err(Error::BadArg) };
+        return if tag == atoms::hashed() { Ok(Params::Hashed { hash, curve: None }) } else { Err(Error::BadArg) };
+    }
+    if let Ok((tag, hash, curve)) = term.decode::<(Atom, u64, Term)>() {
+        return if tag == atoms::hashed() { Ok(Params::Hashed { hash, curve: Some(bytes(curve)?) }) } else { Err(Error::BadArg) };
     }
     let (tag, a, b, c): (Atom, Term, Term, Term) = term.decode()?;
     if tag == atoms::rsa_pss() {

@@ -61,6 +61,7 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             vec![(atoms::expected_bytes(), expected.encode(env)), (atoms::given_bytes(), given.encode(env))]
         }
         Error::SessionsHung { hung, size } => vec![(atoms::hung(), hung.encode(env)), (atoms::size(), size.encode(env))],
+        Error::CurveMisfit => vec![(atoms::cause(), name(env, "other_curve"))],
         Error::KeyMisfit { class, key_type } => {
             let class = class.map(|class| (atoms::class(), class.encode(env)));
             class.into_iter().chain(key_type.map(|key_type| (atoms::key_type(), key_type.encode(env)))).collect()

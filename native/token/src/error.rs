@@ -97,6 +97,9 @@ pub enum Error {
     /// An object of another token.
     #[error("the object is of another token")]
     ObjectOfOtherToken,
+    /// The key is on another curve than the one that was asked for.
+    #[error("the key is on another curve")]
+    CurveMisfit,
     /// The key is none that the mechanism takes.
     #[error("a key of class {class:?} and type {key_type:?} does not fit the mechanism")]
     KeyMisfit {
@@ -302,7 +305,7 @@ impl Error {
             Self::TooManyObjects { .. } => "too_many_objects",
             Self::ObjectStale | Self::ObjectOfOldEpoch => "object_stale",
             Self::ObjectOfOtherToken => "object_of_other_token",
-            Self::KeyMisfit { .. } => "key_type_inconsistent",
+            Self::KeyMisfit { .. } | Self::CurveMisfit => "key_type_inconsistent",
             Self::DigestTooLong { .. } => "digest_too_long",
             Self::SignatureInvalid { .. } | Self::SignatureLength { .. } => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::DecryptionFailed { .. } => "decryption_failed",

@@ -90,6 +90,7 @@ impl Attempt<'_> {
             | Error::IvReplaced { .. }
             | Error::IvNotMade
             | Error::KeyMisfit { .. }
+            | Error::CurveMisfit
             | Error::DigestTooLong { .. } => true,
             _ => false,
         }

@@ -73,7 +73,7 @@ impl Hashing {
     pub(crate) fn of(mechanism: &Mechanism) -> Option<Self> {
         let raw = |code, params| Mechanism { code, params };
         match (mechanism.code, &mechanism.params) {
-            (code @ (CKM_ECDSA | CKM_RSA_PKCS), Params::Hashed { hash }) => {
+            (code @ (CKM_ECDSA | CKM_RSA_PKCS), Params::Hashed { hash, .. }) => {
                 let hash = HASHES.iter().find(|known| known.code == *hash)?;
                 let on_token = Mechanism::new(if code == CKM_ECDSA { hash.ecdsa } else { hash.rsa_pkcs });
                 Some(Self { on_token, raw: raw(code, Params::None), hash })
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn hashed(code: CK_MECHANISM_TYPE, hash: CK_MECHANISM_TYPE) -> Hashing {
-        Hashing::of(&Mechanism { code, params: Params::Hashed { hash } }).expect("known")
+        Hashing::of(&Mechanism { code, params: Params::Hashed { hash, curve: None } }).expect("known")
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Attempt<'_> {
         if !fits(mechanism.code, usage, facts.class, facts.key_type) {
             return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
         }
+        if let Params::Hashed { curve: Some(curve), .. } = &mechanism.params
+            && !facts.may_be_on_curve(curve)
+        {
+            return Err(Error::CurveMisfit);
+        }
         if let Task::Verify { signature, .. } = task
             && let Some(expected) = facts.signature_size(lengths::of_signature(mechanism))
             && signature.len() != expected

@@ -55,6 +55,8 @@ pub enum Params {
     Hashed {
         /// `CKM_*` of the hash.
         hash: CK_MECHANISM_TYPE,
+        /// `CKA_EC_PARAMS` of the only curve whose keys may sign so.
+        curve: Option<Vec<u8>>,
     },
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1 {
@@ -212,7 +214,7 @@ impl fmt::Debug for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Params::None => write!(f, "None"),
-            Params::Hashed { hash } => write!(f, "Hashed {{ hash: {hash:#x} }}"),
+            Params::Hashed { hash, .. } => write!(f, "Hashed {{ hash: {hash:#x} }}"),
             Params::Bytes(bytes) => write!(f, "[{} bytes]", bytes.len()),
             Params::RsaPss { hash, mgf, salt_length } => {
                 write!(f, "RsaPss {{ hash: {hash:#x}, mgf: {mgf:#x}, salt_length: {salt_length} }}")

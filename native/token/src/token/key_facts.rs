@@ -61,6 +61,12 @@ impl KeyFacts {
         curves::order_size(self.params_of(CKK_EC)?)
     }
 
+    /// Whether it is on this curve, by `CKA_EC_PARAMS`, as far as the token says on which it is. Parameters that are written out may be of any.
+    pub(crate) fn may_be_on_curve(&self, curve: &[u8]) -> bool {
+        const OBJECT_IDENTIFIER: u8 = 6;
+        self.ec_params.as_deref().is_none_or(|own| own == curve || own.first() != Some(&OBJECT_IDENTIFIER))
+    }
+
     /// Bytes of a signature that this key makes or verifies, where mechanism and key fix them and the token says what they are.
     pub(crate) fn signature_size(&self, length: SignatureLength) -> Option<usize> {
         match length {
@@ -106,6 +112,16 @@ mod tests {
         assert_eq!(ec(CKK_RSA, P256).order_size(), None);
         assert_eq!(ec(CKK_EC, b"\x06\x01\x2a").order_size(), None);
         assert_eq!(KeyFacts::default().order_size(), None);
+    }
+
+    #[test]
+    fn a_key_is_not_on_another_curve_than_its_own() {
+        let key = ec(CKK_EC, P256);
+        assert!(key.may_be_on_curve(P256));
+        assert!(!key.may_be_on_curve(b"\x06\x05\x2b\x81\x04\x00\x0a"));
+        // Nobody says.
+        assert!(KeyFacts::default().may_be_on_curve(P256));
+        assert!(ec(CKK_EC, b"\x30\x00").may_be_on_curve(P256));
     }
 
     #[test]
