@@ -106,6 +106,14 @@ defmodule Pkcs11Pool do
   @typedoc "Options of `login/3` and `logout/2`: `:force` is explained there, and `false` by default."
   @type login_option :: call_option | {:force, boolean}
 
+  @typedoc """
+  Options of streams, see `sign_stream/5`: `:lease_timeout` - ms that the whole stream may have its session, or `:infinity`; by default the pool's.
+  """
+  @type stream_option :: call_option | {:lease_timeout, timeout}
+
+  @typedoc "The same of streams with a key."
+  @type key_stream_option :: key_option | {:lease_timeout, timeout}
+
   @typedoc "Options of `digest_key/4`, where `:prefix` and `:suffix` are explained."
   @type digest_key_option :: key_option | {:prefix, iodata} | {:suffix, iodata}
 
@@ -520,6 +528,132 @@ defmodule Pkcs11Pool do
 
   defbang decrypt_many!(pool, key, mechanism, list :: [item], opts :: [key_option]) ::
             item_results(binary)
+
+  ## Streams
+
+  @doc """
+  Signs data that comes in parts: `{:ok, signature}`, a binary. `enumerable` is any enumerable of iodata, and needs not fit into memory:
+
+      {:ok, signature} = Pkcs11Pool.sign_stream(MyApp.HSM, "releases", {:rsa_pkcs, hash: :sha256}, File.stream!(path, [], 65_536))
+
+  The signature is that of `sign/5` with all of the data. `{:ecdsa, hash: :sha256}`, `{:rsa_pkcs, hash: :sha256}` and PSS with a hash in its name do on any token, as
+  there: where the token does not hash, the parts are hashed here. A mechanism that takes its data in one piece (`:ecdsa`, `:rsa_pkcs`, `:rsa_pkcs_pss`, `:rsa_pkcs_oaep`,
+  ...) raises `ArgumentError`; of others some tokens say so by `:operation_not_initialized` or `:function_not_supported`.
+
+  This holds for all of `sign_stream/5`, `verify_stream/6`, `digest_stream/4`, `encrypt_stream/5` and `decrypt_stream/5`:
+
+    * A stream has a session for itself from its beginning to its end (`:leased` in `status/1`), in the process that runs it. Within a `with_session/3` block that is the
+      block's session; from another process the lease gives `:not_owner`.
+    * The parts are gathered, or cut, to 64 KiB each: one C call for each, and memory for two or three of them, however long the stream is and whatever its elements are.
+    * `:queue_timeout` is how long it may wait for its session, `:operation_timeout` how long each C call may take, and `:lease_timeout` how long the whole may take,
+      the time that the enumerable takes included: 60 s, unless the pool or the option of this call says otherwise. Then the error is `:lease_ended`.
+    * The beginning (no data has been asked for yet) is tried again on another session where that helps, as with `sign/5`. Later a stream is never continued on another
+      session: whatever ends it is its error, and it may be begun again, with an enumerable that can be.
+    * If the enumerable raises, throws or exits, so does the call. No operation is left behind: the session is closed. That of a block is kept, and the operation
+      ended by `C_SessionCancel`, or, where the module has none (before PKCS#11 3.0), by its final call. But a signature of what there is nobody has asked for: without
+      `C_SessionCancel`, a `sign_stream/5` that is broken off takes the block's session with it, whose next call is `:lease_ended`.
+    * Calls of the same process while the stream is in progress (from within the enumerable, or from whoever consumes a lazy stream) take another session: two streams,
+      one into the other, take two. On a pool that has no other, and within the `with_session/3` block whose session the stream uses, they are `:stream_in_progress`, at once.
+    * An enumerable that is empty gives what no data gives.
+
+  Calls `C_SignInit`, `C_SignUpdate` for each part, and `C_SignFinal`; where the data is hashed here, `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
+  """
+  @spec sign_stream(pool, key, mechanism, Enumerable.t(), [signature_option | key_stream_option]) ::
+          {:ok, binary} | {:error, Error.t()}
+  def sign_stream(pool, key, mechanism, enumerable, opts \\ []),
+    do: API.Signature.sign_stream(pool, key, mechanism, enumerable, opts)
+
+  defbang sign_stream!(
+            pool,
+            key,
+            mechanism,
+            enumerable :: Enumerable.t(),
+            opts :: [signature_option | key_stream_option]
+          ) :: binary
+
+  @doc """
+  Verifies the signature of data that comes in parts: `:ok`, or the error `:signature_invalid`. See `verify/6`, and `sign_stream/5` about streams.
+
+  Calls `C_VerifyInit`, `C_VerifyUpdate` for each part, and `C_VerifyFinal`; where the data is hashed here, `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
+  """
+  @spec verify_stream(pool, key, mechanism, Enumerable.t(), iodata, [
+          signature_option | key_stream_option
+        ]) :: :ok | {:error, Error.t()}
+  def verify_stream(pool, key, mechanism, enumerable, signature, opts \\ []),
+    do: API.Signature.verify_stream(pool, key, mechanism, enumerable, signature, opts)
+
+  defbang verify_stream!(
+            pool,
+            key,
+            mechanism,
+            enumerable :: Enumerable.t(),
+            signature :: iodata,
+            opts :: [signature_option | key_stream_option]
+          ) :: :ok
+
+  @doc """
+  The digest of data that comes in parts, computed by the token: `{:ok, binary}`. See `digest/4`, and `sign_stream/5` about streams.
+
+  Calls `C_DigestInit`, `C_DigestUpdate` for each part, and `C_DigestFinal` (PKCS#11 2.40, 5.10).
+  """
+  @spec digest_stream(pool, mechanism, Enumerable.t(), [stream_option]) ::
+          {:ok, binary} | {:error, Error.t()}
+  def digest_stream(pool, mechanism, enumerable, opts \\ []),
+    do: API.Digest.digest_stream(pool, mechanism, enumerable, opts)
+
+  defbang digest_stream!(
+            pool,
+            mechanism,
+            enumerable :: Enumerable.t(),
+            opts :: [stream_option]
+          ) :: binary
+
+  @doc """
+  Encrypts data that comes in parts: a lazy enumerable of binaries, which together are the ciphertext of `encrypt/5`. See `sign_stream/5` about streams.
+
+      File.stream!(path, [], 65_536)
+      |> then(&Pkcs11Pool.encrypt_stream(MyApp.HSM, "vault", {:aes_ctr, counter_block: block}, &1))
+      |> Enum.into(File.stream!(path <> ".encrypted"))
+
+  Nothing is asked of the pool before it is enumerated, and whatever fails then raises `Pkcs11Pool.Error`; what came before is of no use. Each enumeration is an encryption
+  of its own: with one IV, enumerate it once, or again only for the same data. A consumer that halts early (`Enum.take/2`) ends it, and leaves no operation behind. How long the
+  binaries are is the token's affair; none is empty. Some tokens gather what they are given, and give all of it at the end.
+
+  The IV is the caller's: `iv: :token` raises `ArgumentError`, as a stream of ciphertext has no place for it. A token that replaces it gives `:iv_replaced`. AES-GCM has its tag
+  at the end, and the standard encrypts at most 64 GiB with one IV.
+
+  Calls `C_EncryptInit`, `C_EncryptUpdate` for each part, and `C_EncryptFinal` (PKCS#11 2.40, 5.8).
+  """
+  @spec encrypt_stream(pool, key, mechanism, Enumerable.t(), [key_stream_option]) ::
+          Enumerable.t()
+  def encrypt_stream(pool, key, mechanism, enumerable, opts \\ []),
+    do: API.Cipher.encrypt_stream(pool, key, mechanism, enumerable, opts)
+
+  @doc """
+  Decrypts data that comes in parts: a lazy enumerable of binaries, which together are the plaintext of `decrypt/5`. See `encrypt_stream/5` about lazy streams, and
+  `sign_stream/5` about all.
+
+  A ciphertext that was changed or cut off raises `:decryption_failed` at the end, *after* the binaries before have come out. What an attacker makes of a plaintext that is not
+  verified yet has broken systems: hence a mechanism that authenticates (AES-GCM, AES-CCM, ChaCha20-Poly1305) gives away nothing before its tag is verified:
+
+    * A token that gathers, and gives the plaintext with its final call (SoftHSM does), needs no more. It comes in one piece at the end then, and needs the memory for it.
+    * Of a token that gives it out before, the error is `:plaintext_unverified` at the first part, and nothing comes out. `decrypt/5` decrypts in one piece on any token. With
+      `unverified: :allow` the parts come out as the token gives them: write them where nobody reads them, and use them when the enumeration has ended without an exception;
+      a file cut into blocks that are encrypted one by one needs none of this.
+
+  Other mechanisms (AES-CBC, AES-CTR) verify nothing, at no time: see `decrypt/5`, and verify a MAC of the ciphertext first (`verify_stream/6`).
+
+  Options, besides those of every stream:
+
+    * `:unverified` - `:refuse` (the default) or `:allow`, see above
+
+  Calls `C_DecryptInit`, `C_DecryptUpdate` for each part, and `C_DecryptFinal` (PKCS#11 2.40, 5.9).
+  """
+  @spec decrypt_stream(pool, key, mechanism, Enumerable.t(), [
+          key_stream_option | {:unverified, :refuse | :allow}
+        ]) :: Enumerable.t()
+  def decrypt_stream(pool, key, mechanism, enumerable, opts \\ []),
+    do: API.Cipher.decrypt_stream(pool, key, mechanism, enumerable, opts)
 
   ## Digests and random bytes
 

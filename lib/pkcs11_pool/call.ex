@@ -12,7 +12,7 @@ defmodule Pkcs11Pool.Call do
   # An operation that cannot be abandoned any more has been answered: its message is waited for, so
   # that none is ever left over.
 
-  alias Pkcs11Pool.Call.{Deadlines, Errors, Span}
+  alias Pkcs11Pool.Call.{Deadlines, Errors, LeaseExpiry, Span}
   alias Pkcs11Pool.{Error, Lease, Native, Options, Registry}
 
   @doc """
@@ -52,7 +52,8 @@ defmodule Pkcs11Pool.Call do
 
   def target(name, opts) do
     with nil <- Lease.current(name),
-         {:ok, _server, entry} <- Registry.fetch(name) do
+         {:ok, _server, entry} <- Registry.fetch(name),
+         :ok <- Lease.check_streams(name, entry) do
       {:ok, {name, timeouts(entry, opts), nil}}
     else
       %Lease{} = lease -> target(lease, opts)
@@ -85,26 +86,26 @@ defmodule Pkcs11Pool.Call do
   defp with_error(done, _name, _entry), do: done
 
   @doc """
-  Takes a session of the pool for the calling process. With the lease comes the pool server, which is told when the lease expires.
+  Takes a session of the pool for the calling process, until `:lease_timeout` has passed at the latest. A request runs there first; if it fails, there is no
+  lease.
   """
-  @spec lease(name :: term, Options.Call.t()) ::
-          {:ok, Lease.t(), server :: pid, Native.ticket()} | {:error, Error.t()}
-  def lease(name, opts) do
-    case Registry.fetch(name) do
-      {:ok, server, entry} ->
-        entry = timeouts(entry, opts)
+  @spec lease(name :: term, request :: term, Options.Call.t()) ::
+          {:ok, Lease.t(), Native.ticket()} | {:error, Error.t()}
+  def lease(name, request, opts) do
+    with {:ok, server, entry} <- Registry.fetch(name),
+         :ok <- Lease.check_streams(name, entry) do
+      entry = timeouts(entry, opts)
+      entry = %{entry | lease_timeout: opts.lease_timeout || entry.lease_timeout}
 
-        case await_lease(entry) do
-          {:ok, native, ticket} ->
-            lease = %Lease{pool: name, holder: self(), native: native, entry: entry}
-            {:ok, lease, server, ticket}
+      case await_lease(entry, request) do
+        {:ok, native, ticket} ->
+          lease = %Lease{pool: name, holder: self(), native: native, entry: entry}
+          LeaseExpiry.start(lease, server)
+          {:ok, lease, ticket}
 
-          {:error, error} ->
-            {:error, Errors.new(error, name, entry)}
-        end
-
-      {:error, error} ->
-        {:error, error}
+        {:error, error} ->
+          {:error, Errors.new(error, name, entry)}
+      end
     end
   end
 
@@ -206,11 +207,11 @@ defmodule Pkcs11Pool.Call do
     end
   end
 
-  defp await_lease(entry) do
+  defp await_lease(entry, request) do
     started = Deadlines.now()
     ref = make_ref()
 
-    case Native.submit_lease(entry.native, ref, or_nil(entry.queue_timeout)) do
+    case Native.submit_lease(entry.native, ref, request, or_nil(entry.queue_timeout)) do
       {:error, _error} = refused ->
         refused
 

@@ -59,7 +59,9 @@ defmodule Pkcs11Pool.Error do
   | `:starting` | why a pool is not well: it has not opened its first session yet | |
   | `:jws_invalid` | what is no JWS, or has a header that is not taken (`Pkcs11Pool.JWS`) | `:cause` |
   | `:otp_too_old` | a private key that is a function (`Pkcs11Pool.OTP`) needs OTP 27 | `:release`, the running one |
-  | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block | |
+  | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block; a stream that took longer than `:lease_timeout`, or whose session is gone | of a stream: `:stream`, `:timeout_ms` where its time was over |
+  | `:stream_in_progress` | a call from within a stream, on the stream's session; or the calling process has all sessions of the pool for its streams | `:sessions`: how many |
+  | `:plaintext_unverified` | the token gives out a plaintext before it has verified the whole, and `decrypt_stream/5` was not told `unverified: :allow` | |
 
   With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,
   `:running`, `:waiting`, `:hung`).
@@ -120,6 +122,7 @@ defmodule Pkcs11Pool.Error do
     :slot_in_use,
     :not_owner,
     :lease_ended,
+    :stream_in_progress,
     :sessions_hung,
     :starting,
     :otp_too_old

@@ -64,6 +64,48 @@ defmodule Pkcs11Pool.Lease do
     :ok
   end
 
+  @doc false
+  # A stream of the calling process's has a session of the pool, which no other call of its gets.
+  @spec add_stream(t) :: :ok
+  def add_stream(lease) do
+    Process.put({__MODULE__, :streams, lease.pool}, [lease.native | streams(lease.pool)])
+    :ok
+  end
+
+  @doc false
+  @spec remove_stream(t) :: :ok
+  def remove_stream(lease) do
+    case List.delete(streams(lease.pool), lease.native) do
+      [] -> Process.delete({__MODULE__, :streams, lease.pool})
+      others -> Process.put({__MODULE__, :streams, lease.pool}, others)
+    end
+
+    :ok
+  end
+
+  defp streams(pool), do: Process.get({__MODULE__, :streams, pool}, [])
+
+  @doc false
+  # Fails if the calling process has all sessions of the pool for streams of its own: another one would never come free.
+  @spec check_streams(pool :: term, Registry.entry()) :: :ok | {:error, Error.t()}
+  def check_streams(pool, entry) do
+    # Mostly there are none.
+    if streams(pool) == [] or held(pool) < Native.status(entry.native).ceiling do
+      :ok
+    else
+      details = %{sessions: held(pool)}
+      {:error, Error.new(:stream_in_progress, pool: pool, executed: false, details: details)}
+    end
+  end
+
+  @doc false
+  # How many sessions of the pool the calling process has for itself.
+  @spec held(pool :: term) :: non_neg_integer
+  def held(pool) do
+    streams = Enum.count(streams(pool), &(Native.is_lease_active(&1) == true))
+    if own(pool) == nil, do: streams, else: streams + 1
+  end
+
   defimpl Inspect do
     def inspect(lease, _opts),
       do:

@@ -53,7 +53,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   import Bitwise
 
-  alias Pkcs11Pool.Mechanism.{Digests, Names, Params, Properties}
+  alias Pkcs11Pool.Mechanism.{Digests, Names, Params, Properties, Streams}
   alias Pkcs11Pool.Table.{Constants, Mechanisms}
 
   @type t ::
@@ -209,6 +209,12 @@ defmodule Pkcs11Pool.Mechanism do
   """
   @spec digested!(result, t) :: result when result: term
   defdelegate digested!(result, mechanism), to: Digests, as: :check_result!
+
+  @doc """
+  Raises `ArgumentError` for an encoded mechanism that cannot be streamed.
+  """
+  @spec streamable!(operation | :digest, {code :: non_neg_integer, Params.t()}) :: :ok
+  defdelegate streamable!(operation, encoded), to: Streams, as: :check!
 
   @doc """
   The name of a mechanism's number; `{:vendor, number}` for one that the standard does not name.

@@ -57,10 +57,14 @@ defmodule Pkcs11Pool.Native do
           {:done, result :: term, timing} | ticket | {:error, error}
   def run_here(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Takes a call for a session of the caller's own; `{tag, :ok}` comes when the lease has one."
-  @spec submit_lease(pool, tag :: reference, queue_timeout :: non_neg_integer | nil) ::
-          {ticket, lease} | {:error, error}
-  def submit_lease(_pool, _tag, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+  @doc "Takes a call for a session of the caller's own, on which a request runs first; its answer comes as `{tag, result}` when the lease has one."
+  @spec submit_lease(
+          pool,
+          tag :: reference,
+          request :: term,
+          queue_timeout :: non_neg_integer | nil
+        ) :: {ticket, lease} | {:error, error}
+  def submit_lease(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Takes an operation on a lease's session; its answer comes as `{tag, result}`."
   @spec submit_within(pool, lease, tag :: reference, request :: term) :: ticket | {:error, error}

@@ -29,7 +29,10 @@ defmodule Pkcs11Pool.Telemetry do
 
   `queue_time` is the time from the call to the operation's start on a session. A list (`sign_many/5`
   and its like) is one operation: `:stop` has `count`, how many items it has, and `failed`, how many of
-  them are errors, among its measurements, `queue_time` of its first slice, and no `session`. The caller's own
+  them are errors, among its measurements, `queue_time` of its first slice, and no `session`. A stream
+  (`sign_stream/5` and its like) is one operation, too: `:stop` and `:exception` have `bytes`, how many went into it, and
+  `queue_time` is that of its session. A lazy one (`encrypt_stream/5`, `decrypt_stream/5`) that was left
+  before its end, whether by its consumer or by an exception, ends with `:stop` and `result: :halted`. The caller's own
   metadata is the `:telemetry_metadata` option of a call; the library's keys win over it. The `mechanism` is
   without its parameters, and nothing in any event is a PIN, key material or data: `reason` of an
   `:exception` is the exception's module or a bare atom, and stack traces hold arities, not
@@ -118,10 +121,11 @@ defmodule Pkcs11Pool.Telemetry do
   Ends a span by what was raised, thrown or exited. The exception's text and the arguments in the
   stack trace are left out, since both may show data.
   """
-  @spec exception(span, :error | :throw | :exit, term, Exception.stacktrace()) :: :ok
-  def exception(nil, _kind, _reason, _stacktrace), do: :ok
+  @spec exception(span, :error | :throw | :exit, term, Exception.stacktrace(), map) :: :ok
+  def exception(span, kind, reason, stacktrace, measurements \\ %{})
+  def exception(nil, _kind, _reason, _stacktrace, _measurements), do: :ok
 
-  def exception({name, started, start_metadata}, kind, reason, stacktrace) do
+  def exception({name, started, start_metadata}, kind, reason, stacktrace, measurements) do
     metadata =
       Map.merge(start_metadata, %{
         kind: kind,
@@ -129,7 +133,8 @@ defmodule Pkcs11Pool.Telemetry do
         stacktrace: Enum.map(stacktrace, &without_arguments/1)
       })
 
-    emit([name, :exception], %{duration: System.monotonic_time() - started}, metadata)
+    measurements = Map.put(measurements, :duration, System.monotonic_time() - started)
+    emit([name, :exception], measurements, metadata)
   end
 
   @doc """
@@ -164,6 +169,7 @@ defmodule Pkcs11Pool.Telemetry do
   # Behind a function: the compiler and dialyzer look for a module that is written out.
   defp library, do: :telemetry
 
+  defp outcome(:halted), do: %{result: :halted}
   defp outcome({:error, %{reason: reason}}), do: %{result: :error, reason: reason}
   defp outcome({:error, reason}) when is_atom(reason), do: %{result: :error, reason: reason}
   defp outcome({:error, _reason}), do: %{result: :error, reason: :unknown}

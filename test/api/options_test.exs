@@ -329,7 +329,10 @@ defmodule Pkcs11Pool.OptionsTest do
                force: false,
                limit: nil,
                prefix: "",
-               suffix: ""
+               suffix: "",
+               select: nil,
+               lease_timeout: nil,
+               unverified: :refuse
              } == Options.Call.validate!([])
     end
 

@@ -60,7 +60,7 @@ defmodule Pkcs11Pool.StackTraceTest do
         submit: [native, make_ref(), {:digest, {0x250, nil}, @canary}, 5_000],
         run_here: [native, make_ref(), {:digest, {0x250, nil}, @canary}, 5_000],
         submit_within: [native, make_ref(), make_ref(), {:digest, {0x250, nil}, @canary}],
-        submit_lease: [native, make_ref(), 5_000],
+        submit_lease: [native, make_ref(), {:digest, {0x250, nil}, @canary}, 5_000],
         provide_pin: [native, 0, {:ok, @canary}],
         login: [native, make_ref(), @canary, false, 5_000],
         logout: [native, make_ref(), false, 5_000],

@@ -6,7 +6,7 @@ defmodule Pkcs11Pool.API.Cipher do
 
   alias Pkcs11Pool.API.KeyOperation
   alias Pkcs11Pool.Call.Batch
-  alias Pkcs11Pool.{Error, Mechanism, Options}
+  alias Pkcs11Pool.{Call, Error, Mechanism, Options}
 
   @doc """
   Encrypts data.
@@ -39,6 +39,39 @@ defmodule Pkcs11Pool.API.Cipher do
         binary!(data, "data"),
         Options.Call.validate!(opts, [:select])
       )
+
+  @doc """
+  Encrypts data that comes in parts.
+  """
+  @spec encrypt_stream(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          Enumerable.t(),
+          keyword
+        ) :: Enumerable.t()
+  def encrypt_stream(pool, key, mechanism, enumerable, opts) do
+    opts = Options.Call.validate!(opts, [:select, :lease_timeout])
+    begin = KeyOperation.begin_stream!(pool, :encrypt, key, mechanism, nil, enumerable, opts)
+    Call.Stream.lazy(pool, :encrypt, Mechanism.name(mechanism), begin, enumerable, opts)
+  end
+
+  @doc """
+  Decrypts data that comes in parts.
+  """
+  @spec decrypt_stream(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          Enumerable.t(),
+          keyword
+        ) :: Enumerable.t()
+  def decrypt_stream(pool, key, mechanism, enumerable, opts) do
+    opts = Options.Call.validate!(opts, [:select, :lease_timeout, :unverified])
+    allow? = opts.unverified == :allow
+    begin = KeyOperation.begin_stream!(pool, :decrypt, key, mechanism, allow?, enumerable, opts)
+    Call.Stream.lazy(pool, :decrypt, Mechanism.name(mechanism), begin, enumerable, opts)
+  end
 
   @doc """
   Encrypts each of a list of data.

@@ -19,6 +19,20 @@ defmodule Pkcs11Pool.API.Digest do
   end
 
   @doc """
+  The digest of data that comes in parts.
+  """
+  @spec digest_stream(Pkcs11Pool.pool(), Mechanism.t(), Enumerable.t(), keyword) ::
+          {:ok, binary} | {:error, Error.t()}
+  def digest_stream(pool, mechanism, enumerable, opts) do
+    opts = Options.Call.validate!(opts, [:lease_timeout])
+    encoded = Mechanism.encode!(mechanism)
+    Mechanism.streamable!(:digest, encoded)
+    Call.Stream.Parts.check!(enumerable)
+    begin = fn -> {:ok, {nil, encoded, nil}} end
+    Call.Stream.run(pool, :digest, Mechanism.name(mechanism), begin, enumerable, opts)
+  end
+
+  @doc """
   The digest of a secret key's value.
   """
   @spec digest_key(Pkcs11Pool.pool(), Mechanism.t(), Pkcs11Pool.key(), keyword) ::

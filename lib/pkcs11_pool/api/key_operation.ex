@@ -30,7 +30,32 @@ defmodule Pkcs11Pool.API.KeyOperation do
   end
 
   @doc """
-  The same with each of a list of encoded items; one that is an error already is its own result.
+  What a stream of an operation with a key begins with. `input` is the signature of `:verify`, and of `:decrypt` whether what is not verified yet goes out.
+  """
+  @spec begin_stream!(
+          Pkcs11Pool.pool(),
+          Call.Stream.verb(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          input :: binary | boolean | nil,
+          Enumerable.t(),
+          Options.Call.t()
+        ) :: Call.Stream.beginning()
+  def begin_stream!(pool, verb, key, mechanism, input, enumerable, opts) do
+    encoded = Mechanism.encode_for!(verb, mechanism)
+    Mechanism.streamable!(verb, encoded)
+    Call.Stream.Parts.check!(enumerable)
+    class = Mechanism.class_for(verb, mechanism)
+    _checked = Selection.encode!(key, class, opts)
+
+    fn ->
+      with {:ok, key} <- Selection.choose(pool, key, class, opts),
+           do: {:ok, {Selection.encode!(key, class, opts), encoded, input}}
+    end
+  end
+
+  @doc """
+  An operation with each of a list of encoded items; one that is an error already is its own result.
   """
   @spec run_many(
           Pkcs11Pool.pool(),

@@ -71,9 +71,11 @@ defmodule Pkcs11Pool.API.Login do
     end
   end
 
-  # The caller's own session does not come free while the caller waits here: if it is the pool's only one, there is nothing to wait for.
+  # The caller's own sessions (of a block, of streams) do not come free while the caller waits here: if the pool has no other, there is nothing to wait for.
   defp without_wait_for_own_session(opts, pool, %{native: native}) do
-    if Lease.own(pool) != nil and Native.status(native).ceiling == 1,
+    held = Lease.held(pool)
+
+    if held > 0 and Native.status(native).ceiling <= held,
       do: %{opts | queue_timeout: 0},
       else: opts
   end

@@ -81,6 +81,49 @@ defmodule Pkcs11Pool.API.Signature do
     KeyOperation.run_many(pool, :verify, key, mechanism, items, opts)
   end
 
+  @doc """
+  Signs data that comes in parts.
+  """
+  @spec sign_stream(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          Enumerable.t(),
+          keyword
+        ) :: {:ok, binary} | {:error, Error.t()}
+  def sign_stream(pool, key, mechanism, enumerable, opts) do
+    opts = Options.Call.validate!(opts, [:signature, :select, :lease_timeout])
+    check_form!(opts, mechanism)
+    begin = KeyOperation.begin_stream!(pool, :sign, key, mechanism, nil, enumerable, opts)
+    result = Call.Stream.run(pool, :sign, Mechanism.name(mechanism), begin, enumerable, opts)
+    with {:ok, signature} <- result, do: encode(pool, signature, opts)
+  end
+
+  @doc """
+  Verifies the signature of data that comes in parts.
+  """
+  @spec verify_stream(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          Enumerable.t(),
+          iodata,
+          keyword
+        ) :: :ok | {:error, Error.t()}
+  def verify_stream(pool, key, mechanism, enumerable, signature, opts) do
+    opts = Options.Call.validate!(opts, [:signature, :select, :lease_timeout])
+    signature = binary!(signature, "signature")
+    begin = &KeyOperation.begin_stream!(pool, :verify, &1, mechanism, &2, enumerable, opts)
+    _checked = begin.(key, signature)
+
+    with {:ok, key} <- choose(pool, key, mechanism, opts),
+         {:ok, decoder} <- decoder(pool, key, mechanism, opts),
+         {:ok, signature} <- decode(pool, signature, decoder) do
+      begin = begin.(key, signature)
+      Call.Stream.run(pool, :verify, Mechanism.name(mechanism), begin, enumerable, opts)
+    end
+  end
+
   ## From the token to the caller
 
   # Before anything is signed: a signature cannot be taken back.

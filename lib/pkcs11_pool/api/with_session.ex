@@ -31,9 +31,8 @@ defmodule Pkcs11Pool.API.WithSession do
   defp run_leased(pool, fun, opts) do
     span = Telemetry.start(:lease, Map.put(opts.telemetry_metadata, :pool, pool))
 
-    case Call.lease(pool, opts) do
-      {:ok, lease, server, ticket} ->
-        let_expire(lease, server)
+    case Call.lease(pool, :ping, opts) do
+      {:ok, lease, ticket} ->
         Lease.set_current(lease)
 
         try do
@@ -57,25 +56,6 @@ defmodule Pkcs11Pool.API.WithSession do
         {:error, error}
     end
   end
-
-  defp let_expire(%{entry: %{lease_timeout: :infinity}}, _server), do: :ok
-
-  defp let_expire(lease, server),
-    do: Native.expire_lease(lease.native, server, caller(), lease.entry.lease_timeout)
-
-  # Where the lease was taken, for the log: the first function on the stack that is none of ours.
-  defp caller do
-    {:current_stacktrace, stack} = Process.info(self(), :current_stacktrace)
-
-    case Enum.find(stack, fn {module, _function, _arity, _location} -> not ours?(module) end) do
-      nil -> "an unknown place"
-      entry -> Exception.format_stacktrace_entry(entry)
-    end
-  end
-
-  # The module that calls this one by its name: an alias would make a cycle of the two.
-  defp ours?(module),
-    do: module in [Process, __MODULE__] or Atom.to_string(module) == "Elixir.Pkcs11Pool"
 
   defp apply_to(fun, _lease) when is_function(fun, 0), do: fun.()
   defp apply_to(fun, lease), do: fun.(lease)

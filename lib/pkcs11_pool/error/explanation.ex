@@ -258,6 +258,18 @@ defmodule Pkcs11Pool.Error.Explanation do
      "mechanisms/1 lists what it has"}
   end
 
+  def of(:plaintext_unverified, _details, _error) do
+    {"the token gives out what it has decrypted before it has verified the whole, and none of it is given away",
+     "Decrypt it in one piece with decrypt/5; or give unverified: :allow, and use nothing of it until the stream has ended without an error"}
+  end
+
+  def of(reason, _details, %{function: function})
+      when reason in [:operation_not_initialized, :function_not_supported] and
+             function in [:C_SignUpdate, :C_VerifyUpdate, :C_DigestUpdate] do
+    {"the module has no operation in progress that takes a part of the data: it has lost it, or the mechanism takes its data in one piece",
+     "If it says so whenever it is asked, give it the data in one piece"}
+  end
+
   def of(:mechanism_param_invalid, _details, _error),
     do: {"the token does not take these parameters of the mechanism", nil}
 
@@ -355,6 +367,26 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:not_owner, _details, _error),
     do: {"the lease belongs to another process", "Use it in the process that runs with_session/3"}
+
+  def of(:lease_ended, %{stream: true, timeout_ms: ms}, _error) do
+    {"the stream was not at its end within its :lease_timeout of #{ms} ms, and has lost its session",
+     "Raise the option :lease_timeout of the call, or of the pool"}
+  end
+
+  def of(:lease_ended, %{stream: true}, _error) do
+    {"the stream has lost its session before its end, and a stream is never continued on another one",
+     "Begin it again; the log says what became of the token"}
+  end
+
+  def of(:stream_in_progress, %{sessions: sessions}, _error) do
+    {"the calling process runs streams on all sessions that the pool has (#{sessions}), so that another call of its would wait for itself",
+     "Raise :pool_size, or make the call before the stream begins or after it has ended"}
+  end
+
+  def of(:stream_in_progress, _details, _error) do
+    {"the session is in the midst of a stream's operation, and runs nothing else until that has ended",
+     "Make the call before the stream begins or after it has ended, or outside of the with_session/3 block"}
+  end
 
   def of(:lease_ended, _details, _error),
     do: {"the lease has ended with its with_session/3 block", nil}

@@ -16,7 +16,9 @@ defmodule Pkcs11Pool.Options.Call do
           limit: pos_integer | nil,
           select: :newest | ([Pkcs11Pool.Object.t()] -> Pkcs11Pool.Object.t() | nil) | nil,
           prefix: binary,
-          suffix: binary
+          suffix: binary,
+          lease_timeout: timeout | nil,
+          unverified: :refuse | :allow
         }
 
   @names [:queue_timeout, :operation_timeout, :telemetry_metadata]
@@ -31,15 +33,26 @@ defmodule Pkcs11Pool.Options.Call do
     limit: nil,
     select: nil,
     prefix: "",
-    suffix: ""
+    suffix: "",
+    lease_timeout: nil,
+    unverified: :refuse
   }
 
   @doc """
   The options of a call: `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata`, and of `:signature`, `:partial`, `:session_object`, `:force`,
-  `:limit`, `:select`, `:prefix` and `:suffix` those in `extra`. Raises `ArgumentError` that names the option.
+  `:limit`, `:select`, `:prefix`, `:suffix`, `:lease_timeout` and `:unverified` those in `extra`. Raises `ArgumentError` that names the option.
   """
   @spec validate!(keyword, [
-          :signature | :partial | :session_object | :force | :limit | :select | :prefix | :suffix
+          :signature
+          | :partial
+          | :session_object
+          | :force
+          | :limit
+          | :select
+          | :prefix
+          | :suffix
+          | :lease_timeout
+          | :unverified
         ]) :: t
   def validate!(options, extra \\ [])
   def validate!([], _extra), do: @defaults

@@ -125,8 +125,8 @@ defmodule Pkcs11Pool.Options.Value do
   def validate!(:profile, nil), do: nil
   def validate!(:profile, value), do: one_of!(:profile, value, Profile.names())
 
-  def validate!(:session_object, value),
-    do: one_of!(:session_object, value, [:refuse, :allow])
+  def validate!(name, value) when name in [:session_object, :unverified],
+    do: one_of!(name, value, [:refuse, :allow])
 
   def validate!(name, value)
       when name in [

@@ -64,10 +64,10 @@ defmodule Pkcs11Pool.PoolServer.Notices do
     Logger.info("pool #{inspect(options.name)}: logged out (#{reason})")
   end
 
-  def report({:lease_expired, holder, caller}, options, _pool) do
+  def report({:lease_expired, holder, caller, ms}, options, _pool) do
     Logger.warning(
       "pool #{inspect(options.name)}: #{inspect(holder)} held a session for longer than :lease_timeout " <>
-        "(#{options.lease_timeout} ms), and has lost it; it was taken in #{caller}"
+        "(#{ms} ms), and has lost it; it was taken in #{caller}"
     )
   end
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
+use token::p11::stream::Kind;
 use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
 use token::{
-    Batch, Data, KeyRef, Limits, LoginMode, ModuleConfig, Newest, Numbers, Policy, PoolOptions, Provision, PublicKey, Request,
-    Selector, Task, UriAttribute,
+    Batch, Beginning, Data, KeyRef, Limits, LoginMode, ModuleConfig, Newest, Numbers, Policy, PoolOptions, Provision, PublicKey,
+    Request, Selector, StreamKind, StreamPart, Task, UriAttribute,
 };
 
 use crate::atoms;
@@ -75,6 +76,15 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [mechanism, message] if tag == atoms::digest() => {
             Request::Digest { mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
         }
+        [verb, key, mechanism, input] if tag == atoms::stream_begin() => {
+            let kind = stream_kind(verb.decode()?)?;
+            Request::Stream(kind, StreamPart::Begin(Box::new(beginning(kind, *key, *mechanism, *input)?)))
+        }
+        [verb, part] if tag == atoms::stream_update() => {
+            Request::Stream(stream_kind(verb.decode()?)?, StreamPart::Update(data(*part)?))
+        }
+        [verb] if tag == atoms::stream_finish() => Request::Stream(stream_kind(verb.decode()?)?, StreamPart::Finish),
+        [verb] if tag == atoms::stream_break_off() => Request::Stream(stream_kind(verb.decode()?)?, StreamPart::BreakOff),
         [length] if tag == atoms::generate_random() => Request::GenerateRandom { length: length.decode()? },
         [seed] if tag == atoms::seed_random() => Request::SeedRandom { seed: data(*seed)? },
         [mechanism, wanted] if tag == atoms::generate_key() => {
@@ -131,6 +141,26 @@ fn task(verb: Atom, input: Term<'_>) -> NifResult<Task> {
     } else {
         Err(Error::BadArg)
     }
+}
+
+fn stream_kind(verb: Atom) -> NifResult<StreamKind> {
+    let kinds = [
+        (atoms::digest(), Kind::Digest),
+        (atoms::sign(), Kind::Sign),
+        (atoms::verify(), Kind::Verify),
+        (atoms::encrypt(), Kind::Encrypt),
+        (atoms::decrypt(), Kind::Decrypt),
+    ];
+    kinds.into_iter().find(|(name, _)| *name == verb).map(|(_, kind)| StreamKind(kind)).ok_or(Error::BadArg)
+}
+
+/// What a stream begins with. The key is nil for `:digest`; the input is the signature of `:verify`, and of `:decrypt` whether a plaintext goes out that is
+/// not verified yet.
+fn beginning(kind: StreamKind, key: Term<'_>, mechanism: Term<'_>, input: Term<'_>) -> NifResult<Beginning> {
+    let key = if kind.0 == Kind::Digest { None } else { Some(self::key(key)?) };
+    let signature = if kind.0 == Kind::Verify { Some(data(input)?) } else { None };
+    let unverified = kind.0 == Kind::Decrypt && input.decode()?;
+    Ok(Beginning { key, mechanism: self::mechanism(mechanism)?, signature, unverified })
 }
 
 /// `[{mechanism, input}]`, with nil for the mechanism of the one before.

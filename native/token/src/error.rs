@@ -151,6 +151,12 @@ pub enum Error {
     /// The token was to make an IV, and did not.
     #[error("the token made no IV")]
     IvNotMade,
+    /// The token gives out what it has decrypted before it has checked it.
+    #[error("C_DecryptUpdate gave a plaintext that is not verified yet")]
+    PlaintextUnverified,
+    /// The session is in the midst of a stream's operation.
+    #[error("a stream is in progress on the session")]
+    StreamInProgress,
     /// It waited for longer than it may.
     #[error("waited too long")]
     QueueTimeout,
@@ -312,6 +318,8 @@ impl Error {
             Self::OutputLength { .. } => "output_length_invalid",
             Self::IvReplaced { .. } => "iv_replaced",
             Self::IvNotMade => "iv_not_made",
+            Self::PlaintextUnverified => "plaintext_unverified",
+            Self::StreamInProgress => "stream_in_progress",
             Self::QueueTimeout => "queue_timeout",
             Self::Overloaded => "overloaded",
             Self::Draining | Self::Halting => "draining",
@@ -347,6 +355,7 @@ impl Error {
         match self {
             Self::OutputLength { function } => Some(function),
             Self::IvReplaced { .. } | Self::IvNotMade => Some("C_Encrypt"),
+            Self::PlaintextUnverified => Some("C_DecryptUpdate"),
             Self::Poisoned { .. } => Some("C_Login"),
             _ => self.call().map(|call| call.function),
         }

@@ -38,6 +38,7 @@ pub use operation::host;
 pub use operation::key_ref::{KeyRef, Newest, Numbers, PublicKey};
 pub use operation::notice::{Cost, Notice, Retry};
 pub use operation::request::Request;
+pub use operation::stream::{Beginning, StreamKind, StreamPart};
 pub use operation::task::Task;
 pub use operation::{ContextPin, Operation, Place};
 pub use options::{LoginMode, PoolOptions};

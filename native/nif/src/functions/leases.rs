@@ -15,14 +15,21 @@ use crate::resources::{LeaseResource, TicketResource};
 use crate::sender::Job;
 use crate::{args, atoms, decode, error, sender};
 
-/// Takes a call for a session of the caller's own: `{ticket, lease}`, or `{:error, error}`. `:ok` comes when the lease has one.
+/// Takes a call for a session of the caller's own, on which this request runs first: `{ticket, lease}`, or `{:error, error}`. The answer comes when the
+/// lease has one.
 #[rustler::nif]
-fn submit_lease<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
+fn submit_lease<'a>(
+    env: Env<'a>,
+    pool: args::Pool<'a>,
+    tag: Term<'a>,
+    request: Term<'a>,
+    queue_timeout: Timeout<'a>,
+) -> Term<'a> {
     answer(env, || {
-        let (pool, queue_timeout) = (pool.get()?, queue_timeout.get()?);
+        let (pool, request, queue_timeout) = (pool.get()?, decode::request(request)?, queue_timeout.get()?);
         let holder = env.pid();
         let header = Header::new(Caller::new(holder, tag), now(), queue_timeout);
-        Ok(match pool.pool.submit_lease(header.clone(), &mut Scheduler(env)) {
+        Ok(match pool.pool.submit_lease(header.clone(), request, &mut Scheduler(env)) {
             Ok((ticket, lease)) => {
                 let lease = ResourceArc::new(LeaseResource { pool: pool.pool.clone(), lease, holder });
                 if lease.monitor(Some(env), &holder).is_none() {
@@ -61,17 +68,19 @@ fn expire_lease<'a>(
     ms: Arg<'a, u64>,
 ) -> Term<'a> {
     answer(env, || {
-        let (lease, after) = (lease.get()?, Duration::from_millis(ms.get()?));
+        let (lease, ms) = (lease.get()?, ms.get()?);
         let (pool, expiring, holder) = (Arc::downgrade(&lease.pool), Arc::downgrade(&lease.lease), lease.holder);
         let (server, place) = (server.get()?, place.get()?);
         let expire = move || {
             let (Some(pool), Some(lease)) = (pool.upgrade(), expiring.upgrade()) else { return };
             let ended = pool.end_lease(&lease, LeaseEnd::Close("lease_expired"), &mut Posting);
             if ended {
-                sender::send(&server, |env| (atoms::pkcs11_pool(), (atoms::lease_expired(), holder, place.as_str())).encode(env));
+                sender::send(&server, |env| {
+                    (atoms::pkcs11_pool(), (atoms::lease_expired(), holder, place.as_str(), ms)).encode(env)
+                });
             }
         };
-        if let Some(timer) = sender::schedule(after, Job::Run(Box::new(expire))) {
+        if let Some(timer) = sender::schedule(Duration::from_millis(ms), Job::Run(Box::new(expire))) {
             lease.lease.expires_with(timer);
         }
         Ok(atoms::ok())

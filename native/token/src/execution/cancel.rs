@@ -7,6 +7,7 @@ use cryptoki_sys::{
 
 use crate::execution::attempt::Attempt;
 use crate::operation::request::Request;
+use crate::operation::stream::StreamKind;
 use crate::p11::fit::Use;
 use crate::p11::session::cancel;
 use crate::p11::{CallError, Phase};
@@ -33,6 +34,11 @@ impl Attempt<'_> {
         is_refused && !self.has_cancelled.replace(true) && self.cancel_operations(ALL)
     }
 
+    /// Ends a stream's operation, whatever state it is in; `false`: it cannot be said that it has ended.
+    pub(crate) fn cancel_stream(&self, kind: StreamKind) -> bool {
+        self.cancel_operations(kind.usage().map_or(CKF_DIGEST, flags_of_use))
+    }
+
     fn cancel_operations(&self, flags: CK_FLAGS) -> bool {
         // The handle may be another session's by now, whose operations are not ours to end.
         self.used.is_owner() && cancel(self.resolver.functions, self.resolver.session, flags).is_ok()
@@ -57,12 +63,17 @@ fn flags_of_request(request: &Request) -> Option<CK_FLAGS> {
     let usage = match request {
         Request::Apply { task, .. } => task.usage(),
         Request::Batch(batch) => batch.next_task().and_then(|(_, task)| task.usage()),
+        Request::Stream(kind, _) => kind.usage(),
         _ => None,
     };
-    usage.map(|usage| match usage {
+    usage.map(flags_of_use)
+}
+
+fn flags_of_use(usage: Use) -> CK_FLAGS {
+    match usage {
         Use::Sign => CKF_SIGN,
         Use::Verify => CKF_VERIFY,
         Use::Encrypt => CKF_ENCRYPT,
         Use::Decrypt => CKF_DECRYPT,
-    })
+    }
 }

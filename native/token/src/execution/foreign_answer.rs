@@ -1,6 +1,8 @@
 //! Whether an answer is the operation's own. A module may lose sessions and give their handles, and those of objects, to others while an
 //! operation runs: then what it answers may have been made on another session, or with another key, and counts for nothing.
 
+use cryptoki_sys::CK_OBJECT_HANDLE;
+
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
 use crate::execution::resolver::Resolver;
@@ -8,6 +10,7 @@ use crate::execution::step::{Recover, Step};
 use crate::operation::Operation;
 use crate::operation::answer::Answer;
 use crate::operation::host::Host;
+use crate::operation::key_ref::KeyRef;
 use crate::p11::{CallError, Class};
 use crate::token::session::next_number;
 
@@ -64,15 +67,16 @@ impl Attempt<'_> {
         if !matches!(step, Step::Answer(_)) {
             return None;
         }
-        let Resolver { token, functions, session, epoch, now, ttl, ref found } = self.resolver;
+        let (used, key) = (self.resolver.found.get()?, operation.request.key_mut()?);
+        (!self.is_key_still(key, used, self.resolver.epoch)).then_some(Flaw::OtherKey)
+    }
+
+    /// Whether a key has the handle that it had in this epoch. Somebody may have logged in again, or sessions may have died, since the handle was found:
+    /// it may have become another key's before it was used.
+    pub(crate) fn is_key_still(&self, key: &KeyRef, used: CK_OBJECT_HANDLE, epoch: u64) -> bool {
+        let Resolver { token, functions, session, now, ttl, .. } = self.resolver;
         let current = token.gate.epoch();
-        if current == epoch {
-            return None;
-        }
-        // Somebody has logged in again, or sessions have died, since the handle was found: it may have become another key's before it was used.
-        let (used, key) = (found.get()?, operation.request.key_mut()?);
         let anew = Resolver { token, functions, session, epoch: current, now, ttl, found: Default::default() };
-        let is_same = anew.resolve(key).is_ok_and(|handle| handle == used);
-        (!is_same).then_some(Flaw::OtherKey)
+        current == epoch || anew.resolve(key).is_ok_and(|handle| handle == used)
     }
 }

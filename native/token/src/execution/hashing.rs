@@ -6,6 +6,7 @@
 
 use cryptoki_sys::*;
 use sha1::Sha1;
+use sha2::digest::DynDigest;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
@@ -14,6 +15,7 @@ use crate::p11::{CallError, Mechanism, Params, Phase};
 use crate::token::key_facts::KeyFacts;
 
 /// The two ways to sign a message.
+#[derive(Clone)]
 pub(crate) struct Hashing {
     /// The mechanism that hashes on the token.
     pub(crate) on_token: Mechanism,
@@ -22,10 +24,14 @@ pub(crate) struct Hashing {
     hash: &'static Hash,
 }
 
+/// The hash of a message that comes in parts.
+pub(crate) type Hasher = Box<dyn DynDigest + Send>;
+
 /// A hash, and the mechanisms of its name.
 struct Hash {
     code: CK_MECHANISM_TYPE,
     digest: fn(&[u8]) -> Vec<u8>,
+    hasher: fn() -> Hasher,
     ecdsa: CK_MECHANISM_TYPE,
     rsa_pkcs: CK_MECHANISM_TYPE,
     rsa_pkcs_pss: CK_MECHANISM_TYPE,
@@ -38,6 +44,7 @@ macro_rules! hash {
         Hash {
             code: $code,
             digest: |message| $digest::digest(message).to_vec(),
+            hasher: || Box::new($digest::default()),
             ecdsa: $ecdsa,
             rsa_pkcs: $rsa_pkcs,
             rsa_pkcs_pss: $rsa_pkcs_pss,
@@ -89,7 +96,16 @@ impl Hashing {
     /// What the raw mechanism is given of a message. ECDSA takes as much of a digest as the order of its curve is long (FIPS 186-5, 6.4): not every
     /// module cuts it by itself. Of how many bits of the last byte count, each must know.
     pub(crate) fn input(&self, message: &[u8], order_size: Option<usize>) -> Vec<u8> {
-        let mut digest = (self.hash.digest)(message);
+        self.input_of_digest((self.hash.digest)(message), order_size)
+    }
+
+    /// What hashes a message that comes in parts.
+    pub(crate) fn hasher(&self) -> Hasher {
+        (self.hash.hasher)()
+    }
+
+    /// What the raw mechanism is given of a message with this digest.
+    pub(crate) fn input_of_digest(&self, mut digest: Vec<u8>, order_size: Option<usize>) -> Vec<u8> {
         match self.raw.code {
             CKM_RSA_PKCS => [self.hash.prefix, &digest].concat(),
             CKM_ECDSA => {
@@ -111,22 +127,36 @@ impl Attempt<'_> {
         data: &[u8],
         mut run: impl FnMut(&Mechanism, &[u8]) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
+        self.choose_hashing(key, mechanism, |mechanism, hashing| match hashing {
+            Some(hashing) => run(mechanism, &hashing.input(data, facts.order_size())),
+            None => run(mechanism, data),
+        })
+    }
+
+    /// Runs something with the mechanism that hashes on the token, or, where the token refuses that, with the raw one: then what is signed is hashed
+    /// here.
+    pub(crate) fn choose_hashing<T>(
+        &self,
+        key: CK_OBJECT_HANDLE,
+        mechanism: &Mechanism,
+        mut run: impl FnMut(&Mechanism, Option<&Hashing>) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
         let Some(hashing) = Hashing::of(mechanism) else {
             // Never the message itself in place of its digest.
             return match mechanism.params {
                 Params::Hashed { .. } => Err(CallError::new("C_SignInit", CKR_MECHANISM_PARAM_INVALID, Phase::Init)),
-                _ => run(mechanism, data),
+                _ => run(mechanism, None),
             };
         };
         let (keys, epoch) = (&self.resolver.token.keys, self.resolver.epoch);
         let code = hashing.on_token.code;
         if !keys.is_refused(key, code, epoch) {
-            match run(&hashing.on_token, data) {
+            match run(&hashing.on_token, None) {
                 Err(error) if lacks_mechanism(&error) => keys.put_refused(key, code, epoch),
                 done => return done,
             }
         }
-        run(&hashing.raw, &hashing.input(data, facts.order_size()))
+        run(&hashing.raw, Some(&hashing))
     }
 }
 

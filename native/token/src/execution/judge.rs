@@ -6,10 +6,11 @@ use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
 use crate::execution::executed::judge_executed;
 use crate::execution::step::{Fault, Recover, Step, Then};
+use crate::operation::Operation;
 use crate::operation::host::Host;
 use crate::operation::key_ref::KeyRef;
 use crate::operation::request::Request;
-use crate::operation::{Operation, Place};
+use crate::operation::stream::StreamPart;
 use crate::options::LoginMode;
 use crate::p11::{CallError, Class, Phase};
 use crate::token::diagnosis::{Diagnosis, FailedCall, Suspected, Trouble, diagnose, is_suspicious, suspect_device};
@@ -65,9 +66,7 @@ impl Attempt<'_> {
         let step = match class {
             // An earlier operation left it so: this one has not been tried.
             Class::DirtySession if self.cancel_earlier(&call) => return None,
-            Class::DirtySession if !has_begun && self.session.is_unclear() && matches!(operation.place, Place::Pool) => {
-                Step::TakeAnother
-            }
+            Class::DirtySession if !has_begun && self.session.is_unclear() && !operation.place.is_leased() => Step::TakeAnother,
             Class::DirtySession if may_retry && !has_begun => {
                 operation.prepare_retry(class, call, executed, next_number());
                 Step::RetryElsewhere(class.name())
@@ -196,6 +195,10 @@ impl Attempt<'_> {
         let key = match request {
             Request::Apply { key, task, .. } if task.may_want_login() => key,
             Request::Batch(batch) if batch.may_want_login() => &batch.key,
+            Request::Stream(kind, StreamPart::Begin(beginning)) if kind.may_want_login() => match &beginning.key {
+                Some(key) => key,
+                None => return false,
+            },
             _ => return false,
         };
         if self.options.login == LoginMode::None || is_look_up || self.is_logged_out() {

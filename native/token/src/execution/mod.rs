@@ -1,7 +1,8 @@
 //! One operation on one session: the C calls, and what their return code asks for. It knows neither the pool nor the runner: what it cannot decide
 //! itself it hands back as a [`step::Step`].
 //!
-//! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `objects`, `hashing` and `context_login`
+//! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `stream` (the same in parts), `objects`, `hashing` and
+//!   `context_login`
 //! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
 //! * `cancel`: what a failed call has left active is ended, rather than its session closed
@@ -21,12 +22,14 @@ pub(crate) mod perform;
 pub(crate) mod public_key;
 pub(crate) mod resolver;
 pub(crate) mod step;
+pub(crate) mod stream;
 pub(crate) mod task;
 pub(crate) mod vanished;
 
 use std::cell::Cell;
 use std::time::Instant;
 
+use crate::error::Error;
 use crate::execution::attempt::Attempt;
 use crate::execution::batch::SLICE;
 use crate::execution::resolver::Resolver;
@@ -50,6 +53,9 @@ pub(crate) fn execute<H: Host>(
     epoch: u64,
     is_over: &dyn Fn() -> bool,
 ) -> Step {
+    if session.has_stream() && !operation.request.continues_stream() {
+        return Step::Answer(Err(operation.failure(Error::StreamInProgress)));
+    }
     let token = session.token();
     let resolver = Resolver {
         token,

@@ -32,6 +32,7 @@ impl Attempt<'_> {
                 let digest = crypto::digest(functions, session, mechanism, data)?;
                 Answer::Bytes(check_output_length("C_Digest", digest, lengths::of_digest(mechanism))?)
             }
+            Request::Stream(kind, part) => self.run_stream(kind.0, part, context)?,
             Request::GenerateRandom { length } => {
                 Answer::Bytes(crypto::generate_random(functions, session, *length, self.options.random_chunk)?)
             }

@@ -15,7 +15,7 @@ use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
 use crate::operation::task::Task;
 use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
-use crate::p11::fit::fits;
+use crate::p11::fit::{Use, fits};
 use crate::p11::lengths;
 use crate::p11::{CallError, Class, Mechanism, Params, Phase};
 use crate::support::wiped::Wiped;
@@ -75,19 +75,9 @@ impl Attempt<'_> {
     /// that is given in place of a digest, and some take a signature to be as long as it should be, and read on behind its end.
     fn check_task(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
         let Some(usage) = task.usage() else { return Ok(()) };
-        if !fits(mechanism.code, usage, facts.class, facts.key_type) {
-            return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
-        }
-        if let Params::Hashed { curve: Some(curve), .. } = &mechanism.params
-            && !facts.may_be_on_curve(curve)
-        {
-            return Err(Error::CurveMisfit);
-        }
-        if let Task::Verify { signature, .. } = task
-            && let Some(expected) = facts.signature_size(lengths::of_signature(mechanism))
-            && signature.len() != expected
-        {
-            return Err(Error::SignatureLength { expected, given: signature.len() });
+        check_key(mechanism, usage, facts)?;
+        if let Task::Verify { signature, .. } = task {
+            check_signature_length(mechanism, signature.len(), facts)?;
         }
         let (Task::Sign(data) | Task::Verify { data, .. }) = task else { return Ok(()) };
         match (mechanism, facts.order_size()) {
@@ -104,7 +94,7 @@ impl Attempt<'_> {
     /// code that may mean anything (SoftHSM: `CKR_GENERAL_ERROR`; kryoptic and NSS: `CKR_DEVICE_ERROR`; NSS: `CKR_ARGUMENTS_BAD`): then a call that
     /// no input decides tells it from a failing session. It is made whatever the code, so that each refusal takes as long as any other, and none is
     /// tried again.
-    fn tell_refusal_from_failure(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
+    pub(crate) fn tell_refusal_from_failure(&self, fault: Fault, error: impl FnOnce(CallError) -> Error) -> Fault {
         let Fault { error: Error::Call(call @ CallError { phase: Phase::Final, .. }), then: None, .. } = fault else {
             return fault;
         };
@@ -117,6 +107,25 @@ impl Attempt<'_> {
             self.session.set_unclear();
         }
         Fault::ran(error(call))
+    }
+}
+
+/// A key that is none of the mechanism's.
+pub(crate) fn check_key(mechanism: &Mechanism, usage: Use, facts: &KeyFacts) -> Result<(), Error> {
+    if !fits(mechanism.code, usage, facts.class, facts.key_type) {
+        return Err(Error::KeyMisfit { class: facts.class, key_type: facts.key_type });
+    }
+    match &mechanism.params {
+        Params::Hashed { curve: Some(curve), .. } if !facts.may_be_on_curve(curve) => Err(Error::CurveMisfit),
+        _ => Ok(()),
+    }
+}
+
+/// A signature of a length that mechanism and key do not allow.
+pub(crate) fn check_signature_length(mechanism: &Mechanism, given: usize, facts: &KeyFacts) -> Result<(), Error> {
+    match facts.signature_size(lengths::of_signature(mechanism)) {
+        Some(expected) if expected != given => Err(Error::SignatureLength { expected, given }),
+        _ => Ok(()),
     }
 }
 

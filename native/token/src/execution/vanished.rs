@@ -6,9 +6,9 @@ use cryptoki_sys::CK_SESSION_HANDLE;
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
 use crate::execution::step::{Step, Vanished};
+use crate::operation::Operation;
 use crate::operation::host::Host;
 use crate::operation::key_ref::KeyRef;
-use crate::operation::{Operation, Place};
 use crate::p11::Template;
 use crate::p11::objects::find_objects;
 
@@ -28,7 +28,7 @@ impl Attempt<'_> {
         let token = self.resolver.token;
         let answer = Step::Answer(Err(Failure { error, executed }));
         // On a lease nothing is done behind the holder's back.
-        if executed != Executed::No || !matches!(operation.place, Place::Pool) {
+        if executed != Executed::No || operation.place.is_leased() {
             return answer;
         }
         let Some(limits) = self.options.policy.trouble else { return answer };

@@ -9,7 +9,7 @@ use crate::p11::{Attribute, Template, Value};
 use crate::token::Selector;
 
 /// The key or object of a call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum KeyRef {
     /// Whatever the template finds on the token, which must be the one that a URI names, if it names one.
     Find(Template, Option<Selector>),
@@ -33,7 +33,7 @@ pub enum KeyRef {
 }
 
 /// The newest key that a template finds, on the token that a URI names, if it names one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Newest {
     pub(crate) find: Template,
     pub(crate) token: Option<Selector>,
@@ -42,7 +42,7 @@ pub struct Newest {
 }
 
 /// A public key, to which a key on the token belongs: the public key itself, or the private one that is its other half.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PublicKey {
     /// Which of the two.
     pub(crate) class: CK_OBJECT_CLASS,
@@ -56,7 +56,7 @@ pub struct PublicKey {
 }
 
 /// What makes a public key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Numbers {
     /// RSA's, without zeros in front.
     Rsa {

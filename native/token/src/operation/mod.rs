@@ -10,6 +10,7 @@ pub(crate) mod key_ref;
 pub(crate) mod lease;
 pub(crate) mod notice;
 pub(crate) mod request;
+pub(crate) mod stream;
 pub(crate) mod task;
 
 use std::sync::Arc;
@@ -75,6 +76,14 @@ pub enum Place<H: Host> {
     Within(Arc<Lease<Operation<H>>>),
 }
 
+impl<H: Host> Place<H> {
+    /// Whether it is a lease's session, on which nothing is done behind its holder's back. On one that is to become a lease's, nothing of the holder's has
+    /// run yet.
+    pub(crate) fn is_leased(&self) -> bool {
+        matches!(self, Self::Within(_))
+    }
+}
+
 impl<H: Host> Operation<H> {
     /// A new operation.
     pub fn new(header: Arc<Header<H>>, request: Request, place: Place<H>) -> Self {
@@ -138,7 +147,7 @@ impl<H: Host> Operation<H> {
     /// on the session, nor with a PIN that was used; and what may have been executed only if it may be executed twice.
     pub(crate) fn may_retry(&self, executed: Executed) -> bool {
         self.may_try_another_opening()
-            && matches!(self.place, Place::Pool)
+            && !self.place.is_leased()
             && !matches!(self.context, ContextPin::Used)
             && (executed == Executed::No || self.request.is_idempotent())
     }
@@ -242,7 +251,8 @@ mod tests {
         let on_lease =
             |place: fn(Arc<Lease<Operation<Deaf>>>) -> Place<Deaf>| operation(Request::TokenInfo, place(Arc::default()));
         assert!(!on_lease(Place::Within).may_retry(Executed::No));
-        assert!(!on_lease(Place::Takes).may_retry(Executed::No));
+        // Nothing of the holder's has run yet.
+        assert!(on_lease(Place::Takes).may_retry(Executed::No));
         assert!(on_lease(Place::Takes).may_try_another_opening());
         let mut with_pin = operation(Request::TokenInfo, Place::Pool);
         with_pin.context = ContextPin::Used;

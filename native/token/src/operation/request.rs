@@ -6,6 +6,7 @@ use crate::error::Failure;
 use crate::operation::answer::Outcome;
 use crate::operation::batch::Batch;
 use crate::operation::key_ref::KeyRef;
+use crate::operation::stream::{StreamKind, StreamPart};
 use crate::operation::task::Task;
 use crate::p11::{Mechanism, Template};
 use crate::support::data::Data;
@@ -35,6 +36,8 @@ pub enum Request {
         /// What to digest.
         data: Data,
     },
+    /// A part of an operation of several calls.
+    Stream(StreamKind, StreamPart),
     /// `C_GenerateRandom`.
     GenerateRandom {
         /// Bytes.
@@ -133,9 +136,19 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether its success is the device's. That of a slice is not: each of its tasks speaks for itself.
+    /// Whether its success is the device's. That of a slice is not: each of its tasks speaks for itself; nor is that of the beginning of a stream, which
+    /// many a module keeps to itself.
     pub(crate) fn reaches_device(&self) -> bool {
-        !matches!(self, Self::Ping | Self::Mechanisms | Self::TokenInfo | Self::Batch(_))
+        match self {
+            Self::Ping | Self::Mechanisms | Self::TokenInfo | Self::Batch(_) => false,
+            Self::Stream(_, part) => matches!(part, StreamPart::Finish),
+            _ => true,
+        }
+    }
+
+    /// Whether it goes on with a stream that is in progress on its session.
+    pub(crate) fn continues_stream(&self) -> bool {
+        matches!(self, Self::Stream(_, StreamPart::Update(_) | StreamPart::Finish | StreamPart::BreakOff))
     }
 
     /// What the caller calls it.
@@ -146,6 +159,7 @@ impl Request {
             Self::Apply { task, .. } => task.names().0,
             Self::Batch(batch) => batch.name(),
             Self::Digest { .. } => "digest",
+            Self::Stream(kind, _) => kind.name(),
             Self::GenerateRandom { .. } => "generate_random",
             Self::SeedRandom { .. } => "seed_random",
             Self::GenerateKey { .. } => "generate_key",
@@ -171,6 +185,7 @@ impl Request {
             | Self::Batch(Batch { key, .. })
             | Self::UnwrapKey { key, .. }
             | Self::DeriveKey { key, .. } => Some(key),
+            Self::Stream(_, StreamPart::Begin(beginning)) => beginning.key.as_mut(),
             Self::GetAttributes { object, .. }
             | Self::ObjectSize { object }
             | Self::DestroyObject { object }
@@ -200,6 +215,8 @@ impl Request {
         match self {
             Self::Apply { mechanism, task, .. } => task.is_idempotent(mechanism),
             Self::Batch(batch) => batch.is_idempotent(),
+            // An Init call has done nothing.
+            Self::Stream(_, part) => matches!(part, StreamPart::Begin(_)),
             Self::Ping
             | Self::Probe
             | Self::Digest { .. }

@@ -17,7 +17,7 @@ use crate::support::wiped::Wiped;
 pub const SIGNATURE_HINT: usize = 1024;
 
 /// Bytes that encryption and decryption may add to their input before a second call is needed.
-const CIPHER_MARGIN: usize = 1024;
+pub(super) const CIPHER_MARGIN: usize = 1024;
 
 /// `C_SignInit`, `C_Sign`. `hint` is the size in bytes of the first buffer, such as [`SIGNATURE_HINT`].
 pub fn sign(
@@ -59,6 +59,13 @@ pub fn sign_after(
 /// for RSA-8192.
 const SIGNATURE_MARGIN: usize = 1024;
 
+/// A signature, and zeros behind it.
+pub(super) fn with_margin(signature: &[u8], function: &'static str, phase: Phase) -> Result<Wiped, CallError> {
+    let mut padded = zeroed(signature.len().saturating_add(SIGNATURE_MARGIN), function, phase)?;
+    padded[..signature.len()].copy_from_slice(signature);
+    Ok(padded)
+}
+
 /// `C_VerifyInit`, `C_Verify`. A signature that does not match is `CKR_SIGNATURE_INVALID`, or
 /// `CKR_SIGNATURE_LEN_RANGE` where its length alone gives it away.
 pub fn verify(
@@ -70,8 +77,7 @@ pub fn verify(
     signature: &[u8],
 ) -> Result<(), CallError> {
     check_raw_rsa("C_Verify", functions, session, key, mechanism, data)?;
-    let mut padded = zeroed(signature.len().saturating_add(SIGNATURE_MARGIN), "C_Verify", Phase::Init)?;
-    padded[..signature.len()].copy_from_slice(signature);
+    let padded = with_margin(signature, "C_Verify", Phase::Init)?;
     mechanism.with_ck(|mechanism| {
         // SAFETY: the mechanism and what it points to live through both calls.
         let code = unsafe { call!(functions, C_VerifyInit(session, mechanism, key)) };

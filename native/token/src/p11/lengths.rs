@@ -169,6 +169,11 @@ fn mode(mechanism: &Mechanism) -> Option<Mode> {
     })
 }
 
+/// Whether a plaintext is none before its ciphertext's tag has been verified.
+pub fn is_authenticated(mechanism: &Mechanism) -> bool {
+    matches!(mechanism.params, Params::Gcm { .. }) || matches!(mode(mechanism), Some(Mode::Tagged(_)))
+}
+
 /// Bytes that a ciphertext of so many bytes may have, with an RSA key whose modulus has so many; `None`: unknown.
 pub fn of_ciphertext(mechanism: &Mechanism, plain: usize, modulus: Option<usize>) -> Option<RangeInclusive<usize>> {
     match mode(mechanism)? {

@@ -1,6 +1,7 @@
 //! Mechanisms and their parameters.
 
 use std::fmt;
+use std::ops::Deref;
 use std::ptr;
 
 use cryptoki_sys::*;
@@ -111,68 +112,134 @@ impl Mechanism {
     /// The same. Gives also the IV (or the bytes that are the parameter) if the module has changed it: a token that makes the IV writes it
     /// there, as late as in `C_Encrypt`.
     pub fn with_ck_iv<R>(&self, f: impl FnOnce(&mut CK_MECHANISM) -> R) -> (R, Option<Vec<u8>>) {
-        match &self.params {
-            Params::Bytes(bytes) => {
-                let mut copy = Wiped::from(&bytes[..]);
-                let result = f(&mut CK_MECHANISM {
-                    mechanism: self.code,
-                    pParameter: writable(&mut copy).cast(),
-                    ulParameterLen: length(bytes),
-                });
-                (result, (copy != *bytes).then(|| copy.to_vec()))
-            }
-            Params::Gcm { iv, aad, tag_bits } => {
-                let before = Wiped::from(iv.buffer());
-                let mut copy = before.clone();
-                let size = length(&copy);
-                let params = CK_GCM_PARAMS {
-                    pIv: writable(&mut copy),
+        let mut parts = Parts::of(&self.params);
+        let result = f(&mut parts.ck(self.code));
+        (result, parts.replaced_iv(&self.params))
+    }
+}
+
+/// A mechanism whose C structure stays where it is, with all it points to, for an operation of several calls: a module may look at it, or write an IV
+/// there, in any of them.
+pub struct HeldMechanism {
+    mechanism: Mechanism,
+    parts: Box<Parts>,
+    ck: Box<CK_MECHANISM>,
+}
+
+// SAFETY: all its pointers point to what it owns.
+unsafe impl Send for HeldMechanism {}
+
+impl HeldMechanism {
+    /// Holds it.
+    pub fn new(mechanism: Mechanism) -> Self {
+        let mut parts = Box::new(Parts::of(&mechanism.params));
+        let ck = Box::new(parts.ck(mechanism.code));
+        Self { mechanism, parts, ck }
+    }
+
+    /// The C structure, which is good as long as this lives.
+    pub fn ck(&mut self) -> &mut CK_MECHANISM {
+        &mut self.ck
+    }
+
+    /// The IV (or the bytes that are the parameter) if the module has changed it.
+    pub fn replaced_iv(&self) -> Option<Vec<u8>> {
+        self.parts.replaced_iv(&self.mechanism.params)
+    }
+}
+
+impl Deref for HeldMechanism {
+    type Target = Mechanism;
+
+    fn deref(&self) -> &Mechanism {
+        &self.mechanism
+    }
+}
+
+/// The C structure of a mechanism's parameters. It points into the parameters, and to the bytes that the module may write.
+struct Parts {
+    writable: Wiped,
+    parameter: Parameter,
+}
+
+/// What `pParameter` points to.
+enum Parameter {
+    None,
+    /// The bytes that the module may write.
+    Bytes,
+    Gcm(CK_GCM_PARAMS),
+    RsaPss(CK_RSA_PKCS_PSS_PARAMS),
+    RsaOaep(CK_RSA_PKCS_OAEP_PARAMS),
+    Ecdh1(CK_ECDH1_DERIVE_PARAMS),
+}
+
+impl Parts {
+    fn of(params: &Params) -> Self {
+        let mut writable = match params {
+            Params::Bytes(bytes) => Wiped::from(&bytes[..]),
+            Params::Gcm { iv, .. } => Wiped::from(iv.buffer()),
+            _ => Wiped::default(),
+        };
+        let parameter = match params {
+            Params::None | Params::Hashed { .. } => Parameter::None,
+            Params::Bytes(_) => Parameter::Bytes,
+            Params::Gcm { aad, tag_bits, .. } => {
+                let size = length(&writable);
+                Parameter::Gcm(CK_GCM_PARAMS {
+                    pIv: self::writable(&mut writable),
                     ulIvLen: size,
                     ulIvBits: size.saturating_mul(8),
                     pAAD: optional(aad),
                     ulAADLen: length(aad),
                     ulTagBits: *tag_bits,
-                };
-                let result = self.with_struct(params, f);
-                (result, (copy != before).then(|| copy.to_vec()))
-            }
-            Params::None | Params::Hashed { .. } => {
-                (f(&mut CK_MECHANISM { mechanism: self.code, pParameter: ptr::null_mut(), ulParameterLen: 0 }), None)
+                })
             }
             Params::RsaPss { hash, mgf, salt_length } => {
-                let params = CK_RSA_PKCS_PSS_PARAMS { hashAlg: *hash, mgf: *mgf, sLen: *salt_length };
-                (self.with_struct(params, f), None)
+                Parameter::RsaPss(CK_RSA_PKCS_PSS_PARAMS { hashAlg: *hash, mgf: *mgf, sLen: *salt_length })
             }
-            Params::RsaOaep { hash, mgf, source } => {
-                let params = CK_RSA_PKCS_OAEP_PARAMS {
-                    hashAlg: *hash,
-                    mgf: *mgf,
-                    source: CKZ_DATA_SPECIFIED,
-                    // SoftHSM wants NULL for an empty source.
-                    pSourceData: optional(source).cast(),
-                    ulSourceDataLen: length(source),
-                };
-                (self.with_struct(params, f), None)
-            }
-            Params::Ecdh1 { kdf, shared_data, public_data } => {
-                let params = CK_ECDH1_DERIVE_PARAMS {
-                    kdf: *kdf,
-                    ulSharedDataLen: length(shared_data),
-                    pSharedData: optional(shared_data),
-                    ulPublicDataLen: length(public_data),
-                    pPublicData: optional(public_data),
-                };
-                (self.with_struct(params, f), None)
-            }
-        }
+            Params::RsaOaep { hash, mgf, source } => Parameter::RsaOaep(CK_RSA_PKCS_OAEP_PARAMS {
+                hashAlg: *hash,
+                mgf: *mgf,
+                source: CKZ_DATA_SPECIFIED,
+                // SoftHSM wants NULL for an empty source.
+                pSourceData: optional(source).cast(),
+                ulSourceDataLen: length(source),
+            }),
+            Params::Ecdh1 { kdf, shared_data, public_data } => Parameter::Ecdh1(CK_ECDH1_DERIVE_PARAMS {
+                kdf: *kdf,
+                ulSharedDataLen: length(shared_data),
+                pSharedData: optional(shared_data),
+                ulPublicDataLen: length(public_data),
+                pPublicData: optional(public_data),
+            }),
+        };
+        Self { writable, parameter }
     }
 
-    fn with_struct<P, R>(&self, mut params: P, f: impl FnOnce(&mut CK_MECHANISM) -> R) -> R {
-        f(&mut CK_MECHANISM {
-            mechanism: self.code,
-            pParameter: (&raw mut params).cast(),
-            ulParameterLen: size_of::<P>() as CK_ULONG,
-        })
+    /// What points to it: good as long as it stays where it is.
+    fn ck(&mut self, code: CK_MECHANISM_TYPE) -> CK_MECHANISM {
+        fn of<P>(params: &mut P) -> (CK_VOID_PTR, usize) {
+            ((&raw mut *params).cast(), size_of::<P>())
+        }
+        let (parameter, size): (CK_VOID_PTR, usize) = match &mut self.parameter {
+            Parameter::None => (ptr::null_mut(), 0),
+            Parameter::Bytes => (writable(&mut self.writable).cast(), self.writable.len()),
+            Parameter::Gcm(params) => of(params),
+            Parameter::RsaPss(params) => of(params),
+            Parameter::RsaOaep(params) => of(params),
+            Parameter::Ecdh1(params) => of(params),
+        };
+        CK_MECHANISM { mechanism: code, pParameter: parameter, ulParameterLen: size as CK_ULONG }
+    }
+
+    /// What the module has written in place of what it was given.
+    fn replaced_iv(&self, params: &Params) -> Option<Vec<u8>> {
+        let is_as_given = match params {
+            Params::Bytes(bytes) | Params::Gcm { iv: Iv::Given(bytes), .. } => self.writable == *bytes,
+            Params::Gcm { iv: Iv::Token, .. } => self.writable.iter().all(|byte| *byte == 0),
+            _ => true,
+        };
+        (!is_as_given).then(|| self.writable.to_vec())
     }
 }
 

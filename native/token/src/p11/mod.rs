@@ -23,13 +23,14 @@ mod mechanism;
 pub mod objects;
 pub mod session;
 pub mod slots;
+pub mod stream;
 mod template;
 
 pub use attributes::AttributeRead;
 pub use codes::Class;
 pub use error::{CallError, Phase};
 pub use functions::{Functions, LoadError};
-pub use mechanism::{Iv, Mechanism, Params};
+pub use mechanism::{HeldMechanism, Iv, Mechanism, Params};
 pub use objects::ObjectInfo;
 pub use session::SessionInfo;
 pub use slots::{Count, Interface, LibraryInfo, MechanismInfo, SlotInfo, TokenInfo};

@@ -84,6 +84,12 @@ impl<H: Host> TokenPool<H> {
             self.close(closing, session, "stale");
             return None;
         }
+        if held.session.has_stream() {
+            // Nobody goes on with it, and its operation is active.
+            let (closing, session) = self.sessions.discard(held);
+            self.close(closing, session, "stream_broken_off");
+            return None;
+        }
         // From now on it may die for another reason than that it never lived.
         let _ = held.session.begin_use();
         match self.sessions.release(held, now()) {

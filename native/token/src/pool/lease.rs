@@ -18,14 +18,15 @@ use crate::token::session::Session;
 type OperationLease<H> = Lease<Operation<H>>;
 
 impl<H: Host> TokenPool<H> {
-    /// Takes a call for a session of its own: it is answered when the lease has one.
+    /// Takes a call for a session of its own, on which this is to run first: it is answered when the lease has one.
     pub fn submit_lease(
         &self,
         header: Arc<Header<H>>,
+        request: Request,
         outlet: &mut impl Outlet<H>,
     ) -> Result<(Ticket, Arc<OperationLease<H>>), Error> {
         let lease = Arc::new(Lease::default());
-        let ticket = self.submit_operation(Operation::new(header, Request::Ping, Place::Takes(lease.clone())), outlet)?;
+        let ticket = self.submit_operation(Operation::new(header, request, Place::Takes(lease.clone())), outlet)?;
         let mut leases = self.leases.lock();
         leases.retain(|lease| lease.strong_count() > 0);
         leases.push(Arc::downgrade(&lease));

@@ -1,9 +1,11 @@
 //! A session on a token. However it ends, it is closed on its module's closing thread: whoever drops it does not wait.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki_sys::CKR_TOKEN_WRITE_PROTECTED;
+use parking_lot::Mutex;
 
 use crate::module::handle::{HandleUse, OpenHandle};
 use crate::p11::CallError;
@@ -56,6 +58,9 @@ pub(crate) struct OpenSession {
     handle: OpenHandle,
     /// The token's generation.
     generation: u64,
+    /// What an operation of several calls needs that is active on it. The module may look there until the operation has ended or the session is closed.
+    stream: Mutex<Option<Box<dyn Any + Send>>>,
+    has_stream: AtomicBool,
 }
 
 impl Session {
@@ -75,7 +80,8 @@ impl Session {
         }
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
         token.gate.session_opened(generation);
-        let open = Arc::new(OpenSession { index, token: token.clone(), handle, generation });
+        let (stream, has_stream) = (Mutex::default(), AtomicBool::new(false));
+        let open = Arc::new(OpenSession { index, token: token.clone(), handle, generation, stream, has_stream });
         let session = Self { open, used: AtomicBool::new(false), unclear: AtomicBool::new(false), around_close: None };
         if has_lost {
             // A session is gone that nobody has missed yet, perhaps with the login and the handles of objects.
@@ -119,6 +125,24 @@ impl Session {
 
     pub(crate) fn set_unclear(&self) {
         self.unclear.store(true, Ordering::Relaxed);
+    }
+
+    /// An operation of several calls is active on it, which needs this: nothing else may run on it, and who does not go on with that must close it.
+    pub(crate) fn put_stream(&self, stream: Box<dyn Any + Send>) {
+        let before = self.open.stream.lock().replace(stream);
+        drop(before);
+        self.open.has_stream.store(true, Ordering::Release);
+    }
+
+    /// What was put there last: whoever takes it ends the operation, or puts it back.
+    pub(crate) fn take_stream(&self) -> Option<Box<dyn Any + Send>> {
+        self.open.has_stream.store(false, Ordering::Release);
+        self.open.stream.lock().take()
+    }
+
+    /// Whether an operation of several calls is active on it.
+    pub(crate) fn has_stream(&self) -> bool {
+        self.open.has_stream.load(Ordering::Acquire)
     }
 
     /// The token that it is open on.

@@ -175,9 +175,14 @@ impl TestPool {
 
     /// Somebody asks for a session of his own.
     pub fn ask_lease(&self) -> (Asked, Arc<Lease>) {
+        self.ask_lease_for(Request::Ping)
+    }
+
+    /// Somebody asks for a session of his own, on which this is to run first.
+    pub fn ask_lease_for(&self, request: Request) -> (Asked, Arc<Lease>) {
         let mut lease = None;
         let asked = Asked::new(&self.pool, None, |header| {
-            let (ticket, own) = self.pool.submit_lease(header, &mut Direct)?;
+            let (ticket, own) = self.pool.submit_lease(header, request, &mut Direct)?;
             lease = Some(own);
             Ok(ticket)
         });
