@@ -282,9 +282,9 @@ defmodule Pkcs11Pool.JWS do
 
   defp no_more!([]), do: :ok
 
-  defp no_more!([{name, _value} | _rest]) do
+  defp no_more!(rest) do
     raise ArgumentError,
-          "unknown option #{inspect(name)}: expected :algorithms, :payload or :crit"
+          "unknown options #{inspect(Keyword.keys(rest))}, valid options are: [:algorithms, :payload, :crit]"
   end
 
   defp algorithm!(alg) do

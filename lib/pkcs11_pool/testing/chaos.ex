@@ -9,59 +9,26 @@ defmodule Pkcs11Pool.Testing.Chaos do
         use ExUnit.Case, async: true
 
         alias Pkcs11Pool.Testing.Chaos
-        alias Pkcs11Pool.Token
 
-        @moduletag :tmp_dir
+        # A token for each test, behind a chaos module, and a pool on it.
+        setup do: Pkcs11Pool.Testing.start_pool!(keys: [signing: :p256], chaos: true)
 
-        # A token for each test, in the test's own folder, and a pool on it with a name of its own.
-        setup %{module: module, test: test, tmp_dir: dir} do
-          hsm = {module, test}
-          conf = Path.join(dir, "softhsm2.conf")
-          File.write!(conf, "directories.tokendir = #{dir}\n")
-
-          chaos =
-            Chaos.start!("/usr/lib/softhsm/libsofthsm2.so",
-              module_env: %{"SOFTHSM2_CONF" => conf}
-            )
-
-          on_exit(fn -> Chaos.stop(chaos) end)
-          opts = [module: chaos.module, module_env: chaos.module_env]
-
-          # The token's label and PINs; a new SoftHSM has one slot, number 0.
-          [so_pin, pin] = for pin <- ["87654321", "12345678"], do: fn -> pin end
-          :ok = Token.init([slot: {:slot_id, 0}] ++ opts, "payments", so_pin)
-          opts = [slot: {:token_label, "payments"}] ++ opts
-          :ok = Token.init_pin(opts, so_pin, pin)
-
-          start_supervised!({Pkcs11Pool, [name: hsm, pin: pin] ++ opts})
-
-          {:ok, _key_pair} =
-            Pkcs11Pool.generate_key_pair(
-              hsm,
-              :ec_key_pair_gen,
-              [token: true, label: "signing", ec_params: :secp256r1, verify: true],
-              token: true, label: "signing", private: true, sign: true
-            )
-
-          %{hsm: hsm, chaos: chaos}
-        end
-
-        test "a slow HSM delays a signature, and does not lose it", %{hsm: hsm, chaos: chaos} do
+        test "a slow HSM delays a signature, and does not lose it", %{pool: pool, chaos: chaos} do
           Chaos.latency(chaos, :C_Sign, 100..200)
           digest = :crypto.hash(:sha256, "payment")
-          assert {:ok, signature} = Pkcs11Pool.sign(hsm, "signing", :ecdsa, digest)
-          assert :ok = Pkcs11Pool.verify(hsm, "signing", :ecdsa, digest, signature)
+          assert {:ok, signature} = Pkcs11Pool.sign(pool, "signing", :ecdsa, digest)
+          assert :ok = Pkcs11Pool.verify(pool, "signing", :ecdsa, digest, signature)
           assert Chaos.calls(chaos, :C_Sign) == 1
         end
 
-        test "a signature fails while the HSM is away, and works later", %{hsm: hsm, chaos: chaos} do
+        test "a signature fails while the HSM is away, and works later", %{pool: pool, chaos: chaos} do
           digest = :crypto.hash(:sha256, "payment")
           Chaos.remove_token(chaos)
-          assert {:error, %Pkcs11Pool.Error{}} = Pkcs11Pool.sign(hsm, "signing", :ecdsa, digest)
+          assert {:error, %Pkcs11Pool.Error{}} = Pkcs11Pool.sign(pool, "signing", :ecdsa, digest)
           Chaos.return_token(chaos, slot_id: 77)
           # The pool looks for it now and then.
-          assert :ok = Pkcs11Pool.await_ready(hsm, 30_000)
-          assert {:ok, _signature} = Pkcs11Pool.sign(hsm, "signing", :ecdsa, digest)
+          assert :ok = Pkcs11Pool.await_ready(pool, 30_000)
+          assert {:ok, _signature} = Pkcs11Pool.sign(pool, "signing", :ecdsa, digest)
           assert Chaos.violations(chaos) == []
         end
       end

@@ -26,8 +26,9 @@ defmodule Pkcs11Pool.X509.Options do
       [] ->
         :ok
 
-      [name | _] ->
-        raise ArgumentError, "unknown option #{inspect(name)}: expected #{inspect(known)}"
+      unknown ->
+        raise ArgumentError,
+              "unknown options #{inspect(unknown)}, valid options are: #{inspect(known)}"
     end
 
     _checked = Pkcs11Pool.Options.Call.validate!(Keyword.take(opts, @call))

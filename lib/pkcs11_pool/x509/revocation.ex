@@ -29,8 +29,9 @@ defmodule Pkcs11Pool.X509.Revocation do
       [] ->
         {:TBSCertList_revokedCertificates_SEQOF, serial!(which), at!(opts, now), reason!(opts)}
 
-      [name | _] ->
-        raise ArgumentError, "unknown option #{inspect(name)}: expected :at or :reason"
+      unknown ->
+        raise ArgumentError,
+              "unknown options #{inspect(unknown)}, valid options are: [:at, :reason]"
     end
   end
 

@@ -1,14 +1,11 @@
-defmodule Pkcs11Pool.Testing.ChaosExampleTest do
-  # The example in the documentation of Pkcs11Pool.Testing.Chaos, in a VM of its own: a crash there must not end this one.
+defmodule Pkcs11Pool.Testing.ExamplesTest do
+  # The examples in the documentation of Pkcs11Pool.Testing and Pkcs11Pool.Testing.Chaos, in a VM of their own: a crash there must not end this one.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Test.SoftHSM
-  alias Pkcs11Pool.Testing.Chaos
+  alias Pkcs11Pool.Testing
 
   @moduletag :tmp_dir
   @moduletag timeout: 300_000
-
-  @path "/usr/lib/softhsm/libsofthsm2.so"
 
   @script ~S"""
   {:ok, _started} = Application.ensure_all_started(:pkcs11_pool)
@@ -16,17 +13,16 @@ defmodule Pkcs11Pool.Testing.ChaosExampleTest do
   for file <- System.argv(), do: Code.require_file(file)
   """
 
-  test "the documentation's example passes as it is written, beside others like it", %{
-    tmp_dir: dir
-  } do
-    example = example()
-    assert example =~ @path
-    # Where SoftHSM is elsewhere, that alone is another.
-    example =
-      if File.exists?(@path),
-        do: example,
-        else: String.replace(example, @path, SoftHSM.module_path())
+  for {module, tests} <- [{Testing.Chaos, 8}, {Testing, 4}] do
+    test "the example of #{inspect(module)} passes as it is written, beside others like it", %{
+      tmp_dir: dir
+    } do
+      run(unquote(module), "#{unquote(tests)} tests, 0 failures", dir)
+    end
+  end
 
+  defp run(module, expected, dir) do
+    example = example(module)
     assert example =~ "defmodule MyApp.PaymentsTest do"
 
     # Modules of tests with `async: true` run at the same time.
@@ -48,13 +44,13 @@ defmodule Pkcs11Pool.Testing.ChaosExampleTest do
         System.cmd(elixir, ["-pa", ebin, script | files], cd: dir, stderr_to_stdout: true)
 
       assert {status, output} == {0, output}
-      assert output =~ "8 tests, 0 failures"
+      assert output =~ expected
     end
   end
 
   # The one indented block of the moduledoc that defines a module.
-  defp example do
-    {:docs_v1, _, :elixir, _, %{"en" => doc}, _, _} = Code.fetch_docs(Chaos)
+  defp example(module) do
+    {:docs_v1, _, :elixir, _, %{"en" => doc}, _, _} = Code.fetch_docs(module)
 
     lines =
       doc

@@ -1,0 +1,293 @@
+defmodule Pkcs11Pool.Testing do
+  @moduledoc ~S"""
+  Throwaway tokens for the tests of an application, by way of SoftHSM: no HSM, no root, and nothing of the user's own tokens or `SOFTHSM2_CONF` is touched.
+
+      defmodule MyApp.PaymentsTest do
+        use ExUnit.Case, async: true
+
+        setup do: Pkcs11Pool.Testing.start_pool!(keys: [signing: :p256, archive: :aes256])
+
+        test "a payment is signed", %{pool: pool} do
+          {:ok, signature} = Pkcs11Pool.sign(pool, "signing", {:ecdsa, hash: :sha256}, "payment")
+          assert :ok = Pkcs11Pool.verify(pool, "signing", {:ecdsa, hash: :sha256}, "payment", signature)
+        end
+      end
+
+  Each call makes a token of its own in a copy of SoftHSM of its own, so that tests run at the same time and see nothing of each other. Pool, token and
+  folder end with the test (or, in `setup_all`, with its module). A copy stays loaded in the VM, as every module does: 1 MB each; where many tests need no token of their own, use `setup_all`.
+
+  With `chaos: true` the token is behind a `Pkcs11Pool.Testing.Chaos`, which makes it slow, full, hung or unplugged on command:
+
+      setup do: Pkcs11Pool.Testing.start_pool!(keys: [signing: :p256], chaos: true)
+
+      test "says so when the HSM is away", %{pool: pool, chaos: chaos} do
+        Pkcs11Pool.Testing.Chaos.remove_token(chaos)
+        assert {:error, %Pkcs11Pool.Error{}} = Pkcs11Pool.sign(pool, "signing", :ecdsa, <<0::256>>)
+      end
+
+  An application whose code has the pool's name in it starts the pool of its tests under this name, in `test/test_helper.exs`:
+
+      token = Pkcs11Pool.Testing.new_token!()
+      {:ok, _pid} = Pkcs11Pool.start_link(Pkcs11Pool.Testing.pool_options(token, name: MyApp.HSM))
+      Pkcs11Pool.Testing.generate_keys!(MyApp.HSM, signing: :rsa2048)
+      ExUnit.after_suite(fn _result -> Pkcs11Pool.Testing.delete_token(token) end)
+
+  SoftHSM is a package of most systems: `softhsm2` on Debian, `softhsm` on Alpine, Fedora and Homebrew. It is looked for where these put it, or is named by the variable
+  `SOFTHSM2_MODULE`.
+  """
+
+  import Pkcs11Pool.API.Bang, only: [unwrap!: 1]
+
+  alias Pkcs11Pool.Testing.Chaos
+  alias Pkcs11Pool.Token
+
+  @compile {:no_warn_undefined, [ExUnit.Callbacks]}
+
+  @modules [
+    "/usr/lib/*/softhsm/libsofthsm2.so",
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/lib/pkcs11/libsofthsm2.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+    "/usr/local/lib/softhsm/libsofthsm2.so"
+  ]
+
+  @typedoc """
+  A throwaway token. `:module`, `:module_env` and `:slot` are a pool's options of these names; `:pin` and `:so_pin` its PINs; `:chaos` the chaos module
+  that it is behind, or nil.
+  """
+  @type token :: %{
+          module: Path.t(),
+          module_env: %{String.t() => String.t()},
+          slot: {:token_label, String.t()},
+          pin: String.t(),
+          so_pin: String.t(),
+          chaos: Chaos.t() | nil,
+          dir: Path.t()
+        }
+
+  @typedoc "A kind of key, see `generate_keys!/2`."
+  @type key_type ::
+          :rsa2048
+          | :rsa3072
+          | :rsa4096
+          | :p256
+          | :p384
+          | :p521
+          | :secp256k1
+          | :ed25519
+          | :aes128
+          | :aes256
+          | :hmac
+
+  @typedoc """
+  Options of `new_token!/1`:
+
+    * `:label` - the token's label, of at most 32 bytes; `"test"` by default
+    * `:pin`, `:so_pin` - of 4 to 255 bytes; `"1234"` and `"5678"` by default
+    * `:chaos` - `true`: behind a chaos module; `false` by default
+    * `:module` - the path of SoftHSM's library
+    * `:tmp_dir` - where its folder is made; `System.tmp_dir!/0` by default
+  """
+  @type token_option ::
+          {:label, String.t()}
+          | {:pin, String.t()}
+          | {:so_pin, String.t()}
+          | {:chaos, boolean}
+          | {:module, Path.t()}
+          | {:tmp_dir, Path.t()}
+
+  @doc """
+  A token with a pool and keys, for `setup` and `setup_all` of ExUnit: the context `%{pool: name, token: token, chaos: chaos}`. All of it ends with the test.
+
+  Options: those of `new_token!/1`; `:keys`, see `generate_keys!/2`; and every option of a pool, such as `:pool_size`. Without `:name` the pool has a name
+  that no other has.
+  """
+  @spec start_pool!([token_option | {:keys, [{atom | String.t(), key_type}]} | {atom, term}]) ::
+          %{pool: term, token: token, chaos: Chaos.t() | nil}
+  def start_pool!(opts \\ []) do
+    {own, opts} = Keyword.split(opts, [:label, :pin, :so_pin, :chaos, :module, :tmp_dir])
+    {keys, opts} = Keyword.pop(opts, :keys, [])
+    keys = Enum.map(keys, &key!/1)
+    token = new_token!(own)
+    ExUnit.Callbacks.on_exit(fn -> delete_token(token) end)
+    opts = pool_options(token, opts)
+    ExUnit.Callbacks.start_supervised!({Pkcs11Pool, opts})
+    Enum.each(keys, &generate!(opts[:name], &1))
+    %{pool: opts[:name], token: token, chaos: token.chaos}
+  end
+
+  @doc """
+  A new token, in a copy of SoftHSM of its own. `delete_token/1` removes it. Raises where SoftHSM is not installed.
+  """
+  @spec new_token!([token_option]) :: token
+  def new_token!(opts \\ []) do
+    opts = options!(opts)
+    real = opts[:module] || soft_hsm!()
+    parent = opts[:tmp_dir] || System.tmp_dir!()
+    dir = Path.join(parent, "pkcs11_pool-token-#{System.pid()}-#{unique()}")
+    File.mkdir_p!(Path.join(dir, "tokens"))
+    File.chmod!(dir, 0o700)
+    conf = Path.join(dir, "softhsm2.conf")
+
+    File.write!(conf, """
+    directories.tokendir = #{dir}/tokens
+    objectstore.backend = file
+    log.level = ERROR
+    """)
+
+    token =
+      Map.merge(module!(real, dir, conf, opts), %{
+        pin: opts[:pin],
+        so_pin: opts[:so_pin],
+        dir: dir
+      })
+
+    token = Map.put(token, :slot, {:token_label, opts[:label]})
+
+    try do
+      target = Map.to_list(Map.take(token, [:module, :module_env]))
+      so_pin = fn -> token.so_pin end
+      # A new SoftHSM has one slot, number 0.
+      :ok = unwrap!(Token.init([slot: {:slot_id, 0}] ++ target, opts[:label], so_pin))
+      :ok = unwrap!(Token.init_pin([slot: token.slot] ++ target, so_pin, fn -> token.pin end))
+      token
+    rescue
+      error ->
+        delete_token(token)
+        reraise error, __STACKTRACE__
+    end
+  end
+
+  @doc """
+  The options of a pool on this token; `overrides` win.
+  """
+  @spec pool_options(token, keyword) :: keyword
+  def pool_options(%{pin: pin} = token, overrides \\ []) do
+    Keyword.merge(
+      [
+        name: {__MODULE__, unique()},
+        module: token.module,
+        module_env: token.module_env,
+        slot: token.slot,
+        pin: fn -> pin end
+      ],
+      overrides
+    )
+  end
+
+  @doc """
+  Makes keys on the pool's token, all of them token objects with this label, and private: `[signing: :p256, archive: :aes256]`.
+
+  `:rsa2048`, `:rsa3072`, `:rsa4096`, `:p256`, `:p384`, `:p521`, `:secp256k1` and `:ed25519` are key pairs that sign and verify (those of RSA also encrypt and decrypt);
+  `:aes128`, `:aes256` encrypt and decrypt; `:hmac`, a generic secret of 32 bytes, signs and verifies. For anything else there are
+  `Pkcs11Pool.generate_key/4` and `Pkcs11Pool.generate_key_pair/5`.
+  """
+  @spec generate_keys!(term, [{atom | String.t(), key_type}]) :: :ok
+  def generate_keys!(pool, keys) do
+    keys |> Enum.map(&key!/1) |> Enum.each(&generate!(pool, &1))
+  end
+
+  @doc """
+  Removes a token: its folder, and the chaos module that it is behind. Stop its pools before. `start_pool!/1` does this by itself.
+  """
+  @spec delete_token(token) :: :ok
+  def delete_token(%{chaos: chaos, dir: dir}) do
+    if chaos, do: Chaos.stop(chaos)
+    File.rm_rf!(dir)
+    :ok
+  end
+
+  @doc """
+  The path of SoftHSM's library, nil if it is not found: `@tag skip: Pkcs11Pool.Testing.soft_hsm() == nil`.
+  """
+  @spec soft_hsm() :: Path.t() | nil
+  def soft_hsm do
+    System.get_env("SOFTHSM2_MODULE") ||
+      Enum.find_value(@modules, &List.first(Path.wildcard(&1)))
+  end
+
+  ## Parts
+
+  defp soft_hsm! do
+    soft_hsm() ||
+      raise "SoftHSM is not installed: install softhsm2 (Debian) or softhsm (Alpine, Fedora, Homebrew), or name its library by the variable SOFTHSM2_MODULE"
+  end
+
+  @defaults [label: "test", pin: "1234", so_pin: "5678", chaos: false, module: nil, tmp_dir: nil]
+
+  defp options!(opts) do
+    Keyword.keyword?(opts) || raise ArgumentError, "expected options to be a keyword list"
+
+    case Keyword.keys(opts) -- Keyword.keys(@defaults) do
+      [] ->
+        Keyword.merge(@defaults, opts)
+
+      unknown ->
+        raise ArgumentError,
+              "unknown options #{inspect(unknown)}, valid options are: #{inspect(Keyword.keys(@defaults))}"
+    end
+  end
+
+  # A copy: loaded by another path, it is a module of its own, with its own C_Initialize, login, sessions and tokens.
+  defp module!(real, dir, conf, opts) do
+    env = %{"SOFTHSM2_CONF" => conf}
+
+    if opts[:chaos] do
+      chaos = Chaos.start!(real, module_env: env, tmp_dir: dir)
+      %{module: chaos.module, module_env: chaos.module_env, chaos: chaos}
+    else
+      copy = Path.join(dir, "softhsm.so")
+      File.cp!(real, copy)
+      %{module: copy, module_env: env, chaos: nil}
+    end
+  end
+
+  @rsa %{rsa2048: 2048, rsa3072: 3072, rsa4096: 4096}
+  @curves %{p256: :secp256r1, p384: :secp384r1, p521: :secp521r1, secp256k1: :secp256k1}
+  @secrets %{
+    aes128: {:aes_key_gen, 16, [encrypt: true, decrypt: true]},
+    aes256: {:aes_key_gen, 32, [encrypt: true, decrypt: true]},
+    hmac: {:generic_secret_key_gen, 32, [sign: true, verify: true]}
+  }
+  @types Map.keys(@rsa) ++ Map.keys(@curves) ++ [:ed25519] ++ Map.keys(@secrets)
+
+  defp key!({label, type}) when (is_atom(label) or is_binary(label)) and type in @types,
+    do: {to_string(label), type}
+
+  defp key!(other) do
+    raise ArgumentError,
+          "expected a key such as {\"signing\", :p256}, with one of the types #{inspect(@types)}, got: #{inspect(other)}"
+  end
+
+  defp generate!(pool, {label, type}) when is_map_key(@rsa, type) do
+    public = [modulus_bits: @rsa[type], public_exponent: 65_537, encrypt: true]
+    pair!(pool, label, :rsa_pkcs_key_pair_gen, public, decrypt: true)
+  end
+
+  defp generate!(pool, {label, :ed25519}),
+    do: pair!(pool, label, :ec_edwards_key_pair_gen, [ec_params: :ed25519], [])
+
+  defp generate!(pool, {label, type}) when is_map_key(@curves, type),
+    do: pair!(pool, label, :ec_key_pair_gen, [ec_params: @curves[type]], [])
+
+  defp generate!(pool, {label, type}) do
+    {mechanism, bytes, uses} = @secrets[type]
+    template = [token: true, private: true, label: label, id: label, value_len: bytes] ++ uses
+    Pkcs11Pool.generate_key!(pool, mechanism, template)
+  end
+
+  defp pair!(pool, label, mechanism, public, private) do
+    common = [token: true, label: label, id: label]
+
+    Pkcs11Pool.generate_key_pair!(
+      pool,
+      mechanism,
+      common ++ [verify: true] ++ public,
+      common ++ [private: true, sign: true] ++ private
+    )
+  end
+
+  defp unique, do: System.unique_integer([:positive])
+end
