@@ -100,6 +100,39 @@ defmodule Pkcs11Pool.SignatureLengthTest do
     end
   end
 
+  # NSS answers with eight bytes of its memory, others' MACs among them.
+  for {mechanism, length} <- [{:aes_mac, 8}, {{:aes_mac_general, length: 4}, 4}] do
+    test "#{inspect(mechanism)}: a MAC of no data is not asked for", %{pool: pool, chaos: chaos} do
+      mechanism = unquote(Macro.escape(mechanism))
+      {:ok, _key} = Pkcs11Pool.key_info(pool, "aes")
+      mac = :binary.copy(<<0>>, unquote(length))
+
+      for call <- [
+            fn -> Pkcs11Pool.sign(pool, "aes", mechanism, "") end,
+            fn -> Pkcs11Pool.verify(pool, "aes", mechanism, "", mac) end
+          ] do
+        assert {:error, %Error{reason: :data_len_range, code: nil, executed: false} = error} =
+                 call.()
+
+        assert Exception.message(error) =~ "no MAC of no data"
+        refute Error.retryable?(error)
+      end
+
+      assert {:ok, [{:error, %Error{reason: :data_len_range}}]} =
+               Pkcs11Pool.sign_many(pool, "aes", mechanism, [""])
+
+      assert Chaos.calls(chaos, :C_SignInit) == 0
+      assert Chaos.calls(chaos, :C_VerifyInit) == 0
+    end
+  end
+
+  test "a MAC of no data is made where there is one", %{pool: pool} do
+    for {key, mechanism} <- [{"mac", :sha256_hmac}, {"aes", :aes_cmac}] do
+      {:ok, mac} = Pkcs11Pool.sign(pool, key, mechanism, "")
+      assert Pkcs11Pool.verify(pool, key, mechanism, "", mac) == :ok
+    end
+  end
+
   test "a module that reads behind a short MAC accepts none", %{pool: pool, chaos: chaos} do
     Chaos.signature_size(chaos, 32)
     {:ok, mac} = Pkcs11Pool.sign(pool, "mac", :sha256_hmac, @data)

@@ -422,6 +422,11 @@ defmodule Pkcs11Pool.Error.Explanation do
   def of(:key_unextractable, _details, _error),
     do: {"the key may not leave the token (extractable: false)", nil}
 
+  def of(:data_len_range, _details, %{code: nil}) do
+    {"there is no MAC of no data by this mechanism, and the module was not asked: some answer with what was in their memory",
+     "Where data may be empty, use an HMAC or a CMAC"}
+  end
+
   def of(:data_len_range, _details, _error),
     do: {"the data is too long or too short for the mechanism and key", nil}
 

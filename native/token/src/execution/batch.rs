@@ -91,7 +91,8 @@ impl Attempt<'_> {
             | Error::IvNotMade
             | Error::KeyMisfit { .. }
             | Error::CurveMisfit
-            | Error::DigestTooLong { .. } => true,
+            | Error::DigestTooLong { .. }
+            | Error::NoDataForMac => true,
             _ => false,
         }
     }

@@ -72,7 +72,8 @@ impl Attempt<'_> {
     }
 
     /// Refuses what no module should be asked: some crash on a key that is none of the mechanism's, some sign the first bytes of a message
-    /// that is given in place of a digest, and some take a signature to be as long as it should be, and read on behind its end.
+    /// that is given in place of a digest, some take a signature to be as long as it should be, and read on behind its end, and some answer for the
+    /// MAC of no data with what happens to be in their memory.
     fn check_task(&self, mechanism: &Mechanism, task: &Task, facts: &KeyFacts) -> Result<(), Error> {
         let Some(usage) = task.usage() else { return Ok(()) };
         check_key(mechanism, usage, facts)?;
@@ -80,6 +81,9 @@ impl Attempt<'_> {
             check_signature_length(mechanism, signature.len(), facts)?;
         }
         let (Task::Sign(data) | Task::Verify { data, .. }) = task else { return Ok(()) };
+        if data.is_empty() && lengths::is_chained_mac(mechanism.code) {
+            return Err(Error::NoDataForMac);
+        }
         match (mechanism, facts.order_size()) {
             (Mechanism { code: CKM_ECDSA, params }, Some(longest))
                 if !matches!(params, Params::Hashed { .. }) && data.len() > longest =>

@@ -118,6 +118,39 @@ fn of_general_mac(mechanism: &Mechanism) -> Option<usize> {
     usize::try_from(length).ok()
 }
 
+/// Whether it is a MAC that is the last of a chain of blocks (FIPS 113): of no data there is none. CMACs, HMACs and the like have one.
+pub fn is_chained_mac(code: CK_MECHANISM_TYPE) -> bool {
+    matches!(
+        code,
+        CKM_DES_MAC
+            | CKM_DES_MAC_GENERAL
+            | CKM_DES3_MAC
+            | CKM_DES3_MAC_GENERAL
+            | CKM_CDMF_MAC
+            | CKM_CDMF_MAC_GENERAL
+            | CKM_RC2_MAC
+            | CKM_RC2_MAC_GENERAL
+            | CKM_RC5_MAC
+            | CKM_RC5_MAC_GENERAL
+            | CKM_CAST_MAC
+            | CKM_CAST_MAC_GENERAL
+            | CKM_CAST3_MAC
+            | CKM_CAST3_MAC_GENERAL
+            | CKM_CAST128_MAC
+            | CKM_CAST128_MAC_GENERAL
+            | CKM_IDEA_MAC
+            | CKM_IDEA_MAC_GENERAL
+            | CKM_AES_MAC
+            | CKM_AES_MAC_GENERAL
+            | CKM_CAMELLIA_MAC
+            | CKM_CAMELLIA_MAC_GENERAL
+            | CKM_ARIA_MAC
+            | CKM_ARIA_MAC_GENERAL
+            | CKM_SEED_MAC
+            | CKM_SEED_MAC_GENERAL
+    )
+}
+
 /// Bytes of a digest; `None`: unknown.
 pub fn of_digest(mechanism: &Mechanism) -> Option<RangeInclusive<usize>> {
     let size = match mechanism.code {
