@@ -63,6 +63,39 @@ defmodule Pkcs11Pool.Object do
     }
   end
 
+  @doc """
+  A PKCS#11 URI (RFC 7512) that names the object and its token: `token`, `serial`, `object` (the label), `type` and `id`, as far as the object has them. A label that is no
+  UTF-8 is left out, as a URI cannot name it; so is a class that URIs have no word for.
+
+      iex> object = %Pkcs11Pool.Object{token: "8f3a\0payments", epoch: 1, handle: 7, class: :private_key, id: <<1>>, label: "my key"}
+      iex> Pkcs11Pool.Object.to_uri(object)
+      "pkcs11:token=payments;serial=8f3a;object=my%20key;type=private;id=%01"
+
+  A key is found by it where label and id are: another object may have the same. One that has neither is not found by a URI.
+  """
+  @spec to_uri(t) :: String.t()
+  def to_uri(%__MODULE__{} = object) do
+    {serial, token} = serial_and_label(object.token)
+
+    Pkcs11Pool.URI.format(%Pkcs11Pool.URI{
+      token: token,
+      serial: serial,
+      object: Pkcs11Pool.URI.named(object.label),
+      id: if(object.id != "", do: object.id),
+      type: Pkcs11Pool.URI.type(object.class)
+    })
+  end
+
+  # See native/token/src/token/selector.rs, `identity`.
+  defp serial_and_label(identity) do
+    with true <- is_binary(identity),
+         [serial, label] <- String.split(identity, <<0>>, parts: 2) do
+      {Pkcs11Pool.URI.named(serial), Pkcs11Pool.URI.named(label)}
+    else
+      _made_by_hand -> {nil, nil}
+    end
+  end
+
   defp text(:unavailable), do: nil
   defp text(nil), do: ""
   defp text(text), do: text

@@ -122,8 +122,11 @@ defmodule Pkcs11Pool.Options do
     profile = options |> Keyword.get(:profile) |> of_profile()
     values = Map.merge(validated!(profile), validated!(options), &explicit/3)
 
+    pin = Value.pin_of_slot!(options[:slot], values.module)
+
     __MODULE__
     |> struct!(values)
+    |> Map.update!(:pin, &(&1 || pin))
     |> default_of_type()
     |> check_stripes!()
     |> check_login!()

@@ -190,6 +190,44 @@ defmodule Pkcs11Pool.Token do
   defbang list!(options :: keyword) :: listing
 
   @doc """
+  A PKCS#11 URI (RFC 7512) of a token, as `list/1` or `Pkcs11Pool.token_info/2` describe it (`token`, `manufacturer`, `serial`, `model`), or of a slot of `list/1` (with
+  `slot-manufacturer`, `slot-description`, `slot-id`, and what is said of its token). What is empty, unavailable or no UTF-8 is left out. It may be a pool's `:slot`.
+
+  A slot's number and description may change when tokens come and go: the URI of `slot.token` is the one to be kept.
+
+      iex> Pkcs11Pool.Token.to_uri(%{label: "payments", manufacturer: "SoftHSM project", model: "SoftHSM v2", serial: "3e5d"})
+      "pkcs11:token=payments;manufacturer=SoftHSM%20project;serial=3e5d;model=SoftHSM%20v2"
+  """
+  @spec to_uri(info | slot) :: String.t()
+  def to_uri(%{slot_id: id, description: description, manufacturer: manufacturer, token: token}) do
+    uri = if is_map(token), do: uri(token), else: %Pkcs11Pool.URI{}
+
+    Pkcs11Pool.URI.format(%{
+      uri
+      | slot_id: id,
+        slot_description: Pkcs11Pool.URI.named(description),
+        slot_manufacturer: Pkcs11Pool.URI.named(manufacturer)
+    })
+  end
+
+  def to_uri(%{label: _, serial: _, manufacturer: _, model: _} = info),
+    do: info |> uri() |> Pkcs11Pool.URI.format()
+
+  def to_uri(_other) do
+    raise ArgumentError,
+          "expected a token as Pkcs11Pool.token_info/2 describes it, or a slot of Pkcs11Pool.Token.list/1"
+  end
+
+  defp uri(info) do
+    %Pkcs11Pool.URI{
+      token: Pkcs11Pool.URI.named(info.label),
+      serial: Pkcs11Pool.URI.named(info.serial),
+      manufacturer: Pkcs11Pool.URI.named(info.manufacturer),
+      model: Pkcs11Pool.URI.named(info.model)
+    }
+  end
+
+  @doc """
   Makes a token with this label (at most 32 bytes) and security officer's PIN. *Everything on the token is gone*, also its user's PIN. If there is a token
   already, the PIN must be that of its security officer.
 

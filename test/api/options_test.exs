@@ -328,6 +328,7 @@ defmodule Pkcs11Pool.OptionsTest do
                session_object: nil,
                force: false,
                limit: nil,
+               select: nil,
                prefix: "",
                suffix: "",
                select: nil,

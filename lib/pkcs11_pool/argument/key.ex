@@ -48,7 +48,7 @@ defmodule Pkcs11Pool.Argument.Key do
 
   def encode!(string, class) when is_binary(string) do
     if Pkcs11Pool.URI.uri?(string),
-      do: encode_uri!(Pkcs11Pool.URI.parse!(string), class),
+      do: string |> Pkcs11Pool.URI.parse!() |> Pkcs11Pool.URI.check_key!() |> encode_uri!(class),
       else: {:find, with_class(identifying!(label: string), class)}
   end
 

@@ -31,7 +31,10 @@ defmodule Pkcs11Pool.Options.Token do
   @spec provision!(keyword) :: %{required(atom) => term}
   def provision!(options) do
     names = [:module, :slot, :module_sha256, :module_env, :module_args, :pin_timeout, :user]
-    checked!(options, [:module, :slot], names ++ [:force])
+    checked = checked!(options, [:module, :slot], names ++ [:force])
+    # The PINs are the arguments.
+    _pin = Value.pin_of_slot!(options[:slot], checked.module)
+    checked
   end
 
   defp checked!(options, required, names) do

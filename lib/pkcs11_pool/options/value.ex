@@ -268,22 +268,41 @@ defmodule Pkcs11Pool.Options.Value do
   end
 
   defp slot_of_uri!(uri) do
-    parsed =
-      try do
-        Pkcs11Pool.URI.parse!(uri)
-      rescue
-        error in ArgumentError ->
-          message = "invalid value for :slot option: " <> Exception.message(error)
-          reraise ArgumentError, [message: message], __STACKTRACE__
+    in_slot!(fn ->
+      parsed = Pkcs11Pool.URI.parse!(uri)
+      _checked = Pkcs11Pool.URI.pin_file!(parsed)
+
+      if Pkcs11Pool.URI.to_template(parsed) != [] do
+        raise ArgumentError,
+              "the URI names an object (object, id or type), expected " <>
+                "one that names a slot or token only; a call's key may be such a URI"
       end
 
-    if Pkcs11Pool.URI.to_template(parsed) != [] do
-      raise ArgumentError,
-            "invalid value for :slot option: the URI names an object (object, id or type), expected " <>
-              "one that names a slot or token only; a call's key may be such a URI"
-    end
+      Pkcs11Pool.URI.to_slot(parsed)
+    end)
+  end
 
-    Pkcs11Pool.URI.to_slot(parsed)
+  @doc """
+  The PIN source that a `:slot` option names, which is valid by itself: nil for none. Raises `ArgumentError` if it is a URI of another module.
+  """
+  @spec pin_of_slot!(slot :: term, module :: Path.t()) :: Pin.Source.normalized() | nil
+  def pin_of_slot!(uri, module) when is_binary(uri) do
+    in_slot!(fn ->
+      parsed = Pkcs11Pool.URI.parse!(uri)
+      :ok = Pkcs11Pool.URI.check_module!(parsed, module)
+      path = Pkcs11Pool.URI.pin_file!(parsed)
+      if path, do: {:file, path}
+    end)
+  end
+
+  def pin_of_slot!(_other, _module), do: nil
+
+  defp in_slot!(fun) do
+    fun.()
+  rescue
+    error in ArgumentError ->
+      message = "invalid value for :slot option: " <> Exception.message(error)
+      reraise ArgumentError, [message: message], __STACKTRACE__
   end
 
   defp variable?({name, value}) do

@@ -11,7 +11,7 @@ defmodule Pkcs11Pool.Bench.Options.Refusal do
   @doc "A PKCS#11 URI."
   @spec parse_uri(String.t(), option :: String.t()) :: URI.t()
   def parse_uri(uri, option) do
-    URI.parse!(uri)
+    uri |> URI.parse!() |> URI.check_key!()
   rescue
     # It says nothing of the URI's values.
     error in ArgumentError -> refuse("#{option}: #{Exception.message(error)}")
