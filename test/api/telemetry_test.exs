@@ -325,4 +325,57 @@ defmodule Pkcs11Pool.TelemetryTest do
 
     Pools.drained!(:telling)
   end
+
+  test "a stream is one operation, with the bytes that went into it" do
+    token = SoftHSM.new_token!()
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: :streaming)})
+    template = [token: true, label: "k", value_len: 32, encrypt: true, sign: true]
+    {:ok, _key} = Pkcs11Pool.generate_key(:streaming, :aes_key_gen, template)
+    opts = [telemetry_metadata: %{own: 1}]
+    data = :binary.copy("x", 100_000)
+    {:ok, _digest} = Pkcs11Pool.digest_stream(:streaming, :sha256, [data, "y"], opts)
+
+    assert_received {[:pkcs11_pool, :operation, :start], %{system_time: _},
+                     %{pool: :streaming, operation: :digest_stream, mechanism: :sha256, own: 1}}
+
+    assert_received {[:pkcs11_pool, :operation, :stop],
+                     %{bytes: 100_001, duration: _, queue_time: queue_time},
+                     %{operation: :digest_stream, result: :ok, session: session, own: 1}}
+
+    assert is_integer(session) and queue_time >= 0
+    # Neither its parts nor its lease are operations of their own.
+    refute_received {[:pkcs11_pool, :operation, _], _,
+                     %{pool: :streaming, operation: :digest_stream}}
+
+    refute_received {[:pkcs11_pool, :lease, _], _, _}
+
+    encrypt = &Pkcs11Pool.encrypt_stream(:streaming, "k", :aes_ecb, &1, opts)
+    [_part] = Enum.take(encrypt.([data]), 1)
+
+    assert_received {[:pkcs11_pool, :operation, :stop], %{bytes: 65_536, queue_time: _},
+                     %{operation: :encrypt_stream, result: :halted}}
+
+    assert_raise Error, fn -> Enum.to_list(encrypt.(["no block"])) end
+
+    assert_received {[:pkcs11_pool, :operation, :stop], %{bytes: 8},
+                     %{operation: :encrypt_stream, result: :error, reason: reason}}
+
+    assert is_atom(reason)
+
+    broken = Stream.concat([data], Stream.map([1], fn _ -> raise "canary" end))
+
+    assert_raise RuntimeError, fn ->
+      Pkcs11Pool.sign_stream(:streaming, "k", :aes_cmac, broken, opts)
+    end
+
+    assert_received {[:pkcs11_pool, :operation, :exception], %{bytes: 65_536, duration: _},
+                     %{operation: :sign_stream, kind: :error, reason: RuntimeError, own: 1}}
+
+    {:error, _} = Pkcs11Pool.sign_stream(:streaming, "none", :aes_cmac, [data], opts)
+
+    assert_received {[:pkcs11_pool, :operation, :stop], _,
+                     %{operation: :sign_stream, result: :error, reason: :key_not_found}}
+
+    Pools.drained!(:streaming)
+  end
 end

@@ -503,6 +503,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  Whether the token gives out a plaintext as it comes, and verifies the tag at the end (AES-GCM), as some do: where the real module gathers what it is
+  given, `C_DecryptUpdate` answers with as many bytes. What they are is of no use, and so is the whole.
+  """
+  @spec early_plaintext(t, boolean) :: :ok
+  def early_plaintext(%__MODULE__{} = chaos, early? \\ true) when is_boolean(early?) do
+    Control.command!(chaos, ["early_plaintext", on_or_off(early?)])
+  end
+
+  @doc """
   What a function says of how long its output is, when it succeeds: the `:true` length; `:kept`, the length of the buffer that
   it was given, as by opencryptoki 3.23 of ciphertexts by OFB and CFB; `:exceeded`, one byte more than that.
   """

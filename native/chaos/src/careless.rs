@@ -1,6 +1,7 @@
 //! Carelessness with lengths, as real modules have it.
 //!
 //! * opencryptoki 3.23 verifies a MAC without a look at the length that it is given, and leaves the length of an OFB or CFB ciphertext as it was.
+//! * Some tokens give out a plaintext before its tag has been verified (the standard leaves it to them).
 //! * Some tokens give only so many random bytes in one call: NSS 65,536, Google's kmsp11 8 to 1,024.
 
 use std::sync::atomic::Ordering;
@@ -60,6 +61,36 @@ pub unsafe extern "C" fn C_Verify(
         // SAFETY: the application promises the real function what it needs; the session is the real one. A length of our own is the mistake that
         // is to be shown: what is behind a shorter signature is read.
         Ok(unsafe { real!(list, C_Verify(claim.real(), data, size, signature, signature_size)) })
+    })
+}
+
+pub unsafe extern "C" fn C_DecryptUpdate(
+    session: CK_SESSION_HANDLE,
+    part: *mut CK_BYTE,
+    size: CK_ULONG,
+    output: *mut CK_BYTE,
+    output_size: *mut CK_ULONG,
+) -> CK_RV {
+    on_session(Function::C_DecryptUpdate, session, output.is_null(), |list, claim| {
+        // SAFETY: NULL or room for one number is the application's promise.
+        let given = unsafe { output_size.as_ref() }.copied();
+        // SAFETY: the application promises the real function what it needs; the session is the real one.
+        let code = unsafe { real!(list, C_DecryptUpdate(claim.real(), part, size, output, output_size)) };
+        if code != CKR_OK || output.is_null() {
+            return Ok(code);
+        }
+        // SAFETY: the real function wrote there.
+        let gives_nothing = unsafe { output_size.as_ref() } == Some(&0);
+        if gives_nothing && given >= Some(size) && CHAOS.early_plaintext.load(Ordering::Relaxed) {
+            // SAFETY: there is room for so many bytes, and for their number.
+            unsafe {
+                std::ptr::write_bytes(output, b'?', size as usize);
+                *output_size = size;
+            }
+        }
+        // SAFETY: the real function wrote there.
+        unsafe { tell_size(CHAOS.point(Function::C_DecryptUpdate), given, output_size) };
+        Ok(code)
     })
 }
 

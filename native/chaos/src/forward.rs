@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use crate::C_GetFunctionList;
 use crate::call::{on_session, on_slot, plain};
-use crate::careless::{self, C_GenerateRandom, C_Verify};
+use crate::careless::{self, C_DecryptUpdate, C_GenerateRandom, C_Verify};
 use crate::function::Function;
 use crate::iv::C_EncryptInit;
 use crate::lifecycle::{C_Finalize, C_Initialize};
@@ -66,7 +66,6 @@ on_session! {
     C_EncryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DecryptInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
     C_Decrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
-    C_DecryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DecryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DigestInit(mechanism: *mut CK_MECHANISM);
     C_Digest(data: *mut CK_BYTE, size: CK_ULONG, digest: *mut CK_BYTE, digest_size: *mut CK_ULONG) asks(digest, digest_size);

@@ -63,6 +63,8 @@ pub struct Chaos {
     pub random_max: AtomicUsize,
     /// The token makes IVs by itself.
     pub makes_iv: AtomicBool,
+    /// Where the real module gathers what it decrypts, this one gives out as much at once.
+    pub early_plaintext: AtomicBool,
     /// Slots are readers of cards, which tell when one comes and goes.
     pub slot_events: AtomicBool,
     /// What slots and tokens say of themselves is malformed.
@@ -104,6 +106,7 @@ pub static CHAOS: Chaos = Chaos {
     random_min: AtomicUsize::new(0),
     random_max: AtomicUsize::new(usize::MAX),
     makes_iv: AtomicBool::new(false),
+    early_plaintext: AtomicBool::new(false),
     slot_events: AtomicBool::new(false),
     malformed_info: AtomicBool::new(false),
     hides_objects: AtomicBool::new(false),
@@ -215,6 +218,7 @@ impl Chaos {
         self.random_min.store(0, Ordering::SeqCst);
         self.random_max.store(usize::MAX, Ordering::SeqCst);
         self.makes_iv.store(false, Ordering::SeqCst);
+        self.early_plaintext.store(false, Ordering::SeqCst);
         self.slot_events.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);
         self.hides_objects.store(false, Ordering::SeqCst);
