@@ -962,8 +962,9 @@ defmodule Pkcs11Pool do
   What a key is: `{:ok, map}`, with nil for what the token does not say.
 
     * `:class`, `:type` - `:private_key` and `:rsa`, for instance; a vendor's are numbers
-    * `:bits` - of an RSA key's modulus, of the order of an ECDSA key's curve, of a secret key's value
-    * `:curve` - its name, such as `:secp256r1`
+    * `:bits` - of an RSA key's modulus, of the order of an ECDSA key's curve, of the field of an Edwards or Montgomery curve (255 or 448), of the prime of a DSA or
+      Diffie-Hellman key, of a secret key's value (of DES with its parity: 64, 128 or 192)
+    * `:curve` - its name, such as `:secp256r1`, `:ed25519`, `:x25519`
     * `:label`, `:id`
     * `:usage` - what the key may be used for, a list of `:encrypt`, `:decrypt`, `:sign`, `:sign_recover`, `:verify`, `:verify_recover`, `:wrap`,
       `:unwrap`, `:derive`, `:encapsulate` and `:decapsulate`

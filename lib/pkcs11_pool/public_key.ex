@@ -29,6 +29,18 @@ defmodule Pkcs11Pool.PublicKey do
 
   def decode(_other), do: :error
 
+  # PKCS#11 3.0, 6.3: a name in place of an identifier. SoftHSM 2.6 has it of private keys on Edwards and Montgomery curves, whichever way they were made.
+  @named %{
+    "edwards25519" => :ed25519,
+    "edwards448" => :ed448,
+    "curve25519" => :x25519,
+    "curve448" => :x448
+  }
+
+  # A PrintableString.
+  defp curve(<<0x13, size, name::binary-size(size)>>) when is_map_key(@named, name),
+    do: {:ok, {:namedCurve, Keyword.fetch!(Curves.all(), @named[name])}}
+
   defp curve(params) do
     {:ok, :public_key.der_decode(:EcpkParameters, params)}
   rescue

@@ -108,6 +108,167 @@ defmodule Pkcs11Pool.KeyInfoTest do
     refute Map.has_key?(info, :value)
   end
 
+  describe "of every type that SoftHSM makes:" do
+    # {type, curve, bits}, of each half.
+    @pairs [
+      {:rsa_pkcs_key_pair_gen, [modulus_bits: 1024], {:rsa, nil, 1024}},
+      {:ec_key_pair_gen, [ec_params: :secp256r1], {:ec, :secp256r1, 256}},
+      {:ec_key_pair_gen, [ec_params: :secp384r1], {:ec, :secp384r1, 384}},
+      {:ec_key_pair_gen, [ec_params: :secp521r1], {:ec, :secp521r1, 521}},
+      {:ec_key_pair_gen, [ec_params: :secp256k1], {:ec, :secp256k1, 256}},
+      {:ec_key_pair_gen, [ec_params: :brainpoolP320r1], {:ec, :brainpoolP320r1, 320}},
+      {:ec_edwards_key_pair_gen, [ec_params: :ed25519], {:ec_edwards, :ed25519, 255}},
+      {:ec_edwards_key_pair_gen, [ec_params: :ed448], {:ec_edwards, :ed448, 448}},
+      {:ec_edwards_key_pair_gen, [ec_params: :x25519], {:ec_edwards, :x25519, 255}},
+      {:ec_edwards_key_pair_gen, [ec_params: :x448], {:ec_edwards, :x448, 448}}
+    ]
+
+    for {mechanism, template, {type, curve, bits}} <- @pairs do
+      test "a pair, #{type} #{curve || bits}", %{pool: pool} do
+        assert_pair(pool, unquote(mechanism), unquote(template), %{
+          type: unquote(type),
+          curve: unquote(curve),
+          bits: unquote(bits)
+        })
+      end
+    end
+
+    for {type, parameters, pair, size, names} <- [
+          {:dsa, :dsa_parameter_gen, :dsa_key_pair_gen, 1024, [:prime, :subprime, :base]},
+          {:dh, :dh_pkcs_parameter_gen, :dh_pkcs_key_pair_gen, 512, [:prime, :base]}
+        ] do
+      @tag timeout: 300_000
+      test "a pair, #{type}", %{pool: pool} do
+        {:ok, domain} =
+          Pkcs11Pool.generate_key(
+            pool,
+            unquote(parameters),
+            [token: true, label: "domain", prime_bits: unquote(size)],
+            operation_timeout: :infinity
+          )
+
+        {:ok, template} = Pkcs11Pool.get_attributes(pool, domain, unquote(names))
+        expected = %{type: unquote(type), curve: nil, bits: unquote(size)}
+        assert_pair(pool, unquote(pair), Enum.to_list(template), expected)
+
+        assert {:ok, %{class: :domain_parameters, bits: unquote(size)}} =
+                 Pkcs11Pool.key_info(pool, domain)
+      end
+    end
+
+    for {mechanism, template, type, bits} <- [
+          {:aes_key_gen, [value_len: 16], :aes, 128},
+          {:aes_key_gen, [value_len: 32], :aes, 256},
+          {:des_key_gen, [], :des, 64},
+          {:des2_key_gen, [], :des2, 128},
+          {:des3_key_gen, [], :des3, 192},
+          {:generic_secret_key_gen, [value_len: 20], :generic_secret, 160}
+        ] do
+      test "a secret key, #{type} #{bits}", %{pool: pool} do
+        flags = [
+          token: true,
+          private: true,
+          sensitive: true,
+          extractable: false,
+          modifiable: true
+        ]
+
+        uses = [
+          sign: true,
+          verify: true,
+          encrypt: false,
+          decrypt: false,
+          wrap: false,
+          unwrap: false
+        ]
+
+        template = unquote(template) ++ flags ++ uses ++ [derive: false, label: "secret"]
+        {:ok, object} = Pkcs11Pool.generate_key(pool, unquote(mechanism), template)
+        assert {:ok, info} = Pkcs11Pool.key_info(pool, object)
+
+        assert %{class: :secret_key, type: unquote(type), bits: unquote(bits), curve: nil} = info
+        assert %{always_sensitive: true, never_extractable: true, local: true} = info
+        for {flag, value} <- flags, do: assert(info[flag] == value, "#{flag}")
+        assert Enum.sort(info.usage) == [:sign, :verify]
+      end
+    end
+
+    for type <- [:md5_hmac, :sha_1_hmac, :sha256_hmac, :sha512_hmac] do
+      test "a secret key that was imported, #{type}", %{pool: pool} do
+        flags = [token: true, private: true, sensitive: false, extractable: true]
+
+        {:ok, object} =
+          Pkcs11Pool.create_object(
+            pool,
+            flags ++
+              [class: :secret_key, key_type: unquote(type), value: <<1::160>>, label: "hmac"]
+          )
+
+        assert {:ok, info} = Pkcs11Pool.key_info(pool, object)
+        assert %{class: :secret_key, type: unquote(type), bits: 160, local: false} = info
+        for {flag, value} <- flags, do: assert(info[flag] == value, "#{flag}")
+      end
+    end
+
+    defp assert_pair(pool, mechanism, template, expected) do
+      label = "pair #{System.unique_integer([:positive])}"
+      common = [token: true, label: label, id: <<5>>, derive: false]
+
+      public =
+        [verify: true, encrypt: false, wrap: false, verify_recover: false, private: false] ++
+          common
+
+      private =
+        [sign: true, decrypt: false, unwrap: false, sign_recover: false, private: true] ++
+          [sensitive: true, extractable: false] ++ common
+
+      {:ok, {public, private}} =
+        Pkcs11Pool.generate_key_pair(pool, mechanism, template ++ public, private)
+
+      assert {:ok, %{class: :private_key, usage: [:sign], private: true, sensitive: true} = info} =
+               Pkcs11Pool.key_info(pool, private)
+
+      assert %{always_sensitive: true, never_extractable: true, extractable: false, local: true} =
+               info
+
+      assert Map.take(info, [:type, :curve, :bits]) == expected
+
+      assert {:ok, %{class: :public_key, usage: [:verify], private: false} = info} =
+               Pkcs11Pool.key_info(pool, public)
+
+      assert Map.take(info, [:type, :curve, :bits]) == expected
+      assert {info.label, info.id, info.token} == {label, <<5>>, true}
+    end
+
+    test "the private key of a certificate, or else its public key", %{pool: pool} do
+      %{cert: der} = :public_key.pkix_test_root_cert(~c"a", key: {:rsa, 2048, 65_537})
+      certificate = {:certificate, der}
+
+      assert {:error, %Error{reason: :key_not_found}} = Pkcs11Pool.key_info(pool, certificate)
+
+      {:OTPTBSCertificate, _, _, _, _, _, _, info, _, _, _} =
+        der |> :public_key.pkix_decode_cert(:otp) |> elem(1)
+
+      {:RSAPublicKey, n, e} = elem(info, 2)
+
+      {:ok, _public} =
+        Pkcs11Pool.create_object(pool,
+          class: :public_key,
+          key_type: :rsa,
+          token: true,
+          label: "of certificate",
+          modulus: n,
+          public_exponent: e
+        )
+
+      assert {:ok, %{class: :public_key, type: :rsa, bits: 2048, label: "of certificate"}} =
+               Pkcs11Pool.key_info(pool, certificate)
+
+      assert {:ok, %{class: :private_key, type: :rsa, bits: 2048, label: "rsa"}} =
+               Pkcs11Pool.key_info(pool, {:public_key, Pkcs11Pool.public_key!(pool, "rsa")})
+    end
+  end
+
   test "what is not there is not found, and what is shared is ambiguous", %{pool: pool} do
     assert {:error, %Error{reason: :key_not_found}} = Pkcs11Pool.key_info(pool, "nothing")
     {:ok, _} = Pools.key_pair(pool, "twice")

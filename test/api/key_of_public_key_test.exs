@@ -49,7 +49,7 @@ defmodule Pkcs11Pool.KeyOfPublicKeyTest do
     end
   end
 
-  defp signs?(pool, key, :ed25519, public) do
+  defp signs?(pool, key, edwards, public) when edwards in [:ed25519, :ed448] do
     case Pkcs11Pool.sign(pool, key, :eddsa, @message) do
       {:ok, signature} -> :public_key.verify(@message, :none, signature, public)
       {:error, error} -> error
@@ -91,7 +91,7 @@ defmodule Pkcs11Pool.KeyOfPublicKeyTest do
 
   defp destroy!(pool, object), do: :ok = Pkcs11Pool.destroy_object(pool, object)
 
-  for type <- [:rsa, :secp256r1, :secp384r1, :secp521r1, :ed25519] do
+  for type <- [:rsa, :secp256r1, :secp384r1, :secp521r1, :ed25519, :ed448] do
     test "a #{type} key is found by its public key and its certificate, in every form", context do
       %{pool: pool} = context
       pair!(pool, unquote(type), "other", id: <<9>>)

@@ -30,7 +30,8 @@ defmodule Pkcs11Pool.API.KeyInfo do
     :modifiable,
     :always_authenticate
   ]
-  @names [:class, :key_type, :label, :id, :modulus, :ec_params, :value_len] ++ @flags ++ @usages
+  @names [:class, :key_type, :label, :id, :modulus, :prime, :ec_params, :value_len] ++
+           @flags ++ @usages
 
   # In this order: who asks for a key by its label means the half with which something is done.
   @classes [:private_key, :secret_key, :public_key]
@@ -76,6 +77,15 @@ defmodule Pkcs11Pool.API.KeyInfo do
   defp size(%{modulus: modulus}) when is_integer(modulus) and modulus > 0,
     do: {nil, length(Integer.digits(modulus, 2))}
 
+  # The public parameter of DSA and Diffie-Hellman. RSA's primes are other attributes.
+  defp size(%{key_type: type, prime: prime})
+       when type in [:dsa, :dh, :x9_42_dh] and is_integer(prime) and prime > 0,
+       do: {nil, length(Integer.digits(prime, 2))}
+
+  # Their length is in the name, and they have no CKA_VALUE_LEN. The bits of parity are counted.
+  defp size(%{key_type: :des}), do: {nil, 64}
+  defp size(%{key_type: :des2}), do: {nil, 128}
+  defp size(%{key_type: :des3}), do: {nil, 192}
   defp size(%{value_len: bytes}) when is_integer(bytes), do: {nil, 8 * bytes}
   defp size(_unknown), do: {nil, nil}
 end
