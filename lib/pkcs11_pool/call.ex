@@ -110,24 +110,24 @@ defmodule Pkcs11Pool.Call do
   end
 
   @doc """
-  Submits what is no operation of the queue (a login, a logout) with `submit.(native pool, tag, queue_timeout)`, and waits for its answer.
+  Submits what is no operation of the queue (a login, a logout) with `submit.(native pool, tag, queue_timeout)`, and waits for its answer: that, and
+  by which ticket.
   """
   @spec submit(
           name :: term,
           Options.Call.t(),
           (Native.pool(), reference, non_neg_integer | nil ->
              Native.ticket() | {:error, Native.error()})
-        ) :: :ok | {:error, Error.t()}
+        ) :: {:ok | {:error, Error.t()}, Native.ticket() | nil}
   def submit(name, opts, submit) do
     case Registry.fetch(name) do
       {:ok, _server, entry} ->
         entry = timeouts(entry, opts)
 
-        with {:error, error} <- await_submitted(entry, submit),
-             do: {:error, Errors.new(error, name, entry)}
+        entry |> await_submitted(submit) |> with_error(name, entry)
 
       {:error, error} ->
-        {:error, error}
+        {{:error, error}, nil}
     end
   end
 
@@ -228,8 +228,8 @@ defmodule Pkcs11Pool.Call do
     ref = make_ref()
 
     case submit.(entry.native, ref, or_nil(entry.queue_timeout)) do
-      {:error, _error} = refused -> refused
-      ticket -> receive_answer(ref, ticket, started, entry)
+      {:error, _error} = refused -> {refused, nil}
+      ticket -> {receive_answer(ref, ticket, started, entry), ticket}
     end
   end
 

@@ -10,7 +10,7 @@ defmodule Pkcs11Pool.Native do
   @type lease :: reference
   @type index :: reference
   @type executor :: :dirty_io | :threads | :mixed
-  @type timing :: {queue_time :: non_neg_integer, session :: pos_integer} | nil
+  @type timing :: {queue_time :: non_neg_integer, session :: non_neg_integer} | nil
   @type error ::
           {reason :: atom, code :: non_neg_integer | nil, function :: String.t() | nil,
            executed :: boolean | :unknown, details :: map}
@@ -97,7 +97,7 @@ defmodule Pkcs11Pool.Native do
   @spec progress(ticket) :: :queued | {:running, ms :: non_neg_integer} | :over
   def progress(_ticket), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "How long an operation waited, in nanoseconds, and the number of its session, once it has started."
+  @doc "How long an operation waited, in nanoseconds, and the number of its session (0: it needs none), once it has started."
   @spec timing(ticket) :: timing
   def timing(_ticket), do: :erlang.nif_error(:nif_not_loaded)
 

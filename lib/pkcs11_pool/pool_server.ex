@@ -7,7 +7,8 @@ defmodule Pkcs11Pool.PoolServer do
   require Logger
 
   alias Pkcs11Pool.PoolServer.{DrainTime, NativeOptions, Notices, Ping}
-  alias Pkcs11Pool.{Error, Native, Options, Pin, Registry, Runner, Slots, Telemetry}
+  alias Pkcs11Pool.{Error, Native, Options, Pin, Registry, Runner, Slots}
+  alias Pkcs11Pool.Telemetry.Emitter
 
   # The shortest and the longest time between two ticks, in ms.
   @tick_interval 50..1_000
@@ -177,13 +178,13 @@ defmodule Pkcs11Pool.PoolServer do
 
   defp handle_notice({:down, native}, %{options: %{name: name}} = state) do
     error = went_down(name, native)
-    Telemetry.execute([:breaker, :open], %{}, %{pool: name, reason: error.reason})
+    Emitter.execute([:breaker, :open], %{}, %{pool: name, reason: error.reason})
     state
   end
 
   defp handle_notice({:up, was_up_before?}, %{options: %{name: name} = options} = state) do
     Logger.info("pool #{inspect(name)}: the token is there")
-    if was_up_before?, do: Telemetry.execute([:breaker, :closed], %{}, %{pool: name})
+    if was_up_before?, do: Emitter.execute([:breaker, :closed], %{}, %{pool: name})
     came_up(name)
     Ping.open_first_session(options)
     state
@@ -268,7 +269,7 @@ defmodule Pkcs11Pool.PoolServer do
 
   ## The token, there or away
 
-  defp came_up(name), do: Telemetry.execute([:pool, :up], %{}, %{pool: name})
+  defp came_up(name), do: Emitter.execute([:pool, :up], %{}, %{pool: name})
 
   defp went_down(name, native) do
     error = Error.from_native(native, name)
@@ -277,7 +278,7 @@ defmodule Pkcs11Pool.PoolServer do
       "the pool is down, and looks for its token until it is there. " <> Exception.message(error)
     )
 
-    Telemetry.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
+    Emitter.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
     error
   end
 

@@ -16,8 +16,8 @@ defmodule Pkcs11Pool.Telemetry do
 
   | event | measurements | metadata |
   |---|---|---|
-  | `[:pkcs11_pool, :operation, :start]` | `system_time` | `pool`, `operation` (`:sign`, ...), `mechanism`, the caller's own |
-  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its number), `result` (`:ok`, `:error`), `reason` |
+  | `[:pkcs11_pool, :operation, :start]` | `system_time` | `pool`, `operation` (`:sign`, ...), `mechanism` where the operation has one, the caller's own |
+  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its number, where it had one), `result` (`:ok`, `:error`), `reason` |
   | `[:pkcs11_pool, :operation, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
   | `[:pkcs11_pool, :lease, :start]` | `system_time` | `pool`, the caller's own |
   | `[:pkcs11_pool, :lease, :stop]` | `duration`, `queue_time` | the same, `session`, `result`, `reason` |
@@ -27,7 +27,11 @@ defmodule Pkcs11Pool.Telemetry do
   | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` where it was opened |
   | `[:pkcs11_pool, :open_session, :stop]` | `duration` | the same, `result`, `reason` |
 
-  `queue_time` is the time from the call to the operation's start on a session. A list (`sign_many/5`
+  `queue_time` is the time from the call to the operation's start on a session; of one that never started
+  (`:queue_timeout`, `:overloaded`, `:token_unavailable`, `:pool_not_found`, ...) it is all of its `duration`, so that a distribution
+  of queue times has the worst ones in it. That of `login/3` begins when the PIN source has given its PIN; that of `reload/2`
+  ends when nobody is inside the module any more. `await_ready/2`, health checks, and the first session that a pool opens by itself are
+  nobody's operation, and no events of that name. A list (`sign_many/5`
   and its like) is one operation: `:stop` has `count`, how many items it has, and `failed`, how many of
   them are errors, among its measurements, `queue_time` of its first slice, and no `session`. A stream
   (`sign_stream/5` and its like) is one operation, too: `:stop` and `:exception` have `bytes`, how many went into it, and
@@ -57,137 +61,4 @@ defmodule Pkcs11Pool.Telemetry do
   Down, up, hung and breaker changes, and a PIN that is not tried again, are logged as well, without
   any handler.
   """
-
-  @compile {:no_warn_undefined, {:telemetry, :execute, 3}}
-  @typedoc "A span: its name, when it started, and the metadata of its start."
-  @type span :: {name :: atom, started :: integer, metadata :: map} | nil
-
-  @doc """
-  Whether events go anywhere. A handler can only have been attached once the library is loaded.
-  """
-  @spec enabled?() :: boolean
-  def enabled?, do: :erlang.function_exported(library(), :execute, 3)
-
-  @doc """
-  Emits the event `[:pkcs11_pool | event]`; does nothing without the library. An event that carries
-  no measurement gets `system_time`.
-  """
-  @spec execute([atom, ...], map, map) :: :ok
-  def execute(event, measurements, metadata) do
-    if enabled?(), do: emit(event, measurements, metadata), else: :ok
-  end
-
-  @doc """
-  Starts a span, in the process that is to stop it. Nil without the library.
-  """
-  @spec start(atom, map) :: span
-  def start(name, metadata) do
-    if enabled?() do
-      emit([name, :start], %{system_time: System.system_time()}, metadata)
-      {name, System.monotonic_time(), metadata}
-    end
-  end
-
-  @doc """
-  Stops a span with the result of what it spans: of `{:error, %Pkcs11Pool.Error{}}` the reason goes
-  into the metadata. `measurements` and `metadata` are added.
-  """
-  @spec stop(span, result :: term, map, map) :: :ok
-  def stop(span, result, measurements \\ %{}, metadata \\ %{})
-  def stop(nil, _result, _measurements, _metadata), do: :ok
-
-  def stop({name, started, start_metadata}, result, measurements, metadata) do
-    measurements = Map.put(measurements, :duration, System.monotonic_time() - started)
-    metadata = start_metadata |> Map.merge(metadata) |> Map.merge(outcome(result))
-    emit([name, :stop], measurements, metadata)
-  end
-
-  @doc """
-  A span of the native side, which is told of when it has ended: its `:start` is emitted now, with the
-  time at which it was.
-  """
-  @spec ended(atom, nanoseconds :: non_neg_integer, :ok | {:error, atom}, map) :: :ok
-  def ended(name, nanoseconds, result, metadata) do
-    if enabled?() do
-      duration = System.convert_time_unit(nanoseconds, :nanosecond, :native)
-      emit([name, :start], %{system_time: System.system_time() - duration}, metadata)
-      emit([name, :stop], %{duration: duration}, Map.merge(metadata, outcome(result)))
-    else
-      :ok
-    end
-  end
-
-  @doc """
-  Ends a span by what was raised, thrown or exited. The exception's text and the arguments in the
-  stack trace are left out, since both may show data.
-  """
-  @spec exception(span, :error | :throw | :exit, term, Exception.stacktrace(), map) :: :ok
-  def exception(span, kind, reason, stacktrace, measurements \\ %{})
-  def exception(nil, _kind, _reason, _stacktrace, _measurements), do: :ok
-
-  def exception({name, started, start_metadata}, kind, reason, stacktrace, measurements) do
-    metadata =
-      Map.merge(start_metadata, %{
-        kind: kind,
-        reason: bare(reason),
-        stacktrace: Enum.map(stacktrace, &without_arguments/1)
-      })
-
-    measurements = Map.put(measurements, :duration, System.monotonic_time() - started)
-    emit([name, :exception], measurements, metadata)
-  end
-
-  @doc """
-  Runs a function within a span.
-  """
-  @spec span(atom, map, (() -> result)) :: result when result: term
-  def span(name, metadata, fun) do
-    span = start(name, metadata)
-
-    try do
-      fun.()
-    catch
-      kind, reason ->
-        exception(span, kind, reason, __STACKTRACE__)
-        :erlang.raise(kind, reason, __STACKTRACE__)
-    else
-      result ->
-        stop(span, result)
-        result
-    end
-  end
-
-  defp emit(event, measurements, metadata) do
-    measurements =
-      if map_size(measurements) == 0,
-        do: %{system_time: System.system_time()},
-        else: measurements
-
-    apply(library(), :execute, [[:pkcs11_pool | event], measurements, metadata])
-  end
-
-  # Behind a function: the compiler and dialyzer look for a module that is written out.
-  defp library, do: :telemetry
-
-  defp outcome(:halted), do: %{result: :halted}
-  defp outcome({:error, %{reason: reason}}), do: %{result: :error, reason: reason}
-  defp outcome({:error, reason}) when is_atom(reason), do: %{result: :error, reason: reason}
-  defp outcome({:error, _reason}), do: %{result: :error, reason: :unknown}
-  defp outcome(_ok), do: %{result: :ok}
-
-  defp bare(%module{}), do: module
-  defp bare(reason) when is_atom(reason), do: reason
-  defp bare({reason, _details}) when is_atom(reason), do: reason
-  defp bare(_reason), do: :unknown
-
-  defp without_arguments({module, function, arguments, location}) when is_list(arguments),
-    do: {module, function, length(arguments), Keyword.delete(location, :error_info)}
-
-  defp without_arguments({function, arguments, location}) when is_list(arguments),
-    do: {function, length(arguments), Keyword.delete(location, :error_info)}
-
-  defp without_arguments({module, function, arity, location}),
-    do: {module, function, arity, Keyword.delete(location, :error_info)}
-
-  defp without_arguments(entry), do: entry
 end

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.TelemetryTest do
   # A stand-in for the library is loaded for these tests only.
   use ExUnit.Case, async: false
 
-  alias Pkcs11Pool.{Error, Telemetry}
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Telemetry.Emitter
   alias Pkcs11Pool.Test.{Poll, Pools, SoftHSM, TelemetryStandIn}
 
   setup context do
@@ -13,22 +14,22 @@ defmodule Pkcs11Pool.TelemetryTest do
   @tag :without_library
   test "without the library nothing happens" do
     unless Code.ensure_loaded?(:telemetry) do
-      refute Telemetry.enabled?()
-      assert Telemetry.execute([:pool, :down], %{}, %{pool: :hsm}) == :ok
-      assert Telemetry.start(:operation, %{pool: :hsm}) == nil
-      assert Telemetry.stop(nil, :ok) == :ok
-      assert Telemetry.exception(nil, :error, :boom, []) == :ok
-      assert Telemetry.span(:operation, %{}, fn -> 42 end) == 42
+      refute Emitter.enabled?()
+      assert Emitter.execute([:pool, :down], %{}, %{pool: :hsm}) == :ok
+      assert Emitter.start(:operation, %{pool: :hsm}) == nil
+      assert Emitter.stop(nil, :ok) == :ok
+      assert Emitter.exception(nil, :error, :boom, []) == :ok
+      assert Emitter.span(:operation, %{}, fn -> 42 end) == 42
     end
   end
 
   test "events get the library's prefix, and a time when they measure nothing" do
-    assert Telemetry.enabled?()
-    assert Telemetry.execute([:session, :hung], %{}, %{pool: :hsm}) == :ok
+    assert Emitter.enabled?()
+    assert Emitter.execute([:session, :hung], %{}, %{pool: :hsm}) == :ok
     assert_received {[:pkcs11_pool, :session, :hung], %{system_time: time}, %{pool: :hsm}}
     assert is_integer(time)
 
-    Telemetry.execute([:key, :ambiguous], %{count: 2}, %{pool: :hsm})
+    Emitter.execute([:key, :ambiguous], %{count: 2}, %{pool: :hsm})
     assert_received {[:pkcs11_pool, :key, :ambiguous], %{count: 2} = measured, _metadata}
     assert map_size(measured) == 1
   end
@@ -151,12 +152,12 @@ defmodule Pkcs11Pool.TelemetryTest do
   end
 
   test "a span is a start and a stop with result and reason" do
-    span = Telemetry.start(:operation, %{pool: :hsm, operation: :sign, mine: 1})
+    span = Emitter.start(:operation, %{pool: :hsm, operation: :sign, mine: 1})
 
     assert_received {[:pkcs11_pool, :operation, :start], %{system_time: _},
                      %{pool: :hsm, operation: :sign, mine: 1}}
 
-    Telemetry.stop(span, {:ok, "signature"}, %{queue_time: 5}, %{session: 2})
+    Emitter.stop(span, {:ok, "signature"}, %{queue_time: 5}, %{session: 2})
 
     assert_received {[:pkcs11_pool, :operation, :stop], %{duration: duration, queue_time: 5},
                      %{pool: :hsm, operation: :sign, mine: 1, session: 2, result: :ok} = metadata}
@@ -164,8 +165,8 @@ defmodule Pkcs11Pool.TelemetryTest do
     assert duration >= 0
     refute inspect(metadata) =~ "signature"
 
-    span = Telemetry.start(:login, %{pool: :hsm})
-    Telemetry.stop(span, {:error, Error.new(:pin_incorrect)})
+    span = Emitter.start(:login, %{pool: :hsm})
+    Emitter.stop(span, {:error, Error.new(:pin_incorrect)})
 
     assert_received {[:pkcs11_pool, :login, :stop], _measured,
                      %{result: :error, reason: :pin_incorrect}}
@@ -187,9 +188,10 @@ defmodule Pkcs11Pool.TelemetryTest do
     opts = [telemetry_metadata: %{mine: 1}]
     assert :ok = Pkcs11Pool.login(pool, source, opts)
     assert {:messages, messages} = Process.info(self(), :messages)
-    own = %{pool: pool, operation: :login, mechanism: nil, mine: 1}
-    stopped = Map.put(own, :result, :ok)
-    assert [{:start, ^test, ^own}, {:asked, asked}, {:stop, ^test, ^stopped}] = messages
+    own = %{pool: pool, operation: :login, mine: 1}
+    assert [{:start, ^test, ^own}, {:asked, asked}, {:stop, ^test, stopped}] = messages
+    assert {session, ^own} = Map.pop!(Map.delete(stopped, :result), :session)
+    assert stopped.result == :ok and session > 0
     assert asked != test
 
     assert {:error, %Error{reason: :pin_source_failed}} =
@@ -262,13 +264,97 @@ defmodule Pkcs11Pool.TelemetryTest do
       refute Exception.format(:error, error, stacktrace) =~ secret
     end
 
-    # The pool opens its first session by itself.
-    assert [] =
-             for(
-               {[_, :operation, _], _, %{operation: operation}} = event <- flush(),
-               operation != :ping,
-               do: event
-             )
+    assert [] = for({[_, :operation, _], _, _} = event <- flush(), do: event)
+  end
+
+  describe "the queue time" do
+    test "of what never started is all of its duration" do
+      token = SoftHSM.new_token!()
+      pool = String.to_atom(token.label)
+      opts = SoftHSM.pool_opts(token, pool_size: 1, max_waiting: 1)
+      start_supervised!({Pkcs11Pool, opts})
+      :ok = Pkcs11Pool.await_ready(pool, 30_000)
+      _earlier = flush()
+
+      assert {:error, %Error{reason: :pool_not_found}} = Pkcs11Pool.generate_random(:nobody, 8)
+
+      assert_waited(:nobody, :generate_random, :pool_not_found)
+
+      assert {:error, %Error{reason: :pool_not_found}} =
+               Pkcs11Pool.sign_many(:nobody, "key", :sha256_hmac, ["a"])
+
+      assert_waited(:nobody, :sign_many, :pool_not_found)
+
+      Pkcs11Pool.with_session(pool, fn ->
+        other = fn fun -> Task.await(Task.async(fun), 30_000) end
+
+        assert {:error, %Error{reason: :queue_timeout}} =
+                 other.(fn -> Pkcs11Pool.generate_random(pool, 8, queue_timeout: 20) end)
+
+        waited = assert_waited(pool, :generate_random, :queue_timeout)
+        assert System.convert_time_unit(waited, :native, :millisecond) >= 20
+
+        assert {:error, %Error{reason: :queue_timeout}} =
+                 other.(fn -> Pkcs11Pool.with_session(pool, fn -> :ok end, queue_timeout: 20) end)
+
+        assert_received {[:pkcs11_pool, :lease, :stop], %{duration: same, queue_time: same}, _}
+
+        assert {:error, %Error{reason: :queue_timeout}} =
+                 other.(fn -> Pkcs11Pool.logout(pool, force: true, queue_timeout: 20) end)
+
+        assert_waited(pool, :logout, :queue_timeout)
+      end)
+
+      # A pool whose token was never there.
+      absent = SoftHSM.pool_opts(token, name: :absent, slot: {:token_label, "absent"})
+      start_supervised!({Pkcs11Pool, absent}, id: :absent)
+      assert {:error, %Error{reason: reason}} = Pkcs11Pool.generate_random(:absent, 8)
+      assert_waited(:absent, :generate_random, reason)
+      Pools.drained!(pool)
+    end
+
+    test "of a login, a logout and a reload is the wait before they are made" do
+      token = SoftHSM.new_token!()
+      pool = String.to_atom(token.label)
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, lazy: true)})
+      assert :ok = Pkcs11Pool.login(pool, fn -> token.pin end)
+      assert :ok = Pkcs11Pool.logout(pool)
+      assert :ok = Pkcs11Pool.reload(pool)
+
+      for operation <- [:login, :logout, :reload] do
+        assert_received {[:pkcs11_pool, :operation, :stop], measured,
+                         %{operation: ^operation, result: :ok}}
+
+        assert measured.queue_time > 0 and measured.queue_time < measured.duration
+      end
+    end
+
+    defp assert_waited(pool, operation, reason) do
+      assert_received {[:pkcs11_pool, :operation, :stop], measured,
+                       %{pool: ^pool, operation: ^operation, reason: ^reason}}
+
+      assert measured.queue_time == measured.duration
+      measured.queue_time
+    end
+  end
+
+  test "what a pool does by itself, and await_ready/2, are nobody's operations" do
+    token = SoftHSM.new_token!()
+    pool = String.to_atom(token.label)
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token)})
+    :ok = Pkcs11Pool.await_ready(pool, 30_000)
+    Pools.drained!(pool)
+    assert_receive {[:pkcs11_pool, :session, :opened], _, %{pool: ^pool}}
+    refute Enum.any?(flush(), &match?({[_, :operation, _], _, _}, &1))
+  end
+
+  test "the functions that emit events are nobody's to call" do
+    assert Pkcs11Pool.Telemetry.__info__(:functions) == []
+
+    assert {:docs_v1, _, _, _, %{"en" => _documented}, _, _} =
+             Code.fetch_docs(Pkcs11Pool.Telemetry)
+
+    assert {:docs_v1, _, _, _, :hidden, _, _} = Code.fetch_docs(Emitter)
   end
 
   defp flush do
@@ -281,7 +367,7 @@ defmodule Pkcs11Pool.TelemetryTest do
 
   test "what raises ends the span without text or arguments" do
     assert_raise RuntimeError, "hunter2", fn ->
-      Telemetry.span(:operation, %{pool: :hsm}, fn -> raise "hunter2" end)
+      Emitter.span(:operation, %{pool: :hsm}, fn -> raise "hunter2" end)
     end
 
     assert_received {[:pkcs11_pool, :operation, :start], _measured, _metadata}
@@ -292,7 +378,7 @@ defmodule Pkcs11Pool.TelemetryTest do
     refute inspect(all) =~ "hunter2"
 
     assert catch_error(
-             Telemetry.span(:operation, %{}, fn -> apply(String, :upcase, [:not_a_string]) end)
+             Emitter.span(:operation, %{}, fn -> apply(String, :upcase, [:not_a_string]) end)
            )
 
     assert_received {[:pkcs11_pool, :operation, :exception], _measured, %{stacktrace: stacktrace}}
@@ -301,7 +387,7 @@ defmodule Pkcs11Pool.TelemetryTest do
       assert is_integer(elem(entry, 2))
     end
 
-    assert catch_throw(Telemetry.span(:lease, %{}, fn -> throw({:a, "hunter2"}) end))
+    assert catch_throw(Emitter.span(:lease, %{}, fn -> throw({:a, "hunter2"}) end))
     assert_received {[:pkcs11_pool, :lease, :exception], _measured, %{kind: :throw, reason: :a}}
   end
 
@@ -315,9 +401,16 @@ defmodule Pkcs11Pool.TelemetryTest do
     {:ok, _digest} = Pkcs11Pool.digest_key(:telling, :sha256, "k", opts)
     :ok = Pkcs11Pool.seed_random(:telling, "seed", opts)
 
-    for {operation, mechanism} <- [token_info: nil, digest_key: :sha256, seed_random: nil] do
-      assert_received {[:pkcs11_pool, :operation, :start], _,
-                       %{pool: :telling, operation: ^operation, mechanism: ^mechanism, own: 1}}
+    own = %{pool: :telling, own: 1}
+
+    for more <- [
+          %{operation: :token_info},
+          %{operation: :digest_key, mechanism: :sha256},
+          %{operation: :seed_random}
+        ] do
+      started = Map.merge(own, more)
+      operation = more.operation
+      assert_received {[:pkcs11_pool, :operation, :start], _, ^started}
 
       assert_received {[:pkcs11_pool, :operation, :stop], %{duration: _, queue_time: _},
                        %{pool: :telling, operation: ^operation, result: :ok, own: 1}}

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.API.WithSession do
   @moduledoc false
   # A block of code that has a session for itself.
 
-  alias Pkcs11Pool.{Call, Error, Lease, Native, Options, Telemetry}
+  alias Pkcs11Pool.{Call, Error, Lease, Native, Options}
+  alias Pkcs11Pool.Telemetry.Emitter
 
   @doc """
   Runs `fun` with a session of the pool, or with the one that the calling process has there already.
@@ -29,7 +30,7 @@ defmodule Pkcs11Pool.API.WithSession do
     do: raise(ArgumentError, "expected a function that takes the lease, or nothing")
 
   defp run_leased(pool, fun, opts) do
-    span = Telemetry.start(:lease, Map.put(opts.telemetry_metadata, :pool, pool))
+    span = Emitter.start(:lease, Map.put(opts.telemetry_metadata, :pool, pool))
 
     case Call.lease(pool, :ping, opts) do
       {:ok, lease, ticket} ->
@@ -39,12 +40,12 @@ defmodule Pkcs11Pool.API.WithSession do
           apply_to(fun, lease)
         catch
           kind, reason ->
-            Telemetry.exception(span, kind, reason, __STACKTRACE__)
+            Emitter.exception(span, kind, reason, __STACKTRACE__)
             :erlang.raise(kind, reason, __STACKTRACE__)
         else
           result ->
             {measurements, metadata} = Call.Span.timing(ticket)
-            Telemetry.stop(span, :ok, measurements, metadata)
+            Emitter.stop(span, :ok, measurements, metadata)
             result
         after
           Lease.clear_current(lease)
@@ -52,7 +53,7 @@ defmodule Pkcs11Pool.API.WithSession do
         end
 
       {:error, error} ->
-        Telemetry.stop(span, {:error, error})
+        Emitter.stop(span, {:error, error})
         {:error, error}
     end
   end

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Call.AwaitReady do
   @moduledoc false
   # Waits until a pool has a session, logged in where it logs in. It tries again while the pool is down, and while the queue has no place.
 
-  alias Pkcs11Pool.{Call, Error, Native, Options, Telemetry}
+  alias Pkcs11Pool.{Call, Error, Native, Options}
 
   # ms between two tries.
   @pause 20
@@ -14,12 +14,7 @@ defmodule Pkcs11Pool.Call.AwaitReady do
   def await(pool, timeout, when_down) do
     opts = Options.Call.validate!(queue_timeout: timeout, operation_timeout: timeout)
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
-    span = Call.Span.start(pool, :await_ready, nil, opts)
-    {result, ticket} = try_until_ready(pool, opts, deadline, when_down)
-    result = with_whole_timeout(result, timeout)
-    {measurements, metadata} = Call.Span.timing(ticket)
-    Telemetry.stop(span, result, measurements, metadata)
-    result
+    pool |> try_until_ready(opts, deadline, when_down) |> with_whole_timeout(timeout)
   end
 
   defp try_until_ready(pool, opts, deadline, when_down) do
@@ -28,16 +23,14 @@ defmodule Pkcs11Pool.Call.AwaitReady do
     with {:ok, {_name, %{native: native}, _lease} = target} <- Call.target(pool, opts) do
       # It may come up, or go down, between the attempt and the question.
       down_before? = down?(native)
-      {result, _ticket} = attempted = Call.attempt(within(target, deadline, left), :ping)
+      {result, _ticket} = Call.attempt(within(target, deadline, left), :ping)
 
       if wait_on?(result, down_before? or down?(native), when_down) and left > 0 do
         Process.sleep(min(left, @pause))
         try_until_ready(pool, opts, deadline, when_down)
       else
-        attempted
+        result
       end
-    else
-      {:error, error} -> {{:error, error}, nil}
     end
   end
 

@@ -11,9 +11,10 @@ defmodule Pkcs11Pool.Call.Batch do
   # fare better, and get the same answer: a pool that is stuck keeps its caller no longer than for one operation.
 
   alias Pkcs11Pool.Argument.Key
-  alias Pkcs11Pool.{Call, Error, Native, Options, Telemetry}
+  alias Pkcs11Pool.{Call, Error, Native, Options}
   alias Pkcs11Pool.Call.Batch.Items
   alias Pkcs11Pool.Call.{Deadlines, Errors, Span}
+  alias Pkcs11Pool.Telemetry.Emitter
 
   @most_items 64
   @most_bytes 64 * 1024
@@ -60,7 +61,7 @@ defmodule Pkcs11Pool.Call.Batch do
         {:ok, results}
 
       {:error, error} ->
-        Telemetry.stop(span, {:error, error})
+        Emitter.stop(span, {:error, error})
         {:error, error}
     end
   end
@@ -298,7 +299,7 @@ defmodule Pkcs11Pool.Call.Batch do
     errors = for {:error, error} <- results, do: error
     {measurements, _session} = Span.timing(first)
     counts = %{count: length(results), failed: length(errors)}
-    Telemetry.stop(span, :ok, Map.merge(measurements, counts), %{})
+    Emitter.stop(span, :ok, Map.merge(measurements, counts), %{})
 
     with %Error{} = error <- Enum.find(errors, &(&1.reason == :ambiguous_key)),
          do: Span.report_ambiguous_key(error, operation)

@@ -2,31 +2,33 @@ defmodule Pkcs11Pool.Call.Span do
   @moduledoc false
   # The telemetry of a call.
 
-  alias Pkcs11Pool.{Error, Lease, Native, Options, Telemetry}
+  alias Pkcs11Pool.{Error, Lease, Native, Options}
+  alias Pkcs11Pool.Telemetry.Emitter
 
   @doc """
   Starts the span of a call; nil without telemetry.
   """
   @spec start(pool :: term, operation :: atom, mechanism :: term, Options.Call.t()) ::
-          Telemetry.span()
+          Emitter.span()
   def start(pool, operation, mechanism, opts) do
-    if Telemetry.enabled?() do
-      own = %{pool: Lease.pool_name(pool), operation: operation, mechanism: mechanism}
-      Telemetry.start(:operation, Map.merge(opts.telemetry_metadata, own))
+    if Emitter.enabled?() do
+      own = %{pool: Lease.pool_name(pool), operation: operation}
+      own = if mechanism == nil, do: own, else: Map.put(own, :mechanism, mechanism)
+      Emitter.start(:operation, Map.merge(opts.telemetry_metadata, own))
     end
   end
 
   @doc """
   Ends the span of an operation with its result.
   """
-  @spec stop(Telemetry.span(), result, Native.ticket() | Native.timing(), operation :: atom) ::
+  @spec stop(Emitter.span(), result, Native.ticket() | Native.timing(), operation :: atom) ::
           :ok
         when result: :ok | {:ok, term} | {:error, Error.t()}
   def stop(nil, _result, _ticket, _operation), do: :ok
 
   def stop(span, result, ticket, operation) do
     {measurements, metadata} = timing(ticket)
-    Telemetry.stop(span, result, measurements, metadata)
+    Emitter.stop(span, result, measurements, metadata)
 
     with {:error, %Error{reason: :ambiguous_key} = error} <- result,
          do: report_ambiguous_key(error, operation)
@@ -35,14 +37,26 @@ defmodule Pkcs11Pool.Call.Span do
   end
 
   @doc """
-  Runs a function within the span of a call, in the calling process, where the handlers of the events run.
+  Runs a function within the span of a call, in the calling process, where the handlers of the events run. It returns its result with the
+  ticket of what it submitted, or an error of before that.
   """
-  @spec within(pool :: term, operation :: atom, Options.Call.t(), (() -> result)) :: result
+  @spec within(
+          pool :: term,
+          operation :: atom,
+          Options.Call.t(),
+          (() -> {result, Native.ticket() | nil} | {:error, Error.t()})
+        ) :: result
         when result: :ok | {:error, Error.t()}
   def within(pool, operation, opts, fun) do
     span = start(pool, operation, nil, opts)
-    result = fun.()
-    Telemetry.stop(span, result)
+
+    {result, ticket} =
+      case fun.() do
+        {:error, error} -> {{:error, error}, nil}
+        {result, ticket} -> {result, ticket}
+      end
+
+    stop(span, result, ticket, operation)
     result
   end
 
@@ -53,7 +67,7 @@ defmodule Pkcs11Pool.Call.Span do
   def report_ambiguous_key(error, operation) do
     count = length(error.details.candidates)
     metadata = %{pool: error.pool, operation: operation}
-    Telemetry.execute([:key, :ambiguous], %{count: count}, metadata)
+    Emitter.execute([:key, :ambiguous], %{count: count}, metadata)
   end
 
   @doc """
@@ -64,7 +78,7 @@ defmodule Pkcs11Pool.Call.Span do
 
   def timing({nanoseconds, session}) do
     queue_time = System.convert_time_unit(nanoseconds, :nanosecond, :native)
-    {%{queue_time: queue_time}, %{session: session}}
+    {%{queue_time: queue_time}, if(session == 0, do: %{}, else: %{session: session})}
   end
 
   def timing(ticket), do: timing(Native.timing(ticket))

@@ -12,7 +12,8 @@ defmodule Pkcs11Pool.Call.Stream do
 
   alias Pkcs11Pool.Call.{Errors, Span}
   alias Pkcs11Pool.Call.Stream.Parts
-  alias Pkcs11Pool.{Call, Error, Lease, Native, Options, Telemetry}
+  alias Pkcs11Pool.{Call, Error, Lease, Native, Options}
+  alias Pkcs11Pool.Telemetry.Emitter
 
   @enforce_keys [:verb, :span, :target, :ticket, :owned?, :started, :mechanism, :counters]
   defstruct @enforce_keys
@@ -20,7 +21,7 @@ defmodule Pkcs11Pool.Call.Stream do
   @typedoc "What `feed/2`, `finish/1` and `close/2` take. It is the calling process's."
   @type t :: %__MODULE__{
           verb: verb,
-          span: Telemetry.span(),
+          span: Emitter.span(),
           target: Call.target(),
           ticket: Native.ticket(),
           owned?: boolean,
@@ -259,10 +260,10 @@ defmodule Pkcs11Pool.Call.Stream do
 
     case outcome do
       {kind, reason, stacktrace} ->
-        Telemetry.exception(stream.span, kind, reason, stacktrace, measurements)
+        Emitter.exception(stream.span, kind, reason, stacktrace, measurements)
 
       result ->
-        Telemetry.stop(stream.span, result, measurements, metadata)
+        Emitter.stop(stream.span, result, measurements, metadata)
     end
   end
 end

@@ -4,7 +4,8 @@ defmodule Pkcs11Pool.OTP.Failure do
 
   require Logger
 
-  alias Pkcs11Pool.{Error, Telemetry}
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Telemetry.Emitter
 
   @interval_s 30
 
@@ -24,7 +25,7 @@ defmodule Pkcs11Pool.OTP.Failure do
   def report(failures, pool, algorithm, exception) do
     reason = reason(exception)
 
-    Telemetry.execute([:private_key, :failed], %{system_time: System.system_time()}, %{
+    Emitter.execute([:private_key, :failed], %{system_time: System.system_time()}, %{
       pool: pool,
       algorithm: algorithm,
       reason: reason

@@ -4,7 +4,8 @@ defmodule Pkcs11Pool.PoolServer.Notices do
 
   require Logger
 
-  alias Pkcs11Pool.{Error, Native, Options, Telemetry}
+  alias Pkcs11Pool.{Error, Native, Options}
+  alias Pkcs11Pool.Telemetry.Emitter
 
   @doc """
   Reports a notice.
@@ -12,23 +13,23 @@ defmodule Pkcs11Pool.PoolServer.Notices do
   @spec report(notice :: term, Options.t(), pool :: reference) :: :ok
   def report({:session_opened, session, nanoseconds}, options, _pool) do
     metadata = %{pool: options.name, session: session}
-    Telemetry.ended(:open_session, nanoseconds, :ok, metadata)
-    Telemetry.execute([:session, :opened], %{}, Map.put(metadata, :reason, :demand))
+    Emitter.ended(:open_session, nanoseconds, :ok, metadata)
+    Emitter.execute([:session, :opened], %{}, Map.put(metadata, :reason, :demand))
   end
 
   def report({:session_refused, reason, nanoseconds}, options, _pool) do
-    Telemetry.ended(:open_session, nanoseconds, {:error, reason}, %{pool: options.name})
+    Emitter.ended(:open_session, nanoseconds, {:error, reason}, %{pool: options.name})
   end
 
   def report({:session_closed, session, reason}, options, _pool) do
     metadata = %{pool: options.name, session: session, reason: reason}
-    Telemetry.execute([:session, :closed], %{}, metadata)
+    Emitter.execute([:session, :closed], %{}, metadata)
   end
 
   def report({:session_hung, session, operation, ms, cost, executor, hung}, options, pool) do
     duration = System.convert_time_unit(ms, :millisecond, :native)
 
-    Telemetry.execute([:session, :hung], %{duration: duration}, %{
+    Emitter.execute([:session, :hung], %{duration: duration}, %{
       pool: options.name,
       session: session,
       operation: operation,
@@ -53,9 +54,9 @@ defmodule Pkcs11Pool.PoolServer.Notices do
     metadata = %{pool: options.name, user: options.user}
 
     if result == :ok do
-      Telemetry.ended(:login, nanoseconds, :ok, metadata)
+      Emitter.ended(:login, nanoseconds, :ok, metadata)
     else
-      Telemetry.ended(:login, nanoseconds, {:error, result}, metadata)
+      Emitter.ended(:login, nanoseconds, {:error, result}, metadata)
       Logger.error("pool #{inspect(options.name)}: the login failed: #{result}")
     end
   end
@@ -74,11 +75,11 @@ defmodule Pkcs11Pool.PoolServer.Notices do
   def report({:retried, class, reason, function}, options, _pool) do
     function = Error.function(function)
     metadata = %{pool: options.name, class: class, reason: reason, function: function}
-    Telemetry.execute([:operation, :retry], %{}, metadata)
+    Emitter.execute([:operation, :retry], %{}, metadata)
   end
 
   def report({:reinitialized, cause}, options, _pool) do
-    Telemetry.execute([:module, :reinitialized], %{}, %{pool: options.name, reason: cause})
+    Emitter.execute([:module, :reinitialized], %{}, %{pool: options.name, reason: cause})
 
     {level, why} = reinitialized(cause)
 

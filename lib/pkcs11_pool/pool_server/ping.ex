@@ -43,10 +43,17 @@ defmodule Pkcs11Pool.PoolServer.Ping do
 
   defp mendable?(_ready), do: false
 
+  # Without a span: it is nobody's operation.
   defp ping(name, failed) do
     spawn(fn ->
-      with {:error, error} <- Call.run(name, :ping, nil, :ping, Options.Call.validate!([])),
-           do: failed.(error)
+      with {:ok, target} <- Call.target(name, Options.Call.validate!([])),
+           {{:ok, _done}, _ticket} <- Call.attempt(target, :ping) do
+        :ok
+      else
+        {:error, error} -> failed.(error)
+        {{:error, error}, _ticket} -> failed.(error)
+        {:ok, _ticket} -> :ok
+      end
     end)
 
     :ok

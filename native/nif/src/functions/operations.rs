@@ -69,7 +69,7 @@ fn progress<'a>(env: Env<'a>, ticket: args::Ticket<'a>) -> Term<'a> {
     })
 }
 
-/// `{queue_time, session}`, nanoseconds and the number of its session, once an operation has started; else `nil`.
+/// `{queue_time, session}`, nanoseconds and the number of its session (0: it needs none), once an operation has started; else `nil`.
 #[rustler::nif]
 fn timing<'a>(env: Env<'a>, ticket: args::Ticket<'a>) -> Term<'a> {
     answer(env, || Ok(timing_of(&ticket.get()?.header)))

@@ -23,7 +23,7 @@ pub struct Header<H: Host> {
     pub(crate) asked_at: u64,
     /// Nanoseconds from then to its first start; 0: it has not started.
     queued_for: AtomicU64,
-    /// The number of the session that it ran on last; 0: it has not started.
+    /// The number of the session that it ran on last; 0: none so far.
     session: AtomicU64,
 }
 
@@ -32,7 +32,7 @@ pub struct Header<H: Host> {
 pub struct Timing {
     /// Nanoseconds until it started.
     pub queue_time: u64,
-    /// The number of the session that it ran on last.
+    /// The number of the session that it ran on last; 0: it needs none.
     pub session: u64,
 }
 
@@ -53,15 +53,21 @@ impl<H: Host> Header<H> {
 
     /// It is about to run on this session.
     pub(crate) fn runs_on(&self, session: u64) {
-        if self.session.swap(session, Ordering::Relaxed) == 0 {
+        self.session.store(session, Ordering::Relaxed);
+        self.note_start();
+    }
+
+    /// It starts, perhaps not for the first time, and perhaps without a session.
+    pub(crate) fn note_start(&self) {
+        if self.queued_for.load(Ordering::Relaxed) == 0 {
             self.queued_for.store(nanos().saturating_sub(self.asked_at).max(1), Ordering::Relaxed);
         }
     }
 
     /// How it went; `None`: it has not started.
     pub fn timing(&self) -> Option<Timing> {
-        let session = self.session.load(Ordering::Relaxed);
-        (session != 0).then(|| Timing { queue_time: self.queued_for.load(Ordering::Relaxed), session })
+        let queue_time = self.queued_for.load(Ordering::Relaxed);
+        (queue_time != 0).then(|| Timing { queue_time, session: self.session.load(Ordering::Relaxed) })
     }
 
     /// Whether nobody waits for its answer.

@@ -52,6 +52,9 @@ impl<H: Host> TokenPool<H> {
             self.after_trouble(self.note_return(in_use.finish()), work, call, trouble, trouble.is_none(), started);
             return None;
         }
+        if let Some(header) = work.header() {
+            header.runs_on(in_use.session().index());
+        }
         let Control { change, asked } = work;
         match change {
             Change::Login(credential) => self.handle_login(in_use, credential, asked, started),

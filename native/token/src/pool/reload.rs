@@ -47,13 +47,17 @@ impl<H: Host> TokenPool<H> {
         let left = |start_by: u64| Duration::from_millis(start_by.saturating_sub(now()));
         let until = header.start_by.map(|start_by| Instant::now() + left(start_by));
         let is_wanted = || !header.is_over() && !self.is_draining();
-        let begins = || matches!(header.progress.start(now()), Started::Run);
+        let begins = || {
+            header.note_start();
+            matches!(header.progress.start(now()), Started::Run)
+        };
         let begun = begun.unwrap_or_else(|| module.restarts());
         let reloaded = module.reload(begun, until, is_wanted, begins)?;
         if reloaded {
             self.server.post(Notice::Reinitialized { cause: "reload" });
         } else {
             // From here on its time to run counts.
+            header.note_start();
             let _ = header.progress.start(now());
         }
         self.await_token(module, is_wanted)
