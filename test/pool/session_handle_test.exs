@@ -30,7 +30,8 @@ defmodule Pkcs11Pool.SessionHandleTest do
       Chaos.reuse_handles(chaos, true, objects: true)
 
       # So that it happens between two calls of one operation, too: without the check of who owns a number, one answer in a thousand is wrong.
-      for function <- [:C_Sign, :C_Verify, :C_Encrypt, :C_Decrypt],
+      for name <- [:C_Sign, :C_Verify, :C_Encrypt, :C_Decrypt],
+          function <- [name, :"#{name}Update", :"#{name}Final"],
           do: Chaos.latency(chaos, function, 0.1)
 
       counts = storm(pool, chaos, keys, div(@answers, 4))
@@ -210,7 +211,7 @@ defmodule Pkcs11Pool.SessionHandleTest do
   defp count({:error, %Error{reason: reason}}, counts),
     do: %{counts | errors: Map.update(counts.errors, reason, 1, &(&1 + 1))}
 
-  # One on a lease, one in a list, else one by itself.
+  # One on a lease, one in a list, one in parts, else one by itself.
   defp results(pool, key, 1) do
     leased = fn -> for _ <- 1..3, do: result(pool, key, :rand.bytes(32)) end
 
@@ -226,7 +227,41 @@ defmodule Pkcs11Pool.SessionHandleTest do
     for {result, data} <- Enum.zip(results, data), do: judge(result, mac(value, data))
   end
 
+  # That takes as long as many of the others.
+  defp results(pool, key, 3) do
+    if :rand.uniform(4) == 1,
+      do: [in_parts(pool, key, :rand.bytes(150_000))],
+      else: [result(pool, key, :rand.bytes(32))]
+  end
+
   defp results(pool, key, _other), do: [result(pool, key, :rand.bytes(32))]
+
+  defp in_parts(pool, {:generic_secret_key_gen, label, value}, data) do
+    mac = mac(value, data)
+
+    case :rand.uniform(2) do
+      1 -> judge(Pkcs11Pool.verify_stream(pool, label, :sha256_hmac, [data], mac), :ok)
+      2 -> judge(Pkcs11Pool.sign_stream(pool, label, :sha256_hmac, [data]), mac)
+    end
+  end
+
+  defp in_parts(pool, {:aes_key_gen, label, value}, data) do
+    iv = :rand.bytes(16)
+    cipher = [encrypt: true, padding: :pkcs_padding]
+    ciphertext = :crypto.crypto_one_time(:aes_256_cbc, value, iv, data, cipher)
+
+    case :rand.uniform(2) do
+      1 -> judge(joined(pool, :encrypt_stream, [label, {:aes_cbc_pad, iv}, [data]]), ciphertext)
+      2 -> judge(joined(pool, :decrypt_stream, [label, {:aes_cbc_pad, iv}, [ciphertext]]), data)
+    end
+  end
+
+  defp joined(pool, function, arguments) do
+    {:ok,
+     apply(Pkcs11Pool, function, [pool | arguments]) |> Enum.to_list() |> IO.iodata_to_binary()}
+  rescue
+    error in Error -> {:error, error}
+  end
 
   defp result(pool, {:generic_secret_key_gen, label, value}, data) do
     mac = mac(value, data)
