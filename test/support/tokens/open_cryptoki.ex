@@ -12,7 +12,7 @@ defmodule Pkcs11Pool.Test.Tokens.OpenCryptoki do
   @so_pin "76543210"
   @pin "12345670"
   @paths ["/usr/lib/*/pkcs11/libopencryptoki.so", "/usr/lib/*/opencryptoki/libopencryptoki.so*"]
-  @folders ["/var/lib/opencryptoki", "/etc/opencryptoki", "/run"]
+  @folders ["/var/lib/opencryptoki", "/etc/opencryptoki", "/run", "/dev/shm"]
 
   @impl true
   def title, do: "opencryptoki"
