@@ -151,11 +151,12 @@ defmodule Pkcs11Pool do
   Starts a pool.
 
   Options that are unknown or bad raise `ArgumentError` before anything is loaded. The start fails with `{:error, %Pkcs11Pool.Error{}}`
-  only for what a restart cannot mend: `:module_load_failed`, `:module_digest_mismatch`, `:module_conflict`, `:slot_in_use`. What the token
+  only for what a restart cannot mend: `:module_load_failed`, `:module_digest_mismatch`, `:module_conflict`, `:slot_in_use`, and
+  `:function_not_supported` of a pool with a `:username` whose module has no `C_LoginUser`. What the token
   says (it is absent, it refuses the PIN) starts the pool all the same; calls get the precise reason, and the pool looks for its
   token until it is there. With `start: :strict` that fails the start, too.
 
-  Calls `C_Initialize`, `C_GetSlotList`, `C_GetTokenInfo`, and then, unless `:lazy`, `C_OpenSession` and `C_Login`, in the background.
+  Calls `C_Initialize`, `C_GetSlotList`, `C_GetTokenInfo`, and then, unless `:lazy`, `C_OpenSession` and `C_Login` (or `C_LoginUser`), in the background.
   """
   @spec start_link(keyword | Options.t()) ::
           {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}

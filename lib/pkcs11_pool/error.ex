@@ -33,7 +33,7 @@ defmodule Pkcs11Pool.Error do
   | `:pin_source_failed` | the `:pin` source gave no PIN | `:cause`; `:source_reason`: the atom, where it returned `{:error, atom}` |
   | `:pin_incorrect`, `:pin_locked`, `:pin_expired`, ... | the token refused the PIN | `:poisoned`: no further login is tried |
   | `:pin_final_try` | one more wrong PIN would lock the token: no login was tried | |
-  | `:login_conflict` | another user or PIN is logged in on the token | |
+  | `:login_conflict` | another user, name or PIN is logged in on the token | |
   | `:login_shared` | `logout/2` would log out others, too | `:pools`, `:leases`: how many; `:leases` alone from within a block of the pool |
   | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
   | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
@@ -49,6 +49,7 @@ defmodule Pkcs11Pool.Error do
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
+  | `:function_not_supported` | the module lacks the C function; of `C_LoginUser`: the pool has a `:username`, and is not started | `:path`, `:option`, of a pool that is not started |
   | `:module_busy` | the module does not come out of `C_Initialize`, `C_Finalize`, or, serialized, another call | `:path` |
   | `:module_stuck` | calls did not return from the module in time, so that it was not finalized: it is as it was | `:path`, `:inside` (how many) |
   | `:module_adopted` | another library of this VM has initialized the module, so that `reload/2` must not finalize it | `:path` |

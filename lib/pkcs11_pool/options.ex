@@ -23,6 +23,7 @@ defmodule Pkcs11Pool.Options do
     pin_timeout: 10_000,
     pin_retention: :per_login,
     user: :user,
+    username: nil,
     protected_authentication_path: false,
     executor: :auto,
     queue_timeout: 5_000,
@@ -86,6 +87,7 @@ defmodule Pkcs11Pool.Options do
           pin_timeout: pos_integer,
           pin_retention: :per_login | :until_logout,
           user: :user | :so,
+          username: String.t() | nil,
           protected_authentication_path: boolean,
           executor: :auto | :dirty_io | :threads,
           queue_timeout: timeout,
@@ -250,6 +252,14 @@ defmodule Pkcs11Pool.Options do
     raise ArgumentError,
           "required :pin option not found: a pool of type :token needs " <>
             Pin.Source.expected() <> ", or protected_authentication_path: true for a PIN pad"
+  end
+
+  defp check_login!(%{pin: nil, protected_authentication_path: false, username: name})
+       when name != nil do
+    Value.refused!(
+      :username,
+      "a pool without :pin and protected_authentication_path: true never logs in; give one of them, or leave it out"
+    )
   end
 
   defp check_login!(%{user: :so, read_only: true}) do

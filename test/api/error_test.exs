@@ -116,7 +116,7 @@ defmodule Pkcs11Pool.ErrorTest do
           {:pin_source_failed, %{cause: :timeout}, ":pin_timeout"},
           {:pin_locked, %{poisoned: true}, "security officer"},
           {:pin_expired, %{}, "expired"},
-          {:login_conflict, %{}, "same :user and :pin"},
+          {:login_conflict, %{}, "same :user, :username and :pin"},
           {:reauthentication_required, %{}, "login/3"},
           {:curve_not_supported, %{}, "signature: :raw"},
           {:mechanism_invalid, %{mechanism: :eddsa}, ":eddsa"},
@@ -136,6 +136,10 @@ defmodule Pkcs11Pool.ErrorTest do
         ] do
       assert text(reason, details: details) =~ expected
     end
+
+    no_names = [function: :C_LoginUser, details: %{path: "/lib/a.so", option: :username}]
+    assert text(:function_not_supported, no_names) =~ "/lib/a.so does not offer C_LoginUser"
+    assert text(:function_not_supported, no_names) =~ "Leave :username out"
 
     many = for n <- 1..9, do: {<<n>>, "a"}
     text = text(:ambiguous_key, details: %{candidates: many})

@@ -39,6 +39,7 @@ defmodule Pkcs11Pool.OptionsTest do
              pin_timeout: 10_000,
              pin_retention: :per_login,
              user: :user,
+             username: nil,
              protected_authentication_path: false,
              executor: :auto,
              queue_timeout: 5_000,
@@ -79,6 +80,7 @@ defmodule Pkcs11Pool.OptionsTest do
       pin_timeout: 1,
       pin_retention: :until_logout,
       user: :so,
+      username: "operator",
       executor: :threads,
       queue_timeout: 0,
       operation_timeout: :infinity,
@@ -167,6 +169,10 @@ defmodule Pkcs11Pool.OptionsTest do
           {:stripes, 5, "an integer from 1 to :pool_size, which is 4, got: 5"},
           {:pin_timeout, :infinity, "positive integer (milliseconds), got: :infinity"},
           {:pin_retention, :forever, "one of [:per_login, :until_logout]"},
+          {:username, "", "non-empty string in UTF-8 of at most 1024 bytes, got: \"\""},
+          {:username, "\xff", "non-empty string in UTF-8"},
+          {:username, String.duplicate("a", 1_025), "at most 1024 bytes"},
+          {:username, :operator, "non-empty string in UTF-8"},
           {:user, "so", "one of [:user, :so], got: \"so\""},
           {:executor, :dirty, "one of [:auto, :dirty_io, :threads]"},
           {:queue_timeout, -1, "non negative integer (milliseconds) or :infinity, got: -1"},
@@ -293,6 +299,12 @@ defmodule Pkcs11Pool.OptionsTest do
 
     assert message(type: :cloud_hsm, protected_authentication_path: true) =~
              ":protected_authentication_path"
+  end
+
+  test "a name without a login is refused" do
+    assert message(username: "operator") =~ "invalid value for :username option"
+    assert message(type: :cloud_hsm, username: "operator") =~ ":username"
+    assert options(username: "operator", protected_authentication_path: true).username
   end
 
   test "options that exclude each other are refused" do

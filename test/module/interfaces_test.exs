@@ -29,6 +29,22 @@ defmodule Pkcs11Pool.InterfacesTest do
       assert flags in [[], [:fork_safe]]
     end
 
+    test "offers C_LoginUser, and says at each login that it does not: a refusal in words that name the option" do
+      token = Kryoptic.new_token!()
+      pool = String.to_atom(token.label)
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, username: "operator")})
+
+      for _ <- 1..2 do
+        assert {:error, error} = Pkcs11Pool.generate_random(pool, 8)
+        assert %{reason: :function_not_supported, function: :C_LoginUser, executed: false} = error
+        assert Exception.message(error) =~ "Leave :username out"
+      end
+
+      stop_supervised!({Pkcs11Pool, pool})
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, [])})
+      assert {:ok, <<_::64>>} = Pkcs11Pool.generate_random(pool, 8)
+    end
+
     test "signs as any other token" do
       token = Kryoptic.new_token!()
       pool = String.to_atom(token.label)

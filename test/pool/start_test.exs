@@ -128,6 +128,18 @@ defmodule Pkcs11Pool.StartTest do
       assert Pkcs11Pool.await_ready({pool, 3}, 30_000) == :ok
     end
 
+    test "a user name, where the module cannot log in with one", %{token: token, pool: pool} do
+      test = self()
+      pin = fn -> send(test, :asked) end
+      error = failure(token, username: "operator", pin: pin)
+      assert %Error{reason: :function_not_supported, function: :C_LoginUser, code: nil} = error
+      assert error.details == %{path: token.module, option: :username}
+      assert Exception.message(error) =~ "does not offer C_LoginUser (PKCS#11 3.0)"
+      refute_received :asked
+      assert {:ok, _} = start(token)
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
+    end
+
     test "a module in use with other options", %{token: token, pool: pool} do
       {:ok, _} = start(token)
       assert Pkcs11Pool.await_ready(pool, 30_000) == :ok

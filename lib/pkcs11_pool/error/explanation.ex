@@ -205,7 +205,7 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:login_conflict, _details, _error) do
     {"another user or another PIN is logged in on this token",
-     "Pools of one token share its login: give them the same :user and :pin, or stop the other one. " <>
+     "Pools of one token share its login: give them the same :user, :username and :pin, or stop the other one. " <>
        "The :pin source is asked again after 30 s"}
   end
 
@@ -441,6 +441,11 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:token_write_protected, _details, _error),
     do: {"the token is write-protected", nil}
+
+  def of(:function_not_supported, details, %{function: :C_LoginUser}) do
+    {"the PKCS#11 module#{path(details)} does not offer C_LoginUser (PKCS#11 3.0), by which the pool's :username would be given",
+     "Leave :username out; where the vendor has the name in the PIN (\"user:password\"), put it there"}
+  end
 
   def of(:function_not_supported, _details, error) do
     {"the module does not have #{error.function || "this function"}", nil}

@@ -18,6 +18,9 @@ defmodule Pkcs11Pool.Options.Value do
   # What a CK_SLOT_ID holds.
   @largest_slot_id 0xFFFFFFFFFFFFFFFF
 
+  # Longer than any token's, and no burden.
+  @longest_username 1_024
+
   # What the native side and C can take.
   @c_string "UTF-8 without zero bytes"
 
@@ -111,6 +114,20 @@ defmodule Pkcs11Pool.Options.Value do
     do: one_of!(:pin_retention, value, [:per_login, :until_logout])
 
   def validate!(:user, value), do: one_of!(:user, value, [:user, :so])
+
+  def validate!(:username, nil), do: nil
+
+  def validate!(:username, name) do
+    if is_binary(name) and name != "" and byte_size(name) <= @longest_username and
+         String.valid?(name),
+       do: name,
+       else:
+         invalid!(
+           :username,
+           "non-empty string in UTF-8 of at most #{@longest_username} bytes",
+           name
+         )
+  end
 
   def validate!(:executor, value),
     do: one_of!(:executor, value, [:auto, :dirty_io, :threads])

@@ -19,6 +19,7 @@ defmodule Pkcs11Pool.PoolServer.NativeOptions do
       exclusive: options.type == :token,
       login: login(options),
       user: Options.user_type(options.user),
+      username: options.username,
       retain_pin: options.pin_retention == :until_logout,
       inactivity_timeout: inactivity_timeout(options),
       explicit_login: options.type == :token and options.reauthentication == :fail,

@@ -54,6 +54,9 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             (atoms::expected(), expected.encode(env)),
             (atoms::actual(), actual.encode(env)),
         ],
+        Error::UserNameUnsupported { path } => {
+            vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, "username"))]
+        }
         Error::ModuleConflict { path, option } => {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }

@@ -1,8 +1,8 @@
 //! What can go wrong, with the reason, the code and the C function by which the Elixir side names it.
 
 use cryptoki_sys::{
-    CK_KEY_TYPE, CK_OBJECT_CLASS, CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_DATA_LEN_RANGE, CKR_SIGNATURE_INVALID,
-    CKR_SIGNATURE_LEN_RANGE,
+    CK_KEY_TYPE, CK_OBJECT_CLASS, CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_DATA_LEN_RANGE, CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
 };
 
 use session_pool::Millis;
@@ -16,10 +16,12 @@ pub enum Error {
     #[error("{0}")]
     Call(CallError),
     /// A login was refused for the credential: it is poisoned until it changes.
-    #[error("the credential is poisoned: C_Login returned {code:#x}")]
+    #[error("the credential is poisoned: {function} returned {code:#x}")]
     Poisoned {
-        /// What `C_Login` returned.
+        /// What the C function returned.
         code: CK_RV,
+        /// The C function.
+        function: &'static str,
     },
     /// The token says that one more wrong PIN locks it.
     #[error("the token allows one last try")]
@@ -211,6 +213,12 @@ pub enum Error {
         /// Hexadecimal.
         actual: String,
     },
+    /// The pool logs in with a user name, and the module cannot.
+    #[error("{path} does not offer C_LoginUser")]
+    UserNameUnsupported {
+        /// The module's path.
+        path: String,
+    },
     /// The module is in use with another value of an option.
     #[error("{path} is loaded with another {option}")]
     ModuleConflict {
@@ -301,7 +309,7 @@ impl Error {
             // Its length alone gives a wrong signature away.
             Self::Call(error) if error.code == CKR_SIGNATURE_LEN_RANGE => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::Call(error) => p11::codes::name(error.code),
-            Self::Poisoned { code } => p11::codes::name(*code),
+            Self::Poisoned { code, .. } => p11::codes::name(*code),
             Self::Locked => "pin_locked",
             Self::FinalTry => "pin_final_try",
             Self::PinSourceFailed { .. } => "pin_source_failed",
@@ -337,6 +345,7 @@ impl Error {
             Self::LeaseEnded => "lease_ended",
             Self::NotOwner => "not_owner",
             Self::Interrupted { .. } => "interrupted",
+            Self::UserNameUnsupported { .. } => p11::codes::name(CKR_FUNCTION_NOT_SUPPORTED),
             Self::ModuleLoadFailed { .. } => "module_load_failed",
             Self::ModuleDigestMismatch { .. } => "module_digest_mismatch",
             Self::ModuleConflict { .. } => "module_conflict",
@@ -350,7 +359,7 @@ impl Error {
     /// The return code, where there is one.
     pub fn code(&self) -> Option<CK_RV> {
         match self {
-            Self::Poisoned { code } => Some(*code),
+            Self::Poisoned { code, .. } => Some(*code),
             _ => self.call().map(|call| call.code),
         }
     }
@@ -358,10 +367,10 @@ impl Error {
     /// The C function that returned it.
     pub fn function(&self) -> Option<&'static str> {
         match self {
-            Self::OutputLength { function } => Some(function),
+            Self::OutputLength { function } | Self::Poisoned { function, .. } => Some(function),
+            Self::UserNameUnsupported { .. } => Some("C_LoginUser"),
             Self::IvReplaced { .. } | Self::IvNotMade => Some("C_Encrypt"),
             Self::PlaintextUnverified => Some("C_DecryptUpdate"),
-            Self::Poisoned { .. } => Some("C_Login"),
             _ => self.call().map(|call| call.function),
         }
     }
@@ -383,7 +392,11 @@ impl Error {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            Self::ModuleLoadFailed { .. } | Self::ModuleDigestMismatch { .. } | Self::ModuleConflict { .. } | Self::SlotInUse
+            Self::ModuleLoadFailed { .. }
+                | Self::ModuleDigestMismatch { .. }
+                | Self::ModuleConflict { .. }
+                | Self::UserNameUnsupported { .. }
+                | Self::SlotInUse
         )
     }
 

@@ -33,6 +33,8 @@ pub struct PoolOptions {
     pub login: LoginMode,
     /// As whom.
     pub user: CK_USER_TYPE,
+    /// With this name, by `C_LoginUser`; `None`: by `C_Login`.
+    pub user_name: Option<String>,
     /// Whether the PIN is kept until the pool stops, rather than asked for at each login.
     pub retain_pin: bool,
     /// Without operations for so long, it logs out.

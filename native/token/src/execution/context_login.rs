@@ -41,8 +41,8 @@ impl Attempt<'_> {
             ContextPin::None => return Err(Fault::await_login(Needs::Pin)),
             ContextPin::Used => return Err(CallError::new("C_Login", CKR_USER_NOT_LOGGED_IN, Phase::Init).into()),
         };
-        let user = self.options.user;
-        let Some(proof) = token.gate.begin_context_login(user, pin.map(|pin| token.gate.mark(pin)), now())? else {
+        let (user, name) = (self.options.user, self.options.user_name.as_deref());
+        let Some(proof) = token.gate.begin_context_login(user, pin.map(|pin| token.gate.mark(name, pin)), now())? else {
             return Err(Fault::await_login(Needs::Turn));
         };
         let flags = token_info(functions, token.slot()).map_err(|error| CallError { phase: Phase::Init, ..error })?.flags;
@@ -55,14 +55,14 @@ impl Attempt<'_> {
             self.check_session()?;
             // One at a time goes as far as this; the operation itself may run beside others.
             let Some(proof) = proof.take() else { return Ok(()) };
-            let Err(error) = p11::session::login(functions, session, CKU_CONTEXT_SPECIFIC, pin) else {
+            let Err(error) = p11::session::login(functions, session, CKU_CONTEXT_SPECIFIC, name, pin) else {
                 proof.succeed();
                 return Ok(());
             };
             let (error, cause) = match self.class(&error) {
                 Class::AlreadyLoggedIn => return Ok(()),
                 Class::Credential => {
-                    let cause = Error::Poisoned { code: error.code };
+                    let cause = Error::Poisoned { code: error.code, function: error.function };
                     proof.poison(cause.clone(), true, now());
                     (error, cause)
                 }

@@ -72,20 +72,29 @@ pub fn cancel(functions: &Functions, session: CK_SESSION_HANDLE, flags: CK_FLAGS
 /// `C_Login` as `CKU_USER`, `CKU_SO` or `CKU_CONTEXT_SPECIFIC`, for all of the application's sessions on the token.
 ///
 /// No PIN (`None`) is a NULL pointer: the token asks for it by its own means. The PIN is handed on by address, never
-/// copied here.
+/// copied here. With a user name it is `C_LoginUser` (PKCS#11 3.0).
 pub fn login(
     functions: &Functions,
     session: CK_SESSION_HANDLE,
     user_type: CK_USER_TYPE,
+    name: Option<&str>,
     pin: Option<&[u8]>,
 ) -> Result<(), CallError> {
-    let (pointer, size) = match pin {
-        Some(pin) => (input(pin), length(pin)),
-        None => (ptr::null_mut(), 0),
-    };
+    let (pointer, size) = optional_pin(pin);
+    if let Some(name) = name.map(str::as_bytes) {
+        // SAFETY: PIN and name are borrowed for the call, and the module only reads them.
+        let code =
+            unsafe { call_later!(functions, v3_0, C_LoginUser(session, user_type, pointer, size, input(name), length(name))) };
+        return check(login_function(true), Phase::Single, code);
+    }
     // SAFETY: the PIN is borrowed for the call, and the module only reads it.
     let code = unsafe { call!(functions, C_Login(session, user_type, pointer, size)) };
-    check("C_Login", Phase::Single, code)
+    check(login_function(false), Phase::Single, code)
+}
+
+/// The function by which a login is made, with a user name or without.
+pub fn login_function(has_name: bool) -> &'static str {
+    if has_name { "C_LoginUser" } else { "C_Login" }
 }
 
 /// `C_Logout`, for all of the application's sessions on the token. Handles of private objects end with it.

@@ -38,6 +38,10 @@ impl<H: Host> TokenPool<H> {
 
     fn find_first(&self, probe: impl Fn(&Token) -> Result<(), Error>) -> Result<Binding, Error> {
         let mut module = Module::acquire(&self.options.module, &self.options.module_config)?;
+        if self.options.user_name.is_some() && !module.module().functions().has_login_user() {
+            // Said before anybody is asked for a PIN.
+            return Err(Error::UserNameUnsupported { path: self.options.module.clone() });
+        }
         let seen = module.module().incarnation();
         let token = match Token::find(module.module(), &self.options.selector) {
             // It was lost before, and nobody has noticed yet.

@@ -64,12 +64,12 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
     let result = match what {
         Provision::Token { label, so_pin } => init_token(functions, token.slot(), Some(so_pin), label),
         Provision::UserPin { so_pin, pin } => within(&token, |session| {
-            login(functions, session, CKU_SO, Some(so_pin))?;
+            login(functions, session, CKU_SO, None, Some(so_pin))?;
             let result = init_pin(functions, session, Some(pin));
             logged_out(functions, session, result)
         }),
         Provision::ChangePin { user: CKU_SO, old, new } => within(&token, |session| {
-            login(functions, session, CKU_SO, Some(old))?;
+            login(functions, session, CKU_SO, None, Some(old))?;
             let result = set_pin(functions, session, Some(old), Some(new));
             logged_out(functions, session, result)
         }),
@@ -84,9 +84,9 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
         }
         // `C_InitPIN` says the like of a new PIN that it does not take.
         Err(error) if error.class() == Class::Credential && error.function != "C_InitPIN" => {
-            let poisoned = Error::Poisoned { code: error.code };
+            let poisoned = Error::Poisoned { code: error.code, function: error.function };
             if error.code == cryptoki_sys::CKR_PIN_INCORRECT {
-                token.gate.note_refused_pin(user, token.gate.mark(tried), poisoned, now());
+                token.gate.note_refused_pin(user, token.gate.mark(None, tried), poisoned, now());
             }
             Err(error.into())
         }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use token::p11::Attribute;
-use token::{ModuleConfig, Request, report};
+use token::{ModuleConfig, PoolOptions, Request, report};
 
 use crate::support::module::Module;
-use crate::support::pool::{TestPool, sign, signature};
+use crate::support::pool::{TestPool, options, sign, signature};
 
 /// A module that offers these versions of the standard's interface.
 fn module(versions: &[Version]) -> Module {
@@ -151,4 +151,63 @@ fn a_lease_goes_on_when_an_operation_of_its_has_been_cancelled() {
     assert_eq!(pool.ask_on(&lease, sign(b"two")).bytes(), signature(b"two"));
     assert!(pool.holder_is_done(&lease));
     assert_eq!(module.count("C_OpenSession"), 1);
+}
+
+fn as_user(name: &str) -> impl FnOnce(&mut PoolOptions) {
+    let name = name.to_owned();
+    |options| options.user_name = Some(name)
+}
+
+#[test]
+fn a_pool_with_a_user_name_logs_in_with_it() {
+    let module = cancelling();
+    module.token(0, |token| token.user_name = b"alice".to_vec());
+    let pool = TestPool::with(&module, as_user("alice"));
+    assert_eq!(pool.ask(sign(b"one")).bytes(), signature(b"one"));
+    assert_eq!(module.tried_names(), [b"alice"]);
+    assert_eq!(module.count("C_Login"), 0);
+    // So it does for one use of a key.
+    module.token(0, |token| token.always_authenticate = true);
+    module.forget_login(0);
+    assert_eq!(pool.ask(sign(b"two")).bytes(), signature(b"two"));
+    assert_eq!(module.tried_names(), [b"alice"; 3]);
+    assert_eq!(module.count("C_Login"), 0);
+}
+
+#[test]
+fn a_wrong_pin_of_a_user_with_a_name_is_tried_once_and_says_by_which_function() {
+    let module = cancelling();
+    module.token(0, |token| token.user_name = b"alice".to_vec());
+    let pool = TestPool::with(&module, as_user("bob"));
+    for _ in 0..3 {
+        let error = pool.ask(sign(b"one")).failure().error;
+        assert_eq!((error.reason(), error.function()), ("pin_incorrect", Some("C_LoginUser")));
+    }
+    assert_eq!(module.count("C_LoginUser"), 1);
+    // The same PIN is another credential with another name.
+    drop(pool);
+    let pool = TestPool::with(&module, as_user("alice"));
+    pool.log_in(fake_module::PIN).done();
+    assert_eq!(pool.ask(sign(b"two")).bytes(), signature(b"two"));
+}
+
+#[test]
+fn pools_with_other_user_names_are_in_conflict() {
+    let module = cancelling();
+    let (alice, bob) = (TestPool::with(&module, as_user("alice")), TestPool::with(&module, as_user("bob")));
+    alice.ask(sign(b"one")).done();
+    assert_eq!(bob.ask(sign(b"two")).reason(), "login_conflict");
+    assert_eq!(module.count("C_LoginUser"), 1);
+}
+
+#[test]
+fn a_pool_with_a_user_name_does_not_start_where_the_module_cannot_log_in_with_one() {
+    let hidden = cancelling();
+    hidden.hide("C_LoginUser");
+    for module in [module(&[]), hidden] {
+        let options = PoolOptions { user_name: Some("alice".into()), ..options(&module) };
+        let error = TestPool::start(options, true).err().unwrap();
+        assert_eq!((error.reason(), error.function()), ("function_not_supported", Some("C_LoginUser")));
+        assert_eq!(module.count("C_OpenSession"), 0);
+    }
 }

@@ -193,16 +193,16 @@ fn login_and_logout() {
     let state = || session::session_info(f, session.0).unwrap();
     assert_eq!((state().state, state().slot), (CKS_RO_PUBLIC_SESSION, fixture.login_slot));
 
-    let error = session::login(f, session.0, CKU_USER, Some(b"0000")).unwrap_err();
+    let error = session::login(f, session.0, CKU_USER, None, Some(b"0000")).unwrap_err();
     assert_eq!((error.function, error.code, error.phase), ("C_Login", CKR_PIN_INCORRECT, Phase::Single));
     assert!(!format!("{error:?} {error}").contains("0000"));
-    let error = session::login(f, session.0, CKU_USER, None).unwrap_err();
+    let error = session::login(f, session.0, CKU_USER, None, None).unwrap_err();
     assert_eq!(error.code, CKR_ARGUMENTS_BAD);
     assert!(!state().is_user());
 
-    session::login(f, session.0, CKU_USER, Some(PIN)).unwrap();
+    session::login(f, session.0, CKU_USER, None, Some(PIN)).unwrap();
     assert!(state().is_user());
-    let error = session::login(f, session.0, CKU_USER, Some(PIN)).unwrap_err();
+    let error = session::login(f, session.0, CKU_USER, None, Some(PIN)).unwrap_err();
     assert_eq!(error.code, CKR_USER_ALREADY_LOGGED_IN);
     session::logout(f, session.0).unwrap();
     assert!(!state().is_user());

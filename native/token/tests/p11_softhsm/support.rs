@@ -70,7 +70,7 @@ fn make() -> Fixture {
     let slot = slot_of(&functions, TOKEN);
     // Stays open, since closing the last session logs the token out.
     let anchor = session::open_session(&functions, slot, true).unwrap();
-    session::login(&functions, anchor, CKU_USER, Some(PIN)).unwrap();
+    session::login(&functions, anchor, CKU_USER, None, Some(PIN)).unwrap();
     Fixture {
         rsa: make_rsa(&functions, anchor),
         ec: make_ec(&functions, anchor),

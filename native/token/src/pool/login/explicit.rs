@@ -29,7 +29,7 @@ impl<H: Host> TokenPool<H> {
         if asker.0.is_over() || self.is_draining() {
             return;
         }
-        let pin = pin.map(|pin| token.gate.mark_pin(pin));
+        let pin = pin.map(|pin| token.gate.mark_pin(self.user_name(), pin));
         let mark = pin.as_ref().map(MarkedPin::mark);
         let who = Who { mark, protected: pin.is_none(), ..self.login.who() };
         match token.gate.begin_explicit(who) {

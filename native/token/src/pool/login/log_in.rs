@@ -9,6 +9,7 @@ use crate::operation::Place;
 use crate::operation::answer::Answer;
 use crate::operation::host::Host;
 use crate::options::PoolOptions;
+use crate::p11::session::login_function;
 use crate::p11::{self, CallError, Class, Functions};
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
@@ -109,9 +110,9 @@ impl<H: Host> TokenPool<H> {
 
 /// Logs in and tells the gate. Called inside of the module.
 fn login(options: &PoolOptions, session: &Session, attempt: LoginAttempt, pin: Option<&MarkedPin>, force: bool) -> Ended {
-    let (token, user) = (session.token(), options.user);
+    let (token, user, name) = (session.token(), options.user, options.user_name.as_deref());
     let Some(used) = session.begin() else {
-        return Ended::Trouble { attempt, call: CallError::session_lost("C_Login"), trouble: None };
+        return Ended::Trouble { attempt, call: CallError::session_lost(login_function(name.is_some())), trouble: None };
     };
     let (functions, handle) = (token.module.functions(), used.handle());
     let failed = |attempt: LoginAttempt, error: Error, reusable| {
@@ -141,7 +142,7 @@ fn login(options: &PoolOptions, session: &Session, attempt: LoginAttempt, pin: O
             return Ended::Refused { error, reusable: true };
         }
     }
-    let Err(call) = p11::session::login(functions, handle, user, pin.map(|pin| pin.pin().as_slice())) else {
+    let Err(call) = p11::session::login(functions, handle, user, name, pin.map(|pin| pin.pin().as_slice())) else {
         token.suspicion.logged_in();
         return Ended::In(attempt.succeed(mark, true, session.generation()));
     };
@@ -153,7 +154,7 @@ fn login(options: &PoolOptions, session: &Session, attempt: LoginAttempt, pin: O
         Class::AlreadyLoggedIn => Ended::In(attempt.succeed(mark, false, session.generation())),
         Class::LoginConflict => failed(attempt, Error::LoginConflict { call: Some(call) }, true),
         Class::Credential => {
-            let error = Error::Poisoned { code: call.code };
+            let error = Error::Poisoned { code: call.code, function: call.function };
             attempt.poison(error.clone(), mark, now());
             Ended::Refused { error, reusable: true }
         }

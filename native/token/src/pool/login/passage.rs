@@ -98,8 +98,13 @@ impl<H: Host> TokenPool<H> {
         self.server.post(Notice::PinWanted { attempt: number });
     }
 
+    /// The name with which it logs in.
+    pub(crate) fn user_name(&self) -> Option<&str> {
+        self.options.user_name.as_deref()
+    }
+
     fn log_in_with(&self, attempt: LoginAttempt, pin: Pin) {
-        let pin = attempt.mark_pin(pin);
+        let pin = attempt.mark_pin(self.user_name(), pin);
         // Why not, whoever waits hears from the gate.
         if let Ok(attempt) = self.refuse_known_bad_pin(attempt, &pin) {
             self.submit_login(attempt, Some(pin), Asked::new(None, false));
@@ -150,7 +155,7 @@ impl<H: Host> TokenPool<H> {
             Ok(pin) => pin,
             Err(error) => return self.login.note_failed_comparison(error.clone(), nanos()),
         };
-        let mark = Some(token.gate.mark(pin));
+        let mark = Some(token.gate.mark(self.user_name(), pin));
         match token.gate.shares(Who { mark, ..self.login.who() }) {
             Some(word) => {
                 self.login.note_right_pin(mark, Some(pin));

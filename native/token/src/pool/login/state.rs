@@ -17,7 +17,7 @@ use crate::support::clock::now;
 use crate::support::failing::Failing;
 use crate::support::pin::Pin;
 use crate::token::Token;
-use crate::token::login_gate::{LoginAttempt, Mark, SOURCE_INTERVAL, Who};
+use crate::token::login_gate::{LoginAttempt, Mark, NameMark, SOURCE_INTERVAL, Who};
 
 static NEXT_POOL: AtomicU64 = AtomicU64::new(1);
 
@@ -27,6 +27,7 @@ pub(crate) struct Login<H: Host> {
     pub(crate) pool: u64,
     mode: LoginMode,
     user: cryptoki_sys::CK_USER_TYPE,
+    name: Option<NameMark>,
     retains_pin: bool,
     inactivity_timeout: Option<Millis>,
     /// The gate's word in which the pool was admitted. Words have bit 0 set, so that 0 is none.
@@ -118,6 +119,7 @@ impl<H: Host> Login<H> {
             pool: NEXT_POOL.fetch_add(1, Ordering::Relaxed),
             mode: options.login,
             user: options.user,
+            name: options.user_name.as_deref().map(NameMark::of),
             retains_pin: options.retain_pin,
             inactivity_timeout: options.inactivity_timeout,
             admitted: AtomicU64::new(0),
@@ -133,7 +135,7 @@ impl<H: Host> Login<H> {
     /// The pool as the gate knows it.
     pub(crate) fn who(&self) -> Who {
         let mark = self.view.lock().mark;
-        Who { pool: self.pool, user: self.user, protected: self.mode == LoginMode::Protected, mark }
+        Who { pool: self.pool, user: self.user, name: self.name, protected: self.mode == LoginMode::Protected, mark }
     }
 }
 

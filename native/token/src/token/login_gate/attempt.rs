@@ -31,8 +31,8 @@ impl LoginAttempt {
     }
 
     /// A PIN with its mark at this gate.
-    pub(crate) fn mark_pin(&self, pin: Pin) -> MarkedPin {
-        self.gate.mark_pin(pin)
+    pub(crate) fn mark_pin(&self, name: Option<&str>, pin: Pin) -> MarkedPin {
+        self.gate.mark_pin(name, pin)
     }
 
     /// Why the PIN with this mark must not be tried: the token has refused it before.
@@ -42,7 +42,7 @@ impl LoginAttempt {
 
     /// It went well, on a session of this generation. `ours`: it was our `C_Login` that logged in. The word in which the pool is admitted.
     pub fn succeed(self, mark: Option<Mark>, ours: bool, generation: u64) -> u64 {
-        let Who { pool, user, .. } = self.who;
+        let Who { pool, user, name, .. } = self.who;
         self.gate.end(self.number, |memory| {
             memory.clear_poison(user);
             if let Some(mark) = mark {
@@ -52,7 +52,7 @@ impl LoginAttempt {
                 // The token went away behind it.
                 return State::LoggedOut;
             }
-            State::LoggedIn(Holder { user, mark, ours, members: vec![pool] })
+            State::LoggedIn(Holder { user, name, mark, ours, members: vec![pool] })
         })
     }
 

@@ -19,9 +19,20 @@ pub const SOURCE_INTERVAL: Millis = 30_000;
 /// How many refused PINs are remembered.
 const MOST_REFUSED: usize = 64;
 
-/// A PIN's salted digest: tells whether two are the same.
+/// The salted digest of a PIN and of the user name that goes with it: tells whether two credentials are the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Mark([u8; 32]);
+
+/// The digest of a user name: tells whether two are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameMark([u8; 32]);
+
+impl NameMark {
+    /// That of this name.
+    pub fn of(name: &str) -> Self {
+        Self(Sha256::digest(name).into())
+    }
+}
 
 impl fmt::Debug for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,8 +47,8 @@ pub struct MarkedPin {
 }
 
 impl MarkedPin {
-    pub(super) fn new(pin: Pin, salt: &Salt) -> Self {
-        let mark = salt.mark(&pin);
+    pub(super) fn new(name: Option<&str>, pin: Pin, salt: &Salt) -> Self {
+        let mark = salt.mark(name, &pin);
         Self { pin, mark }
     }
 
@@ -66,11 +77,14 @@ impl Salt {
         Self([random.hash_one(0), random.hash_one(1)])
     }
 
-    pub(super) fn mark(&self, pin: &[u8]) -> Mark {
+    pub(super) fn mark(&self, name: Option<&str>, pin: &[u8]) -> Mark {
         let mut hasher = Sha256::new();
         for word in self.0 {
             hasher.update(word.to_ne_bytes());
         }
+        // No other name and PIN have the same bytes in a row: the name's length comes first, and that of none is no length.
+        hasher.update(name.map_or(u64::MAX, |name| name.len() as u64).to_ne_bytes());
+        hasher.update(name.unwrap_or_default());
         hasher.update(pin);
         Mark(hasher.finalize().into())
     }
@@ -83,6 +97,8 @@ pub struct Who {
     pub pool: u64,
     /// As whom it logs in.
     pub user: CK_USER_TYPE,
+    /// The name with which it logs in.
+    pub name: Option<NameMark>,
     /// It logs in by the token's own means, with a NULL PIN.
     pub protected: bool,
     /// The PIN with which it last passed.

@@ -28,7 +28,7 @@ use cryptoki_sys::CK_USER_TYPE;
 use session_pool::Millis;
 
 pub use attempt::{ContextLogin, LoginAttempt};
-pub use credential::{Mark, MarkedPin, SOURCE_INTERVAL, Who};
+pub use credential::{Mark, MarkedPin, NameMark, SOURCE_INTERVAL, Who};
 pub use state::{Gate, Listener};
 
 use crate::error::Error;
@@ -100,14 +100,14 @@ impl Gate {
         }
     }
 
-    /// The mark of a PIN.
-    pub fn mark(&self, pin: &[u8]) -> Mark {
-        self.salt.mark(pin)
+    /// The mark of a PIN, and of the user name with which it is given.
+    pub fn mark(&self, name: Option<&str>, pin: &[u8]) -> Mark {
+        self.salt.mark(name, pin)
     }
 
     /// A PIN with its mark.
-    pub(crate) fn mark_pin(&self, pin: Pin) -> MarkedPin {
-        MarkedPin::new(pin, &self.salt)
+    pub(crate) fn mark_pin(&self, name: Option<&str>, pin: Pin) -> MarkedPin {
+        MarkedPin::new(name, pin, &self.salt)
     }
 
     /// An operation that was asked for at `asked_at` (nanoseconds) wants to pass.

@@ -7,7 +7,7 @@ use cryptoki_sys::CK_USER_TYPE;
 use parking_lot::Mutex;
 
 use crate::error::Error;
-use crate::token::login_gate::credential::{Mark, Memory, Salt, Who};
+use crate::token::login_gate::credential::{Mark, Memory, NameMark, Salt, Who};
 
 /// Somebody who waits for an attempt to end: a pool, whose own gate is closed meanwhile, or for a context-specific login.
 pub trait Listener: Send + Sync {
@@ -30,6 +30,7 @@ pub(super) enum State {
 /// Who is logged in.
 pub(super) struct Holder {
     pub(super) user: CK_USER_TYPE,
+    pub(super) name: Option<NameMark>,
     /// `None`: with a NULL PIN.
     pub(super) mark: Option<Mark>,
     /// Whether it was our `C_Login`.
@@ -90,7 +91,7 @@ pub(super) enum Share {
     Same,
     /// Its PIN may be the same, or another.
     Unknown,
-    /// It has another user, or another way to log in.
+    /// It has another user, or name, or another way to log in.
     Conflict,
 }
 
@@ -147,7 +148,7 @@ pub(super) fn notify(listeners: Vec<Weak<dyn Listener>>) {
 impl Holder {
     /// Whether a pool shares this login; if it does, it is one of its members from now on.
     pub(super) fn admit(&mut self, who: Who) -> Share {
-        if self.user != who.user || self.mark.is_none() != who.protected {
+        if self.user != who.user || self.name != who.name || self.mark.is_none() != who.protected {
             return Share::Conflict;
         }
         if self.mark != who.mark && !who.protected {

@@ -35,6 +35,7 @@ pub fn options(module: &Module) -> PoolOptions {
         exclusive: false,
         login: LoginMode::Pin,
         user: CKU_USER,
+        user_name: None,
         retain_pin: false,
         inactivity_timeout: None,
         explicit_login: false,
