@@ -752,7 +752,10 @@ defmodule Pkcs11Pool do
   happened to make it: `:session_object_needs_session`, unless that is the session of a `with_session/3` block, or the call or the pool
   says `session_object: :allow`.
 
-  Calls `C_GenerateKeyPair` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the keys.
+  What has been made is returned, here and by all calls that make objects, also where the token does not say afterwards what it has made
+  (`C_GetAttributeValue` fails, twice): `Pkcs11Pool.Object` says what is known of it then.
+
+  Calls `C_GenerateKeyPair` (PKCS#11 2.40, 5.13), and `C_GetAttributeValue` for each key. Never tried again: after an error with `executed: :unknown`, look for the keys.
   """
   @spec generate_key_pair(pool, mechanism, template, template, [generate_option]) ::
           {:ok, {Object.t(), Object.t()}} | {:error, Error.t()}

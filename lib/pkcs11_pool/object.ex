@@ -21,7 +21,8 @@ defmodule Pkcs11Pool.Object do
     * `:class` and `:key_type` are atoms, numbers that the standard does not name, or nil where the
       token did not say (`:key_type` of what is no key)
     * `:id` and `:label` are binaries, empty where the object has none, and nil where the token refused to read
-      them: see `Pkcs11Pool.find_objects/3`
+      them: see `Pkcs11Pool.find_objects/3`. Of an object that was just made, and that the token refuses to describe, all of these
+      are what its template says
     * `:unique_id` is the token's own name for the object, as bytes, which no other object has and
       nobody can change; nil where the token has no `CKA_UNIQUE_ID`, or an empty one
     * `:token`, `:epoch` and `:handle` are the library's own

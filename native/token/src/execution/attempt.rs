@@ -28,6 +28,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) is_over: &'a dyn Fn() -> bool,
     /// Whether it has ended what an earlier operation had left active.
     pub(crate) has_cancelled: Cell<bool>,
+    /// How the session has failed after the operation has done what it is for: it is of no use to the next.
+    pub(crate) session_failed: Cell<Option<Class>>,
 }
 
 impl Attempt<'_> {

@@ -67,7 +67,8 @@ pub(crate) fn execute<H: Host>(
         found: Cell::new(None),
     };
     let (slice_end, is_first) = (Instant::now() + SLICE, session.begin_use());
-    let attempt = Attempt { options, resolver, slice_end, session, used, is_first, is_over, has_cancelled: Cell::new(false) };
+    let (has_cancelled, session_failed) = (Cell::new(false), Cell::new(None));
+    let attempt = Attempt { options, resolver, slice_end, session, used, is_first, is_over, has_cancelled, session_failed };
     if operation.last_failure.is_some_and(|failure| attempt.may_be_dead_as_well(failure)) && !attempt.is_alive() {
         token.doubt(epoch);
         return Step::TakeAnother;
@@ -96,7 +97,10 @@ impl Attempt<'_> {
                     if operation.request.reaches_device() {
                         self.resolver.token.suspicion.succeeded();
                     }
-                    return Step::Answer(Ok(answer));
+                    return match self.session_failed.get() {
+                        None => Step::Answer(Ok(answer)),
+                        Some(class) => Step::AnswerAndDiscard(Ok(answer), class.name()),
+                    };
                 }
                 Err(fault) => fault,
             };

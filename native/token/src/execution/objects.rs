@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CKR_ATTRIBUTE_VALUE_INVALID, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
+    CK_ATTRIBUTE_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CKR_ATTRIBUTE_VALUE_INVALID, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
     CKR_OBJECT_HANDLE_INVALID,
 };
 
@@ -107,12 +107,32 @@ impl Attempt<'_> {
         if (self.is_over)() { Err(Error::Interrupted { cause: "nobody waits for it" }) } else { Ok(()) }
     }
 
-    /// A new object. It exists: whatever becomes of its description, the operation has run.
-    pub(crate) fn describe_new_object(&self, handle: CK_OBJECT_HANDLE) -> Result<Object, Fault> {
+    /// A new object. It exists, whatever becomes of its description: where the token gives none, it is what its template says, and `class` where that says
+    /// no class.
+    pub(crate) fn describe_new_object(
+        &self,
+        handle: CK_OBJECT_HANDLE,
+        class: Option<CK_OBJECT_CLASS>,
+        template: &Template,
+    ) -> Object {
         let Resolver { token, functions, session, .. } = self.resolver;
-        let info = describe(functions, session, handle).map_err(Fault::ran)?;
-        token.keys.forget_matching(&info);
-        Ok(self.object(info))
+        let describe = || describe(functions, session, handle);
+        let info = match describe().or_else(|_| describe()) {
+            Ok(info) => {
+                token.keys.forget_matching(&info);
+                info
+            }
+            Err(call) => {
+                // It may be what any of them finds.
+                token.keys.clear();
+                if !self.session_answers() {
+                    self.session_failed.set(Some(self.class(&call)));
+                }
+                let info = ObjectInfo::from_template(handle, template);
+                ObjectInfo { class: info.class.or(class), ..info }
+            }
+        };
+        self.object(info)
     }
 
     /// As the caller gets it.

@@ -1,5 +1,7 @@
 //! The C calls of each request.
 
+use cryptoki_sys::{CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY};
+
 use crate::execution::attempt::Attempt;
 use crate::execution::resolver::Resolver;
 use crate::execution::step::Fault;
@@ -41,11 +43,13 @@ impl Attempt<'_> {
                 Answer::Done
             }
             Request::GenerateKey { mechanism, template } => {
-                Answer::Object(self.describe_new_object(generate_key(functions, session, mechanism, template)?)?)
+                let key = generate_key(functions, session, mechanism, template)?;
+                Answer::Object(self.describe_new_object(key, Some(CKO_SECRET_KEY), template))
             }
             Request::GenerateKeyPair { mechanism, public, private } => {
-                let (public, private) = generate_key_pair(functions, session, mechanism, public, private)?;
-                Answer::KeyPair(Box::new((self.describe_new_object(public)?, self.describe_new_object(private)?)))
+                let keys = generate_key_pair(functions, session, mechanism, public, private)?;
+                let public = self.describe_new_object(keys.0, Some(CKO_PUBLIC_KEY), public);
+                Answer::KeyPair(Box::new((public, self.describe_new_object(keys.1, Some(CKO_PRIVATE_KEY), private))))
             }
             Request::FindObjects { template, limit, cut } => {
                 let objects = self.search(template, *limit, *cut)?;
@@ -57,19 +61,21 @@ impl Attempt<'_> {
             Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
             Request::UnwrapKey { key, mechanism, wrapped, template } => {
                 let key = self.resolver.resolve(key)?;
-                Answer::Object(self.describe_new_object(unwrap_key(functions, session, mechanism, key, wrapped, template)?)?)
+                let key = unwrap_key(functions, session, mechanism, key, wrapped, template)?;
+                Answer::Object(self.describe_new_object(key, None, template))
             }
             Request::DeriveKey { key, mechanism, template } => {
                 let key = self.resolver.resolve(key)?;
-                Answer::Object(self.describe_new_object(derive_key(functions, session, mechanism, key, template)?)?)
+                let key = derive_key(functions, session, mechanism, key, template)?;
+                Answer::Object(self.describe_new_object(key, None, template))
             }
             Request::ObjectSize { object } => Answer::Size(self.read_size(object)?),
             Request::CreateObject { template } => {
-                Answer::Object(self.describe_new_object(create_object(functions, session, template)?)?)
+                Answer::Object(self.describe_new_object(create_object(functions, session, template)?, None, template))
             }
             Request::CopyObject { object, template } => {
                 let original = self.resolver.resolve_anew(object)?;
-                Answer::Object(self.describe_new_object(copy_object(functions, session, original, template)?)?)
+                Answer::Object(self.describe_new_object(copy_object(functions, session, original, template)?, None, template))
             }
             Request::SetAttributes { object, template } => {
                 let handle = self.resolver.resolve_anew(object)?;

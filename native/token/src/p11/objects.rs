@@ -6,7 +6,7 @@ use super::buffer::length;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::slots::{Count, known};
-use super::template::{Attribute, count, with_ck};
+use super::template::{Attribute, Value, count, with_ck};
 
 pub use super::attributes::get_attributes;
 use super::attributes::{AttributeRead, get_attributes_and_unique_id, unique_id};
@@ -38,6 +38,31 @@ impl ObjectInfo {
     fn unknown(handle: CK_OBJECT_HANDLE) -> Self {
         let (id, label, unreadable) = (Vec::new(), Vec::new(), Vec::new());
         Self { handle, class: None, key_type: None, id, label, unique_id: None, unreadable }
+    }
+
+    /// Of an object that was made of a template, and that the token does not describe: what the template says.
+    pub fn from_template(handle: CK_OBJECT_HANDLE, template: &[Attribute]) -> Self {
+        let mut info = Self::unknown(handle);
+        let bytes = |kind| {
+            template.iter().find_map(|attribute| match &attribute.value {
+                Value::Bytes(bytes) if attribute.kind == kind => Some(bytes.clone()),
+                _ => None,
+            })
+        };
+        let number = |kind| {
+            template.iter().find_map(|attribute| match attribute.value {
+                Value::Ulong(number) if attribute.kind == kind => Some(number),
+                _ => None,
+            })
+        };
+        (info.class, info.key_type) = (number(CKA_CLASS), number(CKA_KEY_TYPE));
+        for (kind, text) in [(CKA_ID, &mut info.id), (CKA_LABEL, &mut info.label)] {
+            match bytes(kind) {
+                Some(bytes) => *text = bytes,
+                None => info.unreadable.push(kind),
+            }
+        }
+        info
     }
 
     fn take(&mut self, kind: CK_ATTRIBUTE_TYPE, read: &AttributeRead) {
