@@ -157,7 +157,8 @@ defmodule Pkcs11Pool.Options do
   @doc """
   A slot as the native side takes it.
   """
-  @spec native_slot(slot) :: tuple
+  @spec native_slot(slot | :uninitialized) :: tuple | :uninitialized
+  def native_slot(:uninitialized), do: :uninitialized
   def native_slot({:token_label, label}), do: {:label, label}
   def native_slot({:token_serial, serial}), do: {:serial, serial}
   def native_slot({:slot_id, id}), do: {:slot_id, id}

@@ -7,7 +7,7 @@ defmodule Pkcs11Pool.Token do
 
   ## Making tokens and setting PINs
 
-      opts = [module: "/usr/lib/softhsm/libsofthsm2.so", slot: {:slot_id, 0}]
+      opts = [module: "/usr/lib/softhsm/libsofthsm2.so", slot: :uninitialized]
 
       :ok = Pkcs11Pool.Token.init(opts, "payments", {:env, "SO_PIN"})
 
@@ -17,7 +17,8 @@ defmodule Pkcs11Pool.Token do
 
   These call `C_InitToken`, `C_InitPIN` and `C_SetPIN`. Their options:
 
-    * `:module`, `:slot` - required, and as for a pool. A token without a label is named by its `:slot_id`
+    * `:module`, `:slot` - required, and as for a pool. A token without a label is named by its `:slot_id`. For `init/3` the slot may also be `:uninitialized`: the one whose
+      token nobody has initialized, whatever its number, which may change. None is `:slot_not_found`, several are `:ambiguous_slot`. `mix pkcs11_pool.init` asks for that
     * `:module_sha256`, `:module_env`, `:module_args`, `:pin_timeout` - as for a pool
     * `:user` - of `set_pin/3`: whose PIN it is, `:user` (the default) or `:so`
     * `:force` - try the present PIN even when the token says that one more wrong one locks it, or that it is locked
@@ -240,7 +241,9 @@ defmodule Pkcs11Pool.Token do
       raise ArgumentError, "expected a label of at most 32 bytes of UTF-8"
     end
 
-    run(opts, [so_pin_source], fn _opts, [so_pin] -> {:init_token, label, so_pin} end)
+    run(Options.Token.init!(opts), [so_pin_source], fn _opts, [so_pin] ->
+      {:init_token, label, so_pin}
+    end)
   end
 
   @doc """
@@ -250,7 +253,9 @@ defmodule Pkcs11Pool.Token do
   """
   @spec init_pin([option], Pin.Source.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
   def init_pin(opts, so_pin_source, pin_source) do
-    run(opts, [so_pin_source, pin_source], fn _opts, [so_pin, pin] -> {:init_pin, so_pin, pin} end)
+    run(Options.Token.provision!(opts), [so_pin_source, pin_source], fn _opts, [so_pin, pin] ->
+      {:init_pin, so_pin, pin}
+    end)
   end
 
   @doc """
@@ -260,15 +265,13 @@ defmodule Pkcs11Pool.Token do
   """
   @spec set_pin([option], Pin.Source.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
   def set_pin(opts, old_source, new_source) do
-    run(opts, [old_source, new_source], fn opts, [old, new] ->
+    run(Options.Token.provision!(opts), [old_source, new_source], fn opts, [old, new] ->
       {:set_pin, Options.user_type(opts.user), old, new}
     end)
   end
 
   # `what` makes the native request in the one process that has the PINs.
   defp run(opts, sources, what) do
-    opts = Options.Token.provision!(opts)
-
     slot =
       opts
       |> module()

@@ -57,6 +57,44 @@ defmodule Pkcs11Pool.TokenTest do
     assert {:ok, _} = Pkcs11Pool.generate_random(officer, 8)
   end
 
+  test "a token is made in the slot that is uninitialized, whatever its number" do
+    module = new_module()
+    opts = opts(module, :uninitialized)
+    assert :ok = Token.init(opts, "first", pin("so-pin"))
+    assert :ok = Token.init(opts, "second", pin("so-pin"))
+
+    {:ok, %{slots: slots}} = Token.list(Keyword.delete(opts, :slot))
+    labels = for %{token: %{label: label}} <- slots, do: label
+    # SoftHSM offers another slot as soon as one is used.
+    assert Enum.sort(labels) == ["", "first", "second"]
+
+    assert_raise ArgumentError, ~r/invalid value for :slot option/, fn ->
+      Token.init_pin(opts, pin("so-pin"), pin("1234"))
+    end
+  end
+
+  test "no token is made where all are initialized, or where several are not" do
+    token = ChaosToken.new!()
+    on_exit(fn -> Chaos.stop(token.chaos) end)
+    # Every token says that it is initialized, the new one, too.
+    Chaos.token_flags(token.chaos, set: [:token_initialized])
+
+    assert {:error, %Error{reason: :slot_not_found} = error} =
+             Token.init(opts(token, :uninitialized), "other", pin(token.so_pin))
+
+    assert Exception.message(error) =~ "no slot has a token that nobody has initialized"
+    assert Chaos.calls(token.chaos, :C_InitToken) == 0
+
+    # Both say that they are not.
+    Chaos.token_flags(token.chaos, clear: [:token_initialized])
+
+    assert {:error, %Error{reason: :ambiguous_slot} = error} =
+             Token.init(opts(token, :uninitialized), "other", pin(token.so_pin))
+
+    assert Exception.message(error) =~ "Name one by {:slot_id, number}"
+    assert Chaos.calls(token.chaos, :C_InitToken) == 0
+  end
+
   test "nothing is done while a pool uses the token" do
     token = SoftHSM.new_token!()
     start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: token.label)})

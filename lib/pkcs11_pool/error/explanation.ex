@@ -339,6 +339,17 @@ defmodule Pkcs11Pool.Error.Explanation do
      "Have that library initialize it again, or let the pool be the first to load it"}
   end
 
+  # Of Pkcs11Pool.Token.init/3.
+  def of(:slot_not_found, %{selector: "an uninitialized token"} = details, _error) do
+    {"no slot has a token that nobody has initialized#{available(details)}",
+     "Many modules have but the slots that their own tool or their configuration makes. To make a token anew in place of one that is there, name that one: all that is on it is lost"}
+  end
+
+  def of(:ambiguous_slot, %{selector: "an uninitialized token"} = details, _error) do
+    {"more than one slot has a token that nobody has initialized#{available(details)}",
+     "Name one by {:slot_id, number}"}
+  end
+
   def of(:slot_not_found, details, _error) do
     {"no slot with a token matches :slot#{selector(details)}#{available(details)}",
      "Compare :slot with the token's label and serial number"}

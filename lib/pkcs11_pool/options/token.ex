@@ -25,13 +25,29 @@ defmodule Pkcs11Pool.Options.Token do
     options
   end
 
+  @names [:module, :slot, :module_sha256, :module_env, :module_args, :pin_timeout, :user, :force]
+
   @doc """
-  The options of `Pkcs11Pool.Token.init/3`, `init_pin/3` and `set_pin/3`. Raises `ArgumentError` that names the option.
+  The options of `Pkcs11Pool.Token.init/3`: the slot may be `:uninitialized`. Raises `ArgumentError` that names the option.
+  """
+  @spec init!(keyword) :: %{required(atom) => term}
+  def init!(options) do
+    if Keyword.keyword?(options) and options[:slot] == :uninitialized do
+      options
+      |> Keyword.delete(:slot)
+      |> checked!([:module], @names -- [:slot])
+      |> Map.put(:slot, :uninitialized)
+    else
+      provision!(options)
+    end
+  end
+
+  @doc """
+  The options of `Pkcs11Pool.Token.init_pin/3` and `set_pin/3`. Raises `ArgumentError` that names the option.
   """
   @spec provision!(keyword) :: %{required(atom) => term}
   def provision!(options) do
-    names = [:module, :slot, :module_sha256, :module_env, :module_args, :pin_timeout, :user]
-    checked = checked!(options, [:module, :slot], names ++ [:force])
+    checked = checked!(options, [:module, :slot], @names)
     # The PINs are the arguments.
     _pin = Value.pin_of_slot!(options[:slot], checked.module)
     checked

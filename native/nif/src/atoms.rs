@@ -36,7 +36,7 @@ rustler::atoms! {
     // what a hung call costs
     replaced, session, scheduler,
     // options
-    label, serial, slot_id, uri, none, pin, protected,
+    label, serial, slot_id, uri, uninitialized, none, pin, protected,
     // status
     size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down, ceiling, serialized, panics,
     health, health_reason, health_since, ready, degraded,

@@ -436,8 +436,11 @@ pub(crate) fn provision(term: Term<'_>) -> NifResult<Provision> {
     }
 }
 
-/// `{:label, s}`, `{:serial, s}`, `{:slot_id, n}` or `{:uri, [{name, value}]}`.
+/// `{:label, s}`, `{:serial, s}`, `{:slot_id, n}`, `{:uri, [{name, value}]}` or `:uninitialized`.
 fn selector(term: Term<'_>) -> NifResult<Selector> {
+    if term.is_atom() && term.decode::<Atom>()? == atoms::uninitialized() {
+        return Ok(Selector::Uninitialized);
+    }
     let (tag, inner): (Atom, Term) = term.decode()?;
     if tag == atoms::label() {
         Ok(Selector::Label(inner.decode()?))

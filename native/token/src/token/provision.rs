@@ -54,6 +54,10 @@ pub fn provision(path: &str, config: &ModuleConfig, selector: &Selector, what: &
     let flags = token_info(functions, token.slot())?.flags;
     // A slot that has no token yet has no PIN either, whatever its flags say of it.
     let is_new = matches!(what, Provision::Token { .. }) && flags & CKF_TOKEN_INITIALIZED == 0;
+    // Somebody else has made a token there since it was found: it is not the one that was meant.
+    if *selector == Selector::Uninitialized && !is_new {
+        return Err(Error::SlotNotFound { wanted: selector.to_string(), available: Vec::new() });
+    }
     if !force && !is_new {
         check_pin_flags(user, flags)?;
     }

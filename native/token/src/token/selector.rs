@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cryptoki_sys::CK_SLOT_ID;
+use cryptoki_sys::{CK_SLOT_ID, CKF_TOKEN_INITIALIZED};
 
 use crate::p11::{LibraryInfo, SlotInfo, TokenInfo};
 
@@ -17,6 +17,8 @@ pub enum Selector {
     Id(CK_SLOT_ID),
     /// By the attributes of a PKCS#11 URI (RFC 7512).
     Uri(Vec<(UriAttribute, String)>),
+    /// As one that nobody has initialized: where a new token is to be made.
+    Uninitialized,
 }
 
 /// The attributes of RFC 7512 that name a token, its slot, or the library.
@@ -75,6 +77,7 @@ impl Selector {
             Self::Serial(serial) => token.serial == *serial,
             Self::Id(wanted) => id == *wanted,
             Self::Uri(attributes) => attributes.iter().all(has),
+            Self::Uninitialized => token.flags & CKF_TOKEN_INITIALIZED == 0,
         }
     }
 }
@@ -85,6 +88,7 @@ impl std::fmt::Display for Selector {
             Self::Label(label) => write!(f, "token label {label:?}"),
             Self::Serial(serial) => write!(f, "token serial {serial:?}"),
             Self::Id(id) => write!(f, "slot id {id}"),
+            Self::Uninitialized => f.write_str("an uninitialized token"),
             Self::Uri(attributes) => {
                 f.write_str("PKCS#11 URI with ")?;
                 for (index, (attribute, value)) in attributes.iter().enumerate() {
