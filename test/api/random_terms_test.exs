@@ -37,6 +37,8 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :start_link,
     :verify,
     :verify!,
+    :verify_stream,
+    :verify_stream!,
     :destroy_object,
     :destroy_object!,
     :copy_object,
@@ -48,6 +50,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :set_attributes,
     :set_attributes!
   ]
+  @lazy [:encrypt_stream, :decrypt_stream]
   @slow [:reload, :generate_key_pair, :start_link]
 
   setup_all do
@@ -160,7 +163,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
   end
 
   defp call(name, arguments) do
-    {:returned, apply(Pkcs11Pool, name, arguments)}
+    result = apply(Pkcs11Pool, name, arguments)
+    # A lazy stream does nothing before it is enumerated.
+    {:returned, if(name in @lazy, do: Enum.to_list(result), else: result)}
   rescue
     error -> {:raised, error, __STACKTRACE__}
   catch
@@ -182,7 +187,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
     do: is_binary(message) and ours?(message)
 
   defp documented?(name, _arguments, {:raised, %Error{} = error, _stack}),
-    do: (name == :status or bang?(name)) and well_formed?(error)
+    do: (name in [:status | @lazy] or bang?(name)) and well_formed?(error)
 
   defp documented?(_name, _arguments, {:returned, {:error, %Error{} = error}}),
     do: well_formed?(error)
@@ -212,8 +217,19 @@ defmodule Pkcs11Pool.RandomTermsTest do
         is_binary(Exception.message(error))
 
   defp success?(name, _arguments, {:ok, value})
-       when name in [:sign, :decrypt, :digest, :digest_key, :generate_random],
+       when name in [
+              :sign,
+              :decrypt,
+              :digest,
+              :digest_key,
+              :generate_random,
+              :sign_stream,
+              :digest_stream
+            ],
        do: is_binary(value)
+
+  defp success?(name, _arguments, parts) when name in @lazy,
+    do: is_list(parts) and Enum.all?(parts, &is_binary/1)
 
   defp success?(:encrypt, _arguments, {:ok, {iv, bytes}}), do: is_binary(iv) and is_binary(bytes)
   defp success?(:encrypt, _arguments, {:ok, bytes}), do: is_binary(bytes)
@@ -260,7 +276,8 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp known do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
-       mechanisms token_info sign_many verify_many encrypt_many decrypt_many status child_spec with_session resize login logout
+       mechanisms token_info sign_many verify_many encrypt_many decrypt_many
+       sign_stream verify_stream digest_stream encrypt_stream decrypt_stream status child_spec with_session resize login logout
        await_ready forget_keys destroy_object object_size create_object copy_object set_attributes unwrap_key derive_key)a
   end
 
@@ -308,6 +325,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp good("data", _name, _context),
     do: Gen.oneof([Gen.binary(), Gen.binary(32), [<<1>>, ["a"]]])
+
+  defp good("enumerable", _name, _context),
+    do: Gen.list(Gen.oneof([Gen.binary(), Gen.binary(16), [<<1>>, ["a"]]]))
 
   defp good("signature", _name, _context), do: Gen.oneof([Gen.binary(64), Gen.binary(128)])
 
@@ -375,6 +395,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp good(_unknown, _name, _context), do: random()
 
+  defp mechanism(:digest_stream), do: mechanism(:digest)
   defp mechanism(:digest), do: Gen.oneof([:sha256, :sha_1, :sha512])
   defp mechanism(:digest_key), do: Gen.oneof([:sha256, :sha_1])
   defp mechanism(:generate_key), do: Gen.oneof([:aes_key_gen, :generic_secret_key_gen])
@@ -383,7 +404,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
   # Whatever fits the key is found by chance.
   defp mechanism(name) do
     for_name =
-      if name in [:sign, :verify, :sign_many, :verify_many], do: signatures(), else: ciphers()
+      if name in [:sign, :verify, :sign_many, :verify_many, :sign_stream, :verify_stream],
+        do: signatures(),
+        else: ciphers()
 
     Gen.frequency([
       {4, Gen.oneof(for_name)},

@@ -67,8 +67,9 @@ defmodule Pkcs11Pool.DrainTest do
 
   test "every call that returns an error has a twin" do
     functions = Pkcs11Pool.__info__(:functions)
-    # They raise themselves, return what their function does, or are a supervisor's.
-    without = [:status, :with_session, :child_spec, :start_link]
+
+    # They raise themselves (a lazy stream, when it is enumerated), return what their function does, or are a supervisor's.
+    without = [:status, :with_session, :child_spec, :start_link, :encrypt_stream, :decrypt_stream]
 
     for {name, arity} <- functions,
         name not in without,

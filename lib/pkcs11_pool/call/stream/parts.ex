@@ -19,7 +19,7 @@ defmodule Pkcs11Pool.Call.Stream.Parts do
   """
   @spec check!(Enumerable.t()) :: :ok
   def check!(enumerable) do
-    if Enumerable.impl_for(enumerable) == nil do
+    if Enumerable.impl_for(enumerable) == nil or not enumerable_if_function?(enumerable) do
       hint =
         if is_binary(enumerable),
           do: "; a single binary goes into a list, or into the function of one piece",
@@ -30,6 +30,9 @@ defmodule Pkcs11Pool.Call.Stream.Parts do
 
     :ok
   end
+
+  # The protocol is there for every function, and says only when it is asked for elements that it takes those of two arguments.
+  defp enumerable_if_function?(term), do: not is_function(term) or is_function(term, 2)
 
   @doc """
   The parts of an enumerable, lazily. An element that is no iodata raises `ArgumentError`.
