@@ -307,7 +307,7 @@ defmodule Pkcs11Pool do
     * `:telemetry_metadata`
 
   Other errors: `:module_adopted`, when another library of the VM has initialized the module and it is not ours to finalize; the return code
-  of `C_Finalize` (the module stays as it was) or of `C_Initialize` (the pools look for their tokens, and try it again, until it works);
+  of `C_Finalize` (the module stays as it was); `:module_initialize_failed`, with that of `C_Initialize` (the pools look for their tokens, and try it again, until it works);
   `:slot_not_found` and its like when the token is not there afterwards. Of several who want it at the same time, one makes it for all.
 
   Calls `C_Finalize` and `C_Initialize` (PKCS#11 2.40, 5.4).

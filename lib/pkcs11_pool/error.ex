@@ -47,6 +47,7 @@ defmodule Pkcs11Pool.Error do
   | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
   | `:token_unavailable` | the token is away or does not answer, and is looked for | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look came to) |
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
+  | `:module_initialize_failed` | `C_Initialize` failed: most often the module's own configuration is wrong, or a service that it needs does not run. The pool tries again | `:path` |
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
   | `:function_not_supported` | the module lacks the C function; of `C_LoginUser`: the pool has a `:username`, and is not started | `:path`, `:option`, of a pool that is not started |
@@ -113,6 +114,7 @@ defmodule Pkcs11Pool.Error do
     :reauthentication_required,
     :token_unavailable,
     :module_load_failed,
+    :module_initialize_failed,
     :module_digest_mismatch,
     :module_conflict,
     :module_busy,
@@ -136,6 +138,7 @@ defmodule Pkcs11Pool.Error do
     :overloaded,
     :draining,
     :token_unavailable,
+    :module_initialize_failed,
     :module_busy,
     :module_stuck,
     :pin_source_failed,

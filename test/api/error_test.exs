@@ -170,6 +170,21 @@ defmodule Pkcs11Pool.ErrorTest do
     assert Error.new(:slot_in_use).message =~ "Stop the pools"
   end
 
+  test "a module that does not initialize: where it looks for its configuration" do
+    message = &Error.new(:module_initialize_failed, code: 5, details: &1).message
+    of = &message.(%{path: "/usr/lib/" <> &1})
+    assert of.("softhsm/libsofthsm2.so") =~ "SOFTHSM2_CONF"
+    assert of.("libkmsp11.so") =~ "KMS_PKCS11_CONFIG"
+    assert of.("pkcs11/yubihsm_pkcs11.so") =~ "YUBIHSM_PKCS11_CONF"
+    assert of.("libCryptoki2_64.so") =~ "Chrystoki.conf"
+    assert of.("libopencryptoki.so") =~ "pkcsslotd"
+    refute of.("libopencryptoki.so") =~ "Chrystoki"
+
+    for details <- [%{path: "/opt/vendor/lib.so"}, %{path: :none}, %{}] do
+      assert message.(details) =~ "Check its configuration (the files and variables that its"
+    end
+  end
+
   test "only what never ran and may mend itself is retryable" do
     for reason <- [:queue_timeout, :overloaded, :draining, :token_unavailable, :pin_source_failed] do
       assert Error.retryable?(Error.new(reason))

@@ -288,8 +288,33 @@ defmodule Pkcs11Pool.StartTest do
       File.write!(conf, "directories.tokendir = #{dir}/no-such-directory\n")
       {:ok, _} = start(token, module_env: %{"SOFTHSM2_CONF" => conf})
       assert {:error, %Error{} = error} = Pkcs11Pool.await_ready(pool, 0)
-      assert error.function == :C_Initialize
-      assert error.code != nil
+      assert %Error{reason: :module_initialize_failed, function: :C_Initialize} = error
+      assert %{code: 5, executed: false, details: %{path: path}} = error
+      assert path == token.module
+      message = Exception.message(error)
+
+      assert message =~
+               "pool #{inspect(pool)}: the PKCS#11 module #{path} did not initialize " <>
+                 "(C_Initialize returned CKR_GENERAL_ERROR (0x5))"
+
+      assert message =~ "Check its configuration"
+      # The copy of SoftHSM has its name.
+      assert message =~ "SOFTHSM2_CONF"
+      assert message =~ ":module_env"
+      assert %{state: :down, health: :down, health_reason: ^error} = Pkcs11Pool.status(pool)
+
+      assert {:error, %Error{reason: :module_initialize_failed}} =
+               Pkcs11Pool.Token.list(module: token.module, module_env: %{"SOFTHSM2_CONF" => conf})
+    end
+
+    test "a token behind a module that initializes later", %{token: token, pool: pool, dir: dir} do
+      conf = Path.join(dir, "#{pool}.conf")
+      {:ok, _} = start(token, module_env: %{"SOFTHSM2_CONF" => conf})
+
+      assert {:error, %Error{reason: :module_initialize_failed}} = Pkcs11Pool.await_ready(pool, 0)
+
+      File.cp!(token.module_env["SOFTHSM2_CONF"], conf)
+      assert Pkcs11Pool.await_ready(pool, 30_000) == :ok
     end
   end
 

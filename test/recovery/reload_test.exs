@@ -269,8 +269,10 @@ defmodule Pkcs11Pool.ReloadTest do
     pool = start_ready!(token)
     Chaos.fail(chaos, :C_Initialize, :device_error, count: 1)
 
-    assert {:error, %Error{reason: :device_error, function: :C_Initialize}} =
+    assert {:error, %Error{reason: :module_initialize_failed, code: 0x30} = error} =
              Pkcs11Pool.reload(pool)
+
+    assert error.function == :C_Initialize
 
     Poll.until(fn -> match?({:ok, _signature}, sign(pool)) end)
     at_rest(pool, chaos)

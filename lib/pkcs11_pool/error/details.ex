@@ -116,6 +116,41 @@ defmodule Pkcs11Pool.Error.Details do
   def path(%{path: path}) when is_binary(path), do: " " <> path
   def path(_details), do: ""
 
+  # From a part of the module's file name to where it looks for its configuration, as its documentation says.
+  @configurations [
+    {"softhsm",
+     "SoftHSM reads the file that SOFTHSM2_CONF names; the directory of tokens that it names must be there, and this user must be able to read and write it"},
+    {"kmsp11", "kmsp11 reads the file that KMS_PKCS11_CONFIG names, and Google's credentials"},
+    {"cloudhsm",
+     "configure-pkcs11 writes it: it names the cluster, whose certificate must be there"},
+    {"yubihsm",
+     "yubihsm_pkcs11 reads the file that YUBIHSM_PKCS11_CONF names, and yubihsm-connector must run where it says"},
+    {"cryptoki",
+     "Luna's library reads Chrystoki.conf in the directory that ChrystokiConfigurationPath names"},
+    {"opencryptoki", "pkcsslotd must run, and this user must be in the group pkcs11"},
+    {"tpm2", "TPM2_PKCS11_STORE names the directory of its tokens, TPM2_PKCS11_TCTI the TPM"},
+    {"kryoptic", "KRYOPTIC_CONF names its file"},
+    {"p11-kit-client",
+     "P11_KIT_SERVER_ADDRESS names the socket of p11-kit server, which must run"}
+  ]
+
+  @spec configuration(map) :: String.t()
+  def configuration(%{path: path}) when is_binary(path) do
+    name = path |> Path.basename() |> String.downcase()
+
+    # The longest name first: one may be in another.
+    @configurations
+    |> Enum.sort_by(fn {part, _hint} -> -String.length(part) end)
+    |> Enum.find_value(&hint(&1, name))
+    |> Kernel.||(configuration(%{}))
+  end
+
+  def configuration(_details),
+    do:
+      "the files and variables that its documentation names, whether this user may read them, and whether the service that it needs runs"
+
+  defp hint({part, hint}, name), do: if(String.contains?(name, part), do: hint)
+
   @spec cause(map) :: String.t()
   def cause(%{cause: cause}) when is_binary(cause) and cause != "", do: ": " <> cause
 

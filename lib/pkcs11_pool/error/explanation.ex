@@ -305,6 +305,12 @@ defmodule Pkcs11Pool.Error.Explanation do
      "Compare :module with the vendor's path, and the file's architecture with this system's"}
   end
 
+  def of(:module_initialize_failed, details, _error) do
+    {"the PKCS#11 module#{path(details)} did not initialize",
+     "Check its configuration (#{configuration(details)}). The operating system's variables are set with :module_env: a module does not see " <>
+       "those of System.put_env/2"}
+  end
+
   def of(:module_digest_mismatch, details, _error) do
     {"the PKCS#11 module#{path(details)} is not the file whose digest :module_sha256 gives, it was not loaded",
      "Find out who changed it; after an update of the module, give its new digest"}

@@ -73,7 +73,9 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             vec![(atoms::size(), size.encode(env)), (atoms::longest(), longest.encode(env))]
         }
         Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
-        Error::ModuleBusy { path } | Error::ModuleAdopted { path } => vec![(atoms::path(), path.encode(env))],
+        Error::ModuleBusy { path } | Error::ModuleAdopted { path } | Error::ModuleInitializeFailed { path, .. } => {
+            vec![(atoms::path(), path.encode(env))]
+        }
         Error::ModuleStuck { path, inside } => vec![(atoms::path(), path.encode(env)), (atoms::inside(), inside.encode(env))],
         Error::TokenUnavailable(Unavailable { cause, away, retry_after, .. }) => {
             let cause = cause.as_ref().map(|cause| (atoms::cause(), cause.encode(env)));

@@ -203,6 +203,14 @@ pub enum Error {
         /// The loader's words.
         cause: String,
     },
+    /// `C_Initialize` was refused.
+    #[error("{path} did not initialize: {call}")]
+    ModuleInitializeFailed {
+        /// The module's path.
+        path: String,
+        /// What it said.
+        call: CallError,
+    },
     /// The module is not the expected file.
     #[error("{path} has the digest {actual}, expected {expected}")]
     ModuleDigestMismatch {
@@ -347,6 +355,7 @@ impl Error {
             Self::Interrupted { .. } => "interrupted",
             Self::UserNameUnsupported { .. } => p11::codes::name(CKR_FUNCTION_NOT_SUPPORTED),
             Self::ModuleLoadFailed { .. } => "module_load_failed",
+            Self::ModuleInitializeFailed { .. } => "module_initialize_failed",
             Self::ModuleDigestMismatch { .. } => "module_digest_mismatch",
             Self::ModuleConflict { .. } => "module_conflict",
             Self::ModuleBusy { .. } => "module_busy",
@@ -383,6 +392,7 @@ impl Error {
             | Self::SignatureInvalid { call }
             | Self::PinRequired { call }
             | Self::LoginConflict { call: Some(call) }
+            | Self::ModuleInitializeFailed { call, .. }
             | Self::TokenUnavailable(Unavailable { call: Some(call), .. }) => Some(*call),
             _ => None,
         }

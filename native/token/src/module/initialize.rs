@@ -88,9 +88,9 @@ impl Module {
         match result {
             Ok(()) => self.perhaps_ours.store(false, Ordering::SeqCst),
             Err(_) if is_adopted => (),
-            Err(error) => {
+            Err(call) => {
                 self.perhaps_ours.store(true, Ordering::SeqCst);
-                return Err(error.into());
+                return Err(Error::ModuleInitializeFailed { path: self.display(), call });
             }
         }
         self.incarnation.fetch_add(1, Ordering::SeqCst);
