@@ -40,8 +40,8 @@ defmodule Pkcs11Pool.MixProject do
   defp elixirc_paths(_env), do: ["lib"]
 
   # Building and testing need no package at all, not even Hex itself, which Mix asks for as soon
-  # as one dependency is listed, whatever its `only:` says. The documentation's tools are there
-  # for who asks: `PKCS11_POOL_DOCS=1 mix docs`.
+  # as one dependency is listed, whatever its `only:` says. The documentation is built by
+  # script/docs, or, with Hex, by `PKCS11_POOL_DOCS=1 mix docs`.
   defp deps do
     if System.get_env("PKCS11_POOL_DOCS") do
       [{:ex_doc, "~> 0.34", only: :dev, runtime: false}]
@@ -75,7 +75,54 @@ defmodule Pkcs11Pool.MixProject do
     [
       main: "Pkcs11Pool",
       source_ref: "v#{@version}",
-      extras: Enum.filter(["CHANGELOG.md" | Path.wildcard("guides/*.md")], &File.exists?/1)
+      extras: extras(),
+      groups_for_extras: [
+        "Guides for users": ~r{^guides/(?!architecture)},
+        "For contributors": ["guides/architecture.md", "CHANGELOG.md"]
+      ],
+      groups_for_modules: module_groups()
+    ]
+  end
+
+  # In the order in which a newcomer wants them. One that is not in this list comes after them.
+  @guides ~w(getting_started tls_and_phoenix jwt_and_x509 testing failure_handling secrets performance telemetry vendors tokens process_isolation migrating)
+
+  defp extras do
+    first = Enum.map(@guides, &"guides/#{&1}.md")
+    others = Path.wildcard("guides/*.md") -- ["guides/architecture.md" | first]
+    Enum.filter(first ++ others ++ ["guides/architecture.md", "CHANGELOG.md"], &File.exists?/1)
+  end
+
+  # Each public module is in one of them: test/docs/module_groups_test.exs.
+  defp module_groups do
+    [
+      Pool: [
+        Pkcs11Pool,
+        Pkcs11Pool.Error,
+        Pkcs11Pool.Health,
+        Pkcs11Pool.Lease,
+        Pkcs11Pool.Metrics,
+        Pkcs11Pool.Object,
+        Pkcs11Pool.Profile,
+        Pkcs11Pool.Slots,
+        Pkcs11Pool.Telemetry
+      ],
+      "Words of PKCS#11": [
+        Pkcs11Pool.EcdsaSignature,
+        Pkcs11Pool.Mechanism,
+        Pkcs11Pool.ReturnCode,
+        Pkcs11Pool.Template,
+        Pkcs11Pool.URI
+      ],
+      "TLS, X.509 and JWT": [
+        Pkcs11Pool.JOSE,
+        Pkcs11Pool.JWK,
+        Pkcs11Pool.JWS,
+        Pkcs11Pool.OTP,
+        Pkcs11Pool.X509
+      ],
+      "Tokens and releases": [Pkcs11Pool.Release, Pkcs11Pool.Token],
+      Testing: [Pkcs11Pool.Testing, Pkcs11Pool.Testing.Chaos]
     ]
   end
 end

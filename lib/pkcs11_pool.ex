@@ -15,8 +15,6 @@ defmodule Pkcs11Pool do
     Mechanism,
     Object,
     Options,
-    Pin,
-    PublicKey,
     Template,
     Token
   }
@@ -55,8 +53,26 @@ defmodule Pkcs11Pool do
           Object.t()
           | Template.t()
           | String.t()
-          | {:public_key, PublicKey.t() | tuple | binary}
+          | {:public_key, public_key | tuple | binary}
           | {:certificate, tuple | binary}
+
+  @typedoc """
+  A public key as OTP's `:public_key` has it: of RSA, or on a curve (ECDSA, Edwards, Montgomery).
+  """
+  @type public_key ::
+          {:RSAPublicKey, modulus :: pos_integer, public_exponent :: pos_integer}
+          | {{:ECPoint, binary}, {:namedCurve, tuple}}
+
+  @typedoc """
+  Where a PIN comes from: a function (`{module, function, arguments}`, or one without arguments), a variable of the environment, or a file. The function
+  returns the PIN, `{:ok, pin}` or `{:error, why}`. See the guide [Security and PINs](guides/secrets.md).
+  """
+  @type pin_source ::
+          {module, atom, [term]}
+          | (() -> binary | {:ok, binary} | {:error, term})
+          | {:env, String.t()}
+          | {:file, Path.t()}
+          | {:file, Path.t(), [mode: :any]}
 
   @typedoc "A mechanism, see `Pkcs11Pool.Mechanism`."
   @type mechanism :: Mechanism.t()
@@ -158,7 +174,7 @@ defmodule Pkcs11Pool do
 
   Calls `C_Initialize`, `C_GetSlotList`, `C_GetTokenInfo`, and then, unless `:lazy`, `C_OpenSession` and `C_Login` (or `C_LoginUser`), in the background.
   """
-  @spec start_link(keyword | Options.t()) ::
+  @spec start_link(keyword | struct) ::
           {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}
   def start_link(%Options{} = options), do: API.Pool.start_link(options)
   def start_link(options), do: options |> Options.validate!() |> API.Pool.start_link()
@@ -258,11 +274,11 @@ defmodule Pkcs11Pool do
 
   Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
   """
-  @spec login(pool, Pin.Source.t() | nil, [login_option]) ::
+  @spec login(pool, pin_source | nil, [login_option]) ::
           :ok | {:error, Error.t()}
   def login(pool, pin_source, opts \\ []), do: API.Login.login(pool, pin_source, opts)
 
-  defbang login!(pool, pin_source :: Pin.Source.t() | nil, opts :: [login_option]) :: :ok
+  defbang login!(pool, source :: pin_source | nil, opts :: [login_option]) :: :ok
 
   @doc """
   Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again; that of a `:token` pool
@@ -956,11 +972,11 @@ defmodule Pkcs11Pool do
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
-  @spec public_key(pool, key, [key_option]) :: {:ok, PublicKey.t()} | {:error, Error.t()}
+  @spec public_key(pool, key, [key_option]) :: {:ok, public_key} | {:error, Error.t()}
   def public_key(pool, key, opts \\ []),
     do: API.Attributes.read_public_key(pool, key, Options.Call.validate!(opts, [:select]))
 
-  defbang public_key!(pool, key, opts :: [key_option]) :: PublicKey.t()
+  defbang public_key!(pool, key, opts :: [key_option]) :: public_key
 
   @doc """
   What a key is: `{:ok, map}`, with nil for what the token does not say.

@@ -10,7 +10,7 @@ defmodule Pkcs11Pool.JWK do
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
-  alias Pkcs11Pool.{Error, JSON, PublicKey}
+  alias Pkcs11Pool.{Error, JSON}
 
   @typedoc ~S|A key, such as `%{"kty" => "EC", "crv" => "P-256", "x" => "...", "y" => "...", "kid" => "..."}`.|
   @type t :: %{String.t() => term}
@@ -105,7 +105,7 @@ defmodule Pkcs11Pool.JWK do
   @doc """
   The JWK of a public key of `:public_key`, with nothing but the key; `:error` for one that JOSE has no name for.
   """
-  @spec from_public_key(PublicKey.t()) :: {:ok, t} | :error
+  @spec from_public_key(Pkcs11Pool.public_key()) :: {:ok, t} | :error
   def from_public_key({:RSAPublicKey, modulus, exponent}) do
     {:ok, %{"kty" => "RSA", "n" => integer(modulus), "e" => integer(exponent)}}
   end
@@ -131,7 +131,7 @@ defmodule Pkcs11Pool.JWK do
   @doc """
   The public key of `:public_key` of a JWK; `:error` if it is none. Private members (`d`, ...) are not looked at.
   """
-  @spec to_public_key(t) :: {:ok, PublicKey.t()} | :error
+  @spec to_public_key(t) :: {:ok, Pkcs11Pool.public_key()} | :error
   def to_public_key(%{"kty" => "RSA", "n" => n, "e" => e}) do
     with {:ok, n} <- decode(n), {:ok, e} <- decode(e), true <- n != "" and e != "" do
       {:ok, {:RSAPublicKey, :binary.decode_unsigned(n), :binary.decode_unsigned(e)}}

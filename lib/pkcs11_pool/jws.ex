@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.JWS do
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
-  alias Pkcs11Pool.{Error, JSON, JWK, PublicKey}
+  alias Pkcs11Pool.{Error, JSON, JWK}
   alias Pkcs11Pool.JWS.Algorithm
 
   @typedoc "A JWS in its compact form: header, payload and signature in base64url, with dots between them. Detached, nothing is between the dots."
@@ -106,7 +106,7 @@ defmodule Pkcs11Pool.JWS do
   Fails with `:jws_invalid` for what is no JWS or has a header that is not taken (`details.cause`: `:malformed`, `:algorithm`, `:critical`, `:payload`, `:no_key`), and with
   `:signature_invalid`.
   """
-  @spec verify(compact, PublicKey.t() | JWK.t(), [verify_option]) ::
+  @spec verify(compact, Pkcs11Pool.public_key() | JWK.t(), [verify_option]) ::
           {:ok, verified} | {:error, Error.t()}
   def verify(compact, key, opts) do
     {own, rest} = split!(opts, [:algorithms, :payload, :crit])
@@ -122,7 +122,7 @@ defmodule Pkcs11Pool.JWS do
 
   defbang verify!(
             compact :: compact,
-            key :: PublicKey.t() | JWK.t(),
+            key :: Pkcs11Pool.public_key() | JWK.t(),
             opts :: [verify_option]
           ) :: verified
 

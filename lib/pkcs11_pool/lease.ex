@@ -14,8 +14,8 @@ defmodule Pkcs11Pool.Lease do
   @type t :: %__MODULE__{
           pool: term,
           holder: pid,
-          native: Native.lease(),
-          entry: Registry.entry()
+          native: term,
+          entry: term
         }
 
   @doc false

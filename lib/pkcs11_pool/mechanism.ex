@@ -81,12 +81,11 @@ defmodule Pkcs11Pool.Mechanism do
   defguardp is_code(code)
             when is_integer(code) and code >= 0 and code <= unquote(Params.max_ulong())
 
-  @doc """
-  The mechanism's number and what its C struct is made from.
-
-  Raises `ArgumentError` for an unknown mechanism or parameter and for parameters that are missing
-  or malformed; the message shows no parameter's value.
-  """
+  @doc false
+  # The mechanism's number and what its C struct is made from.
+  #
+  # Raises `ArgumentError` for an unknown mechanism or parameter and for parameters that are missing
+  # or malformed; the message shows no parameter's value.
   @spec encode!(t) :: {code :: non_neg_integer, Params.t()}
   def encode!(mechanism)
 
@@ -135,9 +134,8 @@ defmodule Pkcs11Pool.Mechanism do
     :ok
   end
 
-  @doc """
-  `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only, and a digest is for no key.
-  """
+  @doc false
+  # `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only, and a digest is for no key.
   @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}
   def encode_for!(operation, mechanism) do
     encoded = encode!(mechanism)
@@ -197,22 +195,19 @@ defmodule Pkcs11Pool.Mechanism do
     for {name, bit} <- Constants.mechanism_flags(), band(bits, bit) != 0, do: name
   end
 
-  @doc """
-  Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. What is too long for any
-  key is refused here, the rest by the native side, which knows the key's curve.
-  """
+  @doc false
+  # Raises `ArgumentError` for data that is no digest, given to a raw signature mechanism: the token would sign its first bytes. What is too long for any
+  # key is refused here, the rest by the native side, which knows the key's curve.
   @spec digest!({code :: non_neg_integer, Params.t()}, binary) :: :ok
   defdelegate digest!(encoded, data), to: Digests, as: :check_length!
 
-  @doc """
-  The same of what the native side found too long for the key's curve. Any other result is returned.
-  """
+  @doc false
+  # The same of what the native side found too long for the key's curve. Any other result is returned.
   @spec digested!(result, t) :: result when result: term
   defdelegate digested!(result, mechanism), to: Digests, as: :check_result!
 
-  @doc """
-  Raises `ArgumentError` for an encoded mechanism that cannot be streamed.
-  """
+  @doc false
+  # Raises `ArgumentError` for an encoded mechanism that cannot be streamed.
   @spec streamable!(operation | :digest, {code :: non_neg_integer, Params.t()}) :: :ok
   defdelegate streamable!(operation, encoded), to: Streams, as: :check!
 
@@ -242,12 +237,11 @@ defmodule Pkcs11Pool.Mechanism do
   @spec takes_iv?(t) :: boolean
   defdelegate takes_iv?(mechanism), to: Properties
 
-  @doc """
-  The IV or counter of a mechanism that takes one, from what `encode!/1` made of it.
-
-  Of a counter only the block: how many of its bits count changes nothing of where its key stream
-  begins.
-  """
+  @doc false
+  # The IV or counter of a mechanism that takes one, from what `encode!/1` made of it.
+  #
+  # Of a counter only the block: how many of its bits count changes nothing of where its key stream
+  # begins.
   @spec iv(t, {code :: non_neg_integer, Params.t()}) :: binary | :token | nil
   defdelegate iv(mechanism, encoded), to: Properties
 

@@ -5,9 +5,7 @@ defmodule Pkcs11Pool.PublicKey do
   alias Pkcs11Pool.Table.Curves
   alias Pkcs11Pool.Template
 
-  @type t ::
-          {:RSAPublicKey, modulus :: pos_integer, public_exponent :: pos_integer}
-          | {{:ECPoint, binary}, {:namedCurve, tuple}}
+  @type t :: Pkcs11Pool.public_key()
 
   @doc """
   The attributes that `decode/1` makes a public key of.

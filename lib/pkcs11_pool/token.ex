@@ -234,7 +234,7 @@ defmodule Pkcs11Pool.Token do
 
   Calls `C_InitToken`.
   """
-  @spec init([option], String.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
+  @spec init([option], String.t(), Pkcs11Pool.pin_source()) :: :ok | {:error, Error.t()}
   def init(opts, label, so_pin_source) do
     unless is_binary(label) and String.valid?(label) and byte_size(label) <= 32 do
       # Without the value: it may be a PIN in the wrong place.
@@ -251,7 +251,8 @@ defmodule Pkcs11Pool.Token do
 
   Calls `C_OpenSession`, `C_Login`, `C_InitPIN`, `C_Logout`, `C_CloseSession`.
   """
-  @spec init_pin([option], Pin.Source.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
+  @spec init_pin([option], Pkcs11Pool.pin_source(), Pkcs11Pool.pin_source()) ::
+          :ok | {:error, Error.t()}
   def init_pin(opts, so_pin_source, pin_source) do
     run(Options.Token.provision!(opts), [so_pin_source, pin_source], fn _opts, [so_pin, pin] ->
       {:init_pin, so_pin, pin}
@@ -263,7 +264,8 @@ defmodule Pkcs11Pool.Token do
 
   Calls `C_OpenSession`, `C_SetPIN`, `C_CloseSession`, and for the security officer's `C_Login` and `C_Logout`.
   """
-  @spec set_pin([option], Pin.Source.t(), Pin.Source.t()) :: :ok | {:error, Error.t()}
+  @spec set_pin([option], Pkcs11Pool.pin_source(), Pkcs11Pool.pin_source()) ::
+          :ok | {:error, Error.t()}
   def set_pin(opts, old_source, new_source) do
     run(Options.Token.provision!(opts), [old_source, new_source], fn opts, [old, new] ->
       {:set_pin, Options.user_type(opts.user), old, new}

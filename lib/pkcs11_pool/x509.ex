@@ -54,7 +54,7 @@ defmodule Pkcs11Pool.X509 do
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
-  alias Pkcs11Pool.{Error, PublicKey}
+  alias Pkcs11Pool.Error
   alias Pkcs11Pool.X509.{Extensions, Name, Options, Request, Signature, SubjectPublicKey, Time}
 
   @typedoc "DER, or a record of `:public_key` where one is taken."
@@ -64,7 +64,7 @@ defmodule Pkcs11Pool.X509 do
   @type name :: [{atom, String.t()}]
 
   @typedoc "Whose certificate it is: a CSR in DER, or a public key (an OTP record, or SubjectPublicKeyInfo in DER)."
-  @type requester :: der | PublicKey.t()
+  @type requester :: der | Pkcs11Pool.public_key()
 
   @doc """
   The public key of a key as SubjectPublicKeyInfo (RFC 5280, 4.1), in DER.

@@ -7,12 +7,7 @@ defmodule Pkcs11Pool.Pin.Source do
   alias Pkcs11Pool.Native
 
   @typedoc "A source as the user gives it."
-  @type t ::
-          {module, atom, [term]}
-          | (() -> result)
-          | {:env, String.t()}
-          | {:file, Path.t()}
-          | {:file, Path.t(), [mode: :any]}
+  @type t :: Pkcs11Pool.pin_source()
 
   @typedoc "What a source's function returns. An atom that says why there is no PIN is quoted, any other term is withheld."
   @type result :: binary | {:ok, binary} | {:error, term}
