@@ -17,6 +17,9 @@ defmodule Pkcs11Pool.Template do
   | class | `:class` | `:private_key`, `:public_key`, `:secret_key`, `:certificate`, `:data`, ... (`CKO_` in lower case), or a number | atom, or a number without a name |
   | key type | `:key_type` | `:rsa`, `:ec`, `:aes`, `:generic_secret`, `:ec_edwards`, ... (`CKK_`), or a number | atom, or a number without a name |
   | certificate type | `:certificate_type` | `:x_509`, ... (`CKC_`), or a number | atom, or a number without a name |
+  | parameter set | `:parameter_set` | `:ml_dsa_65`, `:ml_kem_768`, `:slh_dsa_sha2_128s`, ... (`CKP_`), or a number | atom, or a number without a name |
+  | enumeration | `:certificate_category` (`CK_CERTIFICATE_CATEGORY_`), `:java_midp_security_domain` (`CK_SECURITY_DOMAIN_`), `:hw_feature_type` (`CKH_`), `:profile_id` (`CKP_`), `:otp_format` (`CK_OTP_FORMAT_`), `:otp_pin_requirement` and its like (`CK_OTP_PARAM_`), `:validation_type` (`CKV_TYPE_`), `:validation_authority_type` (`CKV_AUTHORITY_TYPE_`), `:trust_server_auth` and its like (`CKT_`) | the standard's name in lower case without that prefix, or a number | atom, or a number without a name |
+  | version | `:validation_version` | `{major, minor}` | the same |
   | date | `:start_date`, `:end_date` | `Date`, `""` for none, or 8 digits YYYYMMDD | `Date`, or the bytes of what is none |
   | curve | `:ec_params` | a name as `:public_key` has it (`:secp256r1`, `:brainpoolP256r1`, `:ed25519`, `:x25519`, ...), or DER | DER |
   | mechanism | `:key_gen_mechanism`, ... | a mechanism's name, `{:vendor, number}` or a number | name or `{:vendor, number}` |
@@ -49,7 +52,13 @@ defmodule Pkcs11Pool.Template do
 
   @names for {name, _code, _kind} <- Attributes.all(), do: name
   @max_ulong Bitwise.bsl(1, 8 * :erlang.system_info(:wordsize)) - 1
-  @enumerations [:class, :key_type, :certificate_type]
+  @enumerations [
+                  class: Constants.classes(),
+                  key_type: Constants.key_types(),
+                  certificate_type: Constants.certificate_types()
+                ] ++ Constants.enumerations()
+  @enumeration_kinds Keyword.keys(@enumerations)
+  @parameter_sets for {_key_type, sets} <- Constants.parameter_sets(), set <- sets, do: set
 
   # Object identifiers as DER, made once at compile time.
   base_128 = fn arc ->
@@ -120,6 +129,18 @@ defmodule Pkcs11Pool.Template do
   """
   @spec key_type(non_neg_integer) :: atom | non_neg_integer
   def key_type(number), do: enumeration_name(:key_type, number)
+
+  @doc """
+  The name of a parameter set (`CKA_PARAMETER_SET`) of a key of this type, or its number: the same number means others for others.
+  """
+  @spec parameter_set(number, key_type :: term) :: atom | number when number: term
+  def parameter_set(number, key_type)
+
+  for {key_type, sets} <- Constants.parameter_sets(), {name, code} <- sets do
+    def parameter_set(unquote(code), unquote(key_type)), do: unquote(name)
+  end
+
+  def parameter_set(number, _key_type), do: number
 
   @doc """
   The number of an object class. Raises `ArgumentError` for an unknown name.
@@ -194,7 +215,7 @@ defmodule Pkcs11Pool.Template do
     if is_struct(to_date(value)), do: value, else: bad!(name, :date, value)
   end
 
-  defp encode_value!(kind, name, value) when kind in @enumerations do
+  defp encode_value!(kind, name, value) when kind in [:parameter_set | @enumeration_kinds] do
     case enumeration_code(kind, value) do
       code when is_integer(code) and code >= 0 and code <= @max_ulong -> {:ulong, code}
       _unknown -> bad!(name, kind, value)
@@ -209,6 +230,10 @@ defmodule Pkcs11Pool.Template do
       _unknown -> bad!(name, :ec_params, value)
     end
   end
+
+  defp encode_value!(:version, _name, {major, minor})
+       when major in 0..255 and minor in 0..255,
+       do: <<major, minor>>
 
   defp encode_value!(:mechanism, name, value), do: {:ulong, mechanism!(name, value)}
 
@@ -253,16 +278,17 @@ defmodule Pkcs11Pool.Template do
   defp decode_value(:bool, <<_true>>), do: true
   defp decode_value(:bigint, ""), do: ""
   defp decode_value(:bigint, value) when is_binary(value), do: :binary.decode_unsigned(value)
+  defp decode_value(:version, <<major, minor>>), do: {major, minor}
   defp decode_value(:date, value) when is_binary(value), do: to_date(value)
 
-  defp decode_value(kind, value) when kind in @enumerations and is_binary(value) do
+  defp decode_value(kind, value) when kind in @enumeration_kinds and is_binary(value) do
     case to_ulong(value) do
       {:ok, number} -> enumeration_name(kind, number)
       other -> unavailable_or(other, value)
     end
   end
 
-  defp decode_value(:ulong, value) when is_binary(value) do
+  defp decode_value(kind, value) when kind in [:ulong, :parameter_set] and is_binary(value) do
     case to_ulong(value) do
       {:ok, number} -> number
       other -> unavailable_or(other, value)
@@ -313,16 +339,12 @@ defmodule Pkcs11Pool.Template do
 
   defp to_date(value), do: value
 
-  for {kind, table} <- [
-        class: Constants.classes(),
-        key_type: Constants.key_types(),
-        certificate_type: Constants.certificate_types()
-      ] do
+  for {kind, table} <- @enumerations ++ [parameter_set: @parameter_sets] do
     for {name, code} <- table do
       defp enumeration_code(unquote(kind), unquote(name)), do: unquote(code)
     end
 
-    for {name, code} <- Enum.uniq_by(table, &elem(&1, 1)) do
+    for {name, code} <- Enum.uniq_by(table, &elem(&1, 1)), kind != :parameter_set do
       defp enumeration_name(unquote(kind), unquote(code)), do: unquote(name)
     end
 
@@ -371,6 +393,12 @@ defmodule Pkcs11Pool.Template do
   defp expected(:class), do: "an object class such as :private_key, or its number"
   defp expected(:key_type), do: "a key type such as :ec, or its number"
   defp expected(:certificate_type), do: "a certificate type such as :x_509, or its number"
+  defp expected(:parameter_set), do: "a parameter set such as :ml_dsa_65, or its number"
+  defp expected(:version), do: "a version, {major, minor}"
+
+  defp expected(kind) when kind in @enumeration_kinds,
+    do: "one of #{inspect(known(kind))}, or a number"
+
   defp expected(:mechanism), do: "a mechanism's name"
   defp expected(:mechanisms), do: "a list of mechanisms' names"
   defp expected(:template), do: "a template, a list of {name, value}"

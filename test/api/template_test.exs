@@ -200,7 +200,19 @@ defmodule Pkcs11Pool.TemplateTest do
       mechanism: :ecdsa,
       mechanisms: [:ecdsa, :rsa_pkcs],
       ec_params: <<6, 1, 0>>,
-      template: [label: "nested", token: true]
+      template: [label: "nested", token: true],
+      certificate_category: :authority,
+      security_domain: :operator,
+      hw_feature_type: :clock,
+      otp_format: :hexadecimal,
+      otp_requirement: :mandatory,
+      profile_id: :complete_provider,
+      validation_type: :hybrid,
+      validation_authority_type: :nist_cmvp,
+      trust: :trust_anchor,
+      # Its name depends on the key type, which is not known here.
+      parameter_set: 2,
+      version: {3, 2}
     }
 
     for {name, code, kind} <- Attributes.all() do
@@ -239,6 +251,86 @@ defmodule Pkcs11Pool.TemplateTest do
     assert Template.decode(0x121, <<1, 2, 3>>) == {:modulus_bits, <<1, 2, 3>>}
     assert Template.decode(0x1, "") == {:token, ""}
     assert Template.decode(0x80000001, <<1>>) == {{:vendor, 0x80000001}, <<1>>}
+  end
+
+  describe "what the crate's bindings of PKCS#11 3.2 name" do
+    for {prefix, table} <- [
+          CKA: Enum.map(Attributes.all(), fn {name, code, _kind} -> {name, code} end),
+          CKO: Constants.classes(),
+          CKK: Constants.key_types(),
+          CKC: Constants.certificate_types(),
+          CKH: Constants.enumerations()[:hw_feature_type],
+          CKT: Constants.enumerations()[:trust],
+          CK_CERTIFICATE_CATEGORY: Constants.enumerations()[:certificate_category],
+          CK_SECURITY_DOMAIN: Constants.enumerations()[:security_domain],
+          CK_OTP_FORMAT: Constants.enumerations()[:otp_format],
+          CK_OTP_PARAM: Constants.enumerations()[:otp_requirement],
+          CKV_TYPE: Constants.enumerations()[:validation_type],
+          CKV_AUTHORITY_TYPE: Constants.enumerations()[:validation_authority_type],
+          CKP:
+            Constants.enumerations()[:profile_id] ++
+              for({_key_type, sets} <- Constants.parameter_sets(), set <- sets, do: set)
+        ] do
+      @table table
+      test "#{prefix}_ has its name and number here" do
+        standard = Pkcs11Pool.Test.Header.constants(unquote(to_string(prefix)))
+        # Parameters of mechanisms; where the vendors' begin.
+        elsewhere =
+          ~r/^(vendor_defined|pkcs5_pbkd2_.*|hedge_preferred|hedge_required|deterministic_required)$/
+
+        standard =
+          for {name, code} <- standard,
+              name not in [""],
+              not (name =~ elsewhere),
+              do: {name, code}
+
+        assert standard != []
+        ours = for {name, code} <- @table, do: {Atom.to_string(name), code}
+        assert standard -- ours == []
+      end
+    end
+
+    test "is read for the version that the tables claim" do
+      assert {"major", 3} in Pkcs11Pool.Test.Header.constants("CRYPTOKI_VERSION")
+      assert {"minor", 2} in Pkcs11Pool.Test.Header.constants("CRYPTOKI_VERSION")
+      assert length(Pkcs11Pool.Test.Header.constants("CKA")) == 160
+    end
+  end
+
+  test "enumerations go by name or number" do
+    assert Template.encode!(
+             certificate_category: :authority,
+             trust_email_protection: :not_trusted
+           ) ==
+             [{0x87, {:ulong, 2}}, {0x62F, {:ulong, 3}}]
+
+    assert Template.encode!(hw_feature_type: 0x80000001) == [{0x300, {:ulong, 0x80000001}}]
+    assert Template.decode(0x300, ulong(0x80000001)) == {:hw_feature_type, 0x80000001}
+    assert Template.encode!(validation_version: {3, 2}) == [{0x620, <<3, 2>>}]
+
+    assert message(fn -> Template.encode!(certificate_category: :autority) end) =~
+             "attribute :certificate_category: expected one of [:unspecified, :token_user, :authority, :other_entity], " <>
+               "or a number, got: :autority, did you mean :authority?"
+
+    assert message(fn -> Template.encode!(validation_version: {3, 256}) end) =~ "{major, minor}"
+  end
+
+  test "a parameter set is named by its key type" do
+    for {name, number, key_type} <- [
+          {:ml_dsa_44, 1, :ml_dsa},
+          {:ml_kem_768, 2, :ml_kem},
+          {:slh_dsa_shake_256f, 12, :slh_dsa}
+        ] do
+      assert Template.encode!(parameter_set: name) == [{0x61D, {:ulong, number}}]
+      assert Template.parameter_set(number, key_type) == name
+    end
+
+    assert Template.decode(0x61D, ulong(2)) == {:parameter_set, 2}
+    assert Template.parameter_set(13, :slh_dsa) == 13
+    assert Template.parameter_set(2, :rsa) == 2
+
+    assert message(fn -> Template.encode!(parameter_set: :ml_dsa_45) end) =~
+             "did you mean :ml_dsa_"
   end
 
   test "no name has two numbers, and all kinds are known" do

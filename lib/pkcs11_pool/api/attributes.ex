@@ -5,6 +5,9 @@ defmodule Pkcs11Pool.API.Attributes do
   alias Pkcs11Pool.API.Selection
   alias Pkcs11Pool.{Call, Error, Object, Options, PublicKey, Template}
 
+  @parameter_set Template.name!(:parameter_set)
+  @key_type Template.name!(:key_type)
+
   @doc """
   Reads attributes of an object, by their names. `class` is the class of the object unless the key names one itself.
   """
@@ -17,13 +20,18 @@ defmodule Pkcs11Pool.API.Attributes do
         ) :: {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def read(pool, object, class, names, opts) do
     codes = codes!(names)
+    # What the number of a parameter set means, the key type says.
+    asked =
+      codes ++ if(@parameter_set in codes and @key_type not in codes, do: [@key_type], else: [])
 
     with {:ok, object} <- Selection.choose(pool, object, class, opts),
-         request = {:get_attributes, Selection.encode!(object, class, opts), codes},
+         request = {:get_attributes, Selection.encode!(object, class, opts), asked},
          {:ok, attributes} <- Call.run(pool, :get_attributes, nil, request, opts) do
+      {attributes, further} = Enum.split(attributes, length(codes))
+
       case for({code, why} when is_atom(why) <- attributes, do: {Template.name(code), why}) do
         [_ | _] = unreadable when not opts.partial -> {:error, error(pool, unreadable)}
-        _none_or_allowed -> {:ok, Map.new(attributes, &decode/1)}
+        _none_or_allowed -> {:ok, attributes |> Map.new(&decode/1) |> name_parameter_set(further)}
       end
     end
   end
@@ -34,6 +42,15 @@ defmodule Pkcs11Pool.API.Attributes do
   defp codes!(_other) do
     raise ArgumentError, "expected a list of attributes' names, such as [:label, :id]"
   end
+
+  defp name_parameter_set(%{parameter_set: number} = attributes, further) do
+    key_type =
+      Map.get_lazy(attributes, :key_type, fn -> further |> hd() |> decode() |> elem(1) end)
+
+    %{attributes | parameter_set: Template.parameter_set(number, key_type)}
+  end
+
+  defp name_parameter_set(attributes, _none), do: attributes
 
   defp decode({code, why}) when is_atom(why), do: {Template.name(code), :unavailable}
   defp decode({code, value}), do: Template.decode(code, value)

@@ -19,8 +19,8 @@ defmodule Pkcs11Pool.Table.Attributes do
     {:owner, 0x0084, :bytes},
     {:attr_types, 0x0085, :bytes},
     {:trusted, 0x0086, :bool},
-    {:certificate_category, 0x0087, :ulong},
-    {:java_midp_security_domain, 0x0088, :ulong},
+    {:certificate_category, 0x0087, :certificate_category},
+    {:java_midp_security_domain, 0x0088, :security_domain},
     {:url, 0x0089, :string},
     {:hash_of_subject_public_key, 0x008A, :bytes},
     {:hash_of_issuer_public_key, 0x008B, :bytes},
@@ -74,14 +74,14 @@ defmodule Pkcs11Pool.Table.Attributes do
     {:auth_pin_flags, 0x0201, :ulong},
     {:always_authenticate, 0x0202, :bool},
     {:wrap_with_trusted, 0x0210, :bool},
-    {:otp_format, 0x0220, :ulong},
+    {:otp_format, 0x0220, :otp_format},
     {:otp_length, 0x0221, :ulong},
     {:otp_time_interval, 0x0222, :ulong},
     {:otp_user_friendly_mode, 0x0223, :bool},
-    {:otp_challenge_requirement, 0x0224, :ulong},
-    {:otp_time_requirement, 0x0225, :ulong},
-    {:otp_counter_requirement, 0x0226, :ulong},
-    {:otp_pin_requirement, 0x0227, :ulong},
+    {:otp_challenge_requirement, 0x0224, :otp_requirement},
+    {:otp_time_requirement, 0x0225, :otp_requirement},
+    {:otp_counter_requirement, 0x0226, :otp_requirement},
+    {:otp_pin_requirement, 0x0227, :otp_requirement},
     {:otp_user_identifier, 0x022A, :string},
     {:otp_service_identifier, 0x022B, :string},
     {:otp_service_logo, 0x022C, :bytes},
@@ -91,7 +91,7 @@ defmodule Pkcs11Pool.Table.Attributes do
     {:gostr3410_params, 0x0250, :bytes},
     {:gostr3411_params, 0x0251, :bytes},
     {:gost28147_params, 0x0252, :bytes},
-    {:hw_feature_type, 0x0300, :ulong},
+    {:hw_feature_type, 0x0300, :hw_feature_type},
     {:reset_on_init, 0x0301, :bool},
     {:has_reset, 0x0302, :bool},
     {:pixel_x, 0x0400, :ulong},
@@ -108,7 +108,7 @@ defmodule Pkcs11Pool.Table.Attributes do
     {:required_cms_attributes, 0x0501, :bytes},
     {:default_cms_attributes, 0x0502, :bytes},
     {:supported_cms_attributes, 0x0503, :bytes},
-    {:profile_id, 0x0601, :ulong},
+    {:profile_id, 0x0601, :profile_id},
     {:x2ratchet_bag, 0x0602, :bytes},
     {:x2ratchet_bagsize, 0x0603, :ulong},
     {:x2ratchet_bobs1stmsg, 0x0604, :bool},
@@ -132,14 +132,14 @@ defmodule Pkcs11Pool.Table.Attributes do
     {:hss_lms_types, 0x061A, :ulongs},
     {:hss_lmots_types, 0x061B, :ulongs},
     {:hss_keys_remaining, 0x061C, :ulong},
-    {:parameter_set, 0x061D, :ulong},
+    {:parameter_set, 0x061D, :parameter_set},
     {:object_validation_flags, 0x061E, :ulong},
-    {:validation_type, 0x061F, :ulong},
-    {:validation_version, 0x0620, :bytes},
+    {:validation_type, 0x061F, :validation_type},
+    {:validation_version, 0x0620, :version},
     {:validation_level, 0x0621, :ulong},
     {:validation_module_id, 0x0622, :string},
     {:validation_flag, 0x0623, :ulong},
-    {:validation_authority_type, 0x0624, :ulong},
+    {:validation_authority_type, 0x0624, :validation_authority_type},
     {:validation_country, 0x0625, :string},
     {:validation_certificate_identifier, 0x0626, :string},
     {:validation_certificate_uri, 0x0627, :string},
@@ -147,13 +147,13 @@ defmodule Pkcs11Pool.Table.Attributes do
     {:validation_profile, 0x0629, :string},
     {:encapsulate_template, 0x062A, :template},
     {:decapsulate_template, 0x062B, :template},
-    {:trust_server_auth, 0x062C, :ulong},
-    {:trust_client_auth, 0x062D, :ulong},
-    {:trust_code_signing, 0x062E, :ulong},
-    {:trust_email_protection, 0x062F, :ulong},
-    {:trust_ipsec_ike, 0x0630, :ulong},
-    {:trust_time_stamping, 0x0631, :ulong},
-    {:trust_ocsp_signing, 0x0632, :ulong},
+    {:trust_server_auth, 0x062C, :trust},
+    {:trust_client_auth, 0x062D, :trust},
+    {:trust_code_signing, 0x062E, :trust},
+    {:trust_email_protection, 0x062F, :trust},
+    {:trust_ipsec_ike, 0x0630, :trust},
+    {:trust_time_stamping, 0x0631, :trust},
+    {:trust_ocsp_signing, 0x0632, :trust},
     {:encapsulate, 0x0633, :bool},
     {:decapsulate, 0x0634, :bool},
     {:hash_of_certificate, 0x0635, :bytes},
@@ -180,6 +180,17 @@ defmodule Pkcs11Pool.Table.Attributes do
           | :mechanisms
           | :template
           | :ec_params
+          | :certificate_category
+          | :security_domain
+          | :hw_feature_type
+          | :otp_format
+          | :otp_requirement
+          | :profile_id
+          | :validation_type
+          | :validation_authority_type
+          | :trust
+          | :parameter_set
+          | :version
 
   @spec all() :: [{atom, non_neg_integer, kind}]
   def all, do: @attributes

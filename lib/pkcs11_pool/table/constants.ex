@@ -186,6 +186,60 @@ defmodule Pkcs11Pool.Table.Constants do
   @spec mgfs() :: [{atom, non_neg_integer}]
   def mgfs, do: @mgfs
 
+  # What attributes of other kinds may be: CK_CERTIFICATE_CATEGORY_, CK_SECURITY_DOMAIN_, CKH_, CK_OTP_FORMAT_, CK_OTP_PARAM_, CKP_ (profiles), CKV_TYPE_,
+  # CKV_AUTHORITY_TYPE_, CKT_.
+  @enumerations [
+    certificate_category: [unspecified: 0, token_user: 1, authority: 2, other_entity: 3],
+    security_domain: [unspecified: 0, manufacturer: 1, operator: 2, third_party: 3],
+    hw_feature_type: [monotonic_counter: 1, clock: 2, user_interface: 3],
+    otp_format: [decimal: 0, hexadecimal: 1, alphanumeric: 2, binary: 3],
+    otp_requirement: [ignored: 0, optional: 1, mandatory: 2],
+    profile_id: [
+      invalid_id: 0,
+      baseline_provider: 1,
+      extended_provider: 2,
+      authentication_token: 3,
+      public_certificates_token: 4,
+      complete_provider: 5,
+      hkdf_tls_token: 6
+    ],
+    validation_type: [unspecified: 0, software: 1, hardware: 2, firmware: 3, hybrid: 4],
+    validation_authority_type: [unspecified: 0, nist_cmvp: 1, common_criteria: 2],
+    trust: [
+      trust_unknown: 0,
+      trusted: 1,
+      trust_anchor: 2,
+      not_trusted: 3,
+      trust_must_verify_trust: 4
+    ]
+  ]
+
+  # CKP_ of CKA_PARAMETER_SET: which of them a number means, the key type says.
+  @parameter_sets [
+    ml_dsa: [ml_dsa_44: 1, ml_dsa_65: 2, ml_dsa_87: 3],
+    ml_kem: [ml_kem_512: 1, ml_kem_768: 2, ml_kem_1024: 3],
+    slh_dsa: [
+      slh_dsa_sha2_128s: 1,
+      slh_dsa_shake_128s: 2,
+      slh_dsa_sha2_128f: 3,
+      slh_dsa_shake_128f: 4,
+      slh_dsa_sha2_192s: 5,
+      slh_dsa_shake_192s: 6,
+      slh_dsa_sha2_192f: 7,
+      slh_dsa_shake_192f: 8,
+      slh_dsa_sha2_256s: 9,
+      slh_dsa_shake_256s: 10,
+      slh_dsa_sha2_256f: 11,
+      slh_dsa_shake_256f: 12
+    ]
+  ]
+
+  @spec enumerations() :: [{kind :: atom, [{atom, non_neg_integer}]}]
+  def enumerations, do: @enumerations
+
+  @spec parameter_sets() :: [{key_type :: atom, [{atom, pos_integer}]}]
+  def parameter_sets, do: @parameter_sets
+
   # CKF_ of CK_SLOT_INFO
   @slot_flags [
     token_present: 0x1,

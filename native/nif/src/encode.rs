@@ -52,6 +52,9 @@ fn object<'a>(env: Env<'a>, Object { info, epoch, token }: &Object) -> Term<'a> 
 fn attribute<'a>(env: Env<'a>, read: &AttributeRead) -> Term<'a> {
     match read {
         AttributeRead::Value(bytes) => binary(env, bytes).encode(env),
+        AttributeRead::Template(attributes) => {
+            attributes.iter().map(|(code, bytes)| (*code, binary(env, bytes))).collect::<Vec<_>>().encode(env)
+        }
         AttributeRead::Sensitive => atoms::sensitive().encode(env),
         AttributeRead::Unknown => atoms::unavailable().encode(env),
     }

@@ -65,7 +65,7 @@ impl Answer {
             Self::Object(_) => 512,
             Self::KeyPair(..) => 1024,
             Self::Objects(objects) => 512 * objects.len(),
-            Self::Attributes(list) => list.iter().map(|(_, read)| 64 + read.bytes().map_or(0, <[u8]>::len)).sum(),
+            Self::Attributes(list) => list.iter().map(|(_, read)| 64 + read.weight()).sum(),
             Self::Mechanisms(list) => 64 * list.len(),
             Self::TokenInfo(_) => 1024,
         }

@@ -20,6 +20,9 @@ const MOST: usize = 64 << 20;
 /// How often an attribute may change its length between the call that asks for it and the call that reads it.
 const ATTEMPTS: usize = 4;
 
+/// Most attributes that a template in an attribute is believed to have.
+const MOST_NESTED: usize = 1_024;
+
 /// `CK_UNAVAILABLE_INFORMATION`.
 const UNAVAILABLE: CK_ULONG = CK_ULONG::MAX;
 
@@ -31,6 +34,8 @@ pub type Attributes = Vec<(CK_ATTRIBUTE_TYPE, AttributeRead)>;
 pub enum AttributeRead {
     /// Its value, as the module has it: a `CK_ULONG` in the machine's own byte order.
     Value(Wiped),
+    /// The attributes of a template (`CKA_WRAP_TEMPLATE` ...), with their values.
+    Template(Vec<(CK_ATTRIBUTE_TYPE, Wiped)>),
     /// The token does not reveal it.
     Sensitive,
     /// The object has no such attribute, or none that can be read.
@@ -42,7 +47,15 @@ impl AttributeRead {
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
             AttributeRead::Value(bytes) => Some(bytes),
-            AttributeRead::Sensitive | AttributeRead::Unknown => None,
+            AttributeRead::Template(_) | AttributeRead::Sensitive | AttributeRead::Unknown => None,
+        }
+    }
+
+    /// How many bytes it has, with what it takes to hold those of a template.
+    pub fn weight(&self) -> usize {
+        match self {
+            AttributeRead::Template(attributes) => attributes.iter().map(|(_, bytes)| 64 + bytes.len()).sum(),
+            read => read.bytes().map_or(0, <[u8]>::len),
         }
     }
 
@@ -65,6 +78,7 @@ impl fmt::Debug for AttributeRead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AttributeRead::Value(bytes) => write!(f, "Value([{} bytes])", bytes.len()),
+            AttributeRead::Template(attributes) => write!(f, "Template([{} attributes])", attributes.len()),
             AttributeRead::Sensitive => write!(f, "Sensitive"),
             AttributeRead::Unknown => write!(f, "Unknown"),
         }
@@ -72,9 +86,7 @@ impl fmt::Debug for AttributeRead {
 }
 
 /// `C_GetAttributeValue`: reads attributes of an object, in the order asked for. One call for all of them, and up to
-/// two more for each that is longer than 512 bytes or cannot be read.
-///
-/// Attributes that hold templates (`CKA_WRAP_TEMPLATE` ...) are not read and come back as `Unknown`.
+/// two more for each that is longer than 512 bytes or cannot be read. Up to three for each that holds a template (`CKA_WRAP_TEMPLATE` ...).
 pub fn get_attributes(
     functions: &Functions,
     session: CK_SESSION_HANDLE,
@@ -110,7 +122,7 @@ pub fn unique_id(
     Ok(read.and_then(|(_, read)| read.bytes().map(<[u8]>::to_vec)).filter(|bytes| !bytes.is_empty()))
 }
 
-/// Those that hold no templates.
+/// Those that hold no templates: these are read by themselves.
 fn readable(kinds: &[CK_ATTRIBUTE_TYPE]) -> Vec<CK_ATTRIBUTE_TYPE> {
     kinds.iter().copied().filter(|kind| !holds_template(*kind)).collect()
 }
@@ -128,7 +140,7 @@ fn complete(
         .iter()
         .map(|kind| {
             if holds_template(*kind) {
-                return Ok((*kind, AttributeRead::Unknown));
+                return Ok((*kind, read_template(functions, session, object, *kind)?));
             }
             match values.next().flatten() {
                 Some(bytes) => Ok((*kind, AttributeRead::Value(bytes))),
@@ -213,6 +225,76 @@ fn read_alone(
     Err(CallError::new("C_GetAttributeValue", CKR_BUFFER_TOO_SMALL, Phase::Single))
 }
 
+/// Reads an attribute that holds a template: how many attributes that has, which and how long they are, and their values.
+fn read_template(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kind: CK_ATTRIBUTE_TYPE,
+) -> Result<AttributeRead, CallError> {
+    for _ in 0..ATTEMPTS {
+        let mut attribute = [CK_ATTRIBUTE { type_: kind, pValue: ptr::null_mut(), ulValueLen: 0 }];
+        match read(functions, session, object, &mut attribute)? {
+            CKR_OK => {}
+            CKR_ATTRIBUTE_SENSITIVE => return Ok(AttributeRead::Sensitive),
+            CKR_ATTRIBUTE_TYPE_INVALID => return Ok(AttributeRead::Unknown),
+            _ => continue,
+        }
+        let size = usize::try_from(attribute[0].ulValueLen).unwrap_or(usize::MAX);
+        let count = size / size_of::<CK_ATTRIBUTE>();
+        // Of no length, no whole attributes, or more than anybody has: it is none that can be read.
+        if size % size_of::<CK_ATTRIBUTE>() != 0 || count > MOST_NESTED {
+            return Ok(AttributeRead::Unknown);
+        }
+        let mut nested = vec![CK_ATTRIBUTE { type_: 0, pValue: ptr::null_mut(), ulValueLen: 0 }; count];
+        if !read_nested(functions, session, object, kind, &mut nested)? {
+            continue;
+        }
+        let asked: Vec<_> =
+            nested.iter().map(|attribute| (attribute.type_, usize::try_from(attribute.ulValueLen).ok())).collect();
+        let mut rooms = Vec::with_capacity(count);
+        for (nested, (kind, size)) in nested.iter_mut().zip(&asked) {
+            let Some(size) = size.filter(|size| !holds_template(*kind) && *size <= MOST / MOST_NESTED) else {
+                return Ok(AttributeRead::Unknown);
+            };
+            // One at least: an address says that the value is wanted, also where it has no length.
+            let mut room = Scratch::new(size.div_ceil(size_of::<CK_ULONG>()).max(1))?;
+            nested.pValue = room.0.as_mut_ptr().cast();
+            rooms.push(room);
+        }
+        if !read_nested(functions, session, object, kind, &mut nested)? {
+            continue;
+        }
+        let is_same = |nested: &CK_ATTRIBUTE, room: &Scratch, asked: &(CK_ATTRIBUTE_TYPE, Option<usize>)| {
+            let size = usize::try_from(nested.ulValueLen).ok().filter(|size| Some(*size) <= asked.1)?;
+            let bytes = as_bytes(&room.0).get(..size)?;
+            (nested.type_ == asked.0).then(|| (nested.type_, Wiped::from(bytes)))
+        };
+        let values = nested.iter().zip(&rooms).zip(&asked).map(|((nested, room), asked)| is_same(nested, room, asked));
+        if let Some(values) = values.collect() {
+            return Ok(AttributeRead::Template(values));
+        }
+    }
+    Ok(AttributeRead::Unknown)
+}
+
+/// The call for the attributes of a template. `false`: they are others by now, or longer.
+fn read_nested(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    kind: CK_ATTRIBUTE_TYPE,
+    nested: &mut [CK_ATTRIBUTE],
+) -> Result<bool, CallError> {
+    if nested.is_empty() {
+        return Ok(true);
+    }
+    let size = size_of_val(nested) as CK_ULONG;
+    let mut attribute = [CK_ATTRIBUTE { type_: kind, pValue: nested.as_mut_ptr().cast(), ulValueLen: size }];
+    let code = read(functions, session, object, &mut attribute)?;
+    Ok(code == CKR_OK && attribute[0].ulValueLen == size)
+}
+
 /// The call. Its codes that speak of single attributes are answers, the others errors.
 fn read(
     functions: &Functions,
@@ -221,7 +303,8 @@ fn read(
     attributes: &mut [CK_ATTRIBUTE],
 ) -> Result<CK_RV, CallError> {
     let (pointer, count) = (attributes.as_mut_ptr(), length(attributes));
-    // SAFETY: each `pValue` is NULL or has room for `ulValueLen` zeroed bytes, aligned for `CK_ULONG`.
+    // SAFETY: each `pValue` is NULL or has room for `ulValueLen` initialized bytes, aligned for `CK_ULONG`: that of a template is an array of
+    // attributes of which the same is true.
     let code = unsafe { call!(functions, C_GetAttributeValue(session, object, pointer, count)) };
     match code {
         CKR_ATTRIBUTE_SENSITIVE | CKR_ATTRIBUTE_TYPE_INVALID | CKR_BUFFER_TOO_SMALL => Ok(code),
