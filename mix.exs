@@ -11,6 +11,9 @@ defmodule Pkcs11Pool.MixProject do
 
   @version "0.1.0"
 
+  # Where the project lives. All links of the package and of the documentation come from it.
+  @source_url "https://pkcs11-pool.example/pkcs11_pool"
+
   def project do
     [
       app: :pkcs11_pool,
@@ -23,7 +26,8 @@ defmodule Pkcs11Pool.MixProject do
       # Pkcs11Pool.JOSE calls it where the application has it.
       xref: [exclude: [:jose_jwk, :jose_jwk_kty]],
       name: "pkcs11_pool",
-      description: "A pool of PKCS#11 sessions for HSMs, smart cards and software tokens",
+      description: description(),
+      source_url: @source_url,
       package: package(),
       docs: docs()
     ]
@@ -50,10 +54,20 @@ defmodule Pkcs11Pool.MixProject do
     end
   end
 
+  defp description do
+    "A pool of PKCS#11 sessions for HSMs, cloud HSMs, smart cards and software tokens: signatures, encryption, keys, " <>
+      "TLS, X.509 and JWS from Phoenix and GenServer code, without stalling the VM or locking a PIN."
+  end
+
   defp package do
     [
       licenses: ["Apache-2.0"],
-      links: %{},
+      links: %{
+        "Source" => @source_url,
+        "Changelog" => "#{@source_url}/blob/v#{@version}/CHANGELOG.md",
+        "Security" => "#{@source_url}/blob/v#{@version}/SECURITY.md"
+      },
+      # A test compares this list with what the build reads.
       files: [
         ".cargo",
         ".formatter.exs",
@@ -62,11 +76,14 @@ defmodule Pkcs11Pool.MixProject do
         "Cargo.toml",
         "LICENSE",
         "README.md",
+        "SECURITY.md",
+        "THIRD_PARTY_LICENSES.md",
         "guides",
         "lib",
         "mix",
         "mix.exs",
-        "native"
+        "native",
+        "usage-rules.md"
       ]
     ]
   end
