@@ -65,6 +65,8 @@ defmodule Pkcs11Pool.Error do
   | `:stream_in_progress` | a call from within a stream, on the stream's session; or the calling process has all sessions of the pool for its streams | `:sessions`: how many |
   | `:plaintext_unverified` | the token gives out a plaintext before it has verified the whole, and `decrypt_stream/5` was not told `unverified: :allow` | |
 
+  `inspect/1` shows the reason, whether it was executed, and the message; `Map.from_struct/1` all fields.
+
   With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,
   `:running`, `:waiting`, `:hung`).
   """
@@ -278,4 +280,12 @@ defmodule Pkcs11Pool.Error do
 
   def function(function) when is_atom(function), do: function
   def function(_unknown), do: nil
+end
+
+defimpl Inspect, for: Pkcs11Pool.Error do
+  # The sentence, rather than a struct that has its parts once more: a supervisor whose pool does not start shows an error in this way.
+  def inspect(%{reason: reason, executed: executed} = error, _opts) do
+    "#Pkcs11Pool.Error<#{Kernel.inspect(reason)}, executed: #{Kernel.inspect(executed)}, " <>
+      "#{Pkcs11Pool.Error.message(error)}>"
+  end
 end

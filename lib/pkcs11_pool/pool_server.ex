@@ -4,10 +4,8 @@ defmodule Pkcs11Pool.PoolServer do
   # what is due with time. What the native side reports becomes telemetry and log lines. When this process dies, however it does, the native pool drains.
   use GenServer
 
-  require Logger
-
-  alias Pkcs11Pool.PoolServer.{DrainTime, NativeOptions, Notices, Ping}
-  alias Pkcs11Pool.{Error, Native, Options, Pin, Registry, Runner, Slots}
+  alias Pkcs11Pool.PoolServer.{DrainTime, HealthLog, NativeOptions, Notices, Ping}
+  alias Pkcs11Pool.{Error, Log, Native, Options, Pin, Registry, Runner, Slots}
   alias Pkcs11Pool.Telemetry.Emitter
 
   # The shortest and the longest time between two ticks, in ms.
@@ -15,7 +13,19 @@ defmodule Pkcs11Pool.PoolServer do
 
   # `ceiling`: as it was at the last tick; `warned_of`: the lowest ceiling that was logged. `pin_requests`: from the monitor of a process that asks the
   # PIN source to the login attempt that it asks for, and since when. `drained`: the pool has closed its last session.
-  defstruct [:options, :pool, :ceiling, :warned_of, pin_requests: %{}, drained: false]
+  defstruct [
+    :options,
+    :pool,
+    :executor,
+    :ceiling,
+    :warned_of,
+    health_log: %HealthLog{},
+    pin_requests: %{},
+    drained: false
+  ]
+
+  # Behind these, a pool may be ready, or not any more.
+  @notices_of_health [:session_opened, :session_refused, :login_ended, :logged_out, :session_hung]
 
   # How often a pool that is not well tries to get well, in ms. A PIN source that failed must not be asked more often.
   @mend_interval 30_000
@@ -68,17 +78,19 @@ defmodule Pkcs11Pool.PoolServer do
       ])
 
     entry = Map.merge(defaults, %{native: pool, executor: executor})
-    state = %__MODULE__{options: options, pool: pool}
+    state = %__MODULE__{options: options, pool: pool, executor: executor}
 
-    Logger.debug(
-      "pool #{inspect(options.name)}: #{options.pool_size} sessions at most, executor #{executor}"
+    Log.write(
+      :debug,
+      options.name,
+      "#{options.pool_size} sessions at most, executor #{executor}"
     )
 
     case Registry.register(options.name, entry) do
       :ok ->
         Slots.register_pool(options.name, options.pool_size)
         warn_of_starvation(options, pool)
-        if down, do: went_down(options.name, down), else: came_up(options.name)
+        state = if down, do: went_down(state, down), else: came_up(state)
         {:ok, state, {:continue, {:start, down == nil}}}
 
       {:error, {:already_registered, server}} ->
@@ -92,8 +104,10 @@ defmodule Pkcs11Pool.PoolServer do
     {own, others} = Native.occupied_schedulers(pool)
 
     if own + others >= schedulers do
-      Logger.warning(
-        "pool #{inspect(name)}: with executor: :dirty_io the sessions (#{own} of this pool, #{others} of others) can occupy " <>
+      Log.write(
+        :warning,
+        name,
+        "with executor: :dirty_io the sessions (#{own} of this pool, #{others} of others) can occupy " <>
           "all #{schedulers} dirty-IO schedulers, and hold up file I/O; leave :executor out, or start the VM with a larger +SDio"
       )
     end
@@ -105,9 +119,9 @@ defmodule Pkcs11Pool.PoolServer do
   def handle_continue({:start, up?}, state) do
     start_runners(state)
     schedule_tick(state)
-    if up?, do: Ping.open_first_session(state.options)
+    if up?, do: Ping.open_first_session(state.options, state.pool)
     schedule_mending()
-    {:noreply, state}
+    {:noreply, observe_health(state)}
   end
 
   @impl GenServer
@@ -117,7 +131,8 @@ defmodule Pkcs11Pool.PoolServer do
     Slots.register_pool(name, size)
     start_runners(state)
     warn_of_starvation(state.options, state.pool)
-    {:reply, :ok, %{put_in(state.options.pool_size, size) | ceiling: size, warned_of: nil}}
+    state = put_in(state.options.pool_size, size)
+    {:reply, :ok, %{state | executor: executor, ceiling: size, warned_of: nil}}
   end
 
   @impl GenServer
@@ -126,7 +141,7 @@ defmodule Pkcs11Pool.PoolServer do
   def handle_info(:tick, state) do
     ceiling = Native.tick(state.pool)
     schedule_tick(state)
-    {:noreply, update_ceiling(state, ceiling)}
+    {:noreply, state |> update_ceiling(ceiling) |> observe_health()}
   end
 
   def handle_info(:mend, state) do
@@ -177,24 +192,29 @@ defmodule Pkcs11Pool.PoolServer do
   defp handle_notice({:pin_wanted, attempt}, state), do: ask_pin(state, attempt)
 
   defp handle_notice({:down, native}, %{options: %{name: name}} = state) do
-    error = went_down(name, native)
-    Emitter.execute([:breaker, :open], %{}, %{pool: name, reason: error.reason})
+    state = went_down(state, native)
+    Emitter.execute([:breaker, :open], %{}, %{pool: name, reason: reason(native)})
     state
   end
 
   defp handle_notice({:up, was_up_before?}, %{options: %{name: name} = options} = state) do
-    Logger.info("pool #{inspect(name)}: the token is there")
     if was_up_before?, do: Emitter.execute([:breaker, :closed], %{}, %{pool: name})
-    came_up(name)
-    Ping.open_first_session(options)
-    state
+    state = came_up(state)
+    Ping.open_first_session(options, state.pool)
+    observe_health(state)
   end
 
   defp handle_notice(:drained, state), do: %{state | drained: true}
 
   defp handle_notice(notice, state) do
     Notices.report(notice, state.options, state.pool)
-    state
+    if elem(notice, 0) in @notices_of_health, do: observe_health(state), else: state
+  end
+
+  # It also is looked at with each tick: a notice may come a moment before the state that it is of.
+  defp observe_health(%{options: %{name: name}, health_log: log} = state) do
+    status = Native.status(state.pool)
+    %{state | health_log: HealthLog.observe(log, status, name, state.executor)}
   end
 
   ## The ceiling
@@ -202,8 +222,10 @@ defmodule Pkcs11Pool.PoolServer do
   defp update_ceiling(%{options: %{name: name}} = state, ceiling) do
     cond do
       ceiling < (state.warned_of || size(state)) ->
-        Logger.warning(
-          "pool #{inspect(name)}: the token gives only #{ceiling} sessions; the pool's size is #{size(state)}. " <>
+        Log.write(
+          :warning,
+          name,
+          "the token gives only #{ceiling} sessions; the pool's size is #{size(state)}. " <>
             "Set :pool_size to what the token allows"
         )
 
@@ -221,7 +243,7 @@ defmodule Pkcs11Pool.PoolServer do
 
   defp log_rise(%{ceiling: before, options: %{name: name}}, ceiling)
        when before != nil and ceiling > before,
-       do: Logger.debug("pool #{inspect(name)}: the token gives #{ceiling} sessions")
+       do: Log.write(:debug, name, "the token gives #{ceiling} sessions")
 
   defp log_rise(_state, _ceiling), do: :ok
 
@@ -242,9 +264,7 @@ defmodule Pkcs11Pool.PoolServer do
     refused = Enum.count(1..threads//1, fn _vacancy -> not Native.start_thread(pool) end)
 
     if refused > 0 do
-      Logger.error(
-        "pool #{inspect(options.name)}: the system refuses #{refused} of #{threads} threads"
-      )
+      Log.write(:error, options.name, "the system refuses #{refused} of #{threads} threads")
     end
 
     :ok
@@ -253,11 +273,13 @@ defmodule Pkcs11Pool.PoolServer do
   ## The PIN source, asked by a process of its own
 
   defp ask_pin(%{options: options, pool: pool} = state, attempt) do
-    {_pid, monitor} =
-      Pin.Process.start([Options.reveal(options.pin)], options.pin_timeout, fn
-        {:ok, [pin]} -> Native.provide_pin(pool, attempt, {:ok, pin})
-        {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(Pin.Source.details(reason)))
-      end)
+    provide = fn
+      {:ok, [pin]} -> Native.provide_pin(pool, attempt, {:ok, pin})
+      {:error, reason} -> Native.provide_pin(pool, attempt, no_pin(Pin.Source.details(reason)))
+    end
+
+    source = Options.reveal(options.pin)
+    {_pid, monitor} = Pin.Process.start([source], options.pin_timeout, provide, options.name)
 
     put_in(state.pin_requests[monitor], {attempt, Pin.Process.now()})
   end
@@ -269,18 +291,18 @@ defmodule Pkcs11Pool.PoolServer do
 
   ## The token, there or away
 
-  defp came_up(name), do: Emitter.execute([:pool, :up], %{}, %{pool: name})
-
-  defp went_down(name, native) do
-    error = Error.from_native(native, name)
-
-    Logger.error(
-      "the pool is down, and looks for its token until it is there. " <> Exception.message(error)
-    )
-
-    Emitter.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
-    error
+  defp came_up(%{options: %{name: name}} = state) do
+    Emitter.execute([:pool, :up], %{}, %{pool: name})
+    state
   end
+
+  defp went_down(%{options: %{name: name}} = state, native) do
+    error = Error.from_native(native, name)
+    Emitter.execute([:pool, :down], %{}, %{pool: name, reason: error.reason})
+    %{state | health_log: HealthLog.lost_token(state.health_log, error)}
+  end
+
+  defp reason(native), do: Error.from_native(native, nil).reason
 
   ## Time
 

@@ -58,7 +58,7 @@ defmodule Pkcs11Pool.Telemetry do
   | `[:pkcs11_pool, :private_key, :failed]` | `system_time` | `pool`, `algorithm`, `reason`: a signature for `:ssl` or `:public_key` failed (`Pkcs11Pool.OTP`) |
   | `[:pkcs11_pool, :key, :ambiguous]` | `count` (of candidates) | `pool`, `operation` |
 
-  Down, up, hung and breaker changes, and a PIN that is not tried again, are logged as well, without
-  any handler.
+  Without any handler, a pool writes into the log when it becomes ready (`info`), when it is down, and why (`error`), when it is ready again (`info`), and when a
+  call hangs, a lease expires or a module is initialized again (`warning`). Each line begins with the pool's name. Calls that fail are not logged: count them.
   """
 end

@@ -170,6 +170,28 @@ defmodule Pkcs11Pool.ErrorTest do
     assert Error.new(:slot_in_use).message =~ "Stop the pools"
   end
 
+  test "a token that went away a moment ago: no time that says nothing" do
+    message = &Error.new(:token_unavailable, details: &1).message
+    now = message.(%{away_ms: 0, retry_after_ms: 1})
+    assert now =~ "the token is unavailable"
+    assert now =~ "The pool looks for it by itself, and nothing has to be restarted"
+    refute now =~ ~r/\d/
+
+    for {ms, said} <- [
+          {1_500, "1500 ms"},
+          {12_345, "12 s"},
+          {119_999, "119 s"},
+          {120_000, "2 min"},
+          {7_199_999, "119 min"},
+          {7_200_000, "2 h"},
+          {200_000_000, "55 h"}
+        ] do
+      later = message.(%{away_ms: ms, retry_after_ms: ms})
+      assert later =~ "the token has been unavailable for #{said}"
+      assert later =~ "looks for it by itself, next in #{said},"
+    end
+  end
+
   test "a module that does not initialize: where it looks for its configuration" do
     message = &Error.new(:module_initialize_failed, code: 5, details: &1).message
     of = &message.(%{path: "/usr/lib/" <> &1})
@@ -211,6 +233,15 @@ defmodule Pkcs11Pool.ErrorTest do
     end
 
     refute Error.retryable?(Error.new(:token_unavailable, details: %{poisoned: true}))
+  end
+
+  test "inspected, it is its reason and its sentence" do
+    error = Error.new(:operation_timeout, pool: :hsm, details: %{timeout_ms: 5})
+
+    assert inspect(error) ==
+             "#Pkcs11Pool.Error<:operation_timeout, executed: :unknown, #{error.message}>"
+
+    assert inspect(%Error{reason: :draining}) =~ "the pool is stopping"
   end
 
   test "it can be raised" do

@@ -57,6 +57,25 @@ defmodule Pkcs11Pool.StartTest do
       assert Exception.message(error) =~ "Compare :module with the vendor's path"
     end
 
+    test "a module that is not there: a supervisor says so in the sentence itself, once", %{
+      token: token,
+      dir: dir
+    } do
+      path = Path.join(dir, "no-such-library.so")
+      Process.flag(:trap_exit, true)
+      child = {Pkcs11Pool, SoftHSM.pool_opts(token, module: path)}
+      assert {:error, reason} = Supervisor.start_link([child], strategy: :one_for_one)
+      # As Mix and the logger say why an application does not start.
+      text = Exception.format_exit(reason)
+
+      assert [_before, _after] =
+               String.split(text, "the PKCS#11 module #{path} could not be loaded")
+
+      assert [_before, _after] = String.split(text, "No such file or directory")
+      assert text =~ "Compare :module with the vendor's path"
+      refute text =~ "%Pkcs11Pool.Error{"
+    end
+
     test "a directory, and a file that is no library", %{token: token, dir: dir} do
       assert Exception.message(failure(token, module: dir)) =~ "could not be loaded: not a file"
 

@@ -41,10 +41,7 @@ defmodule Pkcs11Pool.RecoveryEventsTest do
         assert_receive {[:pkcs11_pool, :login, :stop], _, %{pool: ^pool, result: :ok}}
       end)
 
-    assert log =~
-             "the pool is down, and looks for its token until it is there. pool #{inspect(pool)}"
-
-    assert log =~ "pool #{inspect(pool)}: the token is there"
+    assert log =~ "pool #{inspect(pool)}: down: the token is unavailable"
     refute_received {[:pkcs11_pool, :pool, :down], _, _}
     Pools.drained!(pool)
   end

@@ -52,13 +52,28 @@ defmodule Pkcs11Pool.Error.Details do
 
   def sharers(_details), do: ""
 
+  # What is shorter says nothing: it is over, or longer, when somebody reads it.
+  @shortest_shown 100
+
   @spec away(map) :: String.t()
-  def away(%{away_ms: ms}) when is_number(ms), do: "has been unavailable for #{ms} ms"
+  def away(%{away_ms: ms}) when is_number(ms) and ms >= @shortest_shown,
+    do: "has been unavailable for #{duration(ms)}"
+
   def away(_details), do: "is unavailable"
+
+  # A time in ms as people say it.
+  @spec duration(number) :: String.t()
+  def duration(ms) when ms < 10_000, do: "#{round(ms)} ms"
+  def duration(ms) when ms < 120_000, do: "#{div(round(ms), 1_000)} s"
+  def duration(ms) when ms < 7_200_000, do: "#{div(round(ms), 60_000)} min"
+  def duration(ms), do: "#{div(round(ms), 3_600_000)} h"
 
   @spec retry_after(map) :: String.t()
   def retry_after(details) do
-    next = if is_number(details[:retry_after_ms]), do: ", next in #{details.retry_after_ms} ms"
+    next =
+      with ms when is_number(ms) and ms >= @shortest_shown <- details[:retry_after_ms],
+           do: ", next in #{duration(ms)}",
+           else: (_soon_or_unknown -> "")
 
     "The pool looks for it by itself#{next}, and nothing has to be restarted; see that the device has power, " <>
       "the network reaches it, and the token is in it"

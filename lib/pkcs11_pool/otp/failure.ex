@@ -2,9 +2,7 @@ defmodule Pkcs11Pool.OTP.Failure do
   @moduledoc false
   # A signature that failed for OTP, which tells its own caller nothing of why: an event, and a line in the log at most once in a while.
 
-  require Logger
-
-  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.{Error, Lease, Log}
   alias Pkcs11Pool.Telemetry.Emitter
 
   @interval_s 30
@@ -32,14 +30,11 @@ defmodule Pkcs11Pool.OTP.Failure do
     })
 
     if due?(failures, :erlang.phash2(reason)) do
-      # Since the message of an error says which pool, the line does not.
-      Logger.error(fn ->
-        [
-          "a signature for :public_key or :ssl failed: ",
-          Exception.message(exception),
-          silent(:atomics.exchange(failures, @silent, 0))
-        ]
-      end)
+      Log.write(:error, Lease.pool_name(pool), [
+        "a signature for :public_key or :ssl failed: ",
+        Log.sentence(exception),
+        silent(:atomics.exchange(failures, @silent, 0))
+      ])
     else
       :atomics.add(failures, @silent, 1)
     end

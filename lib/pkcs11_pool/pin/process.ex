@@ -8,27 +8,28 @@ defmodule Pkcs11Pool.Pin.Process do
   @failed "what was to be done with the PIN raised, threw or exited (what it said is withheld, as it may hold the PIN)"
 
   @doc """
-  Asks the sources one after the other, each for at most `timeout` ms, and calls `fun` with `{:ok, pins}` or with the reason of the first that
+  Asks the sources for the pool of this name (nil for none) one after the other, each for at most `timeout` ms, and calls `fun` with `{:ok, pins}` or with the reason of the first that
   gave none. The process ends with a reason that `outcome/3` reads.
   """
   @spec start(
           [Pin.Source.normalized()],
           pos_integer,
-          ({:ok, [binary]} | {:error, Pin.Source.reason()} -> term)
+          ({:ok, [binary]} | {:error, Pin.Source.reason()} -> term),
+          pool :: term
         ) :: {pid, reference}
-  def start(sources, timeout, fun) do
+  def start(sources, timeout, fun, pool \\ nil) do
     Process.spawn(
       fn ->
         Process.flag(:sensitive, true)
-        exit({:shutdown, {__MODULE__, task(sources, timeout, fun)}})
+        exit({:shutdown, {__MODULE__, task(pool, sources, timeout, fun)}})
       end,
       [:monitor]
     )
   end
 
   # What is raised here may hold the PIN: a NIF that is refused its arguments names them. It goes neither into the log nor to whoever waits.
-  defp task(sources, timeout, fun) do
-    {:done, fun.(fetch(sources, timeout, []))}
+  defp task(pool, sources, timeout, fun) do
+    {:done, fun.(fetch(pool, sources, timeout, []))}
   catch
     _kind, _withheld -> :failed
   end
@@ -43,10 +44,15 @@ defmodule Pkcs11Pool.Pin.Process do
     started = now()
 
     {pid, monitor} =
-      start(sources, timeout, fn
-        {:ok, pins} -> {:done, fun.(pins)}
-        {:error, reason} -> {:no_pin, Pin.Source.details(reason)}
-      end)
+      start(
+        sources,
+        timeout,
+        fn
+          {:ok, pins} -> {:done, fun.(pins)}
+          {:error, reason} -> {:no_pin, Pin.Source.details(reason)}
+        end,
+        pool
+      )
 
     receive do
       {:DOWN, ^monitor, :process, ^pid, reason} ->
@@ -80,13 +86,13 @@ defmodule Pkcs11Pool.Pin.Process do
   @spec now() :: integer
   def now, do: System.monotonic_time(:millisecond)
 
-  defp fetch([], _timeout, pins), do: {:ok, Enum.reverse(pins)}
+  defp fetch(_pool, [], _timeout, pins), do: {:ok, Enum.reverse(pins)}
 
-  defp fetch([source | sources], timeout, pins) do
+  defp fetch(pool, [source | sources], timeout, pins) do
     # Whoever waits for this process may die, and nobody else would end a source that hangs.
     {:ok, timer} = :timer.kill_after(timeout)
-    answer = Pin.Source.fetch(source)
+    answer = Pin.Source.fetch(source, pool)
     {:ok, :cancel} = :timer.cancel(timer)
-    with {:ok, pin} <- answer, do: fetch(sources, timeout, [pin | pins])
+    with {:ok, pin} <- answer, do: fetch(pool, sources, timeout, [pin | pins])
   end
 end

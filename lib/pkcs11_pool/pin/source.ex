@@ -2,9 +2,7 @@ defmodule Pkcs11Pool.Pin.Source do
   @moduledoc false
   # Where a PIN comes from. The PIN itself is never part of a source's description or of an error.
 
-  require Logger
-
-  alias Pkcs11Pool.Native
+  alias Pkcs11Pool.{Log, Native}
 
   @typedoc "A source as the user gives it."
   @type t :: Pkcs11Pool.pin_source()
@@ -82,25 +80,27 @@ defmodule Pkcs11Pool.Pin.Source do
   Asks the source, in the calling process. What a function raises, throws or prints into its
   exception is not passed on.
   """
-  @spec fetch(normalized) :: {:ok, binary} | {:error, reason}
-  def fetch({:mfa, {module, function, arguments}}) do
+  @spec fetch(normalized, pool :: term) :: {:ok, binary} | {:error, reason}
+  def fetch(source, pool \\ nil)
+
+  def fetch({:mfa, {module, function, arguments}}, _pool) do
     if Code.ensure_loaded?(module) and function_exported?(module, function, length(arguments)),
       do: call(fn -> apply(module, function, arguments) end),
       else:
         {:error, {:undefined_function, Exception.format_mfa(module, function, length(arguments))}}
   end
 
-  def fetch({:fun, fun}), do: call(fun)
+  def fetch({:fun, fun}, _pool), do: call(fun)
 
-  def fetch({:env, variable}) do
+  def fetch({:env, variable}, _pool) do
     case System.fetch_env(variable) do
       {:ok, value} -> pin(value)
       :error -> {:error, {:env_not_set, variable}}
     end
   end
 
-  def fetch({:file, path}), do: read(path, false)
-  def fetch({:file, path, mode: :any}), do: read(path, true)
+  def fetch({:file, path}, pool), do: read(path, false, pool)
+  def fetch({:file, path, mode: :any}, pool), do: read(path, true, pool)
 
   @doc """
   The source without what might be secret: of a function's arguments only their number.
@@ -185,10 +185,10 @@ defmodule Pkcs11Pool.Pin.Source do
   defp pin(pin), do: {:ok, pin}
 
   # The native side opens the file once, and judges and reads what it has opened. The content passes through no process that lives on.
-  defp read(path, any?) do
+  defp read(path, any?, pool) do
     case Native.read_pin_file(path, any?) do
       {:ok, content, readers} ->
-        warn_of_readers(readers, path)
+        warn_of_readers(readers, path, pool)
         content |> without_newline() |> pin()
 
       {:error, :readable} ->
@@ -205,20 +205,22 @@ defmodule Pkcs11Pool.Pin.Source do
   @mounts %{read_only_mount: "a read-only mount", mount_of_root: "a mount of root's"}
 
   # Once for each file: it is asked again at every login.
-  defp warn_of_readers(readers, path) when is_map_key(@mounts, readers) do
+  defp warn_of_readers(readers, path, pool) when is_map_key(@mounts, readers) do
     key = {__MODULE__, :warned_of, path}
 
     unless :persistent_term.get(key, false) do
       :persistent_term.put(key, true)
 
-      Logger.warning(
+      Log.write(
+        :warning,
+        pool,
         "the PIN in #{shown(path)} may be read by group or others; it is taken, since it lies in #{@mounts[readers]}, as secrets of " <>
           "Kubernetes and Docker do. {:file, path, mode: :any} says that it is meant so"
       )
     end
   end
 
-  defp warn_of_readers(_readers, _path), do: :ok
+  defp warn_of_readers(_readers, _path, _pool), do: :ok
 
   defp without_newline(content) do
     cond do

@@ -2,9 +2,7 @@ defmodule Pkcs11Pool.PoolServer.Notices do
   @moduledoc false
   # Notices of the native side that nothing has to be done about: they become telemetry events and lines of the log.
 
-  require Logger
-
-  alias Pkcs11Pool.{Error, Native, Options}
+  alias Pkcs11Pool.{Error, Log, Native, Options}
   alias Pkcs11Pool.Telemetry.Emitter
 
   @doc """
@@ -38,36 +36,39 @@ defmodule Pkcs11Pool.PoolServer.Notices do
       reason: cost
     })
 
-    Logger.warning(
-      "pool #{inspect(options.name)}: #{call(operation, session)} has not returned for #{ms} ms; " <>
+    Log.write(
+      :warning,
+      options.name,
+      "#{call(operation, session)} has not returned for #{ms} ms; " <>
         cost(cost, hung, Native.status(pool))
     )
   end
 
   def report({:hung_returned, session, operation, ms}, options, _pool) do
-    Logger.info(
-      "pool #{inspect(options.name)}: #{call(operation, session)}, which hung, has returned after #{ms} ms"
+    Log.write(
+      :info,
+      options.name,
+      "#{call(operation, session)}, which hung, has returned after #{ms} ms"
     )
   end
 
   def report({:login_ended, result, nanoseconds}, options, _pool) do
     metadata = %{pool: options.name, user: options.user}
 
-    if result == :ok do
-      Emitter.ended(:login, nanoseconds, :ok, metadata)
-    else
-      Emitter.ended(:login, nanoseconds, {:error, result}, metadata)
-      Logger.error("pool #{inspect(options.name)}: the login failed: #{result}")
-    end
+    # What has failed is in the line that says that the pool is down.
+    result = if result == :ok, do: :ok, else: {:error, result}
+    Emitter.ended(:login, nanoseconds, result, metadata)
   end
 
   def report({:logged_out, reason}, options, _pool) do
-    Logger.info("pool #{inspect(options.name)}: logged out (#{reason})")
+    Log.write(:info, options.name, "logged out (#{reason})")
   end
 
   def report({:lease_expired, holder, caller, ms}, options, _pool) do
-    Logger.warning(
-      "pool #{inspect(options.name)}: #{inspect(holder)} held a session for longer than :lease_timeout " <>
+    Log.write(
+      :warning,
+      options.name,
+      "#{inspect(holder)} held a session for longer than :lease_timeout " <>
         "(#{ms} ms), and has lost it; it was taken in #{caller}"
     )
   end
@@ -83,9 +84,10 @@ defmodule Pkcs11Pool.PoolServer.Notices do
 
     {level, why} = reinitialized(cause)
 
-    Logger.log(
+    Log.write(
       level,
-      "pool #{inspect(options.name)}: the PKCS#11 module #{why} initialized again, for all its pools"
+      options.name,
+      "the PKCS#11 module #{why} initialized again, for all its pools"
     )
   end
 

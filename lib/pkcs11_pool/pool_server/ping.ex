@@ -3,20 +3,19 @@ defmodule Pkcs11Pool.PoolServer.Ping do
   # Operations that the pool makes by itself, so that it has a session and a login: when its token has come up, and every now and then while it is not
   # well and nobody calls it for that reason. Each runs in a process of its own.
 
-  require Logger
-
-  alias Pkcs11Pool.{Call, Native, Options}
+  alias Pkcs11Pool.{Call, Log, Native, Options}
 
   @doc """
   Opens the first session, and with it logs in. Not for a lazy pool.
   """
-  @spec open_first_session(Options.t()) :: :ok
-  def open_first_session(%{lazy: true}), do: :ok
+  @spec open_first_session(Options.t(), Native.pool()) :: :ok
+  def open_first_session(%{lazy: true}, _pool), do: :ok
 
-  def open_first_session(%{name: name}) do
+  def open_first_session(%{name: name}, pool) do
     ping(name, fn error ->
-      unless error.reason in [:draining, :pool_not_found] do
-        Logger.warning("the first session could not be opened. " <> Exception.message(error))
+      # A pool that is down says so, and why, in a line of its own.
+      unless error.reason in [:draining, :pool_not_found] or Native.status(pool).health == :down do
+        Log.write(:warning, name, ["the first session is not open: ", Log.sentence(error)])
       end
     end)
   end
