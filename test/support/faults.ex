@@ -1,7 +1,7 @@
 defmodule Pkcs11Pool.Test.Faults do
   @moduledoc """
   What the pool promises to do about every return code, wherever in a call it comes: the table that `test/recovery/faults_test.exs` proves and
-  `guides/failure_handling.md` shows. Written by hand from the policy, not from what the code does.
+  `test/recovery/faults.md` shows. Written by hand from the policy, not from what the code does.
   """
 
   alias Pkcs11Pool.ReturnCode

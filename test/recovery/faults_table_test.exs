@@ -1,11 +1,11 @@
-defmodule Pkcs11Pool.FaultsGuideTest do
+defmodule Pkcs11Pool.FaultsTableTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.ReturnCode
   alias Pkcs11Pool.Test.Faults
 
   @moduletag :faults
-  @guide Path.expand("../../guides/failure_handling.md", __DIR__)
+  @page Path.expand("faults.md", __DIR__)
   @marks ["<!-- faults: begin -->\n", "<!-- faults: end -->"]
 
   test "the table has every return code, in one class" do
@@ -14,18 +14,18 @@ defmodule Pkcs11Pool.FaultsGuideTest do
     assert Enum.sort(Faults.classes()) == Enum.sort(ReturnCode.classes())
   end
 
-  # PKCS11_POOL_WRITE_GUIDES=1 mix test test/recovery/faults_guide_test.exs
-  test "the guide shows the table" do
-    [before, shown, rest] = String.split(File.read!(@guide), @marks)
+  # PKCS11_POOL_WRITE_GUIDES=1 mix test test/recovery/faults_table_test.exs
+  test "the page faults.md shows the table" do
+    [before, shown, rest] = String.split(File.read!(@page), @marks)
     [first, last] = @marks
     table = "\n" <> Faults.markdown() <> "\n"
 
     if System.get_env("PKCS11_POOL_WRITE_GUIDES"),
-      do: File.write!(@guide, [before, first, table, last, rest]),
+      do: File.write!(@page, [before, first, table, last, rest]),
       else:
         assert(
           shown == table,
-          "write it anew with PKCS11_POOL_WRITE_GUIDES=1 mix test test/recovery/faults_guide_test.exs"
+          "write it anew with PKCS11_POOL_WRITE_GUIDES=1 mix test test/recovery/faults_table_test.exs"
         )
   end
 end
