@@ -2,8 +2,8 @@
 # Mix needs it before anything of lib/ is compiled. A path dependency loads this file more than
 # once in one VM: hence the guard.
 unless Code.ensure_loaded?(Mix.Tasks.Compile.Pkcs11PoolNif) do
-  Code.require_file("mix/cargo_messages.ex", __DIR__)
-  Code.require_file("mix/compile.pkcs11_pool_nif.ex", __DIR__)
+  for file <- ~w(cargo_messages cargo compile.pkcs11_pool_nif),
+      do: Code.require_file("mix/#{file}.ex", __DIR__)
 end
 
 defmodule Pkcs11Pool.MixProject do

@@ -28,7 +28,7 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   use Mix.Task.Compiler
 
   alias Mix.Task.Compiler.Diagnostic
-  alias Pkcs11Pool.Build.CargoMessages
+  alias Pkcs11Pool.Build.{Cargo, CargoMessages}
 
   @recursive true
   @chaos "pkcs11_pool_chaos.so"
@@ -39,7 +39,9 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     {opts, _rest, _invalid} = OptionParser.parse(args, switches: [warnings_as_errors: :boolean])
 
     libraries = libraries()
-    {status, messages} = cargo_build(Map.keys(libraries))
+
+    {status, messages} =
+      Cargo.build(root(), Map.keys(libraries), profile: profile(), target_dir: target_dir())
 
     diagnostics =
       messages |> Enum.map(&CargoMessages.diagnostic(&1, root())) |> Enum.reject(&is_nil/1)
@@ -68,72 +70,8 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     :ok
   end
 
-  ## Cargo
-
-  defp cargo_build(packages) do
-    # Without colours on a terminal rustc's messages are hard to read, and cargo does not see ours
-    # behind the pipe.
-    rendered = if IO.ANSI.enabled?(), do: "json-diagnostic-rendered-ansi", else: "json"
-    locked = if File.exists?(Path.join(root(), "Cargo.lock")), do: ["--locked"], else: []
-
-    args =
-      ["build", "--quiet", "--profile", profile()] ++
-        Enum.flat_map(packages, &["--package", &1]) ++
-        ["--target-dir", target_dir(), "--message-format", rendered] ++ locked
-
-    # The flag makes rustler export `nif_init`. The workspace's .cargo/config.toml sets it as
-    # well, but a `--config` or an environment of the user's may hide that, and a library built
-    # without it would stay in cargo's cache.
-    port =
-      Port.open({:spawn_executable, cargo!()}, [
-        :binary,
-        :exit_status,
-        :hide,
-        args: args,
-        cd: root(),
-        env: [{~c"RUSTLER_PRIMARY_NIF_INIT", ~c"1"}],
-        line: 65_536
-      ])
-
-    collect(port, "", [], false)
-  end
-
-  # Cargo is quiet, so that a build with nothing to do says nothing. What it has to do is said as
-  # soon as it is known.
-  defp collect(port, partial, messages, announced?) do
-    receive do
-      {^port, {:data, {:noeol, part}}} ->
-        collect(port, partial <> part, messages, announced?)
-
-      {^port, {:data, {:eol, part}}} ->
-        case CargoMessages.decode(partial <> part) do
-          {:ok, message} ->
-            print(message)
-            collect(port, "", [message | messages], announced? || announce(message))
-
-          :error ->
-            collect(port, "", messages, announced?)
-        end
-
-      {^port, {:exit_status, status}} ->
-        {status, Enum.reverse(messages)}
-    end
-  end
-
-  defp announce(%{"reason" => "compiler-artifact", "fresh" => false}) do
-    Mix.shell().info("Compiling the native library (cargo, profile #{profile()})")
-    true
-  end
-
-  defp announce(_message), do: false
-
-  defp print(%{"message" => %{"rendered" => rendered}}) when is_binary(rendered),
-    do: IO.write(:stderr, rendered)
-
-  defp print(_message), do: :ok
-
   defp errors_of_failure(diagnostics) do
-    check_version!()
+    Cargo.check_version!(root())
 
     if Enum.any?(diagnostics, &(&1.severity == :error)) do
       diagnostics
@@ -156,33 +94,6 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
         | diagnostics
       ]
     end
-  end
-
-  defp cargo! do
-    System.find_executable(System.get_env("CARGO", "cargo")) ||
-      Mix.raise("pkcs11_pool is partly written in Rust, and cargo was not found. #{remedy()}")
-  end
-
-  # Asked only after a failure: an old cargo fails in its own, often obscure way, and asking takes
-  # time.
-  defp check_version! do
-    with {output, 0} <- System.cmd(cargo!(), ["--version"], cd: root()),
-         [_all, found] <- Regex.run(~r/^cargo (\d+\.\d+\.\d+)/, output),
-         :lt <- Version.compare(found, minimal_version()) do
-      Mix.raise("cargo #{found} is too old for pkcs11_pool. #{remedy()}")
-    end
-  end
-
-  defp remedy do
-    "Install Rust #{minimal_version()} or newer, for instance with rustup (`rustup update stable`), " <>
-      "and see that `cargo` is in PATH"
-  end
-
-  defp minimal_version do
-    [_all, version] =
-      Regex.run(~r/^rust-version = "([\d.]+)"/m, File.read!(Path.join(root(), "Cargo.toml")))
-
-    if version =~ ~r/^\d+\.\d+$/, do: version <> ".0", else: version
   end
 
   ## The libraries

@@ -5,6 +5,7 @@ defmodule Pkcs11Pool.BuildTest do
   import ExUnit.CaptureIO
 
   alias Mix.Tasks.Compile.Pkcs11PoolNif
+  alias Pkcs11Pool.Build.Cargo
 
   @moduletag :tmp_dir
   @moduletag :build
@@ -177,6 +178,62 @@ defmodule Pkcs11Pool.BuildTest do
     assert {{:error, [diagnostic]}, _output} = compile(project)
     assert diagnostic.file == Path.join(project.dir, "Cargo.toml")
     assert diagnostic.message =~ "cargo failed"
+  end
+
+  # Answers to "still at work" by letting cargo end.
+  defmodule WaitingShell do
+    @behaviour Mix.Shell
+
+    @impl true
+    def info(message) do
+      send(self(), {:said, message})
+      {sentence, file} = Process.get(:go_on)
+      if String.starts_with?(message, sentence), do: File.touch!(file)
+      :ok
+    end
+
+    @impl true
+    def error(message), do: info(message)
+    @impl true
+    def prompt(_message), do: ""
+    @impl true
+    def yes?(_message), do: false
+    @impl true
+    def yes?(_message, _options), do: false
+    @impl true
+    def cmd(_command), do: 0
+    @impl true
+    def cmd(_command, _options), do: 0
+    @impl true
+    def print_app, do: :ok
+  end
+
+  test "says that cargo is at work, and how far it is", %{project: project} do
+    Mix.shell(WaitingShell)
+
+    # Ends when it is told to. Nothing hangs if it never is.
+    wait = fn sentence, name ->
+      file = Path.join(project.dir, name)
+      Process.put(:go_on, {sentence, file})
+      "for i in $(seq 600); do [ -e #{file} ] && exit; sleep 0.1; done; exit 1"
+    end
+
+    cargo(project, wait.("Waiting for cargo for ", "first"))
+    assert cargo_build(project) == {0, []}
+
+    artifact = ~S(echo '{"reason":"compiler-artifact","fresh":false}')
+    wait = wait.("Compiling the native library, crates done: 2", "second")
+    cargo(project, "#{artifact}; #{artifact}; #{wait}")
+    assert {0, [_first, _second]} = cargo_build(project)
+    assert_received {:said, "Compiling the native library (cargo, profile release)" <> _}
+  end
+
+  defp cargo_build(project) do
+    Cargo.build(project.dir, ["nif"],
+      profile: "release",
+      target_dir: project.dir,
+      progress_interval: 200
+    )
   end
 
   test "names the remedy when cargo is missing or too old", %{project: project} do
