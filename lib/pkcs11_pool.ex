@@ -57,11 +57,13 @@ defmodule Pkcs11Pool do
           | {:certificate, tuple | binary}
 
   @typedoc """
-  A public key as OTP's `:public_key` has it: of RSA, or on a curve (ECDSA, Edwards, Montgomery).
+  A public key as OTP's `:public_key` has it: of RSA, or on a curve (ECDSA, Edwards, Montgomery), or of a post-quantum algorithm, see `public_key/3`.
   """
   @type public_key ::
           {:RSAPublicKey, modulus :: pos_integer, public_exponent :: pos_integer}
           | {{:ECPoint, binary}, {:namedCurve, tuple}}
+          | {:"ML-DSAPublicKey" | :"SLH-DSAPublicKey", parameter_set :: atom, binary}
+          | {:mlkem512 | :mlkem768 | :mlkem1024, binary}
 
   @typedoc """
   Where a PIN comes from: a function (`{module, function, arguments}`, or one without arguments), a variable of the environment, or a file. The function
@@ -966,9 +968,15 @@ defmodule Pkcs11Pool do
   defbang destroy_object!(pool, object :: key, opts :: [call_option]) :: :ok
 
   @doc """
-  The public key as OTP's `:public_key` takes it: `{:ok, {:RSAPublicKey, n, e}}` or `{:ok, {{:ECPoint, point}, {:namedCurve, oid}}}`.
+  The public key as OTP's `:public_key` takes it: `{:ok, {:RSAPublicKey, n, e}}` or `{:ok, {{:ECPoint, point}, {:namedCurve, oid}}}`. Post-quantum keys have their raw bytes at
+  the end:
 
-  A label, an id or a template finds the public key object; where there is none, the private key's attributes are used, which do for RSA.
+    * ML-DSA: `{:"ML-DSAPublicKey", :mldsa65, key}`, and SLH-DSA: `{:"SLH-DSAPublicKey", :slh_dsa_sha2_128s, key}`. That is a record of `:public_key` from OTP 28 on; older
+      releases know neither
+    * ML-KEM: `{:mlkem768, key}`, what `:crypto.encapsulate_key/2` takes from OTP 28 on
+
+  A label, an id or a template finds the public key object; where there is none, the private key's attributes are used, which do for RSA, and for post-quantum keys of a
+  token that has their `:public_key_info`.
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
@@ -985,6 +993,7 @@ defmodule Pkcs11Pool do
     * `:bits` - of an RSA key's modulus, of the order of an ECDSA key's curve, of the field of an Edwards or Montgomery curve (255 or 448), of the prime of a DSA or
       Diffie-Hellman key, of a secret key's value (of DES with its parity: 64, 128 or 192)
     * `:curve` - its name, such as `:secp256r1`, `:ed25519`, `:x25519`
+    * `:parameter_set` - of a post-quantum key: `:ml_dsa_65`, `:slh_dsa_sha2_128s`, `:ml_kem_768`, ...
     * `:label`, `:id`
     * `:usage` - what the key may be used for, a list of `:encrypt`, `:decrypt`, `:sign`, `:sign_recover`, `:verify`, `:verify_recover`, `:wrap`,
       `:unwrap`, `:derive`, `:encapsulate` and `:decapsulate`

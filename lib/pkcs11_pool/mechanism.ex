@@ -23,6 +23,9 @@ defmodule Pkcs11Pool.Mechanism do
   | `:sha256_hmac`, `:aes_cmac`, `:sha256`, `:aes_key_gen`, `:ec_key_pair_gen`, ... | none |
   | `{:ecdh1_derive, kdf: :null, public_data: point, shared_data: ""}` | `:public_data` is required; `:kdf` (`CKD_` in lower case, `:sha256_kdf` or `:sha256`) defaults to `:null`, `:shared_data` to `""`. The same for `:ecdh1_cofactor_derive` |
   | `{:dh_pkcs_derive, public_data: binary}` | `:public_data` is required |
+  | `:ml_dsa`, `:slh_dsa`, `:hash_ml_dsa_sha256`, `:hash_slh_dsa_sha256`, ... | none needed. `{:ml_dsa, context: "", hedge: :preferred}`: `:context` is a binary of at most 255 bytes, `""` by default; `:hedge` says whether a signature is made with fresh random bytes: `:preferred` (the default), `:required`, or `:deterministic`. Who verifies needs the context |
+  | `{:hash_ml_dsa, hash: :sha256}`, `{:hash_slh_dsa, hash: :sha256}` | `:hash` is required, `:context` and `:hedge` as above: what is signed is a digest of that hash, by HashML-DSA and HashSLH-DSA |
+  | `:ml_dsa_key_pair_gen`, `:slh_dsa_key_pair_gen`, `:ml_kem_key_pair_gen`, `:ml_kem` | none. The templates have the `:parameter_set` |
   | `{name, binary}` | for a mechanism that is not in this table: the bytes of its C struct as they are |
   | `{:vendor, code, parameters}` | a number of your vendor's; `nil`, a binary, or a mechanism of this table whose C struct is used: `{:vendor, 0x80000001, {:rsa_pkcs_pss, hash: :sha256}}` |
 
@@ -33,6 +36,8 @@ defmodule Pkcs11Pool.Mechanism do
   | EC | `{:ecdsa, hash: :sha256}` | `:ecdsa_sha256` | `:ecdsa`: a digest, at most as long as the order of the curve |
   | RSA, PKCS #1 v1.5 | `{:rsa_pkcs, hash: :sha256}` | `:sha256_rsa_pkcs` | `:rsa_pkcs`: a DER `DigestInfo` |
   | RSA, PSS | `:sha256_rsa_pkcs_pss` | | `{:rsa_pkcs_pss, hash: :sha256}`: a digest of that hash |
+  | ML-DSA | | `:ml_dsa` (not hashed before); `:hash_ml_dsa_sha256` | `{:hash_ml_dsa, hash: :sha256}`: a digest of that hash |
+  | SLH-DSA | | `:slh_dsa` (not hashed before); `:hash_slh_dsa_sha256` | `{:hash_slh_dsa, hash: :sha256}`: a digest of that hash |
 
   Many tokens have no mechanism that hashes what ECDSA signs. Those of the first column do on any: where the token refuses its own for a key
   (`CKR_MECHANISM_INVALID`, before anything is done), the message is hashed here and its digest signed there. That is for SHA-1, SHA-2 and SHA-3. The

@@ -7,6 +7,34 @@ defmodule Pkcs11Pool.PublicKey do
 
   @type t :: Pkcs11Pool.public_key()
 
+  # {CKA_PARAMETER_SET, OTP's name, id-..., bytes}: FIPS 203 to 205, RFC 9881, 9909 and 9935.
+  @nist {2, 16, 840, 1, 101, 3, 4}
+  @post_quantum [
+    {:ml_kem_512, :mlkem512, Tuple.append(Tuple.append(@nist, 4), 1), 800},
+    {:ml_kem_768, :mlkem768, Tuple.append(Tuple.append(@nist, 4), 2), 1_184},
+    {:ml_kem_1024, :mlkem1024, Tuple.append(Tuple.append(@nist, 4), 3), 1_568},
+    {:ml_dsa_44, :mldsa44, Tuple.append(Tuple.append(@nist, 3), 17), 1_312},
+    {:ml_dsa_65, :mldsa65, Tuple.append(Tuple.append(@nist, 3), 18), 1_952},
+    {:ml_dsa_87, :mldsa87, Tuple.append(Tuple.append(@nist, 3), 19), 2_592}
+    | for {{set, size}, index} <-
+            Enum.with_index(
+              slh_dsa_sha2_128s: 32,
+              slh_dsa_sha2_128f: 32,
+              slh_dsa_sha2_192s: 48,
+              slh_dsa_sha2_192f: 48,
+              slh_dsa_sha2_256s: 64,
+              slh_dsa_sha2_256f: 64,
+              slh_dsa_shake_128s: 32,
+              slh_dsa_shake_128f: 32,
+              slh_dsa_shake_192s: 48,
+              slh_dsa_shake_192f: 48,
+              slh_dsa_shake_256s: 64,
+              slh_dsa_shake_256f: 64
+            ) do
+        {set, set, Tuple.append(Tuple.append(@nist, 3), 20 + index), size}
+      end
+  ]
+
   @doc """
   The attributes that `decode/1` makes a public key of.
   """
@@ -26,6 +54,70 @@ defmodule Pkcs11Pool.PublicKey do
   end
 
   def decode(_other), do: :error
+
+  @doc """
+  Whether attributes are of a key whose public half `decode/1` does not tell, but `decode_info/1` or `decode_post_quantum/1`.
+  """
+  @spec post_quantum?(%{optional(Template.name()) => term}) :: boolean
+  def post_quantum?(attributes), do: attributes[:key_type] in [:ml_kem, :ml_dsa, :slh_dsa]
+
+  @doc """
+  The public key of ML-KEM, ML-DSA or SLH-DSA of which this is the DER of the `SubjectPublicKeyInfo`.
+  """
+  @spec decode_info(term) :: {:ok, t} | :error
+  def decode_info(der) when is_binary(der) do
+    {:SubjectPublicKeyInfo, algorithm, bits} = :public_key.der_decode(:SubjectPublicKeyInfo, der)
+    post_quantum(elem(algorithm, 1), 2, bits)
+  rescue
+    _undecodable -> :error
+  end
+
+  def decode_info(_none), do: :error
+
+  @doc """
+  The public key of ML-KEM, ML-DSA or SLH-DSA that a public key object's parameter set and value tell.
+  """
+  @spec decode_post_quantum(%{optional(Template.name()) => term}) :: {:ok, t} | :error
+  def decode_post_quantum(%{class: :public_key, parameter_set: set, value: value}),
+    do: post_quantum(set, 0, value)
+
+  def decode_post_quantum(_other), do: :error
+
+  defp post_quantum(named, position, value) do
+    case List.keyfind(@post_quantum, named, position) do
+      {_set, name, _oid, size} when byte_size(value) == size ->
+        {:ok, post_quantum_key(name, value)}
+
+      _other ->
+        :error
+    end
+  end
+
+  # As records of OTP 28; for ML-KEM there is none.
+  defp post_quantum_key(name, key) do
+    case Atom.to_string(name) do
+      "mlkem" <> _size -> {name, key}
+      "mldsa" <> _size -> {:"ML-DSAPublicKey", name, key}
+      "slh_dsa" <> _set -> {:"SLH-DSAPublicKey", name, key}
+    end
+  end
+
+  @doc """
+  The object identifier of the algorithm of such a key, and its bytes; `:error` for any other key.
+  """
+  @spec info_of_post_quantum(t) :: {tuple, binary} | :error
+  def info_of_post_quantum({record, name, key})
+      when record in [:"ML-DSAPublicKey", :"SLH-DSAPublicKey"],
+      do: info_of_post_quantum({name, key})
+
+  def info_of_post_quantum({name, key}) when is_atom(name) and is_binary(key) do
+    case List.keyfind(@post_quantum, name, 1) do
+      {_set, _name, oid, size} when byte_size(key) == size -> {oid, key}
+      _other -> :error
+    end
+  end
+
+  def info_of_post_quantum(_other), do: :error
 
   # PKCS#11 3.0, 6.3: a name in place of an identifier. SoftHSM 2.6 has it of private keys on Edwards and Montgomery curves, whichever way they were made.
   @named %{

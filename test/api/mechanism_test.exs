@@ -57,6 +57,63 @@ defmodule Pkcs11Pool.MechanismTest do
              "contradicts its name"
   end
 
+  describe "the context of a signature" do
+    test "is empty and hedged, unless it is said" do
+      for {name, code} <- [ml_dsa: 0x1D, slh_dsa: 0x2E, hash_ml_dsa_sha256: 0x24] do
+        assert Mechanism.encode!(name) == {code, nil}
+        assert Mechanism.encode!({name, []}) == {code, nil}
+
+        assert Mechanism.encode!({name, context: "app"}) ==
+                 {code, {:signature_context, 0, "app", nil}}
+
+        for {hedge, number} <- [
+              preferred: 0,
+              required: 1,
+              deterministic: 2,
+              hedge_preferred: 0,
+              hedge_required: 1,
+              deterministic_required: 2
+            ] do
+          assert Mechanism.encode!({name, hedge: hedge}) ==
+                   {code, {:signature_context, number, "", nil}}
+        end
+      end
+    end
+
+    test "has the hash of a digest" do
+      assert Mechanism.encode!({:hash_ml_dsa, hash: :sha512}) ==
+               {0x1F, {:signature_context, 0, "", 0x270}}
+
+      assert Mechanism.encode!({:hash_slh_dsa, hash: :sha3_256, context: "c", hedge: :required}) ==
+               {0x34, {:signature_context, 1, "c", 0x2B0}}
+
+      assert Mechanism.hash({:hash_ml_dsa, hash: :sha512}) == :sha512
+      assert Mechanism.hash(:hash_slh_dsa_sha3_384) == :sha3_384
+      assert Mechanism.hash(:ml_dsa) == nil
+    end
+
+    test "has a limit, and what else is wrong is named, without its value" do
+      encode = &message(fn -> Mechanism.encode!(&1) end)
+
+      assert {_code, {_, 0, <<_::2040>>, nil}} =
+               Mechanism.encode!({:ml_dsa, context: <<0::2040>>})
+
+      assert encode.({:ml_dsa, context: <<0::2048>>}) ==
+               "invalid parameter :context of mechanism :ml_dsa: expected a binary of at most 255 bytes, " <>
+                 "got: a binary of 256 bytes"
+
+      assert encode.({:slh_dsa, hedge: true}) =~
+               "expected one of [:preferred, :required, :deterministic], got: true"
+
+      assert encode.({:ml_dsa, hash: :sha256}) =~ "unknown parameter :hash of mechanism :ml_dsa"
+      assert encode.(:hash_ml_dsa) =~ "give {:hash_ml_dsa, hash: :sha256}"
+      assert encode.({:hash_ml_dsa, context: "c"}) =~ "needs the parameter :hash"
+      assert encode.({:hash_ml_dsa, hash: :sha0}) =~ "invalid parameter :hash"
+      assert encode.({:ml_dsa, "bytes"}) =~ "must be a keyword list with [:context, :hedge]"
+      assert encode.({:ml_kem, "bytes"}) =~ "takes no parameters"
+    end
+  end
+
   test "an IV that the token makes is for encryption" do
     gcm = {0x1087, {:gcm, :token, "", 128}}
     assert Mechanism.encode_for!(:encrypt, {:aes_gcm, iv: :token}) == gcm

@@ -45,5 +45,24 @@ defmodule Pkcs11Pool.Test.Kryoptic do
     Map.merge(token, %{serial: serial, module: module, module_env: env})
   end
 
+  @doc "Why there is no openssl with post-quantum algorithms, or false. `OPENSSL` names another one than that of the `PATH`."
+  @spec openssl_missing() :: String.t() | false
+  def openssl_missing do
+    case missing() do
+      false ->
+        {text, _status} = System.cmd(openssl(), ~w(list -signature-algorithms))
+        if text =~ "ML-DSA", do: false, else: "openssl knows no ML-DSA: it takes version 3.5"
+
+      reason ->
+        reason
+    end
+  end
+
+  @doc "Runs that openssl: what it says and its exit status."
+  @spec openssl([String.t()]) :: {String.t(), non_neg_integer}
+  def openssl(args), do: System.cmd(openssl(), args, stderr_to_stdout: true)
+
+  defp openssl, do: System.get_env("OPENSSL") || "openssl"
+
   defp module_path, do: System.get_env("KRYOPTIC_MODULE") || @built
 end

@@ -74,18 +74,40 @@ defmodule Pkcs11Pool.API.Attributes do
   def read_public_key(pool, key, opts) do
     opts = %{opts | partial: true}
 
-    case read(pool, key, :public_key, PublicKey.attributes(), opts) do
-      {:ok, attributes} ->
-        with :error <- PublicKey.decode(attributes), do: {:error, no_public_key(pool)}
+    case read_public_half(pool, key, :public_key, opts) do
+      :error ->
+        {:error, no_public_key(pool)}
 
       {:error, %Error{reason: :key_not_found} = error} when not is_struct(key, Object) ->
-        with {:ok, attributes} <- read(pool, key, :private_key, PublicKey.attributes(), opts),
-             # A private key that does not tell its public half is as good as none here.
-             :error <- PublicKey.decode(attributes),
-             do: {:error, error}
+        # A private key that does not tell its public half is as good as none here.
+        with :error <- read_public_half(pool, key, :private_key, opts), do: {:error, error}
 
-      {:error, error} ->
-        {:error, error}
+      result ->
+        result
+    end
+  end
+
+  defp read_public_half(pool, key, class, opts) do
+    with {:ok, key} <- Selection.choose(pool, key, class, opts),
+         {:ok, attributes} <- read(pool, key, class, PublicKey.attributes(), opts) do
+      if PublicKey.post_quantum?(attributes),
+        do: read_post_quantum(pool, key, class, opts),
+        else: PublicKey.decode(attributes)
+    end
+  end
+
+  # A public key's CKA_VALUE is the key; a private key's is the secret, and is not read.
+  defp read_post_quantum(pool, key, class, opts) do
+    read = &read(pool, key, class, &1, opts)
+
+    with {:ok, attributes} <- read.([:class, :public_key_info]),
+         :error <- PublicKey.decode_info(attributes.public_key_info) do
+      if attributes.class == :public_key do
+        with {:ok, attributes} <- read.([:class, :key_type, :parameter_set, :value]),
+             do: PublicKey.decode_post_quantum(attributes)
+      else
+        :error
+      end
     end
   end
 

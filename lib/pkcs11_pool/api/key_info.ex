@@ -31,7 +31,7 @@ defmodule Pkcs11Pool.API.KeyInfo do
     :always_authenticate
   ]
   @names [:class, :key_type, :label, :id, :modulus, :prime, :ec_params, :value_len] ++
-           @flags ++ @usages
+           [:parameter_set | @flags] ++ @usages
 
   # In this order: who asks for a key by its label means the half with which something is done.
   @classes [:private_key, :secret_key, :public_key]
@@ -67,6 +67,7 @@ defmodule Pkcs11Pool.API.KeyInfo do
     |> Map.merge(%{
       type: attributes[:key_type],
       curve: curve,
+      parameter_set: attributes[:parameter_set],
       bits: bits,
       usage: for(usage <- @usages, attributes[usage] == true, do: usage)
     })

@@ -7,7 +7,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   @typedoc """
   What the native side makes the mechanism's C struct from. The numbers are PKCS#11's:
-  `CKM_` for a hash, `CKG_` for an MGF, `CKD_` for a KDF. An IV `:token` is made by the token.
+  `CKM_` for a hash, `CKG_` for an MGF, `CKD_` for a KDF, `CKH_` for what a signature is hedged with. An IV `:token` is made by the token.
   """
   @type t ::
           nil
@@ -19,11 +19,14 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | {:hashed, hash :: non_neg_integer, ec_params :: binary}
           | {:gcm, iv :: binary | :token, aad :: binary, tag_bits :: non_neg_integer}
           | {:ecdh1, kdf :: non_neg_integer, shared_data :: binary, public_data :: binary}
+          | {:signature_context, hedge :: non_neg_integer, context :: binary,
+             hash :: non_neg_integer | nil}
 
   @typedoc """
   `:none` takes no parameters; `:any` takes none, or the bytes of a C struct; `:struct` wants those
   bytes. `{:pss, hash}` has its hash in the mechanism's name, or nil. `:digest` takes none, or the `:hash` that
-  makes the digest of what then is a message.
+  makes the digest of what then is a message. `:context` takes a context and a hedge, or nothing; `{:context, :hash}` also wants the hash of the
+  digest that is signed.
   """
   @type kind ::
           :none
@@ -39,6 +42,8 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | :length
           | {:iv, bytes :: pos_integer}
           | :optional_iv
+          | :context
+          | {:context, :hash}
 
   # {hash, CKM_, bytes, the name in :crypto}
   @hash_table [
@@ -79,6 +84,21 @@ defmodule Pkcs11Pool.Mechanism.Params do
             into: %{},
             do: {written, code}
   @kdf_names Keyword.keys(Constants.kdfs())
+
+  # FIPS 204 and 205.
+  @longest_context 255
+
+  @hedges for {name, code} <- Constants.hedges(),
+              written <- [
+                name,
+                name
+                |> Atom.to_string()
+                |> String.replace(~r/^hedge_|_required$/, "")
+                |> String.to_atom()
+              ],
+              into: %{},
+              do: {written, code}
+  @hedge_names [:preferred, :required, :deterministic]
 
   # SoftHSM uses the first 12 bytes of IVs of 129, 256 and 257 bytes.
   @longest_gcm_iv 128
@@ -150,7 +170,9 @@ defmodule Pkcs11Pool.Mechanism.Params do
        :struct},
       {~r/^(\w+_encrypt_data|concatenate_\w+|xor_base_and_data|extract_key_from_key)$/, :struct},
       {~r/^(tls|tls10|tls12|ssl3|wtls)_\w*(derive|mac|kdf|prf)\w*$/, :struct},
-      {~r/^(hash_ml_dsa|hash_slh_dsa)$/, :struct},
+      {~r/^hash_(ml|slh)_dsa$/, {:context, :hash}},
+      {~r/^((ml|slh)_dsa|hash_(ml|slh)_dsa_(sha|shake)\w+)$/, :context},
+      {~r/^ml_kem$/, :none},
       {~r/(^|_)rsa_(pkcs|x_509|9796|x9_31)$/, :none},
       {~r/^(ec)?dsa(_sha\w+)?$/, :none},
       {~r/_(hmac|cmac|mac|key_gen|key_pair_gen|ecb|xcbc_mac|xcbc_mac_96|key_gen_w_extra_bits)$/,
@@ -165,7 +187,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   """
   @spec default(kind) :: {:ok, t} | :error
   def default({:pss, hash}) when hash != nil, do: {:ok, encode!({:pss, hash}, hash, [])}
-  def default(kind) when kind in [:none, :digest, :any, :optional_iv], do: {:ok, nil}
+  def default(kind) when kind in [:none, :digest, :any, :optional_iv, :context], do: {:ok, nil}
   def default(_kind), do: :error
 
   @doc """
@@ -313,6 +335,31 @@ defmodule Pkcs11Pool.Mechanism.Params do
     end
   end
 
+  # CK_SIGN_ADDITIONAL_CONTEXT and CK_HASH_SIGN_ADDITIONAL_CONTEXT.
+  def encode!(:context, name, params) do
+    params = params!(name, params, [:context, :hedge])
+    context!(name, params, nil)
+  end
+
+  def encode!({:context, :hash}, name, params) do
+    params = params!(name, params, [:hash, :context, :hedge])
+    {hash, _size} = hash!(name, fetch!(name, params, :hash))
+    context!(name, params, hash)
+  end
+
+  defp context!(name, params, hash) do
+    context = Keyword.get(params, :context, "")
+    hedge = Keyword.get(params, :hedge, :preferred)
+
+    unless is_binary(context) and byte_size(context) <= @longest_context,
+      do: bad!(name, :context, "a binary of at most #{@longest_context} bytes", context)
+
+    case @hedges do
+      %{^hedge => code} -> {:signature_context, code, context, hash}
+      _unknown -> bad!(name, :hedge, "one of #{inspect(@hedge_names)}", hedge)
+    end
+  end
+
   defp ulong(integer), do: <<integer::native-unsigned-size(@ulong_bytes)-unit(8)>>
 
   defp hash!(name, hash) do
@@ -392,6 +439,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
     key =
       case kind do
         {:pss, nil} -> :hash
+        {:context, :hash} -> :hash
         :oaep -> :hash
         :gcm -> :iv
         {:iv, _size} -> :iv

@@ -17,7 +17,9 @@ defmodule Pkcs11Pool.Mechanism.Streams do
     :rsa_pkcs_tpm_1_1,
     :rsa_pkcs_oaep_tpm_1_1,
     :dsa,
-    :ecdsa
+    :ecdsa,
+    :hash_ml_dsa,
+    :hash_slh_dsa
   ]
 
   @codes for {name, code} <- Mechanisms.all(), name in @single_part, do: {code, name}
@@ -51,6 +53,8 @@ defmodule Pkcs11Pool.Mechanism.Streams do
       :rsa_pkcs -> "; did you mean {:rsa_pkcs, hash: :sha256}?"
       :rsa_pkcs_pss -> "; did you mean :sha256_rsa_pkcs_pss?"
       :dsa -> "; did you mean :dsa_sha256?"
+      :hash_ml_dsa -> "; did you mean :hash_ml_dsa_sha256?"
+      :hash_slh_dsa -> "; did you mean :hash_slh_dsa_sha256?"
       _none -> ""
     end
   end

@@ -141,6 +141,13 @@ defmodule Pkcs11Pool.Table.Constants do
     blake2b_512_kdf: 0x001A
   ]
 
+  # CKH_
+  @hedges [
+    hedge_preferred: 0x0000,
+    hedge_required: 0x0001,
+    deterministic_required: 0x0002
+  ]
+
   # CKF_ of CK_MECHANISM_INFO
   @mechanism_flags [
     hw: 0x0001,
@@ -233,6 +240,9 @@ defmodule Pkcs11Pool.Table.Constants do
       slh_dsa_shake_256f: 12
     ]
   ]
+
+  @spec hedges() :: [{atom, non_neg_integer}]
+  def hedges, do: @hedges
 
   @spec enumerations() :: [{kind :: atom, [{atom, non_neg_integer}]}]
   def enumerations, do: @enumerations

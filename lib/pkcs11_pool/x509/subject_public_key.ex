@@ -25,9 +25,16 @@ defmodule Pkcs11Pool.X509.SubjectPublicKey do
   def record({{:ECPoint, point}, parameters}),
     do: info(@ec, :public_key.der_encode(:EcpkParameters, parameters), point)
 
-  def record(_other) do
-    raise ArgumentError,
-          "expected a public key of :public_key, of RSA, of an elliptic curve, Ed25519 or Ed448"
+  # RFC 9881, 9909 and 9935: the parameter set is the algorithm.
+  def record(other) do
+    case PublicKey.info_of_post_quantum(other) do
+      {oid, key} ->
+        info(oid, :asn1_NOVALUE, key)
+
+      :error ->
+        raise ArgumentError,
+              "expected a public key of :public_key, of RSA, of an elliptic curve, Ed25519 or Ed448"
+    end
   end
 
   defp info(oid, parameters, bits),

@@ -259,6 +259,9 @@ fn params(term: Term<'_>) -> NifResult<Params> {
         Ok(Params::Gcm { iv, tag_bits, aad: bytes(b)? })
     } else if tag == atoms::ecdh1() {
         Ok(Params::Ecdh1 { kdf: a.decode()?, public_data: bytes(c)?, shared_data: bytes(b)? })
+    } else if tag == atoms::signature_context() {
+        let (hedge, hash) = (a.decode()?, c.decode()?);
+        Ok(Params::SignatureContext { hedge, hash, context: bytes(b)? })
     } else {
         Err(Error::BadArg)
     }

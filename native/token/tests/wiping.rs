@@ -78,6 +78,7 @@ fn the_parameters_of_a_mechanism_are_wiped() {
             Params::RsaOaep { hash: CKM_SHA_1, mgf: CKG_MGF1_SHA1, source: bytes() },
             Params::Gcm { iv: Iv::Given(bytes()), aad: bytes(), tag_bits: 128 },
             Params::Ecdh1 { kdf: CKD_NULL, shared_data: bytes(), public_data: bytes() },
+            Params::SignatureContext { hedge: CKH_HEDGE_REQUIRED, context: bytes(), hash: None },
         ]
     };
     assert_eq!(left_behind(|| drop(params())), 0);

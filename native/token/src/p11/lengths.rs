@@ -17,6 +17,8 @@ pub enum SignatureLength {
     TwoOrders,
     /// The Edwards key: as its curve has it.
     Edwards,
+    /// The parameter set of a key of this type (ML-DSA, SLH-DSA).
+    ParameterSet(CK_KEY_TYPE),
     /// Something that we do not know.
     Unknown,
 }
@@ -55,8 +57,30 @@ pub fn of_signature(mechanism: &Mechanism) -> SignatureLength {
         CKM_ECDSA | CKM_ECDSA_SHA1 | CKM_ECDSA_SHA224 | CKM_ECDSA_SHA256 | CKM_ECDSA_SHA384 | CKM_ECDSA_SHA512
         | CKM_ECDSA_SHA3_224 | CKM_ECDSA_SHA3_256 | CKM_ECDSA_SHA3_384 | CKM_ECDSA_SHA3_512 => SignatureLength::TwoOrders,
         CKM_EDDSA => SignatureLength::Edwards,
+        CKM_ML_DSA | CKM_HASH_ML_DSA | CKM_HASH_ML_DSA_SHA224..=CKM_HASH_ML_DSA_SHAKE256 => {
+            SignatureLength::ParameterSet(CKK_ML_DSA)
+        }
+        CKM_SLH_DSA | CKM_HASH_SLH_DSA | CKM_HASH_SLH_DSA_SHA224..=CKM_HASH_SLH_DSA_SHAKE256 => {
+            SignatureLength::ParameterSet(CKK_SLH_DSA)
+        }
         code => of_mac(code).or_else(|| of_general_mac(mechanism)).map_or(SignatureLength::Unknown, SignatureLength::Bytes),
     }
+}
+
+/// Bytes of a signature by a key of this type with this parameter set: FIPS 204, table 2, and FIPS 205, table 2.
+pub fn of_parameter_set(key_type: CK_KEY_TYPE, set: CK_ULONG) -> Option<usize> {
+    Some(match (key_type, set) {
+        (CKK_ML_DSA, CKP_ML_DSA_44) => 2_420,
+        (CKK_ML_DSA, CKP_ML_DSA_65) => 3_309,
+        (CKK_ML_DSA, CKP_ML_DSA_87) => 4_627,
+        (CKK_SLH_DSA, CKP_SLH_DSA_SHA2_128S | CKP_SLH_DSA_SHAKE_128S) => 7_856,
+        (CKK_SLH_DSA, CKP_SLH_DSA_SHA2_128F | CKP_SLH_DSA_SHAKE_128F) => 17_088,
+        (CKK_SLH_DSA, CKP_SLH_DSA_SHA2_192S | CKP_SLH_DSA_SHAKE_192S) => 16_224,
+        (CKK_SLH_DSA, CKP_SLH_DSA_SHA2_192F | CKP_SLH_DSA_SHAKE_192F) => 35_664,
+        (CKK_SLH_DSA, CKP_SLH_DSA_SHA2_256S | CKP_SLH_DSA_SHAKE_256S) => 29_792,
+        (CKK_SLH_DSA, CKP_SLH_DSA_SHA2_256F | CKP_SLH_DSA_SHAKE_256F) => 49_856,
+        _ => return None,
+    })
 }
 
 /// Bytes of a MAC whose mechanism fixes them. A `*_MAC` that is no `*_CMAC` is half of its cipher's block.
@@ -260,9 +284,20 @@ mod tests {
         assert_eq!(of(CKM_SHA256_RSA_PKCS_PSS), SignatureLength::Modulus);
         assert_eq!(of(CKM_ECDSA), SignatureLength::TwoOrders);
         assert_eq!(of(CKM_EDDSA), SignatureLength::Edwards);
-        for code in [CKM_DSA, CKM_ML_DSA, CKM_VENDOR_DEFINED + 1] {
+        assert_eq!(of(CKM_HASH_ML_DSA_SHA512), SignatureLength::ParameterSet(CKK_ML_DSA));
+        assert_eq!(of(CKM_SLH_DSA), SignatureLength::ParameterSet(CKK_SLH_DSA));
+        for code in [CKM_DSA, CKM_ML_DSA_KEY_PAIR_GEN, CKM_VENDOR_DEFINED + 1] {
             assert_eq!(of(code), SignatureLength::Unknown);
         }
+    }
+
+    #[test]
+    fn a_parameter_set_is_that_of_its_key_type() {
+        assert_eq!(of_parameter_set(CKK_ML_DSA, 1), Some(2_420));
+        assert_eq!(of_parameter_set(CKK_SLH_DSA, 1), Some(7_856));
+        assert_eq!(of_parameter_set(CKK_SLH_DSA, 12), Some(49_856));
+        assert_eq!(of_parameter_set(CKK_ML_DSA, 4), None);
+        assert_eq!(of_parameter_set(CKK_ML_KEM, 1), None);
     }
 
     #[test]

@@ -68,6 +68,15 @@ pub enum Params {
         /// The other side's public point.
         public_data: Vec<u8>,
     },
+    /// `CK_SIGN_ADDITIONAL_CONTEXT`, or `CK_HASH_SIGN_ADDITIONAL_CONTEXT` where there is a hash.
+    SignatureContext {
+        /// `CKH_*`: whether the signature is made with fresh random bytes.
+        hedge: CK_HEDGE_TYPE,
+        /// The context string of FIPS 204 and 205; may be empty.
+        context: Vec<u8>,
+        /// `CKM_*` of the hash whose digest is signed.
+        hash: Option<CK_MECHANISM_TYPE>,
+    },
 }
 
 /// Who makes an initialization vector.
@@ -171,6 +180,8 @@ enum Parameter {
     RsaPss(CK_RSA_PKCS_PSS_PARAMS),
     RsaOaep(CK_RSA_PKCS_OAEP_PARAMS),
     Ecdh1(CK_ECDH1_DERIVE_PARAMS),
+    SignatureContext(CK_SIGN_ADDITIONAL_CONTEXT),
+    HashSignatureContext(CK_HASH_SIGN_ADDITIONAL_CONTEXT),
 }
 
 impl Parts {
@@ -212,6 +223,19 @@ impl Parts {
                 ulPublicDataLen: length(public_data),
                 pPublicData: optional(public_data),
             }),
+            Params::SignatureContext { hedge, context, hash: None } => Parameter::SignatureContext(CK_SIGN_ADDITIONAL_CONTEXT {
+                hedgeVariant: *hedge,
+                pContext: optional(context),
+                ulContextLen: length(context),
+            }),
+            Params::SignatureContext { hedge, context, hash: Some(hash) } => {
+                Parameter::HashSignatureContext(CK_HASH_SIGN_ADDITIONAL_CONTEXT {
+                    hedgeVariant: *hedge,
+                    pContext: optional(context),
+                    ulContextLen: length(context),
+                    hash: *hash,
+                })
+            }
         };
         Self { writable, parameter }
     }
@@ -228,6 +252,8 @@ impl Parts {
             Parameter::RsaPss(params) => of(params),
             Parameter::RsaOaep(params) => of(params),
             Parameter::Ecdh1(params) => of(params),
+            Parameter::SignatureContext(params) => of(params),
+            Parameter::HashSignatureContext(params) => of(params),
         };
         CK_MECHANISM { mechanism: code, pParameter: parameter, ulParameterLen: size as CK_ULONG }
     }
@@ -264,6 +290,7 @@ impl Drop for Params {
                 wipe(shared_data);
                 wipe(public_data);
             }
+            Params::SignatureContext { context, .. } => wipe(context),
         }
     }
 }
@@ -298,6 +325,9 @@ impl fmt::Debug for Params {
                 shared_data.len(),
                 public_data.len()
             ),
+            Params::SignatureContext { hedge, context, hash } => {
+                write!(f, "SignatureContext {{ hedge: {hedge:#x}, context: [{} bytes], hash: {hash:#x?} }}", context.len())
+            }
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
-    CKA_CLASS, CKA_EC_PARAMS, CKA_KEY_TYPE, CKA_MODULUS, CKK_EC, CKK_EC_EDWARDS, CKK_RSA, CKO_CERTIFICATE, CKO_DATA,
-    CKO_DOMAIN_PARAMETERS, CKO_HW_FEATURE, CKO_PRIVATE_KEY,
+    CKA_CLASS, CKA_EC_PARAMS, CKA_KEY_TYPE, CKA_MODULUS, CKA_PARAMETER_SET, CKK_EC, CKK_EC_EDWARDS, CKK_ML_DSA, CKK_RSA,
+    CKK_SLH_DSA, CKO_CERTIFICATE, CKO_DATA, CKO_DOMAIN_PARAMETERS, CKO_HW_FEATURE, CKO_PRIVATE_KEY,
 };
 
 use crate::p11::attributes::{AttributeRead, get_attributes, read_together};
-use crate::p11::lengths::SignatureLength;
+use crate::p11::lengths::{self, SignatureLength};
 use crate::p11::{CallError, Functions, curves};
 
 /// What is asked for. Modules that stop at the first attribute that a key does not have, stop late.
@@ -29,6 +29,8 @@ pub(crate) struct KeyFacts {
     pub(crate) ec_params: Option<Vec<u8>>,
     /// Bytes of `CKA_MODULUS`, of RSA keys.
     pub(crate) modulus_size: Option<usize>,
+    /// `CKA_PARAMETER_SET`, of ML-DSA and SLH-DSA keys.
+    pub(crate) parameter_set: Option<CK_ULONG>,
 }
 
 impl KeyFacts {
@@ -47,12 +49,15 @@ impl KeyFacts {
         let login = or_alone(login, CKA_ALWAYS_AUTHENTICATE, class.is_none_or(|class| class == CKO_PRIVATE_KEY))?;
         let ec_params = or_alone(ec_params, CKA_EC_PARAMS, matches!(key_type, Some(CKK_EC | CKK_EC_EDWARDS)))?;
         let modulus = or_alone(modulus, CKA_MODULUS, key_type == Some(CKK_RSA))?;
+        // Few keys have one: others are not asked.
+        let set = or_alone(None, CKA_PARAMETER_SET, matches!(key_type, Some(CKK_ML_DSA | CKK_SLH_DSA)))?;
         Ok(Self {
             class,
             key_type,
             always_authenticate: login.and_then(|read| read.bytes()?.first().map(|byte| *byte != 0)),
             ec_params: ec_params.and_then(|read| read.bytes().map(<[u8]>::to_vec)).filter(|params| !params.is_empty()),
             modulus_size: modulus.and_then(|read| read.bytes().map(size_of_number)).filter(|size| *size > 0),
+            parameter_set: set.and_then(|read| read.ulong()),
         })
     }
 
@@ -76,6 +81,10 @@ impl KeyFacts {
             // Before there was a type for them, Edwards keys were EC keys.
             SignatureLength::Edwards => {
                 curves::edwards_signature_size(self.params_of(CKK_EC_EDWARDS).or_else(|| self.params_of(CKK_EC))?)
+            }
+            SignatureLength::ParameterSet(key_type) => {
+                let set = self.parameter_set.filter(|_| self.key_type == Some(key_type))?;
+                lengths::of_parameter_set(key_type, set)
             }
             SignatureLength::Unknown => None,
         }
@@ -133,6 +142,9 @@ mod tests {
             assert_eq!(ec(key_type, b"\x06\x03\x2b\x65\x70").signature_size(SignatureLength::Edwards), Some(64));
         }
         assert_eq!(KeyFacts::default().signature_size(SignatureLength::Bytes(32)), Some(32));
+        let ml_dsa = KeyFacts { key_type: Some(CKK_ML_DSA), parameter_set: Some(2), ..KeyFacts::default() };
+        assert_eq!(ml_dsa.signature_size(SignatureLength::ParameterSet(CKK_ML_DSA)), Some(3_309));
+        assert_eq!(ml_dsa.signature_size(SignatureLength::ParameterSet(CKK_SLH_DSA)), None);
     }
 
     #[test]
