@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.Testing do
   @moduledoc ~S"""
-  Throwaway tokens for the tests of an application, by way of SoftHSM: no HSM, no root, and nothing of the user's own tokens or `SOFTHSM2_CONF` is touched.
+  Throwaway tokens for the tests of an application, by way of SoftHSM: no HSM, no root, and nothing of the user's own tokens or files is touched.
 
       defmodule MyApp.PaymentsTest do
         use ExUnit.Case, async: true
@@ -31,6 +31,9 @@ defmodule Pkcs11Pool.Testing do
       {:ok, _pid} = Pkcs11Pool.start_link(Pkcs11Pool.Testing.pool_options(token, name: MyApp.HSM))
       Pkcs11Pool.Testing.generate_keys!(MyApp.HSM, signing: :rsa2048)
       ExUnit.after_suite(fn _result -> Pkcs11Pool.Testing.delete_token(token) end)
+
+  SoftHSM finds its configuration by the environment variable `SOFTHSM2_CONF`, of which a process has one. These functions set it for the C library. A pool on another SoftHSM
+  token in the same VM needs its own configuration as an option, lest it reads that of a throwaway token: `module_env: %{"SOFTHSM2_CONF" => "/path/of/softhsm2.conf"}`.
 
   SoftHSM is a package of most systems: `softhsm2` on Debian, `softhsm` on Alpine, Fedora and Homebrew. It is looked for where these put it, or is named by the variable
   `SOFTHSM2_MODULE`.

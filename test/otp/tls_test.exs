@@ -298,14 +298,15 @@ defmodule Pkcs11Pool.OTP.TLSTest do
         assert Enum.uniq(back) == [:ok]
       end)
 
+    # Other tests log at the same time.
     lines =
       for line <- String.split(log, "\n"),
           line =~ "a signature for :public_key or :ssl failed",
+          line =~ inspect(pool),
           do: line
 
     # Thirty failed, for one or two reasons: a line for each, and not for each handshake.
     assert length(lines) in 1..3
-    assert Enum.all?(lines, &(&1 =~ inspect(pool)))
     Pools.drained!(pool)
   end
 

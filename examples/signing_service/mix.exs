@@ -1,0 +1,17 @@
+defmodule SigningService.MixProject do
+  use Mix.Project
+
+  def project do
+    [
+      app: :signing_service,
+      version: "0.1.0",
+      elixir: "~> 1.14",
+      # In your own project: {:pkcs11_pool, "~> 0.1"}
+      deps: [{:pkcs11_pool, path: "../.."}]
+    ]
+  end
+
+  def application do
+    [mod: {SigningService.Application, []}, extra_applications: [:logger, :public_key]]
+  end
+end
