@@ -843,6 +843,45 @@ defmodule Pkcs11Pool do
           ) :: %{optional(Template.name()) => term}
 
   @doc """
+  Wraps a key: `{:ok, wrapped}`, a binary. That is the key encrypted with another one, as it may be stored or given to another token, which unwraps it (`unwrap_key/6`).
+
+      {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, "kek", :aes_key_wrap_pad, [label: "signing", class: :private_key])
+      {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, {:certificate, their_certificate}, {:rsa_pkcs_oaep, hash: :sha256}, "dek")
+
+  | mechanism | the wrapping key | what it wraps |
+  |---|---|---|
+  | `:aes_key_wrap` | AES | keys of 16 bytes or more, a multiple of 8 (RFC 3394): AES keys; private keys on few tokens |
+  | `:aes_key_wrap_kwp`, on many tokens by its older name `:aes_key_wrap_pad` | AES | keys of any length (RFC 5649), private keys in PKCS #8, too |
+  | `{:aes_cbc_pad, iv: iv}`, `{:aes_cbc, iv: iv}` | AES | keys of any length; with `:aes_cbc` whole blocks. A changed one may be unwrapped to another key: nothing is verified |
+  | `{:aes_gcm, iv: iv}` | AES | keys of any length, verified; with `iv: :token` the result is `{:ok, {iv, wrapped}}` |
+  | `{:rsa_pkcs_oaep, hash: :sha256}`, `:rsa_pkcs` | the public key of RSA | secret keys that are shorter than the modulus |
+
+  Of the key that is wrapped, nothing tells its class: where several objects have its label or id, such as the two halves of a pair, name the `:class`, too. `select: :newest` or a
+  function (see `sign/5`) is asked for each of the two keys.
+
+  The key needs `extractable: true` (else `:key_unextractable`), and one that has `wrap_with_trusted: true` is wrapped only by a key that is `trusted: true`
+  (`:key_not_wrappable`). A wrapping key that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. An error of one of the two keys says which in
+  `details.argument`: `:wrapping_key` or `:key`.
+
+  To see whether the other side has the same key, compare key check values (`get_attributes/4` of `:check_value`, or `digest_key/4`). SoftHSM 2.6.1 loses the length of a key that is no
+  multiple of 8 bytes when it wraps it with padding: it comes back with zeros behind it.
+
+  Calls `C_WrapKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run.
+  """
+  @spec wrap_key(pool, key, mechanism, key, [key_option]) ::
+          {:ok, binary | {iv :: binary, wrapped :: binary}} | {:error, Error.t()}
+  def wrap_key(pool, wrapping_key, mechanism, key, opts \\ []),
+    do: API.Objects.wrap_key(pool, wrapping_key, mechanism, key, opts)
+
+  defbang wrap_key!(
+            pool,
+            wrapping_key :: key,
+            mechanism,
+            key,
+            opts :: [key_option]
+          ) :: binary | {iv :: binary, wrapped :: binary}
+
+  @doc """
   Unwraps a key: `{:ok, object}`, a key on the token that was not seen outside of it in the clear.
 
       Pkcs11Pool.unwrap_key(MyApp.HSM, "kek", :aes_key_wrap, wrapped,

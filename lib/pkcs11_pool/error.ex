@@ -155,6 +155,8 @@ defmodule Pkcs11Pool.Error do
     :operation_not_initialized,
     :user_not_logged_in,
     :key_handle_invalid,
+    :wrapping_key_handle_invalid,
+    :unwrapping_key_handle_invalid,
     :object_handle_invalid,
     :device_error,
     :device_memory,

@@ -140,7 +140,7 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc false
-  # `encode!/1` for an operation: an IV that the token makes is for `:encrypt` only, and a digest is for no key.
+  # `encode!/1` for an operation: an IV that the token makes is for `:encrypt` and `:wrap` only, and a digest is for no key.
   @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}
   def encode_for!(operation, mechanism) do
     encoded = encode!(mechanism)
@@ -151,9 +151,10 @@ defmodule Pkcs11Pool.Mechanism do
             "parameter :hash of mechanism #{inspect(name(mechanism))} is for signatures: leave it out"
     end
 
-    if match?({_code, {:gcm, :token, _aad, _tag_bits}}, encoded) and operation != :encrypt do
+    if match?({_code, {:gcm, :token, _aad, _tag_bits}}, encoded) and
+         operation not in [:encrypt, :wrap] do
       raise ArgumentError,
-            "invalid parameter :iv of mechanism #{inspect(name(mechanism))}: :token is for encryption; " <>
+            "invalid parameter :iv of mechanism #{inspect(name(mechanism))}: :token is for encryption and wrapping; " <>
               "give the IV that came with the ciphertext"
     end
 

@@ -85,7 +85,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
           encrypt: true,
           decrypt: true,
           sign: true,
-          verify: true
+          verify: true,
+          wrap: true,
+          extractable: true
         )
     end
 
@@ -231,8 +233,11 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(name, _arguments, parts) when name in @lazy,
     do: is_list(parts) and Enum.all?(parts, &is_binary/1)
 
-  defp success?(:encrypt, _arguments, {:ok, {iv, bytes}}), do: is_binary(iv) and is_binary(bytes)
-  defp success?(:encrypt, _arguments, {:ok, bytes}), do: is_binary(bytes)
+  defp success?(name, _arguments, {:ok, {iv, bytes}}) when name in [:encrypt, :wrap_key],
+    do: is_binary(iv) and is_binary(bytes)
+
+  defp success?(name, _arguments, {:ok, bytes}) when name in [:encrypt, :wrap_key],
+    do: is_binary(bytes)
 
   defp success?(name, _arguments, {:ok, %Object{}})
        when name in [:generate_key, :create_object, :copy_object, :unwrap_key, :derive_key],
@@ -278,7 +283,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many
        sign_stream verify_stream digest_stream encrypt_stream decrypt_stream status child_spec with_session resize login logout
-       await_ready forget_keys destroy_object object_size create_object copy_object set_attributes unwrap_key derive_key)a
+       await_ready forget_keys destroy_object object_size create_object copy_object set_attributes unwrap_key derive_key wrap_key)a
   end
 
   ## Arguments
@@ -320,6 +325,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
       Gen.oneof(context.named)
     ])
   end
+
+  defp good("wrapping_key", _name, context),
+    do: Gen.frequency([{3, "aes"}, {1, good("key", :wrap_key, context)}])
 
   defp good("mechanism", name, _context), do: mechanism(name)
 
@@ -363,7 +371,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("timeout", _name, _context), do: Gen.oneof([0, 1, 100])
   defp good("fun", _name, _context), do: Gen.oneof([fn -> :done end, fn _lease -> :done end])
 
-  defp good("pin_source", _name, _context),
+  defp good(argument, _name, _context) when argument in ["pin_source", "source"],
     do: Gen.oneof([fn -> "1234" end, fn -> "0000" end, {:env, "NONE"}])
 
   defp good("seed", _name, _context), do: Gen.binary()
@@ -400,6 +408,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp mechanism(:digest_key), do: Gen.oneof([:sha256, :sha_1])
   defp mechanism(:generate_key), do: Gen.oneof([:aes_key_gen, :generic_secret_key_gen])
   defp mechanism(:generate_key_pair), do: :ec_key_pair_gen
+
+  defp mechanism(:wrap_key),
+    do: Gen.oneof([:aes_key_wrap, :aes_key_wrap_pad, :rsa_pkcs, {:rsa_pkcs_oaep, hash: :sha1}])
 
   # Whatever fits the key is found by chance.
   defp mechanism(name) do

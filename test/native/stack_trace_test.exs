@@ -260,6 +260,7 @@ defmodule Pkcs11Pool.StackTraceTest do
         destroy_object: [pool, [value: @canary], []],
         object_size: [pool, [value: @canary], []],
         create_object: [pool, [value: @canary], []],
+        wrap_key: [pool, [value: @canary], {:aes_cbc, iv: @canary}, [value: @canary], []],
         unwrap_key: [pool, [value: @canary], :aes_key_wrap, @canary, [value: @canary], []],
         derive_key: [
           pool,

@@ -77,6 +77,27 @@ defmodule Pkcs11Pool.API.Objects do
   end
 
   @doc """
+  Wraps a key.
+  """
+  @spec wrap_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), Pkcs11Pool.key(), keyword) ::
+          {:ok, binary | {iv :: binary, wrapped :: binary}} | {:error, Error.t()}
+  def wrap_key(pool, wrapping_key, mechanism, key, opts) do
+    opts = Options.Call.validate!(opts, [:select])
+    encoded = Mechanism.encode_for!(:wrap, mechanism)
+    class = Mechanism.class_for(:wrap, mechanism)
+
+    # Both are checked before either is looked for.
+    _checked = {Selection.encode!(wrapping_key, class, opts), Selection.encode!(key, nil, opts)}
+
+    with {:ok, wrapping_key} <- Selection.choose(pool, wrapping_key, class, opts),
+         {:ok, key} <- Selection.choose(pool, key, nil, opts) do
+      wrapping_key = Selection.encode!(wrapping_key, class, opts)
+      request = {:wrap_key, wrapping_key, encoded, Selection.encode!(key, nil, opts)}
+      Call.run(pool, :wrap_key, Mechanism.name(mechanism), request, opts)
+    end
+  end
+
+  @doc """
   Unwraps a key.
   """
   @spec unwrap_key(
@@ -89,7 +110,7 @@ defmodule Pkcs11Pool.API.Objects do
         ) :: {:ok, Object.t()} | {:error, Error.t()}
   def unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts) do
     opts = Options.Call.validate!(opts, [:session_object, :select])
-    encoded = Mechanism.encode!(mechanism)
+    encoded = Mechanism.encode_for!(:unwrap, mechanism)
     class = Mechanism.class_for(:unwrap, mechanism)
     template = Template.encode!(template)
     wrapped = binary!(wrapped, "wrapped")
@@ -108,7 +129,7 @@ defmodule Pkcs11Pool.API.Objects do
           {:ok, Object.t()} | {:error, Error.t()}
   def derive_key(pool, base_key, mechanism, template, opts) do
     opts = Options.Call.validate!(opts, [:session_object, :select])
-    encoded = Mechanism.encode!(mechanism)
+    encoded = Mechanism.encode_for!(:derive, mechanism)
     class = Mechanism.class_for(:derive, mechanism)
     template = Template.encode!(template)
 

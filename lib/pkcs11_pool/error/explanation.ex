@@ -430,7 +430,7 @@ defmodule Pkcs11Pool.Error.Explanation do
   def of(:key_type_inconsistent, details, %{code: nil})
       when is_map_key(details, :class) or is_map_key(details, :key_type) do
     {"#{kind_of_key(details)} does not fit#{mechanism(details)}, and the module was not asked",
-     "Give the mechanism a key of its type; a private key signs and decrypts, its public key verifies and encrypts"}
+     "Give the mechanism a key of its type; a private key signs, decrypts, unwraps and derives, its public key verifies, encrypts and wraps"}
   end
 
   def of(:key_type_inconsistent, details, _error),

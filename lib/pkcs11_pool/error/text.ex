@@ -20,6 +20,7 @@ defmodule Pkcs11Pool.Error.Text do
 
     IO.iodata_to_binary([
       if(error.pool != nil, do: ["pool ", inspect(error.pool), ": "], else: []),
+      argument(error.details),
       what,
       if(facts != "", do: [" (", facts, ")"], else: []),
       whether_executed(error),
@@ -32,6 +33,10 @@ defmodule Pkcs11Pool.Error.Text do
 
   defp returned(%{code: code, function: name}),
     do: "#{name} returned #{ReturnCode.describe(code)}"
+
+  # Which key is meant, of a call that names several.
+  defp argument(%{argument: argument}) when is_atom(argument), do: "argument #{argument}: "
+  defp argument(_details), do: ""
 
   defp after_ms(%{elapsed_ms: ms}) when is_number(ms), do: "after #{ms} ms"
   defp after_ms(_details), do: nil

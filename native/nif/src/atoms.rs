@@ -5,7 +5,9 @@ rustler::atoms! {
     // provisioning
     init_token, init_pin, set_pin,
     // requests
-    ping, probe, apply, batch, sign, verify, encrypt, decrypt, digest, digest_key, stream_begin, stream_update, stream_finish, stream_break_off, generate_random, seed_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, object_size, unwrap_key, derive_key, create_object, copy_object, set_attributes, mechanisms, token_info,
+    ping, probe, apply, batch, sign, verify, encrypt, decrypt, digest, digest_key, stream_begin, stream_update, stream_finish, stream_break_off, generate_random, seed_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, object_size, unwrap_key,
+    wrap_key,
+    argument, derive_key, create_object, copy_object, set_attributes, mechanisms, token_info,
     // keys
     find, newest, public_key, rsa, curve, object, ulong, ulongs, template, rsa_pss, rsa_oaep, hashed, gcm, token, ecdh1, signature_context,
     // details of errors

@@ -101,6 +101,9 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [object, attributes] if tag == atoms::get_attributes() => {
             Request::GetAttributes { object: key(*object)?, attributes: attributes.decode()? }
         }
+        [wrapping, mechanism, wrapped] if tag == atoms::wrap_key() => {
+            Request::WrapKey { key: key(*wrapping)?, mechanism: self::mechanism(*mechanism)?, wrapped: Box::new(key(*wrapped)?) }
+        }
         [unwrapping, mechanism, wrapped, wanted] if tag == atoms::unwrap_key() => Request::UnwrapKey {
             key: key(*unwrapping)?,
             mechanism: self::mechanism(*mechanism)?,

@@ -22,7 +22,16 @@ pub(crate) fn error<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
 }
 
 fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
-    let pairs: Vec<(Atom, Term<'a>)> = match error {
+    map(env, pairs(env, error))
+}
+
+fn pairs<'a>(env: Env<'a>, error: &Error) -> Vec<(Atom, Term<'a>)> {
+    match error {
+        Error::OfKey { argument, error } => {
+            let mut pairs = pairs(env, error);
+            pairs.push((atoms::argument(), name(env, argument)));
+            pairs
+        }
         Error::Poisoned { .. } | Error::Locked => vec![(atoms::poisoned(), true.encode(env))],
         Error::PinSourceFailed { cause, word } => {
             let word = word.as_ref().map(|word| (atoms::source_reason(), word.encode(env)));
@@ -72,7 +81,7 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
         Error::DigestTooLong { size, longest } => {
             vec![(atoms::size(), size.encode(env)), (atoms::longest(), longest.encode(env))]
         }
-        Error::IvReplaced { iv } => vec![(atoms::iv(), binary(env, iv).encode(env))],
+        Error::IvReplaced { iv, .. } => vec![(atoms::iv(), binary(env, iv).encode(env))],
         Error::ModuleBusy { path } | Error::ModuleAdopted { path } | Error::ModuleInitializeFailed { path, .. } => {
             vec![(atoms::path(), path.encode(env))]
         }
@@ -89,8 +98,7 @@ fn details<'a>(env: Env<'a>, error: &Error) -> Term<'a> {
             vec![(atoms::selector(), wanted.encode(env)), (atoms::available(), matching.encode(env))]
         }
         _ => vec![],
-    };
-    map(env, pairs)
+    }
 }
 
 pub(crate) fn map<'a>(env: Env<'a>, pairs: Vec<(Atom, Term<'a>)>) -> Term<'a> {

@@ -85,6 +85,14 @@ pub enum Error {
         /// Why none of them is the newest, where that was asked for.
         newest: Option<&'static str>,
     },
+    /// An error of one of several keys that a call names.
+    #[error("{argument}: {error}")]
+    OfKey {
+        /// What the call calls that key.
+        argument: &'static str,
+        /// What is wrong with it: see [`Error::is_of_key`].
+        error: Box<Error>,
+    },
     /// More objects match than the caller takes.
     #[error("more than {limit} objects match")]
     TooManyObjects {
@@ -151,12 +159,17 @@ pub enum Error {
     /// The module encrypted with another IV than the given one.
     #[error("the module replaced the IV")]
     IvReplaced {
+        /// The C function.
+        function: &'static str,
         /// The IV.
         iv: Vec<u8>,
     },
     /// The token was to make an IV, and did not.
     #[error("the token made no IV")]
-    IvNotMade,
+    IvNotMade {
+        /// The C function.
+        function: &'static str,
+    },
     /// The token gives out what it has decrypted before it has checked it.
     #[error("C_DecryptUpdate gave a plaintext that is not verified yet")]
     PlaintextUnverified,
@@ -328,6 +341,7 @@ impl Error {
             Self::SessionLost => "session_lost",
             Self::KeyNotFound | Self::NoKeyOfPublicKey { .. } => "key_not_found",
             Self::AmbiguousKey { .. } => "ambiguous_key",
+            Self::OfKey { error, .. } => error.reason(),
             Self::TooManyObjects { .. } => "too_many_objects",
             Self::ObjectStale | Self::ObjectOfOldEpoch => "object_stale",
             Self::ObjectOfOtherToken => "object_of_other_token",
@@ -338,7 +352,7 @@ impl Error {
             Self::DecryptionFailed { .. } => "decryption_failed",
             Self::OutputLength { .. } => "output_length_invalid",
             Self::IvReplaced { .. } => "iv_replaced",
-            Self::IvNotMade => "iv_not_made",
+            Self::IvNotMade { .. } => "iv_not_made",
             Self::PlaintextUnverified => "plaintext_unverified",
             Self::StreamInProgress => "stream_in_progress",
             Self::QueueTimeout => "queue_timeout",
@@ -376,9 +390,11 @@ impl Error {
     /// The C function that returned it.
     pub fn function(&self) -> Option<&'static str> {
         match self {
-            Self::OutputLength { function } | Self::Poisoned { function, .. } => Some(function),
+            Self::OutputLength { function }
+            | Self::IvReplaced { function, .. }
+            | Self::IvNotMade { function }
+            | Self::Poisoned { function, .. } => Some(function),
             Self::UserNameUnsupported { .. } => Some("C_LoginUser"),
-            Self::IvReplaced { .. } | Self::IvNotMade => Some("C_Encrypt"),
             Self::PlaintextUnverified => Some("C_DecryptUpdate"),
             _ => self.call().map(|call| call.function),
         }
@@ -396,6 +412,21 @@ impl Error {
             | Self::TokenUnavailable(Unavailable { call: Some(call), .. }) => Some(*call),
             _ => None,
         }
+    }
+
+    /// Whether it is of a key that the call names, and has not been asked of the module: which key, is to be said where there are several.
+    pub(crate) fn is_of_key(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyNotFound
+                | Self::NoKeyOfPublicKey { .. }
+                | Self::AmbiguousKey { .. }
+                | Self::ObjectStale
+                | Self::ObjectOfOldEpoch
+                | Self::ObjectOfOtherToken
+                | Self::KeyMisfit { .. }
+                | Self::CurveMisfit
+        )
     }
 
     /// Whether a restart cannot mend it, so that a pool that meets it does not start.

@@ -88,7 +88,7 @@ impl Attempt<'_> {
             | Error::SignatureLength { .. }
             | Error::OutputLength { .. }
             | Error::IvReplaced { .. }
-            | Error::IvNotMade
+            | Error::IvNotMade { .. }
             | Error::KeyMisfit { .. }
             | Error::CurveMisfit
             | Error::DigestTooLong { .. }

@@ -5,7 +5,7 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
-use crate::execution::resolver::Resolver;
+use crate::execution::resolver::{Found, Resolver};
 use crate::execution::step::{Recover, Step};
 use crate::operation::Operation;
 use crate::operation::answer::Answer;
@@ -19,7 +19,7 @@ use crate::token::session::next_number;
 enum Flaw {
     /// The session's handle is another session's by now.
     OtherSession,
-    /// The key's handle may have been another key's.
+    /// A key's handle may have been another key's.
     OtherKey,
 }
 
@@ -67,8 +67,11 @@ impl Attempt<'_> {
         if !matches!(step, Step::Answer(_)) {
             return None;
         }
-        let (used, key) = (self.resolver.found.get()?, operation.request.key_mut()?);
-        (!self.is_key_still(key, used, self.resolver.epoch)).then_some(Flaw::OtherKey)
+        // Each of its keys: with one that is another's, the answer is another's.
+        let used = self.resolver.found.handles();
+        let mut keys = operation.request.keys_mut().zip(used);
+        let is_own = keys.all(|(key, used)| used.is_none_or(|used| self.is_key_still(key, used, self.resolver.epoch)));
+        (!is_own).then_some(Flaw::OtherKey)
     }
 
     /// Whether a key has the handle that it had in this epoch. Somebody may have logged in again, or sessions may have died, since the handle was found:
@@ -76,7 +79,7 @@ impl Attempt<'_> {
     pub(crate) fn is_key_still(&self, key: &KeyRef, used: CK_OBJECT_HANDLE, epoch: u64) -> bool {
         let Resolver { token, functions, session, now, ttl, .. } = self.resolver;
         let current = token.gate.epoch();
-        let anew = Resolver { token, functions, session, epoch: current, now, ttl, found: Default::default() };
+        let anew = Resolver { token, functions, session, epoch: current, now, ttl, found: Found::default() };
         current == epoch || anew.resolve(key).is_ok_and(|handle| handle == used)
     }
 }

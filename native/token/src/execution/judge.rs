@@ -76,16 +76,17 @@ impl Attempt<'_> {
                 if self.is_login_lost() {
                     return Some(self.retry_after_login(call, may_retry, operation));
                 }
-                let is_object = matches!(operation.request.key_mut(), Some(KeyRef::Object { .. }));
+                let is_object = operation.request.keys_mut().any(|key| matches!(key, KeyRef::Object { .. }));
                 let is_gone = is_object && call.code == CKR_OBJECT_HANDLE_INVALID;
-                if self.forget_key(&mut operation.request) && may_retry {
+                // A refused handle is refused before anything is done.
+                let may_retry = may_retry || (operation.request.only_uses_keys() && operation.may_retry(Executed::No));
+                if self.forget_keys(&mut operation.request) && may_retry {
                     operation.prepare_retry(class, call, executed, next_number());
                     // In the midst of an operation, nobody knows what it has left behind.
                     let is_good = call.phase != Phase::Final || self.cancel(call.function, &operation.request);
                     return (!is_good).then_some(Step::RetryElsewhere(class.name()));
                 }
                 let error = if is_gone { Error::ObjectStale } else { call.into() };
-                // A refused handle is refused before anything is done.
                 self.answer_refusal(&call, class, Failure::not_executed(error), &operation.request)
             }
             Class::LoginLost if may_retry && self.learn_that_key_wants_login(&operation.request, &call) => {
@@ -213,7 +214,19 @@ impl Attempt<'_> {
         true
     }
 
-    fn forget_key(&self, request: &mut Request) -> bool {
-        request.key_mut().is_some_and(|key| self.resolver.forget(key))
+    /// Forgets the handle that was refused. `false`: its key cannot be found again. Of several keys, the code does not tell for certain which is meant: the
+    /// module is asked which handles it knows. If it knows all of them, all are looked for again.
+    fn forget_keys(&self, request: &mut Request) -> bool {
+        let has_several = request.keys_mut().nth(1).is_some();
+        let handles = self.resolver.found.handles();
+        let is_unknown = handles.map(|handle| has_several && handle.is_some_and(|handle| self.resolver.is_unknown(handle)));
+        let is_one_unknown = is_unknown.contains(&true);
+        let mut can_be_found = false;
+        for (key, is_unknown) in request.keys_mut().zip(is_unknown) {
+            if is_unknown || !is_one_unknown {
+                can_be_found |= self.resolver.forget(key);
+            }
+        }
+        can_be_found
     }
 }

@@ -1,8 +1,8 @@
 //! One operation on one session: the C calls, and what their return code asks for. It knows neither the pool nor the runner: what it cannot decide
 //! itself it hands back as a [`step::Step`].
 //!
-//! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `stream` (the same in parts), `objects`, `hashing` and
-//!   `context_login`
+//! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `stream` (the same in parts), `keys` (what comes of keys),
+//!   `objects`, `hashing` and `context_login`
 //! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
 //! * `cancel`: what a failed call has left active is ended, rather than its session closed
@@ -16,6 +16,7 @@ pub(crate) mod executed;
 pub(crate) mod foreign_answer;
 pub(crate) mod hashing;
 pub(crate) mod judge;
+pub(crate) mod keys;
 pub(crate) mod newest;
 pub(crate) mod objects;
 pub(crate) mod perform;
@@ -29,10 +30,10 @@ pub(crate) mod vanished;
 use std::cell::Cell;
 use std::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::execution::attempt::Attempt;
 use crate::execution::batch::SLICE;
-use crate::execution::resolver::Resolver;
+use crate::execution::resolver::{Found, Resolver};
 use crate::execution::step::Step;
 use crate::module::handle::HandleUse;
 use crate::operation::host::Host;
@@ -64,7 +65,7 @@ pub(crate) fn execute<H: Host>(
         epoch,
         now: now(),
         ttl: options.key_cache_ttl,
-        found: Cell::new(None),
+        found: Found::default(),
     };
     let (slice_end, is_first) = (Instant::now() + SLICE, session.begin_use());
     let (has_cancelled, session_failed) = (Cell::new(false), Cell::new(None));
@@ -74,7 +75,7 @@ pub(crate) fn execute<H: Host>(
         return Step::TakeAnother;
     }
     let answered = operation.request.answered();
-    let step = attempt.run(operation);
+    let step = attempt.name_key(attempt.run(operation), &operation.request);
     attempt.reject_foreign_answer(step, operation, answered)
 }
 
@@ -83,6 +84,17 @@ impl Attempt<'_> {
     /// one other try is for a session that lives.
     fn may_be_dead_as_well(&self, failure: LastFailure) -> bool {
         failure.class == Class::DeadSession && self.session.index() < failure.next_session
+    }
+
+    /// A failure says of which key it is, where the request names several.
+    fn name_key(&self, step: Step, request: &Request) -> Step {
+        let Step::Answer(Err(failure)) = step else { return step };
+        let Failure { error, executed } = failure;
+        let error = match request.argument(self.resolver.found.place()) {
+            Some(argument) if error.is_of_key() => Error::OfKey { argument, error: Box::new(error) },
+            _ => error,
+        };
+        Step::Answer(Err(Failure { error, executed }))
     }
 
     /// Performs the operation until there is an answer, or something else to be done.

@@ -9,7 +9,7 @@ use crate::execution::task::check_output_length;
 use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
 use crate::operation::request::Request;
-use crate::p11::keys::{derive_key, generate_key, generate_key_pair, unwrap_key};
+use crate::p11::keys::{generate_key, generate_key_pair};
 use crate::p11::objects::{copy_object, create_object, destroy_object, set_attributes};
 use crate::p11::slots::mechanisms;
 use crate::p11::{CallError, crypto, lengths};
@@ -59,16 +59,9 @@ impl Attempt<'_> {
                 Answer::Objects(objects)
             }
             Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
-            Request::UnwrapKey { key, mechanism, wrapped, template } => {
-                let key = self.resolver.resolve(key)?;
-                let key = unwrap_key(functions, session, mechanism, key, wrapped, template)?;
-                Answer::Object(self.describe_new_object(key, None, template))
-            }
-            Request::DeriveKey { key, mechanism, template } => {
-                let key = self.resolver.resolve(key)?;
-                let key = derive_key(functions, session, mechanism, key, template)?;
-                Answer::Object(self.describe_new_object(key, None, template))
-            }
+            Request::WrapKey { key, mechanism, wrapped } => self.wrap(key, mechanism, wrapped)?,
+            Request::UnwrapKey { key, mechanism, wrapped, template } => self.unwrap(key, mechanism, wrapped, template)?,
+            Request::DeriveKey { key, mechanism, template } => self.derive(key, mechanism, template)?,
             Request::ObjectSize { object } => Answer::Size(self.read_size(object)?),
             Request::CreateObject { template } => {
                 Answer::Object(self.describe_new_object(create_object(functions, session, template)?, None, template))

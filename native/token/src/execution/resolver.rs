@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_UNIQUE_ID};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKA_CLASS, CKA_UNIQUE_ID};
 use session_pool::Millis;
 
 use crate::error::Error;
 use crate::operation::key_ref::{KeyRef, Newest, by_unique_id};
-use crate::p11::attributes::unique_id;
+use crate::operation::request::MOST_KEYS;
+use crate::p11::attributes::{get_attributes, unique_id};
 use crate::p11::objects::{describe, find_objects};
 use crate::p11::{CallError, Class, Functions, Phase, Template, Value};
 use crate::token::Token;
@@ -30,8 +31,41 @@ pub(crate) struct Resolver<'a> {
     pub(crate) now: Millis,
     /// How long a handle is remembered.
     pub(crate) ttl: Option<Millis>,
-    /// The last handle that was resolved.
-    pub(crate) found: Cell<Option<CK_OBJECT_HANDLE>>,
+    /// What was resolved of the request's keys.
+    pub(crate) found: Found,
+}
+
+/// The handles of a request's keys, by their places in it: see [`Request::keys_mut`](crate::operation::request::Request::keys_mut).
+#[derive(Default)]
+pub(crate) struct Found {
+    handles: Cell<[Option<CK_OBJECT_HANDLE>; MOST_KEYS]>,
+    /// The place of the key that was last looked for.
+    place: Cell<usize>,
+}
+
+impl Found {
+    /// The last handles that were resolved.
+    pub(crate) fn handles(&self) -> [Option<CK_OBJECT_HANDLE>; MOST_KEYS] {
+        self.handles.get()
+    }
+
+    /// The place of the key that a failure is of, where it is one of keys.
+    pub(crate) fn place(&self) -> usize {
+        self.place.get()
+    }
+
+    /// From here on, what is found, or found fault with, is the key of this place.
+    pub(crate) fn turn_to(&self, place: usize) {
+        self.place.set(place);
+    }
+
+    fn put(&self, handle: CK_OBJECT_HANDLE) {
+        let mut handles = self.handles.get();
+        if let Some(found) = handles.get_mut(self.place.get()) {
+            *found = Some(handle);
+        }
+        self.handles.set(handles);
+    }
 }
 
 /// The error of an object that was there, where it is not found.
@@ -40,10 +74,16 @@ fn as_stale(error: Error) -> Error {
 }
 
 impl Resolver<'_> {
-    /// The handle of a key.
+    /// The handle of a request's only key, or of its first one.
     pub(crate) fn resolve(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
+        self.resolve_at(0, key)
+    }
+
+    /// The handle of a key that has this place in its request.
+    pub(crate) fn resolve_at(&self, place: usize, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
+        self.found.turn_to(place);
         let handle = self.look_up(key)?;
-        self.found.set(Some(handle));
+        self.found.put(handle);
         Ok(handle)
     }
 
@@ -78,7 +118,7 @@ impl Resolver<'_> {
             KeyRef::Object { unique_id: Some(unique_id), handle, epoch, .. } => {
                 if *epoch != self.epoch || self.is_other(*handle, unique_id)? {
                     let handle = self.find_proved(unique_id)?.ok_or(Error::ObjectStale)?;
-                    self.found.set(Some(handle));
+                    self.found.put(handle);
                     return Ok(handle);
                 }
             }
@@ -91,6 +131,12 @@ impl Resolver<'_> {
     /// Whether an object has another unique id than this one, as far as the token says.
     pub(crate) fn is_other(&self, handle: CK_OBJECT_HANDLE, expected: &[u8]) -> Result<bool, CallError> {
         Ok(self.unique_id(handle)?.is_some_and(|found| found != expected))
+    }
+
+    /// Whether the module says that it knows no object with this handle.
+    pub(crate) fn is_unknown(&self, handle: CK_OBJECT_HANDLE) -> bool {
+        let read = get_attributes(self.functions, self.session, handle, &[CKA_CLASS]);
+        read.is_err_and(|error| error.class() == Class::StaleHandle)
     }
 
     /// What the token says of an object's `CKA_UNIQUE_ID`; `None`: nothing.
@@ -169,8 +215,10 @@ impl Resolver<'_> {
                 self.token.keys.forget(find);
                 self.token.keys.forget(&own);
                 self.token.keys.forget_handle(*handle);
-                // No epoch is 0: from now on it has to be found.
-                *epoch = 0;
+                if can_be_found {
+                    // No epoch is 0: from now on it has to be found.
+                    *epoch = 0;
+                }
                 can_be_found
             }
             KeyRef::Find(name, _) | KeyRef::Newest(Newest { name, .. }) => {

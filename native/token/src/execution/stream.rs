@@ -56,7 +56,7 @@ impl Stream {
     /// No ciphertext goes out without the IV that it was made with.
     fn check_iv(&self) -> Result<(), Error> {
         match self.mechanism.replaced_iv() {
-            Some(iv) if self.kind == Kind::Encrypt => Err(Error::IvReplaced { iv }),
+            Some(iv) if self.kind == Kind::Encrypt => Err(Error::IvReplaced { function: "C_Encrypt", iv }),
             _ => Ok(()),
         }
     }

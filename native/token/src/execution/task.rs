@@ -56,7 +56,8 @@ impl Attempt<'_> {
             }
             Task::Encrypt(data) => {
                 let allowed = lengths::of_ciphertext(mechanism, data.len(), facts.modulus_size);
-                check_ciphertext(mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, allowed)
+                let is_allowed = |size| allowed.as_ref().is_none_or(|allowed| allowed.contains(&size));
+                check_ciphertext("C_Encrypt", mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, is_allowed)
             }
             Task::Decrypt(data) => self
                 .run_with_login(key, facts, context, |login| {
@@ -165,17 +166,20 @@ pub(crate) fn check_output_length(
     Err(Fault::ran(Error::OutputLength { function }))
 }
 
-/// A ciphertext goes out with the IV that it was made with, or not at all.
-fn check_ciphertext(
+/// A ciphertext goes out with the IV that it was made with, and with a length that it may have, or not at all.
+pub(crate) fn check_ciphertext(
+    function: &'static str,
     mechanism: &Mechanism,
     Encrypted { bytes, iv }: Encrypted,
-    allowed: Option<RangeInclusive<usize>>,
+    is_allowed: impl FnOnce(usize) -> bool,
 ) -> Result<Answer, Fault> {
+    let is_allowed = is_allowed(bytes.len());
     match (mechanism.has_token_iv(), iv) {
-        (false, None) => Ok(Answer::Bytes(check_output_length("C_Encrypt", bytes, allowed)?)),
-        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes: check_output_length("C_Encrypt", bytes, allowed)? }),
-        (false, Some(iv)) => Err(Fault::ran(Error::IvReplaced { iv })),
+        (false, Some(iv)) => Err(Fault::ran(Error::IvReplaced { function, iv })),
         // Made with our zeros, then, as everything else under this key would be.
-        (true, None) => Err(Fault::ran(Error::IvNotMade)),
+        (true, None) => Err(Fault::ran(Error::IvNotMade { function })),
+        _ if !is_allowed => Err(Fault::ran(Error::OutputLength { function })),
+        (false, None) => Ok(Answer::Bytes(bytes)),
+        (true, Some(iv)) => Ok(Answer::Sealed { iv, bytes }),
     }
 }

@@ -11,6 +11,9 @@ use crate::operation::task::Task;
 use crate::p11::{Mechanism, Template};
 use crate::support::data::Data;
 
+/// How many keys a request may name.
+pub(crate) const MOST_KEYS: usize = 2;
+
 /// What a caller asks for.
 #[derive(Debug)]
 pub enum Request {
@@ -63,6 +66,15 @@ pub enum Request {
         public: Template,
         /// The private key's template.
         private: Template,
+    },
+    /// `C_WrapKey`.
+    WrapKey {
+        /// The key that wraps.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The key that is wrapped.
+        wrapped: Box<KeyRef>,
     },
     /// `C_UnwrapKey`.
     UnwrapKey {
@@ -166,6 +178,7 @@ impl Request {
             Self::GenerateKeyPair { .. } => "generate_key_pair",
             Self::FindObjects { .. } => "find_objects",
             Self::GetAttributes { .. } => "get_attributes",
+            Self::WrapKey { .. } => "wrap_key",
             Self::UnwrapKey { .. } => "unwrap_key",
             Self::DeriveKey { .. } => "derive_key",
             Self::ObjectSize { .. } => "object_size",
@@ -178,21 +191,38 @@ impl Request {
         }
     }
 
-    /// The key or object that it names.
-    pub(crate) fn key_mut(&mut self) -> Option<&mut KeyRef> {
-        match self {
+    /// The keys or objects that it names, at most [`MOST_KEYS`], in the order of their places: the one that does something, and the one to which it is done.
+    pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = &mut KeyRef> {
+        let keys = match self {
             Self::Apply { key, .. }
             | Self::Batch(Batch { key, .. })
             | Self::UnwrapKey { key, .. }
-            | Self::DeriveKey { key, .. } => Some(key),
-            Self::Stream(_, StreamPart::Begin(beginning)) => beginning.key.as_mut(),
+            | Self::DeriveKey { key, .. } => [Some(key), None],
+            Self::WrapKey { key, wrapped, .. } => [Some(key), Some(&mut **wrapped)],
+            Self::Stream(_, StreamPart::Begin(beginning)) => [beginning.key.as_mut(), None],
             Self::GetAttributes { object, .. }
             | Self::ObjectSize { object }
             | Self::DestroyObject { object }
             | Self::CopyObject { object, .. }
-            | Self::SetAttributes { object, .. } => Some(object),
-            _ => None,
-        }
+            | Self::SetAttributes { object, .. } => [Some(object), None],
+            _ => [None, None],
+        };
+        keys.into_iter().flatten()
+    }
+
+    /// What the caller calls the key of a place, where it names several.
+    pub(crate) fn argument(&self, place: usize) -> Option<&'static str> {
+        let names: [&'static str; MOST_KEYS] = match self {
+            Self::WrapKey { .. } => ["wrapping_key", "key"],
+            _ => return None,
+        };
+        names.get(place).copied()
+    }
+
+    /// Whether it uses its keys for something that may not be done twice. A handle that is refused is refused before that: it is tried again with the handle that
+    /// the key has by now. What is done to the object itself is not, since another may have its name by now.
+    pub(crate) fn only_uses_keys(&self) -> bool {
+        matches!(self, Self::WrapKey { .. } | Self::UnwrapKey { .. } | Self::DeriveKey { .. })
     }
 
     /// How many tasks of its list have an answer.
@@ -230,6 +260,7 @@ impl Request {
             | Self::TokenInfo => true,
             Self::GenerateKey { .. }
             | Self::GenerateKeyPair { .. }
+            | Self::WrapKey { .. }
             | Self::UnwrapKey { .. }
             | Self::DeriveKey { .. }
             | Self::CreateObject { .. }

@@ -13,6 +13,12 @@ pub enum Use {
     Encrypt,
     /// `C_DecryptInit`.
     Decrypt,
+    /// `C_WrapKey`: the key that wraps.
+    Wrap,
+    /// `C_UnwrapKey`: the key that unwraps.
+    Unwrap,
+    /// `C_DeriveKey`: the key that another is derived from.
+    Derive,
 }
 
 /// The keys of a mechanism. Of no types: any type of that class, as far as is known.
@@ -35,8 +41,8 @@ pub fn fits(mechanism: CK_MECHANISM_TYPE, usage: Use, class: Option<CK_OBJECT_CL
     };
     let (wanted, types) = match (keys, usage) {
         (Keys::Secret(types), _) => (CKO_SECRET_KEY, types),
-        (Keys::Pair(types), Use::Sign | Use::Decrypt) => (CKO_PRIVATE_KEY, types),
-        (Keys::Pair(types), Use::Verify | Use::Encrypt) => (CKO_PUBLIC_KEY, types),
+        (Keys::Pair(types), Use::Sign | Use::Decrypt | Use::Unwrap | Use::Derive) => (CKO_PRIVATE_KEY, types),
+        (Keys::Pair(types), Use::Verify | Use::Encrypt | Use::Wrap) => (CKO_PUBLIC_KEY, types),
     };
     class.is_none_or(|class| class == wanted) && (types.is_empty() || key_type.is_none_or(|own| types.contains(&own)))
 }
@@ -48,6 +54,7 @@ fn keys(mechanism: CK_MECHANISM_TYPE) -> Option<Keys> {
         | CKM_RSA_X9_31..=CKM_SHA1_RSA_PKCS_PSS
         | CKM_SHA256_RSA_PKCS..=CKM_SHA224_RSA_PKCS_PSS
         | CKM_SHA3_256_RSA_PKCS..=CKM_SHA3_224_RSA_PKCS_PSS
+        | CKM_RSA_AES_KEY_WRAP
         | CKM_RSA_PKCS_TPM_1_1
         | CKM_RSA_PKCS_OAEP_TPM_1_1 => &[CKK_RSA],
         CKM_DSA..=CKM_DSA_SHA512 | CKM_DSA_SHA3_224..=CKM_DSA_SHA3_512 => &[CKK_DSA],
@@ -55,6 +62,13 @@ fn keys(mechanism: CK_MECHANISM_TYPE) -> Option<Keys> {
         // Before there was a type for them, Edwards keys were EC keys.
         CKM_EDDSA => &[CKK_EC_EDWARDS, CKK_EC],
         CKM_XEDDSA => &[CKK_EC_MONTGOMERY, CKK_EC],
+        // SoftHSM's Montgomery keys are Edwards keys.
+        CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => &[CKK_EC, CKK_EC_MONTGOMERY, CKK_EC_EDWARDS],
+        CKM_ECDH_AES_KEY_WRAP | CKM_ECDH_COF_AES_KEY_WRAP => &[CKK_EC],
+        CKM_ECDH_X_AES_KEY_WRAP => &[CKK_EC_MONTGOMERY, CKK_EC],
+        CKM_ECMQV_DERIVE => &[CKK_EC],
+        CKM_DH_PKCS_DERIVE => &[CKK_DH],
+        CKM_X9_42_DH_DERIVE | CKM_X9_42_DH_HYBRID_DERIVE | CKM_X9_42_MQV_DERIVE => &[CKK_X9_42_DH],
         CKM_ML_DSA | CKM_HASH_ML_DSA | CKM_HASH_ML_DSA_SHA224..=CKM_HASH_ML_DSA_SHAKE256 => &[CKK_ML_DSA],
         CKM_SLH_DSA | CKM_HASH_SLH_DSA | CKM_HASH_SLH_DSA_SHA224..=CKM_HASH_SLH_DSA_SHAKE256 => &[CKK_SLH_DSA],
         CKM_HSS => &[CKK_HSS],
@@ -68,6 +82,23 @@ fn keys(mechanism: CK_MECHANISM_TYPE) -> Option<Keys> {
 
 fn secret_keys(mechanism: CK_MECHANISM_TYPE) -> Option<&'static [CK_KEY_TYPE]> {
     Some(match mechanism {
+        CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA => &[CKK_AES],
+        CKM_DES_ECB_ENCRYPT_DATA | CKM_DES_CBC_ENCRYPT_DATA => &[CKK_DES],
+        CKM_DES3_ECB_ENCRYPT_DATA | CKM_DES3_CBC_ENCRYPT_DATA => &[CKK_DES3, CKK_DES2],
+        CKM_CAMELLIA_ECB_ENCRYPT_DATA | CKM_CAMELLIA_CBC_ENCRYPT_DATA => &[CKK_CAMELLIA],
+        CKM_ARIA_ECB_ENCRYPT_DATA | CKM_ARIA_CBC_ENCRYPT_DATA => &[CKK_ARIA],
+        CKM_SEED_ECB_ENCRYPT_DATA | CKM_SEED_CBC_ENCRYPT_DATA => &[CKK_SEED],
+        // Whatever secret it is.
+        CKM_CONCATENATE_BASE_AND_KEY
+        | CKM_CONCATENATE_BASE_AND_DATA
+        | CKM_CONCATENATE_DATA_AND_BASE
+        | CKM_XOR_BASE_AND_DATA
+        | CKM_EXTRACT_KEY_FROM_KEY
+        | CKM_HKDF_DERIVE
+        | CKM_HKDF_DATA
+        | CKM_SP800_108_COUNTER_KDF
+        | CKM_SP800_108_FEEDBACK_KDF
+        | CKM_SP800_108_DOUBLE_PIPELINE_KDF => &[],
         CKM_AES_ECB..=CKM_AES_GMAC | CKM_AES_OFB..=CKM_AES_KEY_WRAP_PKCS7 => &[CKK_AES],
         CKM_AES_XTS => &[CKK_AES_XTS, CKK_AES],
         CKM_DES_ECB..=CKM_DES_CBC_PAD | CKM_DES_OFB64..=CKM_DES_CFB8 => &[CKK_DES],
@@ -156,6 +187,11 @@ mod tests {
             (CKM_ECDSA, Use::Sign, PRIVATE, CKK_EC_EDWARDS),
             (CKM_AES_GCM, Use::Encrypt, SECRET, CKK_GENERIC_SECRET),
             (CKM_AES_CBC, Use::Encrypt, SECRET, CKK_DES3),
+            (CKM_AES_KEY_WRAP, Use::Wrap, SECRET, CKK_DES3),
+            (CKM_AES_KEY_WRAP_KWP, Use::Unwrap, SECRET, CKK_GENERIC_SECRET),
+            (CKM_RSA_AES_KEY_WRAP, Use::Unwrap, PRIVATE, CKK_EC),
+            (CKM_ECDH1_DERIVE, Use::Derive, PRIVATE, CKK_RSA),
+            (CKM_AES_ECB_ENCRYPT_DATA, Use::Derive, SECRET, CKK_DES3),
         ] {
             assert!(!fits(mechanism, usage, class, Some(key_type)), "{mechanism:#x}");
             assert!(!fits(mechanism, usage, None, Some(key_type)), "{mechanism:#x}");
@@ -173,6 +209,12 @@ mod tests {
             (CKM_AES_GCM, Use::Decrypt, CKO_DATA),
             (CKM_SHA256_HMAC, Use::Sign, CKO_PRIVATE_KEY),
             (CKM_HOTP, Use::Sign, CKO_DATA),
+            (CKM_RSA_PKCS_OAEP, Use::Wrap, CKO_PRIVATE_KEY),
+            (CKM_RSA_PKCS, Use::Unwrap, CKO_PUBLIC_KEY),
+            (CKM_AES_KEY_WRAP, Use::Wrap, CKO_PRIVATE_KEY),
+            (CKM_ECDH1_DERIVE, Use::Derive, CKO_PUBLIC_KEY),
+            (CKM_HKDF_DERIVE, Use::Derive, CKO_PRIVATE_KEY),
+            (CKM_XOR_BASE_AND_DATA, Use::Derive, CKO_DATA),
         ] {
             assert!(!fits(mechanism, usage, Some(class), None), "{mechanism:#x}");
         }
@@ -189,6 +231,12 @@ mod tests {
             (CKM_AES_CMAC, Use::Sign, SECRET, CKK_AES),
             (CKM_SHA256_HMAC, Use::Verify, SECRET, CKK_SHA256_HMAC),
             (CKM_ML_DSA, Use::Sign, PRIVATE, CKK_ML_DSA),
+            (CKM_RSA_AES_KEY_WRAP, Use::Wrap, PUBLIC, CKK_RSA),
+            (CKM_AES_CBC_PAD, Use::Unwrap, SECRET, CKK_AES),
+            (CKM_ECDH1_DERIVE, Use::Derive, PRIVATE, CKK_EC_MONTGOMERY),
+            (CKM_ECDH1_DERIVE, Use::Derive, PRIVATE, CKK_EC_EDWARDS),
+            (CKM_DES3_ECB_ENCRYPT_DATA, Use::Derive, SECRET, CKK_DES2),
+            (CKM_HKDF_DERIVE, Use::Derive, SECRET, CKK_AES),
         ] {
             assert!(fits(mechanism, usage, class, Some(key_type)), "{mechanism:#x}");
         }

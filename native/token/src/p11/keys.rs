@@ -3,11 +3,11 @@
 use cryptoki_sys::*;
 
 use super::buffer::{input, length, output};
+use super::crypto::Encrypted;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use super::mechanism::Mechanism;
 use super::template::{Attribute, count, with_ck};
-use crate::support::wiped::Wiped;
 
 /// Bytes of the first buffer for a wrapped key. Enough for RSA-4096.
 const WRAPPED_HINT: usize = 4096;
@@ -75,14 +75,15 @@ pub fn wrap_key(
     mechanism: &Mechanism,
     wrapping_key: CK_OBJECT_HANDLE,
     key: CK_OBJECT_HANDLE,
-) -> Result<Wiped, CallError> {
-    mechanism.with_ck(|mechanism| {
+) -> Result<Encrypted, CallError> {
+    let (wrapped, iv) = mechanism.with_ck_iv(|mechanism| {
         let mechanism: CK_MECHANISM_PTR = mechanism;
         output("C_WrapKey", Phase::Single, WRAPPED_HINT, 0, |buffer, size| {
             // SAFETY: the mechanism lives through the call; `buffer` has room for `size` bytes.
             unsafe { call!(functions, C_WrapKey(session, mechanism, wrapping_key, key, buffer, size)) }
         })
-    })
+    });
+    Ok(Encrypted { bytes: wrapped?, iv })
 }
 
 /// `C_UnwrapKey`: makes a key object of a wrapped key.

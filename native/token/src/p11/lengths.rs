@@ -244,6 +244,23 @@ pub fn of_ciphertext(mechanism: &Mechanism, plain: usize, modulus: Option<usize>
     }
 }
 
+/// Whether a key that is wrapped may have so many bytes, with an RSA key whose modulus has so many. How long the key itself is, we do not know.
+pub fn may_be_wrapped(mechanism: &Mechanism, wrapped: usize, modulus: Option<usize>) -> bool {
+    match (mechanism.code, modulus) {
+        (CKM_RSA_PKCS | CKM_RSA_PKCS_OAEP | CKM_RSA_X_509, Some(modulus)) => wrapped == modulus,
+        // The AES key that RSA has encrypted, and the key that this has wrapped.
+        (CKM_RSA_AES_KEY_WRAP, Some(modulus)) => wrapped >= modulus + 16 && (wrapped - modulus).is_multiple_of(8),
+        (CKM_AES_KEY_WRAP | CKM_AES_KEY_WRAP_PAD | CKM_AES_KEY_WRAP_KWP | CKM_AES_KEY_WRAP_PKCS7, _) => {
+            wrapped >= 16 && wrapped.is_multiple_of(8)
+        }
+        _ => match mode(mechanism) {
+            Some(Mode::Padded(block)) => wrapped > 0 && wrapped.is_multiple_of(block),
+            Some(Mode::Tagged(tag)) => wrapped > *tag.start(),
+            _ => wrapped > 0,
+        },
+    }
+}
+
 /// Bytes that a plaintext may have whose ciphertext has so many; `None`: unknown.
 pub fn of_plaintext(mechanism: &Mechanism, cipher: usize) -> Option<RangeInclusive<usize>> {
     Some(match mode(mechanism)? {
@@ -314,6 +331,20 @@ mod tests {
         assert_eq!(both(CKM_RSA_PKCS_OAEP, 5, 256), (Some(256..=256), Some(0..=256)));
         assert_eq!(of_ciphertext(&of(CKM_RSA_PKCS), 5, None), None);
         assert_eq!(both(CKM_VENDOR_DEFINED + 1, 5, 5), (None, None));
+    }
+
+    #[test]
+    fn a_wrapped_key_is_as_long_as_its_mechanism_allows() {
+        let may_be = |code, size, modulus| may_be_wrapped(&Mechanism::new(code), size, modulus);
+        assert!(may_be(CKM_RSA_PKCS_OAEP, 256, Some(256)) && !may_be(CKM_RSA_PKCS_OAEP, 255, Some(256)));
+        assert!(may_be(CKM_RSA_PKCS, 255, None));
+        assert!(
+            may_be(CKM_AES_KEY_WRAP, 24, None) && !may_be(CKM_AES_KEY_WRAP, 23, None) && !may_be(CKM_AES_KEY_WRAP_KWP, 8, None)
+        );
+        assert!(may_be(CKM_RSA_AES_KEY_WRAP, 256 + 40, Some(256)));
+        assert!(!may_be(CKM_RSA_AES_KEY_WRAP, 256, Some(256)) && !may_be(CKM_RSA_AES_KEY_WRAP, 40, Some(256)));
+        assert!(may_be(CKM_AES_CBC_PAD, 48, None) && !may_be(CKM_AES_CBC_PAD, 47, None) && !may_be(CKM_AES_CBC_PAD, 0, None));
+        assert!(may_be(CKM_VENDOR_DEFINED, 1, None) && !may_be(CKM_VENDOR_DEFINED, 0, None));
     }
 
     #[test]

@@ -202,7 +202,7 @@ fn wraps_unwraps_and_derives() {
     let (f, session) = (&fixture().functions, open());
     let (wrapping, key) = (aes(&session), aes(&session));
     let mechanism = Mechanism::new(CKM_AES_KEY_WRAP);
-    let wrapped = objects::wrap_key(f, session.0, &mechanism, wrapping, key).unwrap();
+    let wrapped = objects::wrap_key(f, session.0, &mechanism, wrapping, key).unwrap().bytes;
     assert_eq!(wrapped.len(), 40);
     let template = [
         Attribute::ulong(CKA_CLASS, CKO_SECRET_KEY),

@@ -1,0 +1,103 @@
+defmodule Pkcs11Pool.Test.KeyWrap do
+  @moduledoc """
+  AES key wrap without padding (RFC 3394) and with it (RFC 5649), by OTP's `:crypto`: another implementation than a token's.
+  """
+
+  @icv :binary.copy(<<0xA6>>, 8)
+
+  @doc "Wraps a key whose length is a multiple of 8 (RFC 3394)."
+  @spec wrap(kek :: binary, binary) :: binary
+  def wrap(kek, key) when rem(byte_size(key), 8) == 0 and byte_size(key) >= 16,
+    do: run(kek, @icv, key)
+
+  @doc "Unwraps what `wrap/2` wrapped, or `:error`."
+  @spec unwrap(kek :: binary, binary) :: {:ok, binary} | :error
+  def unwrap(kek, wrapped) do
+    case invert(kek, wrapped) do
+      {@icv, key} -> {:ok, key}
+      _other -> :error
+    end
+  end
+
+  @doc "Wraps a key of any length (RFC 5649)."
+  @spec wrap_padded(kek :: binary, binary) :: binary
+  def wrap_padded(kek, key) do
+    size = byte_size(key)
+    padded = key <> :binary.copy(<<0>>, rem(8 - rem(size, 8), 8))
+    icv = <<0xA65959A6::32, size::32>>
+    if byte_size(padded) == 8, do: encrypt(kek, icv <> padded), else: run(kek, icv, padded)
+  end
+
+  @doc "Unwraps what `wrap_padded/2` wrapped, or `:error`."
+  @spec unwrap_padded(kek :: binary, binary) :: {:ok, binary} | :error
+  def unwrap_padded(kek, wrapped) do
+    {icv, padded} =
+      if byte_size(wrapped) == 16 do
+        <<icv::binary-8, padded::binary-8>> = decrypt(kek, wrapped)
+        {icv, padded}
+      else
+        invert(kek, wrapped)
+      end
+
+    with <<0xA65959A6::32, size::32>> <- icv,
+         true <- size <= byte_size(padded) and byte_size(padded) - size < 8,
+         <<key::binary-size(size), padding::binary>> <- padded,
+         true <- padding == :binary.copy(<<0>>, byte_size(padding)) do
+      {:ok, key}
+    else
+      _other -> :error
+    end
+  end
+
+  # RFC 3394, 2.2.1.
+  defp run(kek, icv, key) do
+    registers = for <<register::binary-8 <- key>>, do: register
+    count = length(registers)
+
+    {a, registers} =
+      for round <- 0..5, reduce: {icv, registers} do
+        {a, registers} ->
+          {registers, a} =
+            registers
+            |> Enum.with_index(1)
+            |> Enum.map_reduce(a, fn {register, i}, a ->
+              <<high::64, low::binary-8>> = encrypt(kek, a <> register)
+              {low, <<Bitwise.bxor(high, count * round + i)::64>>}
+            end)
+
+          {a, registers}
+      end
+
+    IO.iodata_to_binary([a | registers])
+  end
+
+  # RFC 3394, 2.2.2.
+  defp invert(kek, <<a::binary-8, wrapped::binary>>) do
+    registers = for <<register::binary-8 <- wrapped>>, do: register
+    count = length(registers)
+
+    {a, registers} =
+      for round <- 5..0//-1, reduce: {a, registers} do
+        {a, registers} ->
+          {reversed, a} =
+            registers
+            |> Enum.with_index(1)
+            |> Enum.reverse()
+            |> Enum.map_reduce(a, fn {register, i}, <<a::64>> ->
+              <<a::binary-8, low::binary-8>> =
+                decrypt(kek, <<Bitwise.bxor(a, count * round + i)::64>> <> register)
+
+              {low, a}
+            end)
+
+          {a, Enum.reverse(reversed)}
+      end
+
+    {a, IO.iodata_to_binary(registers)}
+  end
+
+  defp encrypt(kek, block), do: :crypto.crypto_one_time(cipher(kek), kek, block, true)
+  defp decrypt(kek, block), do: :crypto.crypto_one_time(cipher(kek), kek, block, false)
+
+  defp cipher(kek), do: :"aes_#{8 * byte_size(kek)}_ecb"
+end
