@@ -280,7 +280,7 @@ defmodule Pkcs11Pool do
           :ok | {:error, Error.t()}
   def login(pool, pin_source, opts \\ []), do: API.Login.login(pool, pin_source, opts)
 
-  defbang login!(pool, source :: pin_source | nil, opts :: [login_option]) :: :ok
+  defbang login!(pool, pin_source :: pin_source | nil, opts :: [login_option]) :: :ok
 
   @doc """
   Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again; that of a `:token` pool

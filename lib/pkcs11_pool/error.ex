@@ -19,6 +19,7 @@ defmodule Pkcs11Pool.Error do
   | `:operation_timeout` | the operation was not done within `:operation_timeout` | `:timeout_ms`, `:stats` |
   | `:overloaded` | `:max_waiting` operations wait already | `:max_waiting`, `:stats` |
   | `:pool_not_found` | no pool has this name | |
+  | `:application_not_started` | the application `:pkcs11_pool` does not run | |
   | `:draining` | the pool stops | |
   | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered is not used | |
   | `:key_not_found` | no object matches the key; or none is proved to be that of a public key or certificate | of a public key or certificate: `:public_keys`, `:certificates` (how many the token has of it), `:unproved` (private keys that may be it) |
@@ -99,6 +100,7 @@ defmodule Pkcs11Pool.Error do
     :queue_timeout,
     :overloaded,
     :pool_not_found,
+    :application_not_started,
     :draining,
     :key_not_found,
     :ambiguous_key,
@@ -264,6 +266,76 @@ defmodule Pkcs11Pool.Error do
     never_ran? = executed == false or (executed == :unknown and never_asked?)
     never_ran? and reason in @transient and not match?(%{poisoned: true}, details)
   end
+
+  # What comes from whoever sent the data.
+  @bad_request [
+    :signature_invalid,
+    :decryption_failed,
+    :jws_invalid,
+    :data_invalid,
+    :data_len_range,
+    :encrypted_data_invalid,
+    :encrypted_data_len_range,
+    :aead_decrypt_failed,
+    :wrapped_key_invalid,
+    :wrapped_key_len_range
+  ]
+
+  # Nobody is served until somebody has put something right.
+  @out_of_service [
+    :pool_not_found,
+    :application_not_started,
+    :pin_required,
+    :pin_incorrect,
+    :pin_invalid,
+    :pin_len_range,
+    :pin_expired,
+    :pin_locked,
+    :pin_final_try,
+    :pin_source_failed,
+    :user_pin_not_initialized,
+    :login_conflict,
+    :reauthentication_required,
+    :slot_not_found,
+    :ambiguous_slot
+  ]
+
+  @doc """
+  The status and the headers of an HTTP response for a request that failed with this error.
+
+  | status | when |
+  |---|---|
+  | 400 | the signature, ciphertext or data that came with the request is wrong: `:signature_invalid`, `:decryption_failed`, `:jws_invalid`, `:data_len_range`, ... |
+  | 503 with `retry-after` | it may succeed a moment later, and never ran (`retryable?/1`): `:token_unavailable`, `:overloaded`, `:queue_timeout`, `:draining`, ... The seconds are those until the pool looks for its token again, rounded up, else 1 |
+  | 503 | nobody is served until somebody puts something right: `:pin_incorrect`, `:pin_locked`, `:slot_not_found`, `:pool_not_found`, ... |
+  | 504 | `:operation_timeout`: it may have run, so that the client is not told to try again |
+  | 502 | the token failed, and it is unknown whether the operation ran: `:device_error`, `:general_error`, `:session_lost`, ... |
+  | 500 | all others, such as `:key_not_found` or `:mechanism_invalid`: what is wrong is in the application or in what is on the token. Where keys are named by the client, match on `reason` first |
+
+  In a Plug or a controller:
+
+      {status, headers} = Pkcs11Pool.Error.http_status(error)
+      conn |> merge_resp_headers(headers) |> send_resp(status, "")
+
+  The message is not for clients: it names the pool, and what to change there.
+  """
+  @spec http_status(t) :: {status :: 400 | 500 | 502..504, headers :: [{String.t(), String.t()}]}
+  def http_status(%__MODULE__{reason: reason} = error) do
+    cond do
+      reason in @bad_request -> {400, []}
+      reason == :operation_timeout and error.executed != false -> {504, []}
+      retryable?(error) -> {503, [{"retry-after", retry_after(error.details)}]}
+      reason in @out_of_service -> {503, []}
+      reason in @transient or error.executed == :unknown -> {502, []}
+      true -> {500, []}
+    end
+  end
+
+  # Whole seconds, as HTTP has it.
+  defp retry_after(%{retry_after_ms: ms}) when is_integer(ms) and ms > 0,
+    do: Integer.to_string(div(ms + 999, 1_000))
+
+  defp retry_after(_details), do: "1"
 
   @doc """
   What happened, in which pool, after how long, and what to change.

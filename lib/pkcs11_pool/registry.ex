@@ -57,11 +57,24 @@ defmodule Pkcs11Pool.Registry do
       [{server, entry}] -> if Process.alive?(server), do: {:ok, server, entry}, else: :error
       [] -> :error
     end
+  rescue
+    # There is no registry: the application does not run.
+    ArgumentError -> :error
   end
 
   @doc "The same, or the error that there is no such pool."
   @spec fetch(name :: term) :: {:ok, pid, entry} | {:error, Error.t()}
   def fetch(name) do
-    with :error <- lookup(name), do: {:error, Error.new(:pool_not_found, pool: name)}
+    with :error <- lookup(name),
+         :ok <- check_application(name),
+         do: {:error, Error.new(:pool_not_found, pool: name)}
+  end
+
+  @doc "Whether the application runs, without which there is no pool."
+  @spec check_application(name :: term) :: :ok | {:error, Error.t()}
+  def check_application(name) do
+    if Process.whereis(__MODULE__),
+      do: :ok,
+      else: {:error, Error.new(:application_not_started, pool: name)}
   end
 end

@@ -235,6 +235,64 @@ defmodule Pkcs11Pool.ErrorTest do
     refute Error.retryable?(Error.new(:token_unavailable, details: %{poisoned: true}))
   end
 
+  describe "http_status/1" do
+    test "says when to come back where the same call may succeed, and only there" do
+      for {details, seconds} <- [
+            {%{retry_after_ms: 1}, "1"},
+            {%{retry_after_ms: 1_000}, "1"},
+            {%{retry_after_ms: 1_001}, "2"},
+            {%{retry_after_ms: 15_000}, "15"},
+            {%{retry_after_ms: 0}, "1"},
+            {%{retry_after_ms: :x}, "1"},
+            {%{}, "1"}
+          ] do
+        error = Error.new(:token_unavailable, details: details)
+        assert Error.http_status(error) == {503, [{"retry-after", seconds}]}
+      end
+
+      for reason <- [:overloaded, :queue_timeout, :draining, :starting, :module_initialize_failed] do
+        assert Error.http_status(Error.new(reason)) == {503, [{"retry-after", "1"}]}
+      end
+
+      # It may have run.
+      lost = Error.new(:token_unavailable, code: 0x32, executed: :unknown)
+      assert Error.http_status(lost) == {502, []}
+      assert Error.http_status(Error.new(:operation_timeout)) == {504, []}
+      # It waited in vain for a session.
+      assert {503, [_]} = Error.http_status(Error.new(:operation_timeout, executed: false))
+    end
+
+    test "tells the client's fault from the token's and from ours" do
+      for {status, reasons} <- [
+            {400, [:signature_invalid, :decryption_failed, :jws_invalid, :data_len_range]},
+            {503, [:pin_incorrect, :pin_locked, :pin_required, :pool_not_found, :slot_not_found]},
+            {502, [:device_error, :general_error, :function_failed, :session_lost]}
+          ],
+          reason <- reasons do
+        assert Error.http_status(Error.new(reason)) == {status, []}
+      end
+
+      # A PIN that was refused is not tried again by itself.
+      poisoned = Error.new(:pin_locked, executed: false, details: %{poisoned: true})
+      assert Error.http_status(poisoned) == {503, []}
+      assert Error.http_status(Error.new(:vendor_defined, code: 0x80000001)) == {502, []}
+
+      for reason <- [:key_not_found, :ambiguous_key, :mechanism_invalid, :object_stale] do
+        assert Error.http_status(Error.new(reason, executed: false)) == {500, []}
+      end
+    end
+
+    test "has an answer to every reason there is" do
+      for reason <- ReturnCode.names(),
+          executed <- [true, false, :unknown],
+          details <- [%{}, nil] do
+        error = %Error{reason: reason, executed: executed, details: details}
+        assert {status, headers} = Error.http_status(error)
+        assert status in [400, 500, 502, 503, 504] and headers in [[], [{"retry-after", "1"}]]
+      end
+    end
+  end
+
   test "inspected, it is its reason and its sentence" do
     error = Error.new(:operation_timeout, pool: :hsm, details: %{timeout_ms: 5})
 

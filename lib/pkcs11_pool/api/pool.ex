@@ -14,6 +14,10 @@ defmodule Pkcs11Pool.API.Pool do
   @spec start_link(Options.t()) ::
           {:ok, pid} | {:error, Error.t() | {:already_started, pid} | term}
   def start_link(options) do
+    with :ok <- Registry.check_application(options.name), do: start(options)
+  end
+
+  defp start(options) do
     case Pkcs11Pool.Supervisor.start_link(options) do
       {:ok, supervisor} when options.start == :strict -> await_strictly(supervisor, options)
       {:ok, supervisor} -> {:ok, supervisor}

@@ -43,6 +43,11 @@ defmodule Pkcs11Pool.Error.Explanation do
      "Start {Pkcs11Pool, name: ...} in a supervision tree before its callers, and compare the names"}
   end
 
+  def of(:application_not_started, _details, _error) do
+    {"the application :pkcs11_pool is not running, and without it no pool does",
+     "Start it first: Application.ensure_all_started(:pkcs11_pool) in a script (mix run and releases start it by themselves, as a dependency)"}
+  end
+
   def of(:draining, _details, _error) do
     {"the pool is stopping and takes no new operations", "Only a restart of the pool resumes it"}
   end
