@@ -950,6 +950,43 @@ defmodule Pkcs11Pool do
   defbang create_object!(pool, template, opts :: [generate_option]) :: Object.t()
 
   @doc """
+  Makes a private key on the token of one that was made elsewhere: `{:ok, object}`.
+
+      pem = File.read!("key.pem")
+      Pkcs11Pool.import_private_key(MyApp.HSM, pem, token: true, label: "tls", id: <<1>>, private: true, sensitive: true, sign: true)
+
+  The *key* is an RSA key, or one on a curve (ECDSA, Edwards, Montgomery; also with parameters that are written out): an `RSAPrivateKey`, `ECPrivateKey` or
+  `PrivateKeyInfo` as OTP's `:public_key` has it, DER of one of these, or PEM that has one private key and, maybe, certificates beside it. One that is
+  encrypted is to be decrypted before (`:public_key.pem_entry_decode/2`). What is none raises `ArgumentError`, which shows nothing of it.
+
+  The template is what `create_object/3` takes, without what the key says itself: `:class`, `:key_type`, and `:modulus` and so on, or `:ec_params` and `:value`. One that says
+  otherwise raises `ArgumentError`. About templates and session objects see `generate_key_pair/5`.
+
+  No public key is made. Where one is wanted on the token, for `verify/6` and `public_key/3`, `create_object/3` makes it:
+
+      {:ECPrivateKey, _, _, {:namedCurve, _}, point, _} = key = :public_key.generate_key({:namedCurve, :secp256r1})
+
+      Pkcs11Pool.create_object(MyApp.HSM,
+        class: :public_key, key_type: :ec, token: true, label: "tls", id: <<1>>, verify: true,
+        ec_params: :secp256r1, ec_point: <<4, byte_size(point)>> <> point)
+
+  The template's bytes are overwritten in native memory after the call; the caller's key is the VM's. Many tokens take no key in the clear: theirs is the error.
+
+  Calls `C_CreateObject` (PKCS#11 2.40, 5.7). Never tried again: after an error with `executed: :unknown`, look for the key.
+  """
+  @spec import_private_key(pool, tuple | binary, template, [generate_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def import_private_key(pool, key, template, opts \\ []),
+    do: API.Objects.import_private_key(pool, key, template, opts)
+
+  defbang import_private_key!(
+            pool,
+            key :: tuple | binary,
+            template,
+            opts :: [generate_option]
+          ) :: Object.t()
+
+  @doc """
   Copies an object: `{:ok, object}`. The template has the attributes that differ, and `token: true` if the copy is to stay, which many tokens do not take from the
   original. The object is found as `destroy_object/3` finds it.
 

@@ -2,6 +2,7 @@ defmodule Pkcs11Pool.PublicKey do
   @moduledoc false
   # From the attributes of a key object to a public key of OTP's :public_key.
 
+  alias Pkcs11Pool.PublicKey.Curve
   alias Pkcs11Pool.Table.Curves
   alias Pkcs11Pool.Template
 
@@ -50,7 +51,7 @@ defmodule Pkcs11Pool.PublicKey do
       do: {:ok, {:RSAPublicKey, modulus, exponent}}
 
   def decode(%{ec_params: params, ec_point: point}) when is_binary(params) and is_binary(point) do
-    with {:ok, curve} <- curve(params), do: {:ok, {{:ECPoint, point(point, curve)}, curve}}
+    with {:ok, curve} <- Curve.decode(params), do: {:ok, {{:ECPoint, point(point, curve)}, curve}}
   end
 
   def decode(_other), do: :error
@@ -119,24 +120,6 @@ defmodule Pkcs11Pool.PublicKey do
 
   def info_of_post_quantum(_other), do: :error
 
-  # PKCS#11 3.0, 6.3: a name in place of an identifier. SoftHSM 2.6 has it of private keys on Edwards and Montgomery curves, whichever way they were made.
-  @named %{
-    "edwards25519" => :ed25519,
-    "edwards448" => :ed448,
-    "curve25519" => :x25519,
-    "curve448" => :x448
-  }
-
-  # A PrintableString.
-  defp curve(<<0x13, size, name::binary-size(size)>>) when is_map_key(@named, name),
-    do: {:ok, {:namedCurve, Keyword.fetch!(Curves.all(), @named[name])}}
-
-  defp curve(params) do
-    {:ok, :public_key.der_decode(:EcpkParameters, params)}
-  rescue
-    _undecodable -> :error
-  end
-
   # A DER OCTET STRING by the standard. Some tokens give the bare point, which may look like one: its size tells.
   defp point(encoded, curve) do
     if byte_size(encoded) == point_size(curve), do: encoded, else: octets(encoded)
@@ -161,12 +144,12 @@ defmodule Pkcs11Pool.PublicKey do
   defp point_size(_own_parameters), do: nil
 
   @doc """
-  The name of a key's curve, from its attribute `:ec_params`, and the bits of the curve's order; of Edwards and Montgomery curves, those of the field. Each
+  The name of a key's curve, from its attribute `:ec_params` or as OTP has it, and the bits of the curve's order; of Edwards and Montgomery curves, those of the field. Each
   is nil where it is not known.
   """
-  @spec describe_curve(binary) :: {atom | nil, pos_integer | nil}
+  @spec describe_curve(term) :: {atom | nil, pos_integer | nil}
   def describe_curve(params) do
-    case curve(params) do
+    case Curve.decode(params) do
       {:ok, {:namedCurve, oid}} -> {curve_name(oid), curve_bits(oid)}
       _own_or_none -> {nil, nil}
     end
@@ -196,7 +179,7 @@ defmodule Pkcs11Pool.PublicKey do
   @spec order_size(%{key_type: term, ec_params: term}) ::
           {:ok, pos_integer} | {:error, :curve_not_supported | :key_type_inconsistent}
   def order_size(%{key_type: type, ec_params: params}) do
-    with {:ok, curve} <- curve(params),
+    with {:ok, curve} <- Curve.decode(params),
          {:ok, size} <- curve_order_size(curve) do
       {:ok, size}
     else

@@ -35,7 +35,7 @@ defmodule Pkcs11Pool.Template do
   expected; values are never shown, only their shape.
   """
 
-  alias Pkcs11Pool.Argument.Suggestion
+  alias Pkcs11Pool.Argument.{DER, Suggestion}
   alias Pkcs11Pool.Mechanism
   alias Pkcs11Pool.Table.{Attributes, Constants, Curves}
 
@@ -60,18 +60,7 @@ defmodule Pkcs11Pool.Template do
   @enumeration_kinds Keyword.keys(@enumerations)
   @parameter_sets for {_key_type, sets} <- Constants.parameter_sets(), set <- sets, do: set
 
-  # Object identifiers as DER, made once at compile time.
-  base_128 = fn arc ->
-    case Integer.digits(arc, 128) do
-      digits -> Enum.map(Enum.drop(digits, -1), &(&1 + 128)) ++ [List.last(digits)]
-    end
-  end
-
-  @curves (for {name, oid} <- Curves.all(), into: %{} do
-             [first, second | rest] = Tuple.to_list(oid)
-             content = Enum.flat_map([40 * first + second | rest], base_128)
-             {name, :binary.list_to_bin([6, length(content) | content])}
-           end)
+  @curves for {name, oid} <- Curves.all(), into: %{}, do: {name, DER.encode_oid(oid)}
   @curve_names Keyword.keys(Curves.all())
 
   @doc """

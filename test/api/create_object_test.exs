@@ -72,6 +72,176 @@ defmodule Pkcs11Pool.CreateObjectTest do
              Pkcs11Pool.verify(pool, label, :sha256_rsa_pkcs, "another", signature)
   end
 
+  # Token objects, and session objects in a block: what is made does what :crypto does with the same key.
+  for token? <- [true, false] do
+    describe "made with token: #{token?}" do
+      @token? token?
+
+      setup %{pool: pool} do
+        %{make: fn template -> Pkcs11Pool.create_object(pool, [{:token, @token?} | template]) end}
+      end
+
+      test "RSA keys sign, verify, encrypt and decrypt", %{pool: pool, make: make} do
+        {[e, n], [e, n, d, p, q, dp, dq, qi]} =
+          {public, private} = :crypto.generate_key(:rsa, {2048, 65_537})
+
+        within(pool, @token?, fn pool ->
+          numbers = [modulus: n, public_exponent: e]
+
+          assert {:ok, %Object{class: :private_key, key_type: :rsa} = own} =
+                   make.(
+                     [
+                       class: :private_key,
+                       key_type: :rsa,
+                       label: label(),
+                       sign: true,
+                       decrypt: true
+                     ] ++
+                       numbers ++
+                       [private_exponent: d, prime_1: p, prime_2: q] ++
+                       [exponent_1: dp, exponent_2: dq, coefficient: qi]
+                   )
+
+          assert {:ok, %Object{class: :public_key} = other} =
+                   make.(
+                     [
+                       class: :public_key,
+                       key_type: :rsa,
+                       label: label(),
+                       verify: true,
+                       encrypt: true
+                     ] ++ numbers
+                   )
+
+          assert {:ok, %{token: @token?}} = Pkcs11Pool.get_attributes(pool, own, [:token])
+          {:ok, signature} = Pkcs11Pool.sign(pool, own, :sha256_rsa_pkcs, "message")
+          assert :crypto.verify(:rsa, :sha256, "message", signature, public)
+          signature = :crypto.sign(:rsa, :sha256, "message", private)
+          assert Pkcs11Pool.verify(pool, other, :sha256_rsa_pkcs, "message", signature) == :ok
+          {:ok, ciphertext} = Pkcs11Pool.encrypt(pool, other, :rsa_pkcs, "secret")
+
+          assert :crypto.private_decrypt(:rsa, ciphertext, private, :rsa_pkcs1_padding) ==
+                   "secret"
+
+          assert Pkcs11Pool.decrypt(pool, own, :rsa_pkcs, ciphertext) == {:ok, "secret"}
+        end)
+      end
+
+      test "EC keys sign and verify", %{pool: pool, make: make} do
+        for curve <- [:secp256r1, :secp384r1, :secp521r1] do
+          {point, value} = :crypto.generate_key(:ecdh, curve)
+          digest = :crypto.hash(:sha256, "message")
+          octets = ec_point(point)
+
+          within(pool, @token?, fn pool ->
+            assert {:ok, own} =
+                     make.(
+                       class: :private_key,
+                       key_type: :ec,
+                       label: label(),
+                       sign: true,
+                       ec_params: curve,
+                       value: value
+                     )
+
+            assert {:ok, other} =
+                     make.(
+                       class: :public_key,
+                       key_type: :ec,
+                       label: label(),
+                       verify: true,
+                       ec_params: curve,
+                       ec_point: octets
+                     )
+
+            {:ok, signature} = Pkcs11Pool.sign(pool, own, :ecdsa, digest, signature: :der)
+            assert :crypto.verify(:ecdsa, :sha256, "message", signature, [point, curve])
+            signature = :crypto.sign(:ecdsa, :sha256, "message", [value, curve])
+
+            assert Pkcs11Pool.verify(pool, other, :ecdsa, digest, signature, signature: :der) ==
+                     :ok
+          end)
+        end
+      end
+
+      test "Ed25519 keys sign and verify", %{pool: pool, make: make} do
+        {point, value} = :crypto.generate_key(:eddsa, :ed25519)
+
+        within(pool, @token?, fn pool ->
+          curve = [key_type: :ec_edwards, ec_params: :ed25519, label: label()]
+          assert {:ok, own} = make.([class: :private_key, sign: true, value: value] ++ curve)
+
+          assert {:ok, other} =
+                   make.([class: :public_key, verify: true, ec_point: ec_point(point)] ++ curve)
+
+          {:ok, signature} = Pkcs11Pool.sign(pool, own, :eddsa, "message")
+          assert :crypto.verify(:eddsa, :none, "message", signature, [point, :ed25519])
+          assert signature == :crypto.sign(:eddsa, :none, "message", [value, :ed25519])
+          assert Pkcs11Pool.verify(pool, other, :eddsa, "message", signature) == :ok
+
+          assert {:error, %Error{reason: :signature_invalid}} =
+                   Pkcs11Pool.verify(pool, other, :eddsa, "another", signature)
+        end)
+      end
+
+      test "AES and generic secret keys", %{pool: pool, make: make} do
+        value = :crypto.strong_rand_bytes(32)
+
+        within(pool, @token?, fn pool ->
+          secret = [class: :secret_key, label: label(), value: value]
+          assert {:ok, aes} = make.([key_type: :aes, encrypt: true, decrypt: true] ++ secret)
+          iv = :crypto.strong_rand_bytes(16)
+          expected = :crypto.crypto_one_time(:aes_256_ctr, value, iv, "data", true)
+
+          assert Pkcs11Pool.encrypt(pool, aes, {:aes_ctr, counter_block: iv}, "data") ==
+                   {:ok, expected}
+
+          assert Pkcs11Pool.decrypt(pool, aes, {:aes_ctr, counter_block: iv}, expected) ==
+                   {:ok, "data"}
+
+          assert {:ok, generic} =
+                   make.([key_type: :generic_secret, sign: true, verify: true] ++ secret)
+
+          mac = :crypto.mac(:hmac, :sha256, value, "data")
+          assert Pkcs11Pool.sign(pool, generic, :sha256_hmac, "data") == {:ok, mac}
+          assert Pkcs11Pool.verify(pool, generic, :sha256_hmac, "data", mac) == :ok
+        end)
+      end
+
+      test "certificates and data", %{pool: pool, make: make, token: token} do
+        der = certificate(token)
+
+        within(pool, @token?, fn pool ->
+          assert {:ok, object} =
+                   make.(
+                     class: :certificate,
+                     certificate_type: :x_509,
+                     label: label(),
+                     subject: "x",
+                     value: der
+                   )
+
+          assert {:ok, %{value: ^der, certificate_type: :x_509, token: @token?}} =
+                   Pkcs11Pool.get_attributes(pool, object, [:value, :certificate_type, :token])
+
+          value = :crypto.strong_rand_bytes(1_000)
+
+          assert {:ok, object} =
+                   make.(class: :data, label: label(), application: "a", value: value)
+
+          assert Pkcs11Pool.get_attributes(pool, object, [:value, :application]) ==
+                   {:ok, %{value: value, application: "a"}}
+        end)
+      end
+    end
+  end
+
+  defp within(pool, true, fun), do: fun.(pool)
+  defp within(pool, false, fun), do: Pkcs11Pool.with_session(pool, fn _lease -> fun.(pool) end)
+
+  defp ec_point(point) when byte_size(point) < 128, do: <<4, byte_size(point), point::binary>>
+  defp ec_point(point), do: <<4, 0x81, byte_size(point), point::binary>>
+
   test "data and certificates come back byte by byte", %{pool: pool, token: token} do
     for size <- [0, 1, 100_000], value = :crypto.strong_rand_bytes(size) do
       template = [class: :data, token: true, label: label(), value: value]

@@ -25,6 +25,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :generate_key,
     :generate_key_pair,
     :create_object,
+    :import_private_key,
     :copy_object,
     :set_attributes,
     :unwrap_key,
@@ -104,7 +105,11 @@ defmodule Pkcs11Pool.RandomTermsTest do
       {:certificate, :public_key.pkix_decode_cert(certificate, :otp)}
     ]
 
-    %{pool: pool, other: other, objects: objects, named: named}
+    ec = :public_key.generate_key({:namedCurve, :secp256r1})
+    rsa = :public_key.generate_key({:rsa, 1024, 65_537})
+    entry = :public_key.pem_entry_encode(:RSAPrivateKey, rsa)
+    private_keys = [ec, rsa, entry, elem(entry, 1), :public_key.pem_encode([entry])]
+    %{pool: pool, other: other, objects: objects, named: named, private_keys: private_keys}
   end
 
   # {function, the names of its arguments}, the longest form.
@@ -240,7 +245,14 @@ defmodule Pkcs11Pool.RandomTermsTest do
     do: is_binary(bytes)
 
   defp success?(name, _arguments, {:ok, %Object{}})
-       when name in [:generate_key, :create_object, :copy_object, :unwrap_key, :derive_key],
+       when name in [
+              :generate_key,
+              :create_object,
+              :import_private_key,
+              :copy_object,
+              :unwrap_key,
+              :derive_key
+            ],
        do: true
 
   defp success?(:generate_key_pair, _arguments, {:ok, {%Object{}, %Object{}}}), do: true
@@ -283,7 +295,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many
        sign_stream verify_stream digest_stream encrypt_stream decrypt_stream status child_spec with_session resize login logout
-       await_ready forget_keys destroy_object object_size create_object copy_object set_attributes unwrap_key derive_key wrap_key)a
+       await_ready forget_keys destroy_object object_size create_object import_private_key copy_object set_attributes unwrap_key derive_key wrap_key)a
   end
 
   ## Arguments
@@ -310,6 +322,11 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("object", name, _context)
        when name in [:destroy_object, :copy_object, :set_attributes],
        do: Gen.oneof(["nobody", [label: "nobody"]])
+
+  defp good("key", :import_private_key, %{private_keys: keys}), do: Gen.oneof(keys)
+
+  defp good("template", :import_private_key, _context),
+    do: [token: true, label: "made", private: true, sign: true]
 
   defp good("template", :create_object, _context),
     do: Gen.oneof([[class: :data, token: true, value: "data"], [class: :data, token: true]])

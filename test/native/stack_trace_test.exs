@@ -261,6 +261,13 @@ defmodule Pkcs11Pool.StackTraceTest do
         object_size: [pool, [value: @canary], []],
         create_object: [pool, [value: @canary], []],
         wrap_key: [pool, [value: @canary], {:aes_cbc, iv: @canary}, [value: @canary], []],
+        import_private_key: [pool, @canary, [label: @canary], []],
+        import_private_key: [
+          pool,
+          {:ECPrivateKey, 1, @canary, {:namedCurve, @canary}, @canary},
+          [],
+          []
+        ],
         unwrap_key: [pool, [value: @canary], :aes_key_wrap, @canary, [value: @canary], []],
         derive_key: [
           pool,

@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.API.Objects do
   import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.API.Selection
-  alias Pkcs11Pool.Argument.Key
+  alias Pkcs11Pool.Argument.{Key, PrivateKey}
   alias Pkcs11Pool.{Call, Error, Lease, Mechanism, Object, Options, Registry, Template}
 
   @most_found 10_000
@@ -62,6 +62,17 @@ defmodule Pkcs11Pool.API.Objects do
     opts = Options.Call.validate!(opts, [:session_object])
     template = Template.encode!(template)
     make(pool, :create_object, template, {:create_object, template}, opts)
+  end
+
+  @doc """
+  Makes a private key of one that the caller has in the clear.
+  """
+  @spec import_private_key(Pkcs11Pool.pool(), term, Template.t(), keyword) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def import_private_key(pool, key, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object])
+    template = PrivateKey.template!(key, template)
+    make(pool, :import_private_key, template, {:create_object, template}, opts)
   end
 
   @doc """

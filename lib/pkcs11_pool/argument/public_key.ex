@@ -2,6 +2,9 @@ defmodule Pkcs11Pool.Argument.PublicKey do
   @moduledoc false
   # A call's `key` that is named by a public key or a certificate, as the native side takes it: the key on the token that belongs to it.
 
+  alias Pkcs11Pool.Argument.DER
+  alias Pkcs11Pool.PublicKey.Curve
+
   @typedoc """
   Of RSA modulus and exponent; of a curve the key type (`CKK_EC`, `CKK_EC_EDWARDS`, `CKK_EC_MONTGOMERY`), the DER of the curve and the point.
   """
@@ -105,7 +108,8 @@ defmodule Pkcs11Pool.Argument.PublicKey do
         :public_key.der_decode(:RSAPublicKey, bits)
 
       {1, 2, 840, 10_045, 2, 1} ->
-        {{:ECPoint, bits}, :public_key.der_decode(:EcpkParameters, params)}
+        {:ok, curve} = Curve.decode(params)
+        {{:ECPoint, bits}, curve}
 
       {1, 3, 101, _arc} ->
         {{:ECPoint, bits}, {:namedCurve, algorithm}}
@@ -118,20 +122,23 @@ defmodule Pkcs11Pool.Argument.PublicKey do
        when is_integer(modulus) and modulus > 0 and is_integer(exponent) and exponent > 0,
        do: {:rsa, :binary.encode_unsigned(modulus), :binary.encode_unsigned(exponent)}
 
+  defp numbers!({{:ECPoint, _point} = point, {:namedCurve, name} = curve}) when is_atom(name) do
+    {:ok, curve} = Curve.decode(curve)
+    numbers!({point, curve})
+  end
+
   defp numbers!({{:ECPoint, point}, {:namedCurve, {1, 3, 101, arc} = oid}})
        when is_map_key(@one_coordinate, arc) do
     {type, size} = @one_coordinate[arc]
     if byte_size(point) != size, do: no_public_key!()
-    {:curve, type, :public_key.der_encode(:EcpkParameters, {:namedCurve, oid}), point}
+    {:curve, type, DER.encode_oid(oid), point}
   end
 
   # 4: not compressed. That is how tokens have it.
-  defp numbers!({{:ECPoint, <<4, _x_and_y::binary>> = point}, {:namedCurve, name}})
-       when is_atom(name),
-       do: numbers!({{:ECPoint, point}, {:namedCurve, :pubkey_cert_records.namedCurves(name)}})
-
-  defp numbers!({{:ECPoint, <<4, _x_and_y::binary>> = point}, curve}),
-    do: {:curve, @ecdsa, :public_key.der_encode(:EcpkParameters, curve), point}
+  defp numbers!({{:ECPoint, <<4, _x_and_y::binary>> = point}, curve}) do
+    {:ok, params} = Curve.encode(curve)
+    {:curve, @ecdsa, params, point}
+  end
 
   defp numbers!({{:ECPoint, <<sign, _x::binary>>}, _curve}) when sign in [2, 3] do
     raise ArgumentError,
@@ -141,30 +148,18 @@ defmodule Pkcs11Pool.Argument.PublicKey do
   defp numbers!(_other), do: no_public_key!()
 
   defp info({:rsa, modulus, exponent}) do
-    key = tlv(0x30, [integer(modulus), integer(exponent)])
-    tlv(0x30, [tlv(0x30, [@rsa, <<5, 0>>]), tlv(0x03, [<<0>>, key])])
+    key = DER.encode(0x30, [integer(modulus), integer(exponent)])
+    DER.encode(0x30, [DER.encode(0x30, [@rsa, <<5, 0>>]), DER.encode(0x03, [<<0>>, key])])
   end
 
   defp info({:curve, @ecdsa, params, point}),
-    do: tlv(0x30, [tlv(0x30, [@ec, params]), tlv(0x03, [<<0>>, point])])
+    do: DER.encode(0x30, [DER.encode(0x30, [@ec, params]), DER.encode(0x03, [<<0>>, point])])
 
   defp info({:curve, _one_coordinate, params, point}),
-    do: tlv(0x30, [tlv(0x30, params), tlv(0x03, [<<0>>, point])])
+    do: DER.encode(0x30, [DER.encode(0x30, params), DER.encode(0x03, [<<0>>, point])])
 
-  defp integer(<<1::1, _rest::bitstring>> = number), do: tlv(0x02, [<<0>>, number])
-  defp integer(number), do: tlv(0x02, number)
-
-  defp tlv(tag, value) do
-    value = IO.iodata_to_binary(value)
-    <<tag, length_of(byte_size(value))::binary, value::binary>>
-  end
-
-  defp length_of(size) when size < 0x80, do: <<size>>
-
-  defp length_of(size) do
-    bytes = :binary.encode_unsigned(size)
-    <<0x80 + byte_size(bytes), bytes::binary>>
-  end
+  defp integer(<<1::1, _rest::bitstring>> = number), do: DER.encode(0x02, [<<0>>, number])
+  defp integer(number), do: DER.encode(0x02, number)
 
   @spec no_public_key!() :: no_return
   defp no_public_key! do

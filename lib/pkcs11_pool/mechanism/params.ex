@@ -381,7 +381,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   @curves for {curve, oid} <- Curves.all(),
               into: %{},
-              do: {curve, :public_key.der_encode(:EcpkParameters, {:namedCurve, oid})}
+              do: {curve, Pkcs11Pool.Argument.DER.encode_oid(oid)}
 
   defp curve!(name, curve) do
     case @curves do

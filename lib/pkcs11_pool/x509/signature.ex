@@ -45,7 +45,7 @@ defmodule Pkcs11Pool.X509.Signature do
   defp hash({:RSAPublicKey, _modulus, _exponent}, _opts), do: :sha256
 
   defp hash({_point, parameters}, _opts) do
-    {_name, bits} = PublicKey.describe_curve(:public_key.der_encode(:EcpkParameters, parameters))
+    {_name, bits} = PublicKey.describe_curve(parameters)
 
     cond do
       bits == nil or bits < 384 -> :sha256

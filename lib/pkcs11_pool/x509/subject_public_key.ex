@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.X509.SubjectPublicKey do
   # SubjectPublicKeyInfo (RFC 5280, 4.1; RFC 3279, 5480 and 8410) from and to the public keys of :public_key.
 
   alias Pkcs11Pool.PublicKey
+  alias Pkcs11Pool.PublicKey.Curve
 
   @rsa {1, 2, 840, 113_549, 1, 1, 1}
   @ec {1, 2, 840, 10_045, 2, 1}
@@ -19,22 +20,25 @@ defmodule Pkcs11Pool.X509.SubjectPublicKey do
   def record({{:ECPoint, point}, {:namedCurve, {1, 3, 101, _arc} = oid}}),
     do: info(oid, :asn1_NOVALUE, point)
 
-  def record({{:ECPoint, point}, {:namedCurve, name}}) when is_atom(name),
-    do: record({{:ECPoint, point}, {:namedCurve, :pubkey_cert_records.namedCurves(name)}})
-
-  def record({{:ECPoint, point}, parameters}),
-    do: info(@ec, :public_key.der_encode(:EcpkParameters, parameters), point)
+  def record({{:ECPoint, point}, curve}) do
+    case Curve.encode(curve) do
+      {:ok, params} -> info(@ec, params, point)
+      :error -> unsupported!()
+    end
+  end
 
   # RFC 9881, 9909 and 9935: the parameter set is the algorithm.
   def record(other) do
     case PublicKey.info_of_post_quantum(other) do
-      {oid, key} ->
-        info(oid, :asn1_NOVALUE, key)
-
-      :error ->
-        raise ArgumentError,
-              "expected a public key of :public_key, of RSA, of an elliptic curve, Ed25519 or Ed448"
+      {oid, key} -> info(oid, :asn1_NOVALUE, key)
+      :error -> unsupported!()
     end
+  end
+
+  @spec unsupported!() :: no_return
+  defp unsupported! do
+    raise ArgumentError,
+          "expected a public key of :public_key, of RSA, of an elliptic curve, Ed25519 or Ed448"
   end
 
   defp info(oid, parameters, bits),
@@ -49,15 +53,22 @@ defmodule Pkcs11Pool.X509.SubjectPublicKey do
   def decode!({:SubjectPublicKeyInfo, {:AlgorithmIdentifier, @rsa, _null}, bits}),
     do: :public_key.der_decode(:RSAPublicKey, bits)
 
-  def decode!({:SubjectPublicKeyInfo, {:AlgorithmIdentifier, @ec, parameters}, point}),
-    do: {{:ECPoint, point}, :public_key.der_decode(:EcpkParameters, parameters)}
+  def decode!({:SubjectPublicKeyInfo, {:AlgorithmIdentifier, @ec, parameters}, point}) do
+    case Curve.decode(parameters) do
+      {:ok, curve} -> {{:ECPoint, point}, curve}
+      :error -> no_algorithm!()
+    end
+  end
 
   def decode!(
         {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, {1, 3, 101, _} = oid, _none}, point}
       ),
       do: {{:ECPoint, point}, {:namedCurve, oid}}
 
-  def decode!(_other) do
+  def decode!(_other), do: no_algorithm!()
+
+  @spec no_algorithm!() :: no_return
+  defp no_algorithm! do
     raise ArgumentError,
           "the public key is of no algorithm that is supported: RSA, ECDSA, Ed25519, Ed448"
   end
