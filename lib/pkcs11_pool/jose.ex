@@ -16,8 +16,6 @@ defmodule Pkcs11Pool.JOSE do
 
   alias JOSE.JWK, as: ElixirKey
 
-  @compile {:no_warn_undefined, [:jose_jwk, :jose_jwk_kty, ElixirKey]}
-
   @typedoc "JOSE's own key: `%JOSE.JWK{}` where Elixir's JOSE is there, else Erlang's record `:jose_jwk`."
   @type jwk :: struct | tuple
 
@@ -31,7 +29,7 @@ defmodule Pkcs11Pool.JOSE do
   def jwk(pool, key, opts \\ []) do
     with {:ok, public} <- JWK.public(pool, key, opts) do
       {:ok, otp_key} = JWK.to_public_key(public)
-      {:jose_jwk, keys, kty, fields} = :jose_jwk.from_map(public) |> record()
+      {:jose_jwk, keys, kty, fields} = jose(:jose_jwk, :from_map, [public])
       call = Keyword.drop(opts, [:kid, :alg])
       own = {__MODULE__, {pool, key, call, Algorithm.default(otp_key), kty}}
       {:ok, to_struct({:jose_jwk, keys, own, fields})}
@@ -44,11 +42,12 @@ defmodule Pkcs11Pool.JOSE do
             opts :: [Pkcs11Pool.JWK.option()]
           ) :: jwk
 
-  defp record({:jose_jwk, _keys, _kty, _fields} = record), do: record
+  # By a variable: the compiler and dialyzer look for a module that is written out.
+  defp jose(module, function, arguments), do: apply(module, function, arguments)
 
   defp to_struct(record) do
     if Code.ensure_loaded?(ElixirKey),
-      do: ElixirKey.from_record(record),
+      do: jose(ElixirKey, :from_record, [record]),
       else: record
   end
 
@@ -69,7 +68,7 @@ defmodule Pkcs11Pool.JOSE do
   # The public half of a key, which JOSE makes of the map that `to_public_map/2` gave it.
   @doc false
   def from_map(map) do
-    {:jose_jwk, _keys, kty, fields} = :jose_jwk.from_map(map)
+    {:jose_jwk, _keys, kty, fields} = jose(:jose_jwk, :from_map, [map])
     {kty, fields}
   end
 
@@ -104,5 +103,5 @@ defmodule Pkcs11Pool.JOSE do
   defp public({_module, _kty} = public), do: public
 
   @doc false
-  def key_encryptor(kty, fields, key), do: :jose_jwk_kty.key_encryptor(kty, fields, key)
+  def key_encryptor(kty, fields, key), do: jose(:jose_jwk_kty, :key_encryptor, [kty, fields, key])
 end

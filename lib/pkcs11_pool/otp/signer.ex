@@ -138,22 +138,16 @@ defmodule Pkcs11Pool.OTP.Signer do
   defp order_size!(pool, key, opts) do
     opts = Pkcs11Pool.Options.Call.validate!(opts)
 
-    with {:ok, attributes} <-
-           Pkcs11Pool.API.Attributes.read(
-             pool,
-             key,
-             Mechanism.class_for(:sign, :ecdsa),
-             [:key_type, :ec_params],
-             %{opts | partial: true}
-           ),
-         {:ok, size} <- PublicKey.order_size(attributes) do
-      size
-    else
-      {:error, %Pkcs11Pool.Error{} = error} ->
-        raise error
+    class = Mechanism.class_for(:sign, :ecdsa)
+    names = [:key_type, :ec_params]
 
-      {:error, reason} ->
-        raise Pkcs11Pool.Error.new(reason, pool: pool, executed: false)
+    pool
+    |> Pkcs11Pool.API.Attributes.read(key, class, names, %{opts | partial: true})
+    |> Pkcs11Pool.API.Bang.unwrap!()
+    |> PublicKey.order_size()
+    |> case do
+      {:ok, size} -> size
+      {:error, reason} -> raise Pkcs11Pool.Error.new(reason, pool: pool, executed: false)
     end
   end
 
