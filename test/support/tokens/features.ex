@@ -15,17 +15,17 @@ defmodule Pkcs11Pool.Test.Tokens.Features do
 
   @features [
     start: "starts, and `await_ready/2` is `:ok`",
-    status: "`status/1` is that of a pool at rest",
+    status: "`status/1` shows an idle pool",
     keys: "keys are made, found, described and destroyed",
     random: "`generate_random/3`",
-    mechanisms: "mechanisms, both ways",
+    mechanisms: "mechanisms, used both ways",
     lease: "`with_session/3` makes and uses a session object",
     batch: "`sign_many/5` and `verify_many/5`",
     logout: "`logout/2`, and the next call logs in",
-    reload: "`reload/2` costs no key",
-    kill_storm: "after callers were killed at random, all sessions are there",
-    drain: "`drain/2` leaves nothing",
-    restart: "a new pool finds the keys of before",
+    reload: "`reload/2`, and the keys are found again",
+    kill_storm: "callers are killed at random, and no session is lost",
+    drain: "`drain/2` leaves no session open",
+    restart: "a new pool finds the keys of the first one",
     files: "`C_Finalize` leaves the VM's own files open",
     wrong_pin: "a wrong PIN is tried once"
   ]
