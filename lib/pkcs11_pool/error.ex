@@ -46,6 +46,7 @@ defmodule Pkcs11Pool.Error do
   | `:output_length_invalid` | the module said that all went well, but the length of its answer cannot be: no such answer is given away | |
   | `:iv_replaced` | the module took another IV than the given | `:iv` |
   | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
+  | `:parameters_ignored` | the module signed or verified as if the mechanism had no parameters: no such answer is given away | |
   | `:token_unavailable` | the token is away or does not answer, and is looked for | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look came to) |
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_initialize_failed` | `C_Initialize` failed: most often the module's own configuration is wrong, or a service that it needs does not run. The pool tries again | `:path` |

@@ -13,9 +13,15 @@ defmodule Pkcs11Pool.Mechanism do
   | `:sha256_rsa_pkcs_pss`, ... | none needed: hash and MGF as in the name, a salt of the hash's length. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` says otherwise |
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
   | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""` |
-  | `:ecdsa`, `:ecdsa_sha256`, ..., `:eddsa` | none |
+  | `:ecdsa`, `:ecdsa_sha256`, ... | none |
+  | `:eddsa`, `{:eddsa, prehash: true, context: "app"}` | none needed: Ed25519 or Ed448, by the key. `:prehash` (default false) is Ed25519ph or Ed448ph, where the token hashes the message; `:context` (at most 255 bytes) is that of Ed25519ctx, Ed25519ph, Ed448 and Ed448ph. A token that does not look at them is found out: `:parameters_ignored` |
   | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required, a binary of 1 to 128 bytes (of longer ones some tokens use only the beginning), or `:token` where the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
-  | `{:aes_cbc, iv: iv}`, `:aes_cbc_pad`, `:aes_ofb`, `:aes_cfb8`, `:aes_xts`, ... | `:iv` of 16 bytes is required |
+  | `{:aes_ccm, nonce: nonce, aad: "", mac_length: 16}` | `:nonce` of 7 to 13 bytes is required, as short as leaves room for the data's length; `:aad` defaults to `""`, `:mac_length` (4, 6, ..., 16 bytes) to 16. A stream needs `:data_length`, the bytes of the whole plaintext |
+  | `{:chacha20_poly1305, nonce: nonce, aad: ""}` | `:nonce` of 12 bytes (of some tokens 8 or 24) is required; `:aad` defaults to `""`. The same for `:salsa20_poly1305` |
+  | `{:chacha20, nonce: nonce, counter: 0}` | `:nonce` of 12 or 8 bytes is required; `:counter`, the number of the first block, defaults to 0. It has 32 bits, or 64 with a nonce of 8 bytes |
+  | `{:aes_cbc, iv: iv}`, `:aes_cbc_pad`, `:aes_ofb`, `:aes_cfb8`, ... | `:iv` of 16 bytes is required |
+  | `{:aes_cts, iv: iv}` | CBC with ciphertext stealing (CBC-CS1): data of 16 bytes or more, of any length; `:iv` of 16 bytes is required |
+  | `{:aes_xts, iv: iv}` | `:iv` of 16 bytes is required: the tweak, or the number of the data unit, little-endian. Its key is of type `:aes_xts`, 32 or 64 bytes, from `:aes_xts_key_gen` |
   | `{:des3_cbc, iv: iv}`, `:des3_cbc_pad`, ... | `:iv` of 8 bytes is required |
   | `{:aes_ctr, counter_block: block, counter_bits: 128}` | `:counter_block` of 16 bytes is required; `:counter_bits` defaults to 128 |
   | `:aes_key_wrap`, `:aes_key_wrap_pad`, `:aes_key_wrap_kwp` | none needed; `:iv` replaces the standard's own |

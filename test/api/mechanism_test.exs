@@ -345,8 +345,80 @@ defmodule Pkcs11Pool.MechanismTest do
   end
 
   test "a mechanism without a struct of its own takes the struct's bytes" do
-    assert Mechanism.encode!({:aes_ccm, "struct"}) == {0x1088, "struct"}
-    assert message(fn -> Mechanism.encode!(:aes_ccm) end) =~ "{:aes_ccm, binary}"
+    assert Mechanism.encode!({:salsa20, "struct"}) == {0x4020, "struct"}
+    assert message(fn -> Mechanism.encode!(:salsa20) end) =~ "{:salsa20, binary}"
+  end
+
+  test "CCM and Poly1305 take a nonce of a length that they have" do
+    nonce = <<1::96>>
+    assert Mechanism.encode!({:aes_ccm, nonce: nonce}) == {0x1088, {:ccm, nonce, "", 16, nil}}
+
+    assert Mechanism.encode!({:aes_ccm, nonce: nonce, aad: "a", mac_length: 4, data_length: 0}) ==
+             {0x1088, {:ccm, nonce, "a", 4, 0}}
+
+    assert Mechanism.encode!({:chacha20_poly1305, nonce: nonce, aad: "a"}) ==
+             {0x4021, {:poly1305, nonce, "a"}}
+
+    assert Mechanism.encode!({:chacha20, nonce: nonce, counter: 258}) ==
+             {0x1226, {:chacha20, <<2, 1, 0, 0>>, nonce}}
+
+    assert Mechanism.encode!({:chacha20, nonce: <<1::64>>}) ==
+             {0x1226, {:chacha20, <<0::64>>, <<1::64>>}}
+
+    for {mechanism, text} <- [
+          {:aes_ccm, "give {:aes_ccm, nonce: binary}"},
+          {:chacha20_poly1305, "give {:chacha20_poly1305, nonce: binary}"},
+          {{:aes_ccm, aad: ""}, "needs the parameter :nonce"},
+          {{:aes_ccm, nonce: <<0::48>>}, ":nonce"},
+          {{:aes_ccm, nonce: <<0::112>>}, "7 to 13 bytes, got: a binary of 14 bytes"},
+          {{:aes_ccm, nonce: nonce, mac_length: 5}, ":mac_length"},
+          {{:aes_ccm, nonce: nonce, data_length: -1}, ":data_length"},
+          {{:aes_ccm, nonce: nonce, aad: nil}, ":aad"},
+          {{:chacha20_poly1305, nonce: <<0::72>>}, "8, 12 or 24 bytes"},
+          {{:chacha20_poly1305, iv: nonce}, "unknown parameter :iv"},
+          {{:chacha20, nonce: nonce, counter: 0x1_0000_0000}, ":counter"},
+          {{:chacha20, nonce: nonce, counter: -1}, "32 bits"},
+          {{:chacha20, "struct"}, "keyword list"}
+        ] do
+      assert message(fn -> Mechanism.encode!(mechanism) end) =~ text
+    end
+
+    for {name, params} <- [aes_ccm: [], chacha20_poly1305: [], chacha20: [counter: 7]] do
+      mechanism = {name, [nonce: nonce] ++ params}
+      assert Mechanism.takes_iv?(mechanism)
+      assert Mechanism.iv(mechanism, Mechanism.encode!(mechanism)) =~ nonce
+    end
+  end
+
+  test "EdDSA takes a context, and whether the message is hashed first" do
+    assert Mechanism.encode!(:eddsa) == {0x1057, nil}
+    assert Mechanism.encode!({:eddsa, context: ""}) == {0x1057, {:eddsa, false, ""}}
+
+    assert Mechanism.encode!({:eddsa, prehash: true, context: "c"}) ==
+             {0x1057, {:eddsa, true, "c"}}
+
+    for {params, text} <- [
+          {[prehash: 1], ":prehash of mechanism :eddsa: expected a boolean"},
+          {[context: :binary.copy("c", 256)], "at most 255 bytes"},
+          {[hash: :sha512], "unknown parameter :hash"},
+          {"struct", "keyword list"}
+        ] do
+      assert message(fn -> Mechanism.encode!({:eddsa, params}) end) =~ text
+    end
+  end
+
+  test "what a stream cannot know or check beforehand is refused" do
+    refuse = fn operation, mechanism ->
+      message(fn -> Mechanism.streamable!(operation, Mechanism.encode!(mechanism)) end)
+    end
+
+    assert refuse.(:encrypt, {:aes_ccm, nonce: <<1::96>>}) =~ ":data_length"
+    assert refuse.(:sign, {:eddsa, context: "c"}) =~ "sign/5"
+    assert refuse.(:verify, {:eddsa, prehash: true}) =~ "verify/6"
+
+    for mechanism <- [:eddsa, {:eddsa, context: ""}, {:aes_ccm, nonce: <<1::96>>, data_length: 3}] do
+      assert Mechanism.streamable!(:sign, Mechanism.encode!(mechanism)) == :ok
+    end
   end
 
   test "missing parameters are named with the remedy" do

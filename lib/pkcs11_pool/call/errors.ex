@@ -8,6 +8,7 @@ defmodule Pkcs11Pool.Call.Errors do
   @of_mechanism [
     :mechanism_invalid,
     :mechanism_param_invalid,
+    :parameters_ignored,
     :arguments_bad,
     :key_type_inconsistent
   ]

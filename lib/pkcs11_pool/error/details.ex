@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.Error.Details do
   # An error's details as parts of its sentences. Details are read with care, since a message must never raise; and what is not known to be harmless is
   # not shown. A detail that is missing, or of another shape, gives words that do without it.
 
+  alias Pkcs11Pool.Mechanism.Params
   alias Pkcs11Pool.ReturnCode
 
   @spec kind_of_key(map) :: String.t()
@@ -16,6 +17,57 @@ defmodule Pkcs11Pool.Error.Details do
     do: " the mechanism #{inspect(mechanism)} in this operation"
 
   def mechanism(_details), do: " the mechanism"
+
+  @doc "The names of the parameters that the mechanism takes."
+  @spec taken(map) :: String.t()
+  def taken(%{mechanism: mechanism}) do
+    case Params.names(mechanism) do
+      [] -> ""
+      names -> " (" <> Enum.map_join(names, ", ", &inspect/1) <> ")"
+    end
+  end
+
+  def taken(_details), do: ""
+
+  @doc "What most tokens take of the mechanism's parameters; nil where there is nothing to say."
+  @spec usual_parameters(map) :: String.t() | nil
+  def usual_parameters(%{mechanism: name}) when is_atom(name) do
+    written = Atom.to_string(name)
+
+    cond do
+      name == :rsa_pkcs_oaep ->
+        "Some tokens take OAEP with SHA-1 only, for hash and MGF: {:rsa_pkcs_oaep, hash: :sha1}"
+
+      String.ends_with?(written, "rsa_pkcs_pss") ->
+        "Most tokens want an :mgf of the same hash as :hash, and a :salt_length (bytes) that the key has room for"
+
+      name == :aes_gcm ->
+        "All tokens take an :iv of 12 bytes and tag_bits: 128; some take nothing else"
+
+      name == :aes_ccm ->
+        "Data of more than 65,535 bytes need a :nonce of at most 12 bytes, of more than 16 MiB one of at most 11"
+
+      name == :aes_ctr ->
+        "All tokens take counter_bits: 128; some take nothing else"
+
+      name == :eddsa ->
+        "Keys on Ed25519 take a :context that is not empty, or prehash: true; some tokens take neither"
+
+      String.ends_with?(written, "chacha20") or String.ends_with?(written, "20_poly1305") ->
+        "All tokens take a :nonce of 12 bytes; some take nothing else"
+
+      String.ends_with?(written, "_general") ->
+        "The :length is in bytes, and no longer than the whole MAC; some tokens have a least one, too"
+
+      String.ends_with?(written, "_derive") ->
+        "Some tokens take kdf: :null only, without :shared_data; of :public_data some want the bare point, some its DER"
+
+      true ->
+        nil
+    end
+  end
+
+  def usual_parameters(_details), do: nil
 
   @spec hung(map) :: String.t()
   def hung(%{hung: hung, size: size}) when is_integer(hung) and is_integer(size),

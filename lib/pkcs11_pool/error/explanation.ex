@@ -275,13 +275,35 @@ defmodule Pkcs11Pool.Error.Explanation do
      "If it says so whenever it is asked, give it the data in one piece"}
   end
 
-  def of(:mechanism_param_invalid, _details, _error),
-    do: {"the token does not take these parameters of the mechanism", nil}
+  def of(:parameters_ignored, details, _error) do
+    mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
+
+    {"the module does not look at the parameters of the mechanism#{mechanism}#{taken(details)}, and answers as if there were none: no such answer is given away",
+     "Use a token that knows them, or :eddsa without parameters"}
+  end
+
+  def of(:mechanism_param_invalid, details, _error) do
+    mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
+
+    {"the token does not take these parameters of the mechanism#{mechanism}#{taken(details)}",
+     usual_parameters(details)}
+  end
 
   # SoftHSM's code for a hash of OAEP that it does not have.
   def of(:arguments_bad, %{mechanism: :rsa_pkcs_oaep}, _error) do
     {"the module does not take the arguments, and the hash of :rsa_pkcs_oaep is a likely cause",
-     "Some tokens take OAEP with SHA-1 only, for hash and MGF: {:rsa_pkcs_oaep, hash: :sha1}"}
+     usual_parameters(%{mechanism: :rsa_pkcs_oaep})}
+  end
+
+  def of(:arguments_bad, %{mechanism: mechanism} = details, error) do
+    case taken(details) do
+      "" ->
+        of(:arguments_bad, Map.delete(details, :mechanism), error)
+
+      names ->
+        {"the module does not take the arguments, and the parameters of #{inspect(mechanism)}#{names} are a likely cause",
+         usual_parameters(details)}
+    end
   end
 
   def of(:output_length_invalid, _details, error) do

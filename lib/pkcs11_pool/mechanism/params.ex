@@ -18,6 +18,11 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | {:hashed, hash :: non_neg_integer}
           | {:hashed, hash :: non_neg_integer, ec_params :: binary}
           | {:gcm, iv :: binary | :token, aad :: binary, tag_bits :: non_neg_integer}
+          | {:ccm, nonce :: binary, aad :: binary, mac_length :: pos_integer,
+             data_length :: non_neg_integer | nil}
+          | {:poly1305, nonce :: binary, aad :: binary}
+          | {:chacha20, counter :: binary, nonce :: binary}
+          | {:eddsa, prehash :: boolean, context :: binary}
           | {:ecdh1, kdf :: non_neg_integer, shared_data :: binary, public_data :: binary}
           | {:signature_context, hedge :: non_neg_integer, context :: binary,
              hash :: non_neg_integer | nil}
@@ -36,6 +41,10 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | {:pss, hash :: atom | nil}
           | :oaep
           | :gcm
+          | :ccm
+          | :poly1305
+          | :chacha20
+          | :eddsa
           | :ecdh1
           | :public_data
           | :ctr
@@ -102,6 +111,10 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   # SoftHSM uses the first 12 bytes of IVs of 129, 256 and 257 bytes.
   @longest_gcm_iv 128
+  @ccm_nonce_sizes 7..13
+  @ccm_mac_lengths [4, 6, 8, 10, 12, 14, 16]
+  # Of Salsa20 and ChaCha20 as first made, of RFC 8439, of the extended ones.
+  @poly1305_nonce_sizes [8, 12, 24]
   @gcm_tag_bits [32, 64, 96, 104, 112, 120, 128]
   @ulong_bytes :erlang.system_info(:wordsize)
   @max_ulong Bitwise.bsl(1, 8 * @ulong_bytes) - 1
@@ -156,6 +169,10 @@ defmodule Pkcs11Pool.Mechanism.Params do
       {~r/^(?<hash>\w+)_rsa_pkcs_pss$/, :pss_of_name},
       {~r/^rsa_pkcs_oaep$/, :oaep},
       {~r/^aes_gcm$/, :gcm},
+      {~r/^aes_ccm$/, :ccm},
+      {~r/^(chacha20|salsa20)_poly1305$/, :poly1305},
+      {~r/^chacha20$/, :chacha20},
+      {~r/^eddsa$/, :eddsa},
       {~r/^ecdh1_(cofactor_)?derive$/, :ecdh1},
       {~r/^dh_pkcs_derive$/, :public_data},
       {~r/^(aes|camellia)_ctr$/, :ctr},
@@ -165,7 +182,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
       {~r/^aes_(ofb|cfb1|cfb8|cfb64|cfb128|cts|xts)$/, {:iv, 16}},
       {~r/^(des|des3|cdmf|cast|cast3|cast5|cast128|idea|blowfish)_cbc(_pad)?$/, {:iv, 8}},
       {~r/^des_(ofb|cfb)\d+$/, {:iv, 8}},
-      {~r/^(aes_ccm|aes_gmac|chacha20|salsa20|(chacha20|salsa20)_poly1305)$/, :struct},
+      {~r/^(aes_gmac|salsa20)$/, :struct},
       {~r/^(hkdf_(derive|data)|sp800_108_\w+|pkcs5_pbkd2|(rsa|ecdh|ecdh_x|ecdh_cof)_aes_key_wrap)$/,
        :struct},
       {~r/^(\w+_encrypt_data|concatenate_\w+|xor_base_and_data|extract_key_from_key)$/, :struct},
@@ -183,11 +200,40 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   @doc """
+  The parameters that a mechanism of this name takes by their names, for messages; of a term that is no mechanism's name, none.
+  """
+  @spec names(term) :: [atom]
+  def names(mechanism) when is_atom(mechanism), do: mechanism |> kind() |> names(mechanism)
+  def names(_other), do: []
+
+  defp names(:digest, :ecdsa), do: [:hash, :curve]
+  defp names(:digest, _name), do: [:hash]
+  defp names({:pss, _hash}, _name), do: [:hash, :mgf, :salt_length]
+  defp names(:oaep, _name), do: [:hash, :mgf, :source]
+  defp names(:gcm, _name), do: [:iv, :aad, :tag_bits]
+  defp names(:ccm, _name), do: [:nonce, :aad, :mac_length, :data_length]
+  defp names(:poly1305, _name), do: [:nonce, :aad]
+  defp names(:chacha20, _name), do: [:nonce, :counter]
+  defp names(:eddsa, _name), do: [:prehash, :context]
+  defp names(:context, _name), do: [:context, :hedge]
+  defp names({:context, :hash}, _name), do: [:hash, :context, :hedge]
+  defp names(:ecdh1, _name), do: [:kdf, :public_data, :shared_data]
+  defp names(:public_data, _name), do: [:public_data]
+  defp names(:ctr, _name), do: [:counter_block, :counter_bits]
+  defp names(:length, _name), do: [:length]
+  defp names({:iv, _size}, _name), do: [:iv]
+  defp names(:optional_iv, _name), do: [:iv]
+  defp names(_kind, _name), do: []
+
+  @doc """
   Parameters of this kind when none are given: `{:ok, params}`, or `:error` where some are needed.
   """
   @spec default(kind) :: {:ok, t} | :error
   def default({:pss, hash}) when hash != nil, do: {:ok, encode!({:pss, hash}, hash, [])}
-  def default(kind) when kind in [:none, :digest, :any, :optional_iv, :context], do: {:ok, nil}
+
+  def default(kind) when kind in [:none, :digest, :any, :optional_iv, :context, :eddsa],
+    do: {:ok, nil}
+
   def default(_kind), do: :error
 
   @doc """
@@ -201,7 +247,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   def encode!(:digest, name, params) do
-    params = params!(name, params, if(name == :ecdsa, do: [:hash, :curve], else: [:hash]))
+    params = params!(name, params, names(:digest, name))
     hash = fetch!(name, params, :hash)
 
     case {@hashes, params[:curve]} do
@@ -228,7 +274,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   def encode!(:optional_iv, _name, iv) when is_binary(iv), do: iv
 
   def encode!({:iv, size}, name, params) do
-    params = params!(name, params, [:iv])
+    params = params!(name, params, names(:optional_iv, name))
 
     case fetch!(name, params, :iv) do
       iv when is_binary(iv) and byte_size(iv) == size -> iv
@@ -237,12 +283,12 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   def encode!(:optional_iv, name, params) do
-    params = params!(name, params, [:iv])
+    params = params!(name, params, names(:optional_iv, name))
     binary!(name, :iv, fetch!(name, params, :iv))
   end
 
   def encode!({:pss, hash_of_name}, name, params) do
-    params = params!(name, params, [:hash, :mgf, :salt_length])
+    params = params!(name, params, names({:pss, hash_of_name}, name))
     hash = if hash_of_name, do: params[:hash] || hash_of_name, else: fetch!(name, params, :hash)
     {hash_code, size} = hash!(name, hash)
 
@@ -261,7 +307,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   def encode!(:oaep, name, params) do
-    params = params!(name, params, [:hash, :mgf, :source])
+    params = params!(name, params, names(:oaep, name))
     hash = fetch!(name, params, :hash)
     {hash_code, _size} = hash!(name, hash)
     mgf = mgf!(name, Keyword.get(params, :mgf, hash))
@@ -269,7 +315,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   def encode!(:gcm, name, params) do
-    params = params!(name, params, [:iv, :aad, :tag_bits])
+    params = params!(name, params, names(:gcm, name))
     iv = fetch!(name, params, :iv)
     aad = binary!(name, :aad, Keyword.get(params, :aad, ""))
     tag_bits = Keyword.get(params, :tag_bits, 128)
@@ -290,8 +336,53 @@ defmodule Pkcs11Pool.Mechanism.Params do
     {:gcm, iv, aad, tag_bits}
   end
 
+  def encode!(:ccm, name, params) do
+    params = params!(name, params, names(:ccm, name))
+    nonce = sized!(name, :nonce, fetch!(name, params, :nonce), @ccm_nonce_sizes, "7 to 13")
+    aad = binary!(name, :aad, Keyword.get(params, :aad, ""))
+    mac_length = Keyword.get(params, :mac_length, 16)
+    data_length = params[:data_length]
+
+    unless mac_length in @ccm_mac_lengths,
+      do: bad!(name, :mac_length, "one of #{inspect(@ccm_mac_lengths)} (bytes)", mac_length)
+
+    unless data_length == nil or is_ulong(data_length),
+      do: bad!(name, :data_length, "a non-negative integer (bytes, CK_ULONG)", data_length)
+
+    {:ccm, nonce, aad, mac_length, data_length}
+  end
+
+  def encode!(:poly1305, name, params) do
+    params = params!(name, params, names(:poly1305, name))
+    nonce = fetch!(name, params, :nonce)
+    nonce = sized!(name, :nonce, nonce, @poly1305_nonce_sizes, "8, 12 or 24")
+    {:poly1305, nonce, binary!(name, :aad, Keyword.get(params, :aad, ""))}
+  end
+
+  # The counter has what the nonce leaves of 16 bytes.
+  def encode!(:chacha20, name, params) do
+    params = params!(name, params, names(:chacha20, name))
+    nonce = sized!(name, :nonce, fetch!(name, params, :nonce), [8, 12], "8 or 12")
+    bits = 8 * (16 - byte_size(nonce))
+    counter = Keyword.get(params, :counter, 0)
+
+    unless is_integer(counter) and counter >= 0 and Bitwise.bsr(counter, bits) == 0,
+      do: bad!(name, :counter, "a non-negative integer of #{bits} bits", counter)
+
+    {:chacha20, <<counter::little-size(bits)>>, nonce}
+  end
+
+  def encode!(:eddsa, name, params) do
+    params = params!(name, params, names(:eddsa, name))
+    prehash = Keyword.get(params, :prehash, false)
+    unless is_boolean(prehash), do: bad!(name, :prehash, "a boolean", prehash)
+    context = Keyword.get(params, :context, "")
+
+    {:eddsa, prehash, sized!(name, :context, context, 0..255, "at most 255")}
+  end
+
   def encode!(:ecdh1, name, params) do
-    params = params!(name, params, [:kdf, :public_data, :shared_data])
+    params = params!(name, params, names(:ecdh1, name))
     public_data = binary!(name, :public_data, fetch!(name, params, :public_data))
     shared_data = binary!(name, :shared_data, Keyword.get(params, :shared_data, ""))
     kdf = Keyword.get(params, :kdf, :null)
@@ -306,13 +397,13 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   def encode!(:public_data, name, params) do
-    params = params!(name, params, [:public_data])
+    params = params!(name, params, names(:public_data, name))
     binary!(name, :public_data, fetch!(name, params, :public_data))
   end
 
   # CK_AES_CTR_PARAMS: CK_ULONG ulCounterBits, CK_BYTE cb[16]
   def encode!(:ctr, name, params) do
-    params = params!(name, params, [:counter_block, :counter_bits])
+    params = params!(name, params, names(:ctr, name))
     block = fetch!(name, params, :counter_block)
     bits = Keyword.get(params, :counter_bits, 128)
 
@@ -327,7 +418,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   # CK_MAC_GENERAL_PARAMS is a CK_ULONG.
   def encode!(:length, name, params) do
-    params = params!(name, params, [:length])
+    params = params!(name, params, names(:length, name))
 
     case fetch!(name, params, :length) do
       length when is_ulong(length) -> ulong(length)
@@ -337,12 +428,12 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   # CK_SIGN_ADDITIONAL_CONTEXT and CK_HASH_SIGN_ADDITIONAL_CONTEXT.
   def encode!(:context, name, params) do
-    params = params!(name, params, [:context, :hedge])
+    params = params!(name, params, names(:context, name))
     context!(name, params, nil)
   end
 
   def encode!({:context, :hash}, name, params) do
-    params = params!(name, params, [:hash, :context, :hedge])
+    params = params!(name, params, names({:context, :hash}, name))
     {hash, _size} = hash!(name, fetch!(name, params, :hash))
     context!(name, params, hash)
   end
@@ -374,6 +465,12 @@ defmodule Pkcs11Pool.Mechanism.Params do
       %{^mgf => code} -> code
       _unknown -> bad!(name, :mgf, "one of #{inspect(@mgf_names)}", mgf)
     end
+  end
+
+  defp sized!(name, key, value, sizes, text) do
+    if is_binary(value) and byte_size(value) in sizes,
+      do: value,
+      else: bad!(name, key, "a binary of #{text} bytes", value)
   end
 
   defp binary!(_name, _key, value) when is_binary(value), do: value
@@ -443,6 +540,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
         :oaep -> :hash
         :gcm -> :iv
         {:iv, _size} -> :iv
+        kind when kind in [:ccm, :poly1305, :chacha20] -> :nonce
         :ctr -> :counter_block
         :length -> :length
         _derive -> :public_data

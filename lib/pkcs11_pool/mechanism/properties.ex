@@ -29,6 +29,9 @@ defmodule Pkcs11Pool.Mechanism.Properties do
     case {iv_kind(mechanism), params} do
       {nil, _params} -> nil
       {_kind, {:gcm, iv, _aad, _tag_bits}} -> iv
+      {_kind, {:ccm, nonce, _aad, _mac_length, _data_length}} -> nonce
+      {_kind, {:poly1305, nonce, _aad}} -> nonce
+      {_kind, {:chacha20, counter, nonce}} -> counter <> nonce
       {:ctr, struct} when byte_size(struct) > 16 -> binary_part(struct, byte_size(struct), -16)
       {_kind, iv} when is_binary(iv) -> iv
       _none -> nil
@@ -37,7 +40,7 @@ defmodule Pkcs11Pool.Mechanism.Properties do
 
   @with_iv for {name, code} <- Mechanisms.all(),
                kind = Params.kind(name),
-               kind in [:gcm, :ctr] or match?({:iv, _size}, kind),
+               kind in [:gcm, :ccm, :poly1305, :chacha20, :ctr] or match?({:iv, _size}, kind),
                do: {name, code, kind}
 
   for {name, _code, kind} <- @with_iv do

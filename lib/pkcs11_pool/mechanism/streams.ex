@@ -39,6 +39,18 @@ defmodule Pkcs11Pool.Mechanism.Streams do
             "for the IV; give an IV that is used once"
   end
 
+  def check!(operation, {code, {:ccm, _nonce, _aad, _mac_length, nil}})
+      when operation in [:encrypt, :decrypt] do
+    raise ArgumentError,
+          "mechanism #{inspect(Names.decode(code))} needs the parameter :data_length in a stream: how many bytes the whole plaintext has"
+  end
+
+  def check!(operation, {code, {:eddsa, prehash, context}}) when prehash or context != "" do
+    raise ArgumentError,
+          "mechanism #{inspect(Names.decode(code))} with :prehash or :context cannot be streamed, since a token may not look at them; " <>
+            "give the data to #{operation}/#{if operation == :verify, do: 6, else: 5} in one piece"
+  end
+
   def check!(_operation, _encoded), do: :ok
 
   @spec refuse!(Mechanism.operation() | :digest, atom) :: no_return

@@ -244,30 +244,42 @@ fn params(term: Term<'_>) -> NifResult<Params> {
     if term.is_atom() {
         return if term.decode::<Atom>()? == atoms::nil() { Ok(Params::None) } else { Err(Error::BadArg) };
     }
-    if let Ok((tag, hash)) = term.decode::<(Atom, u64)>() {
-        return if tag == atoms::hashed() { Ok(Params::Hashed { hash, curve: None }) } else { Err(Error::BadArg) };
-    }
-    if let Ok((tag, hash, curve)) = term.decode::<(Atom, u64, Term)>() {
-        return if tag == atoms::hashed() { Ok(Params::Hashed { hash, curve: Some(bytes(curve)?) }) } else { Err(Error::BadArg) };
-    }
-    let (tag, a, b, c): (Atom, Term, Term, Term) = term.decode()?;
-    if tag == atoms::rsa_pss() {
-        Ok(Params::RsaPss { hash: a.decode()?, mgf: b.decode()?, salt_length: c.decode()? })
-    } else if tag == atoms::rsa_oaep() {
-        Ok(Params::RsaOaep { hash: a.decode()?, mgf: b.decode()?, source: bytes(c)? })
-    } else if tag == atoms::gcm() {
-        let iv = if a.is_atom() && a.decode::<Atom>()? == atoms::token() { Iv::Token } else { Iv::Given(bytes(a)?) };
-        // Bytes come last, here and below: those that are decoded before another part is refused would not be wiped.
-        let tag_bits = c.decode()?;
-        Ok(Params::Gcm { iv, tag_bits, aad: bytes(b)? })
-    } else if tag == atoms::ecdh1() {
-        Ok(Params::Ecdh1 { kdf: a.decode()?, public_data: bytes(c)?, shared_data: bytes(b)? })
-    } else if tag == atoms::signature_context() {
-        let (hedge, hash) = (a.decode()?, c.decode()?);
-        Ok(Params::SignatureContext { hedge, hash, context: bytes(b)? })
-    } else {
-        Err(Error::BadArg)
-    }
+    let parts = rustler::types::tuple::get_tuple(term)?;
+    let (tag, rest) = parts.split_first().ok_or(Error::BadArg)?;
+    let tag: Atom = tag.decode()?;
+    // Bytes come last: those that are decoded before another part is refused would not be wiped.
+    Ok(match rest {
+        [hash] if tag == atoms::hashed() => Params::Hashed { hash: hash.decode()?, curve: None },
+        [hash, curve] if tag == atoms::hashed() => Params::Hashed { hash: hash.decode()?, curve: Some(bytes(*curve)?) },
+        [hash, mgf, salt] if tag == atoms::rsa_pss() => {
+            Params::RsaPss { hash: hash.decode()?, mgf: mgf.decode()?, salt_length: salt.decode()? }
+        }
+        [hash, mgf, source] if tag == atoms::rsa_oaep() => {
+            Params::RsaOaep { hash: hash.decode()?, mgf: mgf.decode()?, source: bytes(*source)? }
+        }
+        [iv, aad, tag_bits] if tag == atoms::gcm() => {
+            let tag_bits = tag_bits.decode()?;
+            let iv = if iv.is_atom() && iv.decode::<Atom>()? == atoms::token() { Iv::Token } else { Iv::Given(bytes(*iv)?) };
+            Params::Gcm { iv, tag_bits, aad: bytes(*aad)? }
+        }
+        [nonce, aad, mac_length, data_length] if tag == atoms::ccm() => Params::Ccm {
+            mac_length: mac_length.decode()?,
+            data_length: data_length.decode()?,
+            nonce: bytes(*nonce)?,
+            aad: bytes(*aad)?,
+        },
+        [nonce, aad] if tag == atoms::poly1305() => Params::Poly1305 { nonce: bytes(*nonce)?, aad: bytes(*aad)? },
+        [counter, nonce] if tag == atoms::chacha20() => Params::ChaCha20 { counter: bytes(*counter)?, nonce: bytes(*nonce)? },
+        [prehash, context] if tag == atoms::eddsa() => Params::Eddsa { prehash: prehash.decode()?, context: bytes(*context)? },
+        [kdf, shared_data, public_data] if tag == atoms::ecdh1() => {
+            Params::Ecdh1 { kdf: kdf.decode()?, public_data: bytes(*public_data)?, shared_data: bytes(*shared_data)? }
+        }
+        [hedge, context, hash] if tag == atoms::signature_context() => {
+            let (hedge, hash) = (hedge.decode()?, hash.decode()?);
+            Params::SignatureContext { hedge, hash, context: bytes(*context)? }
+        }
+        _ => return Err(Error::BadArg),
+    })
 }
 
 /// `[{code, value}]`.

@@ -170,6 +170,12 @@ pub enum Error {
         /// The C function.
         function: &'static str,
     },
+    /// The module did not look at parameters of the mechanism that change what is signed, or decrypted.
+    #[error("{function} returned CKR_OK, and the module did not look at the mechanism's parameters")]
+    ParametersIgnored {
+        /// The C function.
+        function: &'static str,
+    },
     /// The token gives out what it has decrypted before it has checked it.
     #[error("C_DecryptUpdate gave a plaintext that is not verified yet")]
     PlaintextUnverified,
@@ -353,6 +359,7 @@ impl Error {
             Self::OutputLength { .. } => "output_length_invalid",
             Self::IvReplaced { .. } => "iv_replaced",
             Self::IvNotMade { .. } => "iv_not_made",
+            Self::ParametersIgnored { .. } => "parameters_ignored",
             Self::PlaintextUnverified => "plaintext_unverified",
             Self::StreamInProgress => "stream_in_progress",
             Self::QueueTimeout => "queue_timeout",
@@ -393,6 +400,7 @@ impl Error {
             Self::OutputLength { function }
             | Self::IvReplaced { function, .. }
             | Self::IvNotMade { function }
+            | Self::ParametersIgnored { function }
             | Self::Poisoned { function, .. } => Some(function),
             Self::UserNameUnsupported { .. } => Some("C_LoginUser"),
             Self::PlaintextUnverified => Some("C_DecryptUpdate"),

@@ -89,6 +89,7 @@ impl Attempt<'_> {
             | Error::OutputLength { .. }
             | Error::IvReplaced { .. }
             | Error::IvNotMade { .. }
+            | Error::ParametersIgnored { .. }
             | Error::KeyMisfit { .. }
             | Error::CurveMisfit
             | Error::DigestTooLong { .. }

@@ -12,6 +12,7 @@ pub(crate) mod attempt;
 pub(crate) mod batch;
 pub(crate) mod cancel;
 pub(crate) mod context_login;
+pub(crate) mod eddsa;
 pub(crate) mod executed;
 pub(crate) mod foreign_answer;
 pub(crate) mod hashing;

@@ -1,10 +1,11 @@
 //! Streams: what a key does with data that comes in parts, or their digest. Between two parts the operation is active in the module, and what it needs lies
 //! with the session. Whatever fails in the midst of it leaves it there, marked as broken: then the session is closed, with the module's operation.
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_OPERATION_NOT_INITIALIZED};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_OPERATION_NOT_INITIALIZED};
 
 use crate::error::{Error, Executed};
 use crate::execution::attempt::Attempt;
+use crate::execution::eddsa::with_params_of_curve;
 use crate::execution::hashing::{Hasher, Hashing};
 use crate::execution::resolver::Resolver;
 use crate::execution::step::{Fault, Then};
@@ -14,7 +15,7 @@ use crate::operation::answer::Answer;
 use crate::operation::key_ref::KeyRef;
 use crate::operation::stream::{Beginning, StreamKind, StreamPart};
 use crate::p11::stream::{self, Kind};
-use crate::p11::{CallError, Class, HeldMechanism, Mechanism, lengths};
+use crate::p11::{CallError, Class, HeldMechanism, Mechanism, Phase, lengths};
 use crate::support::wiped::Wiped;
 
 /// A stream between two parts.
@@ -103,6 +104,7 @@ impl Attempt<'_> {
             Some(named) => {
                 let handle = self.resolver.resolve(named)?;
                 let facts = &*self.resolver.facts(handle)?;
+                let mechanism = &*with_params_of_curve(mechanism, facts);
                 if let Some(usage) = StreamKind(kind).usage() {
                     check_key(mechanism, usage, facts)?;
                 }
@@ -178,6 +180,10 @@ impl Attempt<'_> {
         })?;
         stream.given = stream.given.saturating_add(bytes.len());
         self.check_stream(stream)?;
+        if kind == Kind::Decrypt && lengths::lacks_tag(&stream.mechanism, stream.taken) {
+            let call = CallError::new("C_DecryptFinal", CKR_ENCRYPTED_DATA_LEN_RANGE, Phase::Final);
+            return Err(Ended::from(Fault::ran(Error::DecryptionFailed { call })));
+        }
         let (mechanism, taken, given) = (&stream.mechanism, stream.taken, stream.given);
         let allowed = |size: Option<usize>| size.map(|size| size..=size);
         // Of ciphertexts and plaintexts, the whole.

@@ -10,6 +10,7 @@ use cryptoki_sys::{
 
 use crate::error::Error;
 use crate::execution::attempt::Attempt;
+use crate::execution::eddsa::with_params_of_curve;
 use crate::execution::step::Fault;
 use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
@@ -33,6 +34,7 @@ impl Attempt<'_> {
         let (functions, session) = (self.resolver.functions, self.resolver.session);
         let facts = &*self.resolver.facts(key)?;
         self.check_task(mechanism, task, facts)?;
+        let mechanism = &*with_params_of_curve(mechanism, facts);
         match task {
             Task::Sign(data) => {
                 let size = facts.signature_size(lengths::of_signature(mechanism));
@@ -43,14 +45,19 @@ impl Attempt<'_> {
                         crypto::sign_after(functions, session, key, mechanism, data, hint, login)
                     })
                 })?;
-                check_output_length("C_Sign", signature, size.map(|size| size..=size)).map(Answer::Bytes)
+                let signature = check_output_length("C_Sign", signature, size.map(|size| size..=size))?;
+                self.check_params_were_signed(key, facts, mechanism, data, &signature)?;
+                Ok(Answer::Bytes(signature))
             }
             Task::Verify { data, signature } => {
                 let verified = self.run_hashed(key, facts, mechanism, data, |mechanism, data| {
                     crypto::verify(functions, session, key, mechanism, data, signature)
                 });
                 match verified {
-                    Ok(()) => Ok(Answer::Done),
+                    Ok(()) => {
+                        self.check_params_were_verified(key, facts, mechanism, data, signature)?;
+                        Ok(Answer::Done)
+                    }
                     Err(call) => Err(self.tell_refusal_from_failure(call.into(), |call| Error::SignatureInvalid { call })),
                 }
             }

@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use cryptoki_sys::*;
 
-use super::mechanism::{Mechanism, Params};
+use super::mechanism::Mechanism;
+use super::params::Params;
 
 /// What the length of a mechanism's signatures depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +220,13 @@ fn mode(mechanism: &Mechanism) -> Option<Mode> {
             }
             _ => Mode::Tagged(0..=16),
         },
-        CKM_AES_CCM => Mode::Tagged(0..=16),
+        CKM_AES_CCM => match &mechanism.params {
+            Params::Ccm { mac_length, .. } => {
+                let tag = usize::try_from(*mac_length).ok()?;
+                Mode::Tagged(tag..=tag)
+            }
+            _ => Mode::Tagged(0..=16),
+        },
         CKM_CHACHA20_POLY1305 | CKM_SALSA20_POLY1305 => Mode::Tagged(16..=16),
         CKM_RSA_PKCS | CKM_RSA_PKCS_OAEP | CKM_RSA_X_509 => Mode::Rsa,
         _ => return None,
@@ -229,6 +236,11 @@ fn mode(mechanism: &Mechanism) -> Option<Mode> {
 /// Whether a plaintext is none before its ciphertext's tag has been verified.
 pub fn is_authenticated(mechanism: &Mechanism) -> bool {
     matches!(mechanism.params, Params::Gcm { .. }) || matches!(mode(mechanism), Some(Mode::Tagged(_)))
+}
+
+/// Whether a ciphertext of so many bytes has no room for the tag that its mechanism gives it.
+pub fn lacks_tag(mechanism: &Mechanism, cipher: usize) -> bool {
+    matches!(mode(mechanism), Some(Mode::Tagged(tag)) if cipher < *tag.start())
 }
 
 /// Bytes that a ciphertext of so many bytes may have, with an RSA key whose modulus has so many; `None`: unknown.
@@ -350,13 +362,14 @@ mod tests {
     #[test]
     fn a_tag_is_as_long_as_its_parameter_says() {
         let gcm = |tag_bits| {
-            let iv = super::super::mechanism::Iv::Given(vec![1; 12]);
+            let iv = super::super::params::Iv::Given(vec![1; 12]);
             Mechanism { code: CKM_AES_GCM, params: Params::Gcm { iv, aad: Default::default(), tag_bits } }
         };
         assert_eq!(of_ciphertext(&gcm(96), 5, None), Some(17..=17));
         assert_eq!(of_plaintext(&gcm(128), 16), Some(0..=0));
-        // Shorter than its tag: whatever that is, it is refused.
-        assert_eq!(of_plaintext(&gcm(128), 7), Some(0..=0));
+        assert!(lacks_tag(&gcm(128), 15));
+        assert!(!lacks_tag(&gcm(128), 16));
+        assert!(!lacks_tag(&Mechanism::new(CKM_AES_CBC), 0));
         assert_eq!(of_ciphertext(&gcm(128), usize::MAX, None), None);
     }
 

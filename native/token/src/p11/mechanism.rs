@@ -1,13 +1,14 @@
-//! Mechanisms and their parameters.
+//! Mechanisms, and the C structures of their parameters.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::ptr;
 
 use cryptoki_sys::*;
 
 use super::buffer::{length, optional};
-use crate::support::wiped::{Wiped, wipe};
+use super::params::{Iv, Params};
+use crate::support::wiped::Wiped;
 
 /// A mechanism with its parameters, owned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,89 +17,6 @@ pub struct Mechanism {
     pub code: CK_MECHANISM_TYPE,
     /// What goes with it.
     pub params: Params,
-}
-
-/// Mechanism parameters. Its `Debug` shows lengths in place of bytes, and bytes are wiped when they are dropped: a password, or data that two sides share.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Params {
-    /// `pParameter` is NULL.
-    None,
-    /// The parameter as it stands: an IV, or a vendor's structure.
-    Bytes(Vec<u8>),
-    /// `CK_RSA_PKCS_PSS_PARAMS`.
-    RsaPss {
-        /// `CKM_*` of the hash.
-        hash: CK_MECHANISM_TYPE,
-        /// `CKG_*` of the mask generation function.
-        mgf: CK_RSA_PKCS_MGF_TYPE,
-        /// Bytes of salt.
-        salt_length: CK_ULONG,
-    },
-    /// `CK_RSA_PKCS_OAEP_PARAMS`, the source being `CKZ_DATA_SPECIFIED`.
-    RsaOaep {
-        /// `CKM_*` of the hash.
-        hash: CK_MECHANISM_TYPE,
-        /// `CKG_*` of the mask generation function.
-        mgf: CK_RSA_PKCS_MGF_TYPE,
-        /// The label of RFC 8017; usually empty.
-        source: Vec<u8>,
-    },
-    /// `CK_GCM_PARAMS`.
-    Gcm {
-        /// The initialization vector.
-        iv: Iv,
-        /// Additional authenticated data; may be empty.
-        aad: Vec<u8>,
-        /// Bits of tag, usually 128.
-        tag_bits: CK_ULONG,
-    },
-    /// None, as [`Params::None`]: the mechanism takes a digest, and what is to be signed is a message.
-    Hashed {
-        /// `CKM_*` of the hash.
-        hash: CK_MECHANISM_TYPE,
-        /// `CKA_EC_PARAMS` of the only curve whose keys may sign so.
-        curve: Option<Vec<u8>>,
-    },
-    /// `CK_ECDH1_DERIVE_PARAMS`.
-    Ecdh1 {
-        /// `CKD_*` of the key derivation function.
-        kdf: CK_ULONG,
-        /// Data shared with the other side; may be empty.
-        shared_data: Vec<u8>,
-        /// The other side's public point.
-        public_data: Vec<u8>,
-    },
-    /// `CK_SIGN_ADDITIONAL_CONTEXT`, or `CK_HASH_SIGN_ADDITIONAL_CONTEXT` where there is a hash.
-    SignatureContext {
-        /// `CKH_*`: whether the signature is made with fresh random bytes.
-        hedge: CK_HEDGE_TYPE,
-        /// The context string of FIPS 204 and 205; may be empty.
-        context: Vec<u8>,
-        /// `CKM_*` of the hash whose digest is signed.
-        hash: Option<CK_MECHANISM_TYPE>,
-    },
-}
-
-/// Who makes an initialization vector.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Iv {
-    /// The caller.
-    Given(Vec<u8>),
-    /// The token, which writes it into a zeroed buffer of 12 bytes.
-    Token,
-}
-
-/// Bytes of an IV that the token makes: what NIST SP 800-38D recommends for GCM.
-const TOKEN_IV_SIZE: usize = 12;
-
-impl Iv {
-    /// The buffer that the module gets.
-    fn buffer(&self) -> Vec<u8> {
-        match self {
-            Self::Given(bytes) => bytes.clone(),
-            Self::Token => vec![0; TOKEN_IV_SIZE],
-        }
-    }
 }
 
 impl Mechanism {
@@ -110,6 +28,33 @@ impl Mechanism {
     /// Whether the token is to make the IV.
     pub fn has_token_iv(&self) -> bool {
         matches!(self.params, Params::Gcm { iv: Iv::Token, .. })
+    }
+
+    /// The mechanism for an operation on a whole plaintext of so many bytes, which some parameters must say.
+    pub(super) fn for_plaintext(&self, size: usize) -> Cow<'_, Mechanism> {
+        match &self.params {
+            Params::Ccm { nonce, aad, mac_length, data_length: None } => {
+                let (nonce, aad, data_length) = (nonce.clone(), aad.clone(), Some(size as CK_ULONG));
+                Cow::Owned(Mechanism {
+                    code: self.code,
+                    params: Params::Ccm { nonce, aad, mac_length: *mac_length, data_length },
+                })
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    /// The same of a whole ciphertext.
+    pub(super) fn for_ciphertext(&self, size: usize) -> Cow<'_, Mechanism> {
+        match &self.params {
+            Params::Ccm { mac_length, .. } => self.for_plaintext(size.saturating_sub(*mac_length as usize)),
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    /// Whether its parameters change what is signed, so that a module that does not look at them makes another signature than the one that is wanted.
+    pub(crate) fn has_signed_params(&self) -> bool {
+        matches!(&self.params, Params::Eddsa { prehash, context } if *prehash || !context.is_empty())
     }
 
     /// Calls `f` with the C structure. It and all it points to live as long as `f` runs, hence over both the Init and
@@ -182,6 +127,10 @@ enum Parameter {
     Ecdh1(CK_ECDH1_DERIVE_PARAMS),
     SignatureContext(CK_SIGN_ADDITIONAL_CONTEXT),
     HashSignatureContext(CK_HASH_SIGN_ADDITIONAL_CONTEXT),
+    Ccm(CK_CCM_PARAMS),
+    Poly1305(CK_SALSA20_CHACHA20_POLY1305_PARAMS),
+    ChaCha20(CK_CHACHA20_PARAMS),
+    Eddsa(CK_EDDSA_PARAMS),
 }
 
 impl Parts {
@@ -189,6 +138,9 @@ impl Parts {
         let mut writable = match params {
             Params::Bytes(bytes) => Wiped::from(&bytes[..]),
             Params::Gcm { iv, .. } => Wiped::from(iv.buffer()),
+            Params::Ccm { nonce, .. } | Params::Poly1305 { nonce, .. } | Params::ChaCha20 { nonce, .. } => {
+                Wiped::from(&nonce[..])
+            }
             _ => Wiped::default(),
         };
         let parameter = match params {
@@ -236,6 +188,32 @@ impl Parts {
                     hash: *hash,
                 })
             }
+            Params::Ccm { aad, mac_length, data_length, .. } => Parameter::Ccm(CK_CCM_PARAMS {
+                ulDataLen: data_length.unwrap_or(0),
+                ulNonceLen: length(&writable),
+                pNonce: self::writable(&mut writable),
+                pAAD: optional(aad),
+                ulAADLen: length(aad),
+                ulMACLen: *mac_length,
+            }),
+            Params::Poly1305 { aad, .. } => Parameter::Poly1305(CK_SALSA20_CHACHA20_POLY1305_PARAMS {
+                // In bytes, as NSS, kryoptic and others have it; the standard's text says bits.
+                ulNonceLen: length(&writable),
+                pNonce: self::writable(&mut writable),
+                pAAD: optional(aad),
+                ulAADLen: length(aad),
+            }),
+            Params::ChaCha20 { counter, .. } => Parameter::ChaCha20(CK_CHACHA20_PARAMS {
+                pBlockCounter: optional(counter),
+                blockCounterBits: length(counter).saturating_mul(8),
+                ulNonceBits: length(&writable).saturating_mul(8),
+                pNonce: self::writable(&mut writable),
+            }),
+            Params::Eddsa { prehash, context } => Parameter::Eddsa(CK_EDDSA_PARAMS {
+                phFlag: if *prehash { CK_TRUE } else { CK_FALSE },
+                ulContextDataLen: length(context),
+                pContextData: optional(context),
+            }),
         };
         Self { writable, parameter }
     }
@@ -254,6 +232,10 @@ impl Parts {
             Parameter::Ecdh1(params) => of(params),
             Parameter::SignatureContext(params) => of(params),
             Parameter::HashSignatureContext(params) => of(params),
+            Parameter::Ccm(params) => of(params),
+            Parameter::Poly1305(params) => of(params),
+            Parameter::ChaCha20(params) => of(params),
+            Parameter::Eddsa(params) => of(params),
         };
         CK_MECHANISM { mechanism: code, pParameter: parameter, ulParameterLen: size as CK_ULONG }
     }
@@ -262,6 +244,9 @@ impl Parts {
     fn replaced_iv(&self, params: &Params) -> Option<Vec<u8>> {
         let is_as_given = match params {
             Params::Bytes(bytes) | Params::Gcm { iv: Iv::Given(bytes), .. } => self.writable == *bytes,
+            Params::Ccm { nonce, .. } | Params::Poly1305 { nonce, .. } | Params::ChaCha20 { nonce, .. } => {
+                self.writable == *nonce
+            }
             Params::Gcm { iv: Iv::Token, .. } => self.writable.iter().all(|byte| *byte == 0),
             _ => true,
         };
@@ -272,64 +257,6 @@ impl Parts {
 /// The address of a parameter that the module may write into: NULL when empty.
 fn writable(bytes: &mut [u8]) -> CK_BYTE_PTR {
     if bytes.is_empty() { ptr::null_mut() } else { bytes.as_mut_ptr() }
-}
-
-impl Drop for Params {
-    fn drop(&mut self) {
-        match self {
-            Params::None | Params::Hashed { .. } | Params::RsaPss { .. } => (),
-            Params::Bytes(bytes) => wipe(bytes),
-            Params::RsaOaep { source, .. } => wipe(source),
-            Params::Gcm { iv, aad, .. } => {
-                wipe(aad);
-                if let Iv::Given(iv) = iv {
-                    wipe(iv);
-                }
-            }
-            Params::Ecdh1 { shared_data, public_data, .. } => {
-                wipe(shared_data);
-                wipe(public_data);
-            }
-            Params::SignatureContext { context, .. } => wipe(context),
-        }
-    }
-}
-
-impl fmt::Debug for Iv {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Given(bytes) => write!(f, "[{} bytes]", bytes.len()),
-            Self::Token => write!(f, "the token's"),
-        }
-    }
-}
-
-impl fmt::Debug for Params {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Params::None => write!(f, "None"),
-            Params::Hashed { hash, .. } => write!(f, "Hashed {{ hash: {hash:#x} }}"),
-            Params::Bytes(bytes) => write!(f, "[{} bytes]", bytes.len()),
-            Params::RsaPss { hash, mgf, salt_length } => {
-                write!(f, "RsaPss {{ hash: {hash:#x}, mgf: {mgf:#x}, salt_length: {salt_length} }}")
-            }
-            Params::RsaOaep { hash, mgf, source } => {
-                write!(f, "RsaOaep {{ hash: {hash:#x}, mgf: {mgf:#x}, source: [{} bytes] }}", source.len())
-            }
-            Params::Gcm { iv, aad, tag_bits } => {
-                write!(f, "Gcm {{ iv: {iv:?}, aad: [{} bytes], tag_bits: {tag_bits} }}", aad.len())
-            }
-            Params::Ecdh1 { kdf, shared_data, public_data } => write!(
-                f,
-                "Ecdh1 {{ kdf: {kdf:#x}, shared_data: [{} bytes], public_data: [{} bytes] }}",
-                shared_data.len(),
-                public_data.len()
-            ),
-            Params::SignatureContext { hedge, context, hash } => {
-                write!(f, "SignatureContext {{ hedge: {hedge:#x}, context: [{} bytes], hash: {hash:#x?} }}", context.len())
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -391,11 +318,5 @@ mod tests {
         let write = |byte| mechanism.with_ck_iv(|ck| unsafe { ck.pParameter.cast::<u8>().write(byte) }).1;
         assert_eq!(write(3), None);
         assert_eq!(write(4), Some([&[4][..], &[3; 15]].concat()));
-    }
-
-    #[test]
-    fn debug_shows_no_bytes() {
-        let params = Params::Ecdh1 { kdf: CKD_NULL, shared_data: b"secret".to_vec(), public_data: vec![4; 65] };
-        assert_eq!(format!("{params:?}"), "Ecdh1 { kdf: 0x1, shared_data: [6 bytes], public_data: [65 bytes] }");
     }
 }

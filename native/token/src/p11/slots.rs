@@ -211,8 +211,8 @@ pub fn slot_event(functions: &Functions) -> Result<Option<CK_SLOT_ID>, CallError
     }
 }
 
-/// `C_GetMechanismList` and `C_GetMechanismInfo` of each. A mechanism that the token lists and then disowns
-/// (`CKR_MECHANISM_INVALID`) is left out.
+/// `C_GetMechanismList` and `C_GetMechanismInfo` of each. Of a mechanism that the token lists and then disowns
+/// (`CKR_MECHANISM_INVALID`) nothing is known but that it is listed: sizes of zero, and no flags.
 pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<MechanismInfo>, CallError> {
     let codes = list("C_GetMechanismList", |pointer, count| {
         // SAFETY: `list` gives NULL or room for `count` codes.
@@ -224,9 +224,11 @@ pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<Mechani
         // SAFETY: the structure is a local that outlives the call.
         let answer = unsafe { call!(functions, C_GetMechanismInfo(slot, code, &mut info)) };
         if answer == CKR_MECHANISM_INVALID {
-            continue;
+            // It is in the list all the same, and may work.
+            info = CK_MECHANISM_INFO::default();
+        } else {
+            check("C_GetMechanismInfo", Phase::Single, answer)?;
         }
-        check("C_GetMechanismInfo", Phase::Single, answer)?;
         mechanisms.push(MechanismInfo { code, min: info.ulMinKeySize, max: info.ulMaxKeySize, flags: info.flags });
     }
     Ok(mechanisms)
