@@ -2,7 +2,7 @@
 # Mix needs it before anything of lib/ is compiled. A path dependency loads this file more than
 # once in one VM: hence the guard.
 unless Code.ensure_loaded?(Mix.Tasks.Compile.Pkcs11PoolNif) do
-  for file <- ~w(cargo_messages cargo compile.pkcs11_pool_nif),
+  for file <- ~w(cargo_messages cargo download precompiled compile.pkcs11_pool_nif),
       do: Code.require_file("mix/#{file}.ex", __DIR__)
 end
 
@@ -67,24 +67,26 @@ defmodule Pkcs11Pool.MixProject do
         "Changelog" => "#{@source_url}/blob/v#{@version}/CHANGELOG.md",
         "Security" => "#{@source_url}/blob/v#{@version}/SECURITY.md"
       },
-      # A test compares this list with what the build reads.
-      files: [
-        ".cargo",
-        ".formatter.exs",
-        "CHANGELOG.md",
-        "Cargo.lock",
-        "Cargo.toml",
-        "LICENSE",
-        "README.md",
-        "SECURITY.md",
-        "THIRD_PARTY_LICENSES.md",
-        "guides",
-        "lib",
-        "mix",
-        "mix.exs",
-        "native",
-        "usage-rules.md"
-      ]
+      # A test compares this list with what the build reads. The checksums are those of precompiled libraries: script/package writes them, for a release.
+      files:
+        Path.wildcard("checksums.sha256") ++
+          [
+            ".cargo",
+            ".formatter.exs",
+            "CHANGELOG.md",
+            "Cargo.lock",
+            "Cargo.toml",
+            "LICENSE",
+            "README.md",
+            "SECURITY.md",
+            "THIRD_PARTY_LICENSES.md",
+            "guides",
+            "lib",
+            "mix",
+            "mix.exs",
+            "native",
+            "usage-rules.md"
+          ]
     ]
   end
 

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Build.Cargo do
   @moduledoc false
   # Runs cargo, and tells who waits for it how far it is.
 
-  alias Pkcs11Pool.Build.CargoMessages
+  alias Pkcs11Pool.Build.{CargoMessages, Precompiled}
 
   # Long enough that an ordinary build stays quiet, short enough that nobody takes a cold one for hung.
   @progress_interval 10_000
@@ -83,7 +83,7 @@ defmodule Pkcs11Pool.Build.Cargo do
 
   defp remedy(root) do
     "Install Rust #{minimal_version(root)} or newer, for instance with rustup (`rustup update stable`), " <>
-      "and see that `cargo` is in PATH"
+      "and see that `cargo` is in PATH, " <> Precompiled.remedy()
   end
 
   defp minimal_version(root) do

@@ -1,7 +1,7 @@
 defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @moduledoc """
-  Builds the Rust libraries with cargo: the NIF, into `priv/native`, and for tests the PKCS#11
-  module of `Pkcs11Pool.Testing.Chaos`.
+  Builds the Rust libraries with cargo, or takes precompiled ones: the NIF, into `priv/native`, and
+  for tests the PKCS#11 module of `Pkcs11Pool.Testing.Chaos`.
 
   The chaos module is built only when the project that is compiled (the user's, when this one is its
   dependency) is in `:dev` or `:test`, or when `PKCS11_POOL_CHAOS` asks for it. It is put into the
@@ -12,6 +12,14 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   `_build`, that of the consuming project when this one is a dependency. Errors and warnings
   become Mix diagnostics.
 
+  Precompiled libraries are archives of `script/package`, for whom has no cargo. They are taken
+  only where somebody says from where, and only with the checksum that stands in a list of one's own
+  or in the package's `checksums.sha256`. `guides/deployment.md` has an example.
+
+      config :pkcs11_pool,
+        precompiled: "https://files.example.com/pkcs11_pool",
+        precompiled_checksums: Path.expand("pkcs11_pool.sha256", __DIR__)
+
   ## Options
 
     * `--warnings-as-errors` - a warning of rustc fails the compilation, too
@@ -20,6 +28,14 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
     * `PKCS11_POOL_CHAOS` - `1`: build the chaos module in any environment, and let it be part of a
       release; `0`: never build it
+    * `PKCS11_POOL_PRECOMPILED` - the place of the precompiled libraries: the URL or the path of a
+      folder of archives, or of one archive. It goes before the configuration
+    * `PKCS11_POOL_CHECKSUMS` - the list of their checksums, as `sha256sum` writes it
+    * `PKCS11_POOL_BUILD` - `1`: build with cargo all the same
+    * `PKCS11_POOL_CACERTS` - a file with the certificate authorities of a server of one's own, by
+      default those of the system; `https_proxy`, `http_proxy` and `no_proxy` as usual
+    * `PKCS11_POOL_CACHE_DIR` - where downloads are kept, by default the user's cache folder
+    * `CARGO_BUILD_TARGET` - the system to build for, as cargo takes it (`aarch64-unknown-linux-musl`)
     * `CARGO` - the cargo to run, by default the one in `PATH`
     * `PKCS11_POOL_CARGO_PROFILE` - cargo's profile, by default `release`
     * `PKCS11_POOL_CARGO_TARGET_DIR` - the target folder, by default in `_build`. `mix clean`
@@ -28,7 +44,7 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   use Mix.Task.Compiler
 
   alias Mix.Task.Compiler.Diagnostic
-  alias Pkcs11Pool.Build.{Cargo, CargoMessages}
+  alias Pkcs11Pool.Build.{Cargo, CargoMessages, Precompiled}
 
   @recursive true
   @chaos "pkcs11_pool_chaos.so"
@@ -37,9 +53,79 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @impl Mix.Task.Compiler
   def run(args) do
     {opts, _rest, _invalid} = OptionParser.parse(args, switches: [warnings_as_errors: :boolean])
-
     libraries = libraries()
 
+    {status, diagnostics} =
+      case Precompiled.choose(root(), Mix.Project.config()[:version]) do
+        {:ok, archive} -> {take(archive, Map.values(libraries)), []}
+        :cargo -> build(libraries, opts)
+      end
+
+    if status != :error do
+      remove_unwanted(Map.values(libraries))
+      link_priv()
+    end
+
+    {status, diagnostics}
+  end
+
+  @impl Mix.Task.Compiler
+  def clean do
+    File.rm_rf!(priv_native())
+    File.rm_rf!(chaos_dir())
+    File.rm_rf!(default_target_dir())
+    File.rm(manifest())
+    :ok
+  end
+
+  ## Precompiled
+
+  # What was installed from which archive is written down, so that an archive is opened once.
+  defp take(archive, libraries) do
+    if taken?(archive, libraries) do
+      :noop
+    else
+      contents = Precompiled.libraries!(archive, Path.join(cache_dir(), "archives"))
+
+      statuses =
+        for library <- libraries do
+          name = Path.basename(library)
+
+          case contents do
+            %{^name => content} -> install(library, content)
+            _other -> Mix.raise("#{archive.location} has no #{name}")
+          end
+        end
+
+      Mix.shell().info("Took the native library from #{archive.location}")
+      digests = for library <- libraries, into: %{}, do: {library, digest(library)}
+      File.mkdir_p!(Path.dirname(manifest()))
+      File.write!(manifest(), :erlang.term_to_binary({archive.sha256, digests}))
+      if :ok in statuses, do: :ok, else: :noop
+    end
+  end
+
+  defp taken?(archive, libraries) do
+    with {:ok, content} <- File.read(manifest()),
+         {sha256, digests} when sha256 == archive.sha256 <- :erlang.binary_to_term(content) do
+      Enum.all?(libraries, &(is_map_key(digests, &1) and digests[&1] == digest(&1)))
+    else
+      _other -> false
+    end
+  end
+
+  defp digest(path) do
+    case File.read(path) do
+      {:ok, content} -> :crypto.hash(:sha256, content)
+      {:error, _reason} -> nil
+    end
+  end
+
+  defp manifest, do: Path.join(Mix.Project.manifest_path(), "compile.pkcs11_pool_nif")
+
+  ## Cargo
+
+  defp build(libraries, opts) do
     {status, messages} =
       Cargo.build(root(), Map.keys(libraries), profile: profile(), target_dir: target_dir())
 
@@ -55,19 +141,15 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
         {:error, diagnostics}
 
       true ->
-        installed = for library <- Map.values(libraries), do: install(library, messages)
-        remove_unwanted(Map.values(libraries))
-        link_priv()
+        installed =
+          for library <- Map.values(libraries) do
+            content = library |> Path.basename(".so") |> built_library(messages) |> File.read!()
+
+            install(library, content)
+          end
+
         {if(:ok in installed, do: :ok, else: :noop), diagnostics}
     end
-  end
-
-  @impl Mix.Task.Compiler
-  def clean do
-    File.rm_rf!(priv_native())
-    File.rm_rf!(chaos_dir())
-    File.rm_rf!(default_target_dir())
-    :ok
   end
 
   defp errors_of_failure(diagnostics) do
@@ -112,10 +194,7 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
 
   # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half
   # a file.
-  defp install(installed, messages) do
-    name = Path.basename(installed, ".so")
-    content = name |> built_library(messages) |> File.read!()
-
+  defp install(installed, content) do
     if File.read(installed) == {:ok, content} do
       :noop
     else
@@ -180,6 +259,12 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
       nil -> default_target_dir()
       dir -> Path.expand(dir)
     end
+  end
+
+  # Across projects: what was downloaded for one need not be downloaded for the next.
+  defp cache_dir do
+    System.get_env("PKCS11_POOL_CACHE_DIR") ||
+      to_string(:filename.basedir(:user_cache, ~c"pkcs11_pool"))
   end
 
   defp default_target_dir, do: Path.join(Mix.Project.app_path(), "native")

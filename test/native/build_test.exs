@@ -2,70 +2,17 @@ defmodule Pkcs11Pool.BuildTest do
   # The Mix compiler is run in a project of its own, which means another working directory for the whole VM.
   use ExUnit.Case, async: false
 
-  import ExUnit.CaptureIO
+  import Pkcs11Pool.Test.BuildProject
 
   alias Mix.Tasks.Compile.Pkcs11PoolNif
   alias Pkcs11Pool.Build.Cargo
+  alias Pkcs11Pool.Test.BuildProject
 
   @moduletag :tmp_dir
   @moduletag :build
 
-  # A small project with crates that need no other: cargo builds them in a fraction of a second.
   setup %{tmp_dir: dir} do
-    # Mix remembers projects by their app, so each test has one of its own.
-    app = :"built#{System.unique_integer([:positive])}"
-
-    write(dir, "mix.exs", """
-    defmodule Pkcs11Pool.BuildTest.Project.#{app |> to_string() |> String.capitalize()} do
-      use Mix.Project
-      def project, do: [app: :#{app}, version: "1.0.0"]
-    end
-    """)
-
-    write(dir, "Cargo.toml", """
-    [workspace]
-    resolver = "3"
-    members = ["native/nif", "native/chaos"]
-
-    [workspace.package]
-    rust-version = "1.91"
-    """)
-
-    for package <- ["nif", "chaos"] do
-      write(dir, "native/#{package}/Cargo.toml", """
-      [package]
-      name = "#{package}"
-      version = "0.1.0"
-      edition = "2024"
-
-      [lib]
-      name = "pkcs11_pool_#{package}"
-      crate-type = ["cdylib"]
-      """)
-    end
-
-    write(dir, "native/chaos/src/lib.rs", "")
-
-    project = %{
-      app: app,
-      dir: dir,
-      source: Path.join(dir, "native/nif/src/lib.rs"),
-      library: Path.join(dir, "priv/native/pkcs11_pool_nif.so"),
-      # Beside ebin, where no release looks.
-      chaos: Path.join(dir, "_build/test/lib/#{app}/chaos/pkcs11_pool_chaos.so")
-    }
-
-    rust(project, "pub extern \"C\" fn one() -> i32 { 1 }")
-
-    put_env("PKCS11_POOL_CARGO_TARGET_DIR", nil)
-    put_env("PKCS11_POOL_CARGO_PROFILE", nil)
-    put_env("PKCS11_POOL_CHAOS", nil)
-
-    shell = Mix.shell()
-    Mix.shell(Mix.Shell.Process)
-    on_exit(fn -> Mix.shell(shell) end)
-
-    %{project: project}
+    %{project: BuildProject.new!(dir)}
   end
 
   test "builds when cargo finds something stale, and only then", %{project: project} do
@@ -263,48 +210,4 @@ defmodule Pkcs11Pool.BuildTest do
 
   # The compiler reads the library, which may change the time of the last access.
   defp stat(path), do: %{File.stat!(path) | atime: nil}
-
-  defp compile(project, args \\ []) do
-    with_io(:stderr, fn -> in_project(project, fn -> Pkcs11PoolNif.run(args) end) end)
-  end
-
-  # As `MIX_ENV=... mix compile` would.
-  defp compile_in(project, env) do
-    Mix.env(env)
-    compile(project)
-  after
-    Mix.env(:test)
-  end
-
-  defp in_build(project, env) do
-    Path.join(project.dir, "_build/#{env}/lib/#{project.app}/chaos/pkcs11_pool_chaos.so")
-  end
-
-  defp priv(project), do: project.library |> Path.dirname() |> File.ls!() |> Enum.sort()
-
-  defp in_project(project, fun) do
-    Mix.Project.in_project(project.app, project.dir, fn _module -> fun.() end)
-  end
-
-  defp rust(project, source), do: write(project.dir, "native/nif/src/lib.rs", source <> "\n")
-
-  # A cargo that does what the script says.
-  defp cargo(project, script) do
-    write(project.dir, "bin/cargo", "#!/bin/sh\n#{script}\n")
-    path = Path.join(project.dir, "bin/cargo")
-    File.chmod!(path, 0o755)
-    put_env("CARGO", path)
-  end
-
-  defp put_env(name, value) do
-    before = System.get_env(name)
-    if value, do: System.put_env(name, value), else: System.delete_env(name)
-    on_exit(fn -> if before, do: System.put_env(name, before), else: System.delete_env(name) end)
-  end
-
-  defp write(dir, path, content) do
-    path = Path.join(dir, path)
-    File.mkdir_p!(Path.dirname(path))
-    File.write!(path, content)
-  end
 end

@@ -2,28 +2,14 @@ defmodule Pkcs11Pool.ConsumerTest do
   # A Mix project that depends on this one by path, as a user's does, and a release of it.
   use ExUnit.Case, async: false
 
-  alias Pkcs11Pool.Test.SoftHSM
+  alias Pkcs11Pool.Test.{FileServer, SoftHSM}
 
   @moduletag :tmp_dir
   @moduletag :build
   @moduletag timeout: :timer.minutes(15)
 
   setup %{tmp_dir: dir} do
-    write(dir, "mix.exs", """
-    defmodule Consumer.MixProject do
-      use Mix.Project
-
-      def project do
-        [
-          app: :consumer,
-          version: "1.0.0",
-          deps: [{:pkcs11_pool, path: #{inspect(File.cwd!())}}]
-        ]
-      end
-
-      def application, do: [mod: {Consumer, []}]
-    end
-    """)
+    write_project(dir, File.cwd!())
 
     write(dir, "lib/consumer.ex", ~S"""
     defmodule Consumer do
@@ -133,6 +119,92 @@ defmodule Pkcs11Pool.ConsumerTest do
              "run `PKCS11_POOL_CHAOS=1 mix deps.compile pkcs11_pool --force`"
   end
 
+  test "a project on a machine without cargo takes the precompiled library from a server, and signs",
+       %{
+         tmp_dir: dir,
+         env: env
+       } do
+    # What a package manager would put into deps/.
+    package = Path.join(dir, "package")
+
+    for file <- Mix.Project.config()[:package][:files] do
+      File.mkdir_p!(Path.dirname(Path.join(package, file)))
+      File.cp_r!(file, Path.join(package, file))
+    end
+
+    write_project(dir, package)
+    path = without_cargo(System.fetch_env!("PATH"))
+    env = Map.merge(env, %{"PATH" => path, "CARGO" => nil, "PKCS11_POOL_CARGO_TARGET_DIR" => nil})
+    env = Map.put(env, "PKCS11_POOL_CACHE_DIR", Path.join(dir, "cache"))
+    sign = ["run", "-e", "Consumer.sign_and_verify()"]
+
+    # Neither of the two is there.
+    {output, 1} = System.cmd(mix(), sign, cd: dir, env: env, stderr_to_stdout: true)
+    assert output =~ "cargo was not found. Install Rust"
+    assert output =~ "or name a place with precompiled libraries in PKCS11_POOL_PRECOMPILED"
+
+    place = Path.join(dir, "place")
+    publish(place, package)
+    server = FileServer.start!(place)
+    env = Map.put(env, "PKCS11_POOL_PRECOMPILED", server.url)
+    output = run!(dir, env, "mix", sign)
+    assert output =~ "Downloading #{server.url}/pkcs11_pool-"
+    assert output =~ "signed and verified"
+    assert [_once] = server.asked.()
+
+    run!(dir, env, "mix", ["release", "--quiet", "--overwrite"])
+    code = "{:ok, _} = Application.ensure_all_started(:consumer); Consumer.sign_and_verify()"
+    output = run!(dir, env, "_build/prod/rel/consumer/bin/consumer", ["eval", code])
+    assert output =~ "signed and verified"
+    assert [_once] = server.asked.()
+  end
+
+  defp write_project(dir, dependency) do
+    write(dir, "mix.exs", """
+    defmodule Consumer.MixProject do
+      use Mix.Project
+
+      def project do
+        [
+          app: :consumer,
+          version: "1.0.0",
+          deps: [{:pkcs11_pool, path: #{inspect(dependency)}}]
+        ]
+      end
+
+      def application, do: [mod: {Consumer, []}]
+    end
+    """)
+  end
+
+  # An archive of what this project has built, as script/package would make one, and its checksum in the package.
+  defp publish(place, package) do
+    File.mkdir_p!(place)
+    target = Pkcs11Pool.Build.Precompiled.target()
+    name = "pkcs11_pool-#{Mix.Project.config()[:version]}-#{target}.tar.gz"
+    library = Application.app_dir(:pkcs11_pool, "priv/native/pkcs11_pool_nif.so")
+    archive = Path.join(place, name)
+
+    :ok =
+      :erl_tar.create(
+        to_charlist(archive),
+        [{~c"pkcs11_pool_nif.so", File.read!(library)}],
+        [:compressed]
+      )
+
+    sha256 = Base.encode16(:crypto.hash(:sha256, File.read!(archive)), case: :lower)
+    write(package, "checksums.sha256", "#{sha256}  #{name}\n")
+  end
+
+  defp without_cargo(path) do
+    path = path |> String.split(":") |> Enum.reject(&File.exists?(Path.join(&1, "cargo")))
+
+    for command <- ["mix", "elixir", "erl", "sh"],
+        do: assert(Enum.any?(path, &File.exists?(Path.join(&1, command))))
+
+    Enum.join(path, ":")
+  end
+
   # The project's application is not started for it: that would fail without its token.
   defp bench(dir, env) do
     module = [
@@ -151,8 +223,7 @@ defmodule Pkcs11Pool.ConsumerTest do
   end
 
   defp run!(dir, env, command, args) do
-    command =
-      if command == "mix", do: System.find_executable("mix"), else: Path.join(dir, command)
+    command = if command == "mix", do: mix(), else: Path.join(dir, command)
 
     # A question must find the end of the input rather than wait for an answer.
     args = ["-c", ~s(exec "$0" "$@" </dev/null), command | args]
@@ -165,6 +236,8 @@ defmodule Pkcs11Pool.ConsumerTest do
         flunk("#{command} exited with #{status}:\n#{output}")
     end
   end
+
+  defp mix, do: System.find_executable("mix")
 
   defp target_dir do
     System.get_env("PKCS11_POOL_CARGO_TARGET_DIR") || Path.join(Mix.Project.app_path(), "native")
