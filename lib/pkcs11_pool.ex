@@ -61,7 +61,7 @@ defmodule Pkcs11Pool do
   """
   @type public_key ::
           {:RSAPublicKey, modulus :: pos_integer, public_exponent :: pos_integer}
-          | {{:ECPoint, binary}, {:namedCurve, tuple}}
+          | {{:ECPoint, binary}, {:namedCurve, tuple} | {:ecParameters, tuple}}
           | {:"ML-DSAPublicKey" | :"SLH-DSAPublicKey", parameter_set :: atom, binary}
           | {:mlkem512 | :mlkem768 | :mlkem1024, binary}
 
@@ -1051,7 +1051,9 @@ defmodule Pkcs11Pool do
       releases know neither
     * ML-KEM: `{:mlkem768, key}`, what `:crypto.encapsulate_key/2` takes from OTP 28 on
 
-  A label, an id or a template finds the public key object; where there is none, the private key's attributes are used, which do for RSA, and for post-quantum keys of a
+  A curve whose parameters the token has written out is `{:ecParameters, record}`, to OTP 27: OTP 28 knows no such keys any more.
+
+  A label, an id or a template finds the public key object; where there is none, the private key's attributes are used, which do for RSA, and for all keys of a
   token that has their `:public_key_info`.
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).

@@ -36,6 +36,9 @@ defmodule Pkcs11Pool.PublicKey do
       end
   ]
 
+  # RFC 8410: X25519, X448, Ed25519, Ed448, and the bytes of a point.
+  @one_coordinate %{110 => 32, 111 => 56, 112 => 32, 113 => 57}
+
   @doc """
   The attributes that `decode/1` makes a public key of.
   """
@@ -63,12 +66,32 @@ defmodule Pkcs11Pool.PublicKey do
   def post_quantum?(attributes), do: attributes[:key_type] in [:ml_kem, :ml_dsa, :slh_dsa]
 
   @doc """
-  The public key of ML-KEM, ML-DSA or SLH-DSA of which this is the DER of the `SubjectPublicKeyInfo`.
+  The public key of which this is the `SubjectPublicKeyInfo`, in DER or as OTP has it; `:error` for what is none that OTP knows.
   """
   @spec decode_info(term) :: {:ok, t} | :error
   def decode_info(der) when is_binary(der) do
-    {:SubjectPublicKeyInfo, algorithm, bits} = :public_key.der_decode(:SubjectPublicKeyInfo, der)
-    post_quantum(elem(algorithm, 1), 2, bits)
+    decode_info(:public_key.der_decode(:SubjectPublicKeyInfo, der))
+  rescue
+    _undecodable -> :error
+  end
+
+  # To OTP 27 the parameters are DER; OTP 28 has decoded those of a curve.
+  def decode_info({:SubjectPublicKeyInfo, algorithm, bits}) when is_binary(bits) do
+    case {elem(algorithm, 1), elem(algorithm, 2)} do
+      # rsaEncryption, and keys that are for OAEP or PSS only.
+      {{1, 2, 840, 113_549, 1, 1, arc}, _parameters} when arc in [1, 7, 10] ->
+        {:ok, :public_key.der_decode(:RSAPublicKey, bits)}
+
+      {{1, 2, 840, 10_045, 2, 1}, parameters} ->
+        with {:ok, curve} <- Curve.decode(parameters), do: {:ok, {{:ECPoint, bits}, curve}}
+
+      # RFC 8410
+      {{1, 3, 101, arc} = oid, _none} when is_map_key(@one_coordinate, arc) ->
+        {:ok, {{:ECPoint, bits}, {:namedCurve, oid}}}
+
+      {oid, _none} ->
+        post_quantum(oid, 2, bits)
+    end
   rescue
     _undecodable -> :error
   end
@@ -122,15 +145,19 @@ defmodule Pkcs11Pool.PublicKey do
 
   # A DER OCTET STRING by the standard. Some tokens give the bare point, which may look like one: its size tells.
   defp point(encoded, curve) do
-    if byte_size(encoded) == point_size(curve), do: encoded, else: octets(encoded)
+    if byte_size(encoded) == point_size(curve), do: encoded, else: octets(encoded, curve)
   end
+
+  # A DER BIT STRING, as some have it of Edwards and Montgomery curves.
+  defp octets(<<3, size, 0, point::binary>>, {:namedCurve, {1, 3, 101, _arc}})
+       when byte_size(point) == size - 1,
+       do: point
+
+  defp octets(encoded, _curve), do: octets(encoded)
 
   defp octets(<<4, size, point::binary-size(size)>>), do: point
   defp octets(<<4, 0x81, size, point::binary-size(size)>>), do: point
   defp octets(bare), do: bare
-
-  # RFC 8410: X25519, X448, Ed25519, Ed448.
-  @one_coordinate %{110 => 32, 111 => 56, 112 => 32, 113 => 57}
 
   defp point_size({:namedCurve, {1, 3, 101, arc}}), do: @one_coordinate[arc]
 

@@ -30,6 +30,13 @@ defmodule Pkcs11Pool.PublicKeyTest do
       assert decode(params, <<4, length::binary, point::binary>>) ==
                {:ok, {{:ECPoint, point}, curve}}
     end
+
+    # A BIT STRING, as some have it of such curves.
+    point = <<3, 31, 0, 0::size(29)-unit(8)>>
+    params = :public_key.der_encode(:EcpkParameters, ed25519)
+
+    for encoded <- [point, <<3, 33, 0>> <> point],
+        do: assert(decode(params, encoded) == {:ok, {{:ECPoint, point}, ed25519}})
   end
 
   describe "the size of a curve's order" do

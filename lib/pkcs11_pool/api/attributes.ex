@@ -92,8 +92,14 @@ defmodule Pkcs11Pool.API.Attributes do
          {:ok, attributes} <- read(pool, key, class, PublicKey.attributes(), opts) do
       if PublicKey.post_quantum?(attributes),
         do: read_post_quantum(pool, key, class, opts),
-        else: PublicKey.decode(attributes)
+        else: with(:error <- PublicKey.decode(attributes), do: read_info(pool, key, class, opts))
     end
+  end
+
+  # PKCS#11 3.0, 4.9: a private key may have its public half's SubjectPublicKeyInfo.
+  defp read_info(pool, key, class, opts) do
+    with {:ok, attributes} <- read(pool, key, class, [:public_key_info], opts),
+         do: PublicKey.decode_info(attributes.public_key_info)
   end
 
   # A public key's CKA_VALUE is the key; a private key's is the secret, and is not read.

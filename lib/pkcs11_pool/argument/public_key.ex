@@ -66,7 +66,7 @@ defmodule Pkcs11Pool.Argument.PublicKey do
   defp public_key(bytes) when is_binary(bytes) do
     case one_of_pem(bytes, [:SubjectPublicKeyInfo, :RSAPublicKey], &no_public_key!/0) do
       {:RSAPublicKey, der} -> :public_key.der_decode(:RSAPublicKey, der)
-      {_info, der} -> subject_public_key(:public_key.der_decode(:SubjectPublicKeyInfo, der))
+      {_info, der} -> subject_public_key(der)
     end
   end
 
@@ -99,21 +99,9 @@ defmodule Pkcs11Pool.Argument.PublicKey do
     end
   end
 
-  defp subject_public_key(
-         {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, algorithm, params}, bits}
-       ) do
-    case algorithm do
-      # rsaEncryption, and keys that are for OAEP or PSS only.
-      {1, 2, 840, 113_549, 1, 1, arc} when arc in [1, 7, 10] ->
-        :public_key.der_decode(:RSAPublicKey, bits)
-
-      {1, 2, 840, 10_045, 2, 1} ->
-        {:ok, curve} = Curve.decode(params)
-        {{:ECPoint, bits}, curve}
-
-      {1, 3, 101, _arc} ->
-        {{:ECPoint, bits}, {:namedCurve, algorithm}}
-    end
+  defp subject_public_key(info) do
+    {:ok, key} = Pkcs11Pool.PublicKey.decode_info(info)
+    key
   end
 
   ## What makes a key
