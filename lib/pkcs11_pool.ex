@@ -212,6 +212,11 @@ defmodule Pkcs11Pool do
     * `:epoch` - changes whenever the token's handles may have become invalid
     * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in`, `:poisoned` (a PIN was refused), or `:conflict` (logged in with another
       PIN than this pool's)
+    * `:results` - how many operations have ended in which way since the pool was started: `%{ok: 1_250, queue_timeout: 3}`. `:ok` is always there, an error's `reason` if it
+      has come. Each slice of a list and each part of a stream is an operation here; what the pool does by itself, logins and reloads are none
+    * `:latency` - how long the operations took that ran in the last one to two minutes, from the call to the answer: `%{count: 1_250, p50: 412.0, p99: 1_840.0}`. Half of them
+      took no longer than `:p50`, and 99 of 100 no longer than `:p99`, in microseconds; nil if none ran. Both are wrong by 1.6 % at most (up to 18 minutes). What waited
+      in vain or was refused has no part in them
 
   Raises `Pkcs11Pool.Error` for an unknown pool.
   """

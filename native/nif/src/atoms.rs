@@ -41,5 +41,5 @@ rustler::atoms! {
     label, serial, slot_id, uri, uninitialized, none, pin, protected,
     // status
     size, idle, running, opening, closing, waiting, leased, active, hung, runners, epoch, login, draining, gated, down, ceiling, serialized, panics,
-    health, health_reason, health_since, ready, degraded,
+    health, health_reason, health_since, ready, degraded, results, latency, count, p50, p99,
 }

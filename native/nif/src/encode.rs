@@ -1,8 +1,9 @@
 //! Terms out: answers, errors, notices, status.
 
+use rustler::types::map::map_new;
 use rustler::{Atom, Encoder, Env, Term};
 use token::p11::{AttributeRead, MechanismInfo};
-use token::{Ailment, Answer, Cost, Health, Notice, Object, Outcome, Pin, PinFileError, Readers, Retry, Status};
+use token::{Ailment, Answer, Cost, Health, Latency, Notice, Object, Outcome, Pin, PinFileError, Readers, Retry, Status};
 
 use crate::error::{binary, error, failure, map, name};
 use crate::{atoms, information};
@@ -146,6 +147,17 @@ fn health(health: Health) -> Atom {
     }
 }
 
+/// How many operations have ended in which way.
+fn results<'a>(env: Env<'a>, results: &[(&'static str, u64)]) -> Term<'a> {
+    results.iter().fold(map_new(env), |map, (result, count)| map.map_put(name(env, result), count).unwrap_or(map))
+}
+
+/// Times in microseconds.
+fn latency<'a>(env: Env<'a>, Latency { count, p50, p99 }: Latency) -> Term<'a> {
+    let micros = |nanos: Option<u64>| nanos.map(|nanos| nanos as f64 / 1_000.0).encode(env);
+    map(env, vec![(atoms::count(), count.encode(env)), (atoms::p50(), micros(p50)), (atoms::p99(), micros(p99))])
+}
+
 /// One snapshot.
 pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
     let stats = &status.sessions;
@@ -182,6 +194,8 @@ pub(crate) fn status<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
             (atoms::health(), health.encode(env)),
             (atoms::health_reason(), reason),
             (atoms::health_since(), since),
+            (atoms::results(), results(env, &status.results)),
+            (atoms::latency(), latency(env, status.latency)),
         ],
     )
 }

@@ -54,6 +54,7 @@ pub use support::panics::{panics, survive};
 pub use support::pin::Pin;
 pub use support::pin_file::{PinFileError, Readers, read_pin_file};
 pub use support::sender::{SenderThread, Timer};
+pub use support::tally::Latency;
 pub use support::wiped::Wiped;
 pub use token::login_gate::{Awaited, ContextLogin, Explicit, Gate, Leave, Listener, LoginAttempt, Mark, Verdict, Who};
 pub use token::policy::Policy;

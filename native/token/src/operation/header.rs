@@ -1,13 +1,15 @@
 //! What a caller, the queue and the runner share of an operation.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use session_pool::{Millis, Progress, State};
+use session_pool::{Abandoned, Millis, Progress, State};
 
+use crate::error::Error;
 use crate::operation::answer::Outcome;
 use crate::operation::host::{Host, Outlet, Reply};
 use crate::support::clock::nanos;
+use crate::support::tally::Tally;
 
 /// What caller, queue and runner share of an operation.
 pub struct Header<H: Host> {
@@ -25,6 +27,8 @@ pub struct Header<H: Host> {
     queued_for: AtomicU64,
     /// The number of the session that it ran on last; 0: none so far.
     session: AtomicU64,
+    /// Where its end is counted.
+    tally: OnceLock<Arc<Tally>>,
 }
 
 /// How an operation went, for telemetry.
@@ -48,7 +52,47 @@ impl<H: Host> Header<H> {
             asked_at: nanos(),
             queued_for: AtomicU64::new(0),
             session: AtomicU64::new(0),
+            tally: OnceLock::new(),
         })
+    }
+
+    /// Its end, whatever it is, is counted there.
+    pub(crate) fn count_in(&self, tally: &Arc<Tally>) {
+        let _ = self.tally.set(tally.clone());
+    }
+
+    /// Claims the right to send this answer; `false`: it was abandoned, or answered by another.
+    pub(crate) fn claim_answer(&self, outcome: &Outcome) -> bool {
+        let is_claimed = self.progress.answer();
+        if is_claimed {
+            self.note_end(outcome.as_ref().err().map(|failure| failure.error.reason()));
+        }
+        is_claimed
+    }
+
+    /// Its caller goes away, which is at the end of its time, whether it runs (if it may be abandoned then) or not.
+    pub(crate) fn abandon(&self, running: bool) -> Abandoned {
+        let abandoned = if running { self.progress.abandon() } else { self.progress.abandon_queued() };
+        match abandoned {
+            Abandoned::BeforeStart => self.note_end(Some(Error::QueueTimeout.reason())),
+            Abandoned::WhileRunning { .. } => self.note_end(Some("operation_timeout")),
+            Abandoned::StillRunning { .. } | Abandoned::Answered => (),
+        }
+        abandoned
+    }
+
+    /// Its caller gets this error by other means than an answer.
+    pub(crate) fn refuse(&self, error: &Error) {
+        let _ = self.progress.abandon();
+        self.note_end(Some(error.reason()));
+    }
+
+    fn note_end(&self, error: Option<&'static str>) {
+        let Some(tally) = self.tally.get() else { return };
+        tally.count(error);
+        if self.timing().is_some() {
+            tally.time(nanos().saturating_sub(self.asked_at));
+        }
     }
 
     /// It is about to run on this session.
@@ -82,7 +126,7 @@ impl<H: Host> Header<H> {
 
     /// Answers by the sender thread, if nobody has answered or abandoned it.
     pub fn post(&self, outcome: Outcome) {
-        if self.progress.answer() {
+        if self.claim_answer(&outcome) {
             self.reply.post(outcome);
         }
     }

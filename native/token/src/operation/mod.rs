@@ -126,7 +126,7 @@ impl<H: Host> Operation<H> {
 
     /// Answers it; where the outlet fails to, by the sender thread.
     pub fn answer(self, outlet: &mut impl Outlet<H>, outcome: Outcome) -> Delivery {
-        if !self.header.progress.answer() {
+        if !self.header.claim_answer(&outcome) {
             return Delivery::Done;
         }
         let reply = &self.header.reply;

@@ -41,6 +41,7 @@ impl<H: Host> TokenPool<H> {
         request: Request,
         outlet: &mut impl Outlet<H>,
     ) -> Result<Ticket, Error> {
+        header.count_in(&self.tally);
         match lease.submit(Operation::new(header, request, Place::Within(lease.clone()))) {
             OnLease::Granted(granted) => {
                 let ticket = granted.waiter.ticket;
@@ -51,7 +52,7 @@ impl<H: Host> TokenPool<H> {
             OnLease::Queued(ticket) => Ok(ticket),
             OnLease::Ended(operation) => {
                 // The caller gets the error as this function's result: nobody is to answer it once more.
-                let _ = operation.header.progress.abandon();
+                operation.header.refuse(&Error::LeaseEnded);
                 Err(Error::LeaseEnded)
             }
         }

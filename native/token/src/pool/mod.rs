@@ -59,6 +59,7 @@ use crate::pool::record::{Ailment, Record};
 use crate::pool::work::Control;
 use crate::pool::work::Work;
 use crate::support::clock::now;
+use crate::support::tally::{Latency, Tally};
 use crate::token::login_gate::Listener;
 
 /// A pool.
@@ -78,6 +79,8 @@ pub struct TokenPool<H: Host> {
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
     pub(crate) record: Record,
+    /// How its operations have ended.
+    pub(crate) tally: Arc<Tally>,
     pub(crate) me: Weak<Self>,
 }
 
@@ -102,6 +105,10 @@ pub struct Status {
     pub down: Option<Error>,
     /// What is wrong with it.
     pub ailment: Option<Ailment>,
+    /// How many operations have ended in which way.
+    pub results: Vec<(&'static str, u64)>,
+    /// How long those that ran took lately.
+    pub latency: Latency,
 }
 
 impl<H: Host> TokenPool<H> {
@@ -126,6 +133,7 @@ impl<H: Host> TokenPool<H> {
             leases: Mutex::default(),
             size: AtomicUsize::new(size),
             record: Record::new(),
+            tally: Arc::new(Tally::new(now())),
             me: me.clone(),
         }))
     }
@@ -136,9 +144,10 @@ impl<H: Host> TokenPool<H> {
     }
 
     pub(crate) fn submit_operation(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+        self.count(&operation);
         if let Some(error) = self.availability.refusal() {
             // The caller gets it as this function's result.
-            let _ = operation.header.progress.abandon();
+            operation.header.refuse(&error);
             return Err(error);
         }
         let work = Work::Call(operation);
@@ -162,21 +171,31 @@ impl<H: Host> TokenPool<H> {
             }
             Submitted::Queued(ticket) => Ok(ticket),
             Submitted::Refused(work, refusal) => {
-                // The caller gets the error as this function's result: nobody is to answer it once more.
-                if let Work::Call(operation) = work {
-                    let _ = operation.header.progress.abandon();
-                }
-                Err(match refusal {
+                let error = match refusal {
                     Refusal::Overloaded => Error::Overloaded,
                     Refusal::Draining => Error::Draining,
-                })
+                };
+                // The caller gets the error as this function's result: nobody is to answer it once more.
+                if let Work::Call(operation) = work {
+                    operation.header.refuse(&error);
+                }
+                Err(error)
             }
+        }
+    }
+
+    /// The end of an operation is counted, unless it is nobody's.
+    pub(crate) fn count(&self, operation: &Operation<H>) {
+        // A block that takes a session has a caller.
+        let is_nobodys = matches!((&operation.request, &operation.place), (Request::Ping | Request::Probe, Place::Pool));
+        if !is_nobodys {
+            operation.header.count_in(&self.tally);
         }
     }
 
     /// A caller gives up its operation, if it still waits or (`running`) in any case. A login or logout has no ticket.
     pub fn abandon(&self, header: &Header<H>, ticket: Option<Ticket>, running: bool) -> Abandoned {
-        let abandoned = if running { header.progress.abandon() } else { header.progress.abandon_queued() };
+        let abandoned = header.abandon(running);
         if matches!(abandoned, Abandoned::BeforeStart | Abandoned::WhileRunning { .. }) {
             match ticket {
                 Some(ticket) => drop(self.sessions.cancel(ticket)),
@@ -276,6 +295,7 @@ impl<H: Host> TokenPool<H> {
     /// Time passes. The ceiling, before it is tried upwards.
     pub fn tick(&self, outlet: &impl Outlet<H>) -> usize {
         let ceiling = self.sessions.stats().ceiling;
+        self.tally.tick(now());
         self.start_recovery_thread_if_refused();
         self.lose_patience();
         self.log_out_if_inactive();
@@ -320,7 +340,8 @@ impl<H: Host> TokenPool<H> {
         let stuck = self.in_flight.stuck();
         let hung = sessions.hung + stuck;
         let ailment = self.ailment(&sessions, stuck);
-        Status { sessions, active, hung, runners, epoch, login, serialized, down, ailment }
+        let (results, latency) = (self.tally.results(), self.tally.latency());
+        Status { sessions, active, hung, runners, epoch, login, serialized, down, ailment, results, latency }
     }
 }
 

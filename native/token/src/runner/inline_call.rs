@@ -38,6 +38,7 @@ impl<H: Host> TokenPool<H> {
     /// one that may block.
     pub fn run_here(&self, header: Arc<Header<H>>, request: Request, outlet: &mut impl Outlet<H>) -> Result<Direct, Error> {
         let operation = Operation::new(header, request, Place::Pool);
+        self.count(&operation);
         let grant = match self.sessions.take_idle(Work::Call(operation)) {
             Ok(grant) => grant,
             Err(Work::Call(operation)) => return self.submit_operation(operation, outlet).map(Direct::Later),
@@ -54,7 +55,7 @@ impl<H: Host> TokenPool<H> {
         }
         self.advance_drain();
         Ok(match answer {
-            Some((mut operation, outcome)) if operation.header.progress.answer() => {
+            Some((mut operation, outcome)) if operation.header.claim_answer(&outcome) => {
                 Direct::Done(operation.outcome_for_caller(outcome))
             }
             _ => Direct::Later(ticket),
