@@ -749,6 +749,11 @@ defmodule Pkcs11Pool do
       Pkcs11Pool.generate_key(MyApp.HSM, :generic_secret_key_gen,
         token: true, label: "tokens", value_len: 32, private: true, sensitive: true, sign: true, verify: true)
 
+  A key of a password (PBKDF2, RFC 8018), where the token offers it:
+
+      Pkcs11Pool.generate_key(MyApp.HSM, {:pkcs5_pbkd2, prf: :hmac_sha256, iterations: 600_000, salt: salt, password: password},
+        class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "of a password", encrypt: true, decrypt: true)
+
   About templates and session objects see `generate_key_pair/5`.
 
   Calls `C_GenerateKey` (PKCS#11 2.40, 5.13). Never tried again: after an error with `executed: :unknown`, look for the key.
@@ -860,6 +865,7 @@ defmodule Pkcs11Pool do
   | `{:aes_cbc_pad, iv: iv}`, `{:aes_cbc, iv: iv}` | AES | keys of any length; with `:aes_cbc` whole blocks. A changed one may be unwrapped to another key: nothing is verified |
   | `{:aes_gcm, iv: iv}` | AES | keys of any length, verified; with `iv: :token` the result is `{:ok, {iv, wrapped}}` |
   | `{:rsa_pkcs_oaep, hash: :sha256}`, `:rsa_pkcs` | the public key of RSA | secret keys that are shorter than the modulus |
+  | `{:rsa_aes_key_wrap, hash: :sha256}` | the public key of RSA | keys of any length, private keys, too: with an AES key that is made for it, and wrapped by OAEP |
 
   Of the key that is wrapped, nothing tells its class: where several objects have its label or id, such as the two halves of a pair, name the `:class`, too. `select: :newest` or a
   function (see `sign/5`) is asked for each of the two keys.
@@ -911,13 +917,31 @@ defmodule Pkcs11Pool do
           ) :: Object.t()
 
   @doc """
-  Derives a key from another one: `{:ok, object}`. With `{:ecdh1_derive, public_data: point}` from an EC key and the other side's public point
+  Derives a key from another one: `{:ok, object}`. The two sides of a key agreement derive the same one, each from its own private key and the other's public point
   (uncompressed, bare or as a DER OCTET STRING: which of them the token takes is the token's affair):
 
       Pkcs11Pool.derive_key(MyApp.HSM, "agreement", {:ecdh1_derive, public_data: point},
         class: :secret_key, key_type: :generic_secret, value_len: 32, token: true, label: "shared", derive: true)
 
-  The mechanism implies the class of the base key. About templates and session objects see `generate_key_pair/5`.
+  and of one secret key many others are made:
+
+      Pkcs11Pool.derive_key(MyApp.HSM, "shared", {:hkdf_derive, hash: :sha256, salt: salt, info: "to the server"},
+        class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "to the server", encrypt: true)
+
+  | mechanism | the base key | the key that comes of it |
+  |---|---|---|
+  | `:ecdh1_derive`, `:ecdh1_cofactor_derive` | EC, X25519, X448 | the shared secret, or with a `:kdf` what a key derivation function makes of it (ANSI X9.63, or SP 800-56A: `:sha256_kdf_sp800`) |
+  | `:dh_pkcs_derive` | Diffie-Hellman | the shared secret |
+  | `:hkdf_derive` | a secret key | HKDF (RFC 5869) |
+  | `:concatenate_base_and_key` | a secret key | its value and that of another secret key |
+  | `:concatenate_base_and_data`, `:concatenate_data_and_base`, `:xor_base_and_data` | a secret key | its value and data, or both by exclusive or |
+  | `:extract_key_from_key` | a secret key | a part of its value |
+  | `:aes_ecb_encrypt_data`, `:aes_cbc_encrypt_data`, ... | AES, ... | data, encrypted with it |
+
+  `Pkcs11Pool.Mechanism` has their parameters. A key that the parameters name (`:concatenate_base_and_key`, the salt of HKDF) is found as the base key is, among the secret keys; `select:` is asked
+  for it, too, and an error of one of the two says which in `details.argument`: `:base_key` or `:mechanism`. A key of a password is made by `generate_key/4` with `:pkcs5_pbkd2`.
+
+  The base key needs `derive: true`. One that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. The mechanism implies the class of the base key. About templates and session objects see `generate_key_pair/5`.
 
   Calls `C_DeriveKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
   """

@@ -29,6 +29,13 @@ defmodule Pkcs11Pool.Mechanism do
   | `:sha256_hmac`, `:aes_cmac`, `:sha256`, `:aes_key_gen`, `:ec_key_pair_gen`, ... | none |
   | `{:ecdh1_derive, kdf: :null, public_data: point, shared_data: ""}` | `:public_data` is required; `:kdf` (`CKD_` in lower case, `:sha256_kdf` or `:sha256`) defaults to `:null`, `:shared_data` to `""`. The same for `:ecdh1_cofactor_derive` |
   | `{:dh_pkcs_derive, public_data: binary}` | `:public_data` is required |
+  | `{:hkdf_derive, hash: :sha256, salt: nil, info: "", extract: true, expand: true}` | `:hash` is required. `:salt` is a binary, `{:key, key}` for the value of another secret key, or nil (or `""`): none; `:info` defaults to `""`. `extract: false` or `expand: false` leaves a step out (RFC 5869). The same for `:hkdf_data`, which makes a data object |
+  | `{:concatenate_base_and_key, key: key}` | the base key's value, then that of another secret key: `:key` is required, whatever names a key |
+  | `{:concatenate_base_and_data, data: binary}`, `:concatenate_data_and_base`, `:xor_base_and_data` | `:data` is required |
+  | `{:extract_key_from_key, first_bit: 0}` | `:first_bit` is required: the key begins with this bit of the base key |
+  | `{:aes_ecb_encrypt_data, data: binary}`, `{:aes_cbc_encrypt_data, iv: iv, data: binary}`, and of other ciphers (`:des3_ecb_encrypt_data`, ...) | `:data` is required, in whole blocks, and with CBC an `:iv` of a block: the key is `:data`, encrypted with the base key |
+  | `{:pkcs5_pbkd2, prf: :hmac_sha256, iterations: 600_000, salt: salt, password: password}` | all are required; for `Pkcs11Pool.generate_key/4`, as the base is a password. `:prf` is `CKP_PKCS5_PBKD2_` in lower case, or the hash alone |
+  | `{:rsa_aes_key_wrap, hash: :sha256, mgf: :sha256, source: "", aes_bits: 256}` | `:hash` is required; the others as of `:rsa_pkcs_oaep`, which wraps an AES key of `:aes_bits` (256 by default), by which `:aes_key_wrap_kwp` wraps the key |
   | `:ml_dsa`, `:slh_dsa`, `:hash_ml_dsa_sha256`, `:hash_slh_dsa_sha256`, ... | none needed. `{:ml_dsa, context: "", hedge: :preferred}`: `:context` is a binary of at most 255 bytes, `""` by default; `:hedge` says whether a signature is made with fresh random bytes: `:preferred` (the default), `:required`, or `:deterministic`. Who verifies needs the context |
   | `{:hash_ml_dsa, hash: :sha256}`, `{:hash_slh_dsa, hash: :sha256}` | `:hash` is required, `:context` and `:hedge` as above: what is signed is a digest of that hash, by HashML-DSA and HashSLH-DSA |
   | `:ml_dsa_key_pair_gen`, `:slh_dsa_key_pair_gen`, `:ml_kem_key_pair_gen`, `:ml_kem` | none. The templates have the `:parameter_set` |
@@ -98,26 +105,37 @@ defmodule Pkcs11Pool.Mechanism do
   # Raises `ArgumentError` for an unknown mechanism or parameter and for parameters that are missing
   # or malformed; the message shows no parameter's value.
   @spec encode!(t) :: {code :: non_neg_integer, Params.t()}
-  def encode!(mechanism)
+  def encode!(mechanism), do: mechanism |> encode_any!() |> without_key!(mechanism)
+
+  # Where there is no place for the other key that its parameters name.
+  defp without_key!({_code, params} = encoded, mechanism) do
+    if Params.key(params) != :error do
+      raise ArgumentError,
+            "the parameters of mechanism #{inspect(name(mechanism))} name a key: that is for derive_key/5 only"
+    end
+
+    encoded
+  end
 
   for {name, code, kind} <- @table do
     case Params.default(kind) do
       {:ok, params} ->
-        def encode!(unquote(name)), do: unquote(Macro.escape({code, params}))
+        defp encode_any!(unquote(name)), do: unquote(Macro.escape({code, params}))
 
       :error ->
-        def encode!(unquote(name)), do: Params.needs!(unquote(name), unquote(Macro.escape(kind)))
+        defp encode_any!(unquote(name)),
+          do: Params.needs!(unquote(name), unquote(Macro.escape(kind)))
     end
   end
 
-  def encode!({:vendor, code, params}) when is_code(code),
+  defp encode_any!({:vendor, code, params}) when is_code(code),
     do: {code, encode_vendor!(code, params)}
 
-  def encode!({name, params}) when is_atom(name), do: encode_params!(name, params)
+  defp encode_any!({name, params}) when is_atom(name), do: encode_params!(name, params)
 
-  def encode!(name) when is_atom(name), do: Names.unknown!(name)
+  defp encode_any!(name) when is_atom(name), do: Names.unknown!(name)
 
-  def encode!(other) do
+  defp encode_any!(other) do
     # Never the term itself, which may be an argument of another place, and secret.
     raise ArgumentError,
           "expected a mechanism: an atom such as :sha256_rsa_pkcs, {name, parameters}, or " <>
@@ -146,10 +164,22 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc false
+  # The other key that the parameters of an encoded mechanism name.
+  @spec other_key({code :: non_neg_integer, Params.t()}) :: {:ok, term} | :error
+  def other_key({_code, params}), do: Params.key(params)
+
+  @doc false
+  # An encoded mechanism with this in the place of the other key.
+  @spec put_other_key({code :: non_neg_integer, Params.t()}, tuple) ::
+          {code :: non_neg_integer, Params.t()}
+  def put_other_key({code, params}, key), do: {code, Params.put_key(params, key)}
+
+  @doc false
   # `encode!/1` for an operation: an IV that the token makes is for `:encrypt` and `:wrap` only, and a digest is for no key.
   @spec encode_for!(operation, t) :: {code :: non_neg_integer, Params.t()}
   def encode_for!(operation, mechanism) do
-    encoded = encode!(mechanism)
+    encoded = encode_any!(mechanism)
+    if operation != :derive, do: without_key!(encoded, mechanism)
     Digests.refuse_digest!(operation, name(mechanism))
 
     if Params.hashed?(elem(encoded, 1)) and operation not in [:sign, :verify] do
@@ -162,6 +192,11 @@ defmodule Pkcs11Pool.Mechanism do
       raise ArgumentError,
             "invalid parameter :iv of mechanism #{inspect(name(mechanism))}: :token is for encryption and wrapping; " <>
               "give the IV that came with the ciphertext"
+    end
+
+    if operation == :wrap and match?({_code, {:ccm, _nonce, _aad, _mac_length, nil}}, encoded) do
+      raise ArgumentError,
+            "mechanism #{inspect(name(mechanism))} needs the parameter :data_length to wrap a key: how many bytes that has"
     end
 
     encoded
@@ -297,7 +332,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   defp encode_params!(name, params) when params in [nil, []] do
     _known = table(name)
-    encode!(name)
+    encode_any!(name)
   end
 
   defp encode_params!(name, params) do
@@ -308,7 +343,7 @@ defmodule Pkcs11Pool.Mechanism do
   defp encode_vendor!(_code, params) when is_nil(params) or is_binary(params), do: params
 
   defp encode_vendor!(code, params) when is_atom(params) or tuple_size(params) == 2 do
-    {_code, encoded} = encode!(params)
+    {_code, encoded} = encode_any!(params)
 
     if Params.hashed?(encoded) do
       raise ArgumentError,

@@ -44,10 +44,6 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :destroy_object!,
     :copy_object,
     :copy_object!,
-    :unwrap_key,
-    :unwrap_key!,
-    :derive_key,
-    :derive_key!,
     :set_attributes,
     :set_attributes!
   ]
@@ -92,6 +88,19 @@ defmodule Pkcs11Pool.RandomTermsTest do
         )
     end
 
+    {:ok, _key} =
+      Pkcs11Pool.generate_key(other, :aes_key_gen,
+        token: true,
+        label: "aes",
+        id: "aes",
+        value_len: 32,
+        wrap: true,
+        unwrap: true,
+        derive: true,
+        extractable: true
+      )
+
+    {:ok, wrapped} = Pkcs11Pool.wrap_key(other, "aes", :aes_key_wrap, "aes")
     {:ok, objects} = Pkcs11Pool.find_objects(pool, [])
     assert length(objects) == 6
     %{cert: certificate} = :public_key.pkix_test_root_cert(~c"a", [])
@@ -109,7 +118,15 @@ defmodule Pkcs11Pool.RandomTermsTest do
     rsa = :public_key.generate_key({:rsa, 1024, 65_537})
     entry = :public_key.pem_entry_encode(:RSAPrivateKey, rsa)
     private_keys = [ec, rsa, entry, elem(entry, 1), :public_key.pem_encode([entry])]
-    %{pool: pool, other: other, objects: objects, named: named, private_keys: private_keys}
+
+    %{
+      pool: pool,
+      other: other,
+      objects: objects,
+      named: named,
+      private_keys: private_keys,
+      wrapped: wrapped
+    }
   end
 
   # {function, the names of its arguments}, the longest form.
@@ -346,6 +363,18 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("wrapping_key", _name, context),
     do: Gen.frequency([{3, "aes"}, {1, good("key", :wrap_key, context)}])
 
+  # What is made by the dozen may have its label, but not its id.
+  defp good(argument, _name, _context) when argument in ["unwrapping_key", "base_key"],
+    do: [id: "aes"]
+
+  defp good("wrapped", _name, context), do: context.wrapped
+
+  defp good("template", :unwrap_key, _context),
+    do: [class: :secret_key, key_type: :aes, token: true, label: "made", sensitive: true]
+
+  defp good("template", :derive_key, _context),
+    do: [class: :secret_key, key_type: :aes, token: true, label: "made", value_len: 32]
+
   defp good("mechanism", name, _context), do: mechanism(name)
 
   defp good("data", _name, _context),
@@ -425,6 +454,17 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp mechanism(:digest_key), do: Gen.oneof([:sha256, :sha_1])
   defp mechanism(:generate_key), do: Gen.oneof([:aes_key_gen, :generic_secret_key_gen])
   defp mechanism(:generate_key_pair), do: :ec_key_pair_gen
+
+  defp mechanism(:unwrap_key), do: :aes_key_wrap
+
+  defp mechanism(:derive_key),
+    do:
+      Gen.frequency([
+        {4, {:aes_ecb_encrypt_data, data: Gen.binary(32)}},
+        {1, {:hkdf_derive, hash: :sha256, salt: Gen.oneof([Gen.binary(), {:key, "aes"}])}},
+        {1, {:concatenate_base_and_key, key: [id: "aes"]}},
+        {1, {:ecdh1_derive, public_data: Gen.binary(65)}}
+      ])
 
   defp mechanism(:wrap_key),
     do: Gen.oneof([:aes_key_wrap, :aes_key_wrap_pad, :rsa_pkcs, {:rsa_pkcs_oaep, hash: :sha1}])

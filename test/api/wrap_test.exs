@@ -272,7 +272,7 @@ defmodule Pkcs11Pool.WrapTest do
   end
 
   @tag skip: Kryoptic.missing()
-  test "CBC and GCM: what the token wraps is what :crypto encrypts, and the other way round",
+  test "CBC, GCM and CCM: what the token wraps is what :crypto encrypts, and the other way round",
        context do
     {pool, _token} = List.keyfind!(context.pools, :kryoptic, 1)
     [iv, nonce] = for size <- [16, 12], do: :crypto.strong_rand_bytes(size)
@@ -285,7 +285,9 @@ defmodule Pkcs11Pool.WrapTest do
          encrypt: true,
          padding: :pkcs_padding
        )},
-      {{:aes_gcm, iv: nonce, aad: "of the key"}, [1, 16, 33], &seal(nonce, &1)}
+      {{:aes_gcm, iv: nonce, aad: "of the key"}, [1, 16, 33], &seal(:aes_256_gcm, nonce, &1)},
+      {{:aes_ccm, nonce: nonce, aad: "of the key", data_length: 16}, [16],
+       &seal(:aes_256_ccm, nonce, &1)}
     ]
 
     for {mechanism, sizes, encrypt} <- ciphers, size <- sizes do
@@ -301,17 +303,31 @@ defmodule Pkcs11Pool.WrapTest do
       assert value!(pool, back) == value
     end
 
+    # Of what is wrapped already, the length is known.
+    ccm = {:aes_ccm, nonce: nonce, aad: "of the key"}
+    value = :crypto.strong_rand_bytes(24)
+    template = secret(:aes, label())
+
+    assert {:ok, back} =
+             Pkcs11Pool.unwrap_key(pool, "kek", ccm, seal(:aes_256_ccm, nonce, value), template)
+
+    assert value!(pool, back) == value
+
+    assert_raise ArgumentError, ~r/needs the parameter :data_length to wrap a key/, fn ->
+      Pkcs11Pool.wrap_key(pool, "kek", ccm, "kek")
+    end
+
     gcm = {:aes_gcm, iv: nonce, aad: "of the key"}
-    <<first, rest::binary>> = seal(nonce, "a secret")
+    <<first, rest::binary>> = seal(:aes_256_gcm, nonce, "a secret")
     changed = <<Bitwise.bxor(first, 1), rest::binary>>
 
     assert {:error, %Error{function: :C_UnwrapKey}} =
              Pkcs11Pool.unwrap_key(pool, "kek", gcm, changed, secret(:generic_secret, label()))
   end
 
-  defp seal(nonce, value) do
+  defp seal(cipher, nonce, value) do
     {ciphertext, tag} =
-      :crypto.crypto_one_time_aead(:aes_256_gcm, @kek, nonce, value, "of the key", 16, true)
+      :crypto.crypto_one_time_aead(cipher, @kek, nonce, value, "of the key", 16, true)
 
     ciphertext <> tag
   end
@@ -367,7 +383,7 @@ defmodule Pkcs11Pool.WrapTest do
     for {mechanism, base} <- [
           {{:ecdh1_derive, public_data: "a point"}, "kek"},
           {{:ecdh1_derive, public_data: "a point"}, "rsa"},
-          {{:aes_ecb_encrypt_data, "struct"}, des}
+          {{:aes_ecb_encrypt_data, data: <<0::128>>}, des}
         ],
         base = if(base == "kek", do: [label: "kek", class: :secret_key], else: base) do
       assert {:error, %Error{reason: :key_type_inconsistent, code: nil, executed: false}} =
@@ -420,6 +436,34 @@ defmodule Pkcs11Pool.WrapTest do
       assert_raise ArgumentError, fn ->
         Pkcs11Pool.wrap_key(pool, wrapping, mechanism, key, opts)
       end
+    end
+  end
+
+  # No token that is tried here has it: what reaches the module is tested in native/token.
+  test "RSA-AES: the mechanism that the token does not have is its answer", %{pool: pool} do
+    alias Pkcs11Pool.Mechanism
+
+    assert Mechanism.encode!({:rsa_aes_key_wrap, hash: :sha256}) ==
+             {0x1054, {:rsa_aes, 256, 0x0250, 2, ""}}
+
+    assert Mechanism.encode!(
+             {:rsa_aes_key_wrap, hash: :sha256, mgf: :sha1, source: "label", aes_bits: 128}
+           ) ==
+             {0x1054, {:rsa_aes, 128, 0x0250, 1, "label"}}
+
+    assert {:error, %Error{reason: :mechanism_invalid, function: :C_WrapKey}} =
+             Pkcs11Pool.wrap_key(pool, "rsa", {:rsa_aes_key_wrap, hash: :sha1}, "kek")
+
+    for {params, says} <- [
+          {[hash: :sha256, aes_bits: 100], ":aes_bits"},
+          {[aes_bits: 128], ":hash"}
+        ] do
+      error =
+        assert_raise ArgumentError, fn ->
+          Pkcs11Pool.wrap_key(pool, "rsa", {:rsa_aes_key_wrap, params}, "kek")
+        end
+
+      assert error.message =~ says
     end
   end
 

@@ -276,6 +276,19 @@ defmodule Pkcs11Pool.StackTraceTest do
           [value: @canary],
           []
         ],
+        derive_key: [
+          pool,
+          [value: @canary],
+          {:hkdf_derive, hash: :sha256, salt: {:key, [value: @canary]}, info: @canary},
+          [value: @canary],
+          []
+        ],
+        generate_key: [
+          pool,
+          {:pkcs5_pbkd2, prf: :sha256, iterations: 1, salt: @canary, password: @canary},
+          [value: @canary],
+          []
+        ],
         copy_object: [pool, [value: @canary], [value: @canary], []],
         set_attributes: [pool, [value: @canary], [value: @canary], []],
         public_key: [pool, [value: @canary], []],

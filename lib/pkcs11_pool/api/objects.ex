@@ -144,9 +144,21 @@ defmodule Pkcs11Pool.API.Objects do
     class = Mechanism.class_for(:derive, mechanism)
     template = Template.encode!(template)
 
-    with {:ok, key} <- Selection.choose(pool, base_key, class, opts) do
+    with {:ok, encoded} <- choose_other_key(pool, encoded, opts),
+         {:ok, key} <- Selection.choose(pool, base_key, class, opts) do
       request = {:derive_key, Selection.encode!(key, class, opts), encoded, template}
       make(pool, :derive_key, template, request, opts, Mechanism.name(mechanism))
+    end
+  end
+
+  # The key that the mechanism's parameters name, as the native side takes it.
+  defp choose_other_key(pool, encoded, opts) do
+    with {:ok, key} <- Mechanism.other_key(encoded),
+         {:ok, key} <- Selection.choose(pool, key, :secret_key, opts) do
+      {:ok, Mechanism.put_other_key(encoded, Selection.encode!(key, :secret_key, opts))}
+    else
+      :error -> {:ok, encoded}
+      {:error, error} -> {:error, error}
     end
   end
 

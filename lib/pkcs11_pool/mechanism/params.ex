@@ -8,6 +8,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   @typedoc """
   What the native side makes the mechanism's C struct from. The numbers are PKCS#11's:
   `CKM_` for a hash, `CKG_` for an MGF, `CKD_` for a KDF, `CKH_` for what a signature is hedged with. An IV `:token` is made by the token.
+  A key is as the caller gave it (of HKDF in `{:key, key}`), until `put_key/2` replaces it.
   """
   @type t ::
           nil
@@ -24,6 +25,15 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | {:chacha20, counter :: binary, nonce :: binary}
           | {:eddsa, prehash :: boolean, context :: binary}
           | {:ecdh1, kdf :: non_neg_integer, shared_data :: binary, public_data :: binary}
+          | {:rsa_aes, aes_bits :: pos_integer, hash :: non_neg_integer, mgf :: non_neg_integer,
+             source :: binary}
+          | {:key, key :: term}
+          | {:string_data, binary}
+          | {:cbc_data, iv :: binary, binary}
+          | {:hkdf, hash :: non_neg_integer, extract :: boolean, expand :: boolean,
+             salt :: nil | binary | tuple, info :: binary}
+          | {:pbkdf2, prf :: non_neg_integer, iterations :: pos_integer, salt :: binary,
+             password :: binary}
           | {:signature_context, hedge :: non_neg_integer, context :: binary,
              hash :: non_neg_integer | nil}
 
@@ -46,6 +56,13 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | :chacha20
           | :eddsa
           | :ecdh1
+          | :rsa_aes
+          | :hkdf
+          | :key
+          | :data
+          | {:cbc_data, block :: pos_integer}
+          | :first_bit
+          | :pbkdf2
           | :public_data
           | :ctr
           | :length
@@ -109,6 +126,23 @@ defmodule Pkcs11Pool.Mechanism.Params do
               do: {written, code}
   @hedge_names [:preferred, :required, :deterministic]
 
+  # CKP_PKCS5_PBKD2_
+  @prf_table [
+    hmac_sha1: 0x0001,
+    hmac_sha224: 0x0003,
+    hmac_sha256: 0x0004,
+    hmac_sha384: 0x0005,
+    hmac_sha512: 0x0006,
+    hmac_sha512_224: 0x0007,
+    hmac_sha512_256: 0x0008
+  ]
+  @prf_names Keyword.keys(@prf_table)
+  @prfs for {name, code} <- @prf_table,
+            "hmac_" <> hash = Atom.to_string(name),
+            written <- [name, String.to_atom(hash)],
+            into: %{},
+            do: {written, code}
+
   # SoftHSM uses the first 12 bytes of IVs of 129, 256 and 257 bytes.
   @longest_gcm_iv 128
   @ccm_nonce_sizes 7..13
@@ -120,6 +154,23 @@ defmodule Pkcs11Pool.Mechanism.Params do
   @max_ulong Bitwise.bsl(1, 8 * @ulong_bytes) - 1
 
   defguardp is_ulong(value) when is_integer(value) and value >= 0 and value <= @max_ulong
+
+  @doc """
+  The other key that the parameters name, as the caller gave it: only those of a derivation do.
+  """
+  @spec key(t) :: {:ok, term} | :error
+  def key({:key, key}), do: {:ok, key}
+  def key({:hkdf, _hash, _extract, _expand, {:key, key}, _info}), do: {:ok, key}
+  def key(_params), do: :error
+
+  @doc """
+  The parameters with this in the place of the other key that they name.
+  """
+  @spec put_key(t, encoded :: tuple) :: t
+  def put_key({:key, _key}, encoded), do: {:key, encoded}
+
+  def put_key({:hkdf, hash, extract, expand, _salt, info}, encoded),
+    do: {:hkdf, hash, extract, expand, encoded, info}
 
   @doc """
   Whether what is signed is a message, of a mechanism that takes digests.
@@ -183,9 +234,16 @@ defmodule Pkcs11Pool.Mechanism.Params do
       {~r/^(des|des3|cdmf|cast|cast3|cast5|cast128|idea|blowfish)_cbc(_pad)?$/, {:iv, 8}},
       {~r/^des_(ofb|cfb)\d+$/, {:iv, 8}},
       {~r/^(aes_gmac|salsa20)$/, :struct},
-      {~r/^(hkdf_(derive|data)|sp800_108_\w+|pkcs5_pbkd2|(rsa|ecdh|ecdh_x|ecdh_cof)_aes_key_wrap)$/,
-       :struct},
-      {~r/^(\w+_encrypt_data|concatenate_\w+|xor_base_and_data|extract_key_from_key)$/, :struct},
+      {~r/^rsa_aes_key_wrap$/, :rsa_aes},
+      {~r/^hkdf_(derive|data)$/, :hkdf},
+      {~r/^concatenate_base_and_key$/, :key},
+      {~r/^(concatenate_(base_and_data|data_and_base)|xor_base_and_data|\w+_ecb_encrypt_data)$/,
+       :data},
+      {~r/^(des|des3)_cbc_encrypt_data$/, {:cbc_data, 8}},
+      {~r/^(aes|camellia|aria|seed)_cbc_encrypt_data$/, {:cbc_data, 16}},
+      {~r/^extract_key_from_key$/, :first_bit},
+      {~r/^pkcs5_pbkd2$/, :pbkdf2},
+      {~r/^(sp800_108_\w+|(ecdh|ecdh_x|ecdh_cof)_aes_key_wrap|\w+_encrypt_data)$/, :struct},
       {~r/^(tls|tls10|tls12|ssl3|wtls)_\w*(derive|mac|kdf|prf)\w*$/, :struct},
       {~r/^hash_(ml|slh)_dsa$/, {:context, :hash}},
       {~r/^((ml|slh)_dsa|hash_(ml|slh)_dsa_(sha|shake)\w+)$/, :context},
@@ -219,6 +277,11 @@ defmodule Pkcs11Pool.Mechanism.Params do
   defp names({:context, :hash}, _name), do: [:hash, :context, :hedge]
   defp names(:ecdh1, _name), do: [:kdf, :public_data, :shared_data]
   defp names(:public_data, _name), do: [:public_data]
+  defp names(:rsa_aes, _name), do: [:aes_bits, :hash, :mgf, :source]
+  defp names(:hkdf, _name), do: [:hash, :salt, :info, :extract, :expand]
+  defp names(:pbkdf2, _name), do: [:prf, :iterations, :salt, :password]
+  defp names({:cbc_data, _size}, _name), do: [:iv, :data]
+  defp names(kind, _name) when kind in [:key, :data, :first_bit], do: [kind]
   defp names(:ctr, _name), do: [:counter_block, :counter_bits]
   defp names(:length, _name), do: [:length]
   defp names({:iv, _size}, _name), do: [:iv]
@@ -396,6 +459,80 @@ defmodule Pkcs11Pool.Mechanism.Params do
     end
   end
 
+  def encode!(:rsa_aes, name, params) do
+    params = params!(name, params, names(:rsa_aes, name))
+    bits = Keyword.get(params, :aes_bits, 256)
+    unless bits in [128, 192, 256], do: bad!(name, :aes_bits, "one of [128, 192, 256]", bits)
+
+    {:rsa_oaep, hash, mgf, source} = encode!(:oaep, name, Keyword.delete(params, :aes_bits))
+    {:rsa_aes, bits, hash, mgf, source}
+  end
+
+  def encode!(:hkdf, name, params) do
+    params = params!(name, params, names(:hkdf, name))
+    {hash, _size} = hash!(name, fetch!(name, params, :hash))
+    info = binary!(name, :info, Keyword.get(params, :info, ""))
+
+    [extract, expand] =
+      for step <- [:extract, :expand] do
+        case Keyword.get(params, step, true) do
+          value when is_boolean(value) -> value
+          value -> bad!(name, step, "a boolean", value)
+        end
+      end
+
+    unless extract or expand do
+      raise ArgumentError,
+            "parameters :extract and :expand of mechanism #{inspect(name)} are both false: then it does nothing"
+    end
+
+    {:hkdf, hash, extract, expand, salt!(name, params[:salt], extract), info}
+  end
+
+  def encode!(:key, name, params) do
+    params = params!(name, params, names(:key, name))
+    {:key, fetch!(name, params, :key)}
+  end
+
+  def encode!(:data, name, params) do
+    params = params!(name, params, names(:data, name))
+    {:string_data, binary!(name, :data, fetch!(name, params, :data))}
+  end
+
+  def encode!({:cbc_data, size}, name, params) do
+    params = params!(name, params, names({:cbc_data, size}, name))
+    iv = encode!({:iv, size}, name, Keyword.take(params, [:iv]))
+    {:cbc_data, iv, binary!(name, :data, fetch!(name, params, :data))}
+  end
+
+  # CK_EXTRACT_PARAMS is a CK_ULONG.
+  def encode!(:first_bit, name, params) do
+    params = params!(name, params, names(:first_bit, name))
+
+    case fetch!(name, params, :first_bit) do
+      bit when is_ulong(bit) -> ulong(bit)
+      bit -> bad!(name, :first_bit, "a non-negative integer (CK_ULONG)", bit)
+    end
+  end
+
+  def encode!(:pbkdf2, name, params) do
+    params = params!(name, params, names(:pbkdf2, name))
+    iterations = fetch!(name, params, :iterations)
+    salt = binary!(name, :salt, fetch!(name, params, :salt))
+    password = binary!(name, :password, fetch!(name, params, :password))
+    prf = fetch!(name, params, :prf)
+
+    unless is_ulong(iterations) and iterations > 0,
+      do: bad!(name, :iterations, "a positive integer", iterations)
+
+    if salt == "", do: bad!(name, :salt, "a binary that is not empty", salt)
+
+    case @prfs do
+      %{^prf => code} -> {:pbkdf2, code, iterations, salt, password}
+      _unknown -> bad!(name, :prf, "one of #{inspect(@prf_names)}", prf)
+    end
+  end
+
   def encode!(:public_data, name, params) do
     params = params!(name, params, names(:public_data, name))
     binary!(name, :public_data, fetch!(name, params, :public_data))
@@ -450,6 +587,20 @@ defmodule Pkcs11Pool.Mechanism.Params do
       _unknown -> bad!(name, :hedge, "one of #{inspect(@hedge_names)}", hedge)
     end
   end
+
+  # No bytes are no salt (RFC 5869, 2.2).
+  defp salt!(_name, empty, _extract) when empty in [nil, ""], do: nil
+
+  defp salt!(name, _salt, false) do
+    raise ArgumentError,
+          "parameter :salt of mechanism #{inspect(name)} is for the step of extraction, which extract: false leaves out"
+  end
+
+  defp salt!(_name, salt, true) when is_binary(salt), do: salt
+  defp salt!(_name, {:key, _key} = salt, true), do: salt
+
+  defp salt!(name, salt, true),
+    do: bad!(name, :salt, "nil, a binary, or {:key, key} for a key's value", salt)
 
   defp ulong(integer), do: <<integer::native-unsigned-size(@ulong_bytes)-unit(8)>>
 
@@ -537,7 +688,10 @@ defmodule Pkcs11Pool.Mechanism.Params do
       case kind do
         {:pss, nil} -> :hash
         {:context, :hash} -> :hash
-        :oaep -> :hash
+        kind when kind in [:oaep, :rsa_aes, :hkdf] -> :hash
+        kind when kind in [:key, :data, :first_bit] -> kind
+        {:cbc_data, _size} -> :data
+        :pbkdf2 -> :password
         :gcm -> :iv
         {:iv, _size} -> :iv
         kind when kind in [:ccm, :poly1305, :chacha20] -> :nonce
@@ -550,6 +704,13 @@ defmodule Pkcs11Pool.Mechanism.Params do
   end
 
   defp example(name, :hash), do: "give {#{inspect(name)}, hash: :sha256}"
+
+  defp example(name, key) when key in [:prf, :iterations, :salt, :password],
+    do:
+      "give {#{inspect(name)}, prf: :hmac_sha256, iterations: count, salt: binary, password: binary}"
+
+  defp example(name, :first_bit), do: "give {#{inspect(name)}, first_bit: number}"
+  defp example(name, :key), do: "give {#{inspect(name)}, key: key}"
   defp example(name, :length), do: "give {#{inspect(name)}, length: bytes}"
   defp example(name, key), do: "give {#{inspect(name)}, #{key}: binary}"
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::stream::Kind;
-use token::p11::{Attribute, Class, Iv, Mechanism, Params, Template, Value};
+use token::p11::{Attribute, Class, Derivation, Iv, Mechanism, Params, Salt, Template, Value};
 use token::{
     Batch, Beginning, Data, KeyRef, Limits, LoginMode, ModuleConfig, Newest, Numbers, Policy, PoolOptions, Provision, PublicKey,
-    Request, Selector, StreamKind, StreamPart, Task, UriAttribute,
+    Request, Selector, StreamKind, StreamPart, Task, UriAttribute, Wiped,
 };
 
 use crate::atoms;
@@ -111,7 +111,9 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
             template: template(*wanted)?,
         },
         [base, mechanism, wanted] if tag == atoms::derive_key() => {
-            Request::DeriveKey { key: key(*base)?, mechanism: self::mechanism(*mechanism)?, template: template(*wanted)? }
+            let (key, template) = (key(*base)?, template(*wanted)?);
+            let (mechanism, other) = mechanism_with_key(*mechanism)?;
+            Request::DeriveKey { key, mechanism, other: other.map(Box::new), template }
         }
         [object] if tag == atoms::object_size() => Request::ObjectSize { object: key(*object)? },
         [wanted] if tag == atoms::create_object() => Request::CreateObject { template: template(*wanted)? },
@@ -231,10 +233,60 @@ fn numbers(term: Term<'_>) -> NifResult<Numbers> {
     Ok(Numbers::Curve { key_type, params: bytes(params)?, point: bytes(point)? })
 }
 
-/// `{code, params}`.
+/// `{code, params}`, whose parameters name no key.
 fn mechanism(term: Term<'_>) -> NifResult<Mechanism> {
+    match mechanism_with_key(term)? {
+        (mechanism, None) => Ok(mechanism),
+        (_, Some(_)) => Err(Error::BadArg),
+    }
+}
+
+/// `{code, params}`, and the key that the parameters name.
+fn mechanism_with_key(term: Term<'_>) -> NifResult<(Mechanism, Option<KeyRef>)> {
     let (code, params): (u64, Term) = term.decode()?;
-    Ok(Mechanism { code, params: self::params(params)? })
+    if params.is_tuple()
+        && let Some((derivation, key)) = derivation(&rustler::types::tuple::get_tuple(params)?)?
+    {
+        return Ok((Mechanism { code, params: Params::Derivation(Box::new(derivation)) }, key));
+    }
+    Ok((Mechanism { code, params: self::params(params)? }, None))
+}
+
+/// What a key is made with, and the other key that it is made with; `None`: it is something else.
+fn derivation(parts: &[Term<'_>]) -> NifResult<Option<(Derivation, Option<KeyRef>)>> {
+    let (tag, rest) = parts.split_first().ok_or(Error::BadArg)?;
+    let tag: Atom = tag.decode()?;
+    let wiped = |term: &Term<'_>| Ok::<_, Error>(Wiped::from(term.decode::<Binary>()?.as_slice()));
+    let derivation = match rest {
+        [other] if tag == atoms::key() => return Ok(Some((Derivation::Key(0), Some(key(*other)?)))),
+        [data] if tag == atoms::string_data() => Derivation::Data(wiped(data)?),
+        [iv, data] if tag == atoms::cbc_data() => {
+            let iv = bytes(*iv)?;
+            match (<[u8; 16]>::try_from(&iv[..]), <[u8; 8]>::try_from(&iv[..])) {
+                (Ok(iv), _) => Derivation::Cbc16 { iv, data: wiped(data)? },
+                (_, Ok(iv)) => Derivation::Cbc8 { iv, data: wiped(data)? },
+                _ => return Err(Error::BadArg),
+            }
+        }
+        [hash, extract, expand, salt, info] if tag == atoms::hkdf() => {
+            let (salt, key) = match salt {
+                salt if salt.is_binary() => (Salt::Data(wiped(salt)?), None),
+                salt if salt.is_tuple() => (Salt::Key(0), Some(key(*salt)?)),
+                _none => (Salt::None, None),
+            };
+            let (hash, extract, expand) = (hash.decode()?, extract.decode()?, expand.decode()?);
+            return Ok(Some((Derivation::Hkdf { hash, extract, expand, salt, info: wiped(info)? }, key)));
+        }
+        [prf, iterations, salt, password] if tag == atoms::pbkdf2() => Derivation::Pbkdf2 {
+            prf: prf.decode()?,
+            iterations: iterations.decode()?,
+            salt: wiped(salt)?,
+            password: wiped(password)?,
+            has_length_pointer: false,
+        },
+        _ => return Ok(None),
+    };
+    Ok(Some((derivation, None)))
 }
 
 fn params(term: Term<'_>) -> NifResult<Params> {
@@ -256,6 +308,10 @@ fn params(term: Term<'_>) -> NifResult<Params> {
         }
         [hash, mgf, source] if tag == atoms::rsa_oaep() => {
             Params::RsaOaep { hash: hash.decode()?, mgf: mgf.decode()?, source: bytes(*source)? }
+        }
+        [aes_bits, hash, mgf, source] if tag == atoms::rsa_aes() => {
+            let (aes_bits, hash, mgf) = (aes_bits.decode()?, hash.decode()?, mgf.decode()?);
+            Params::RsaAes { aes_bits, hash, mgf, source: bytes(*source)? }
         }
         [iv, aad, tag_bits] if tag == atoms::gcm() => {
             let tag_bits = tag_bits.decode()?;

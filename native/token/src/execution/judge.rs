@@ -57,7 +57,10 @@ impl Attempt<'_> {
             },
             other => return Some(Step::Answer(Err(Failure { error: other, executed: known }))),
         };
-        let class = self.class(&call);
+        let class = match self.class(&call) {
+            Class::Caller if self.names_unknown_key(&operation.request) => Class::StaleHandle,
+            class => class,
+        };
         // What the module refuses in the call itself may not have run either, but is the caller's to ask for again.
         let has_begun = executed != Some(Executed::No) && call.phase != Phase::Init;
         let may_retry = operation.may_retry(if has_begun { Executed::Unknown } else { Executed::No });
@@ -212,6 +215,12 @@ impl Attempt<'_> {
         }
         self.resolver.token.keys.put_wants_login(key, self.resolver.epoch);
         true
+    }
+
+    /// Whether the mechanism's parameters name a key that the module does not know any more. What it says of that is a code that may mean anything.
+    fn names_unknown_key(&self, request: &Request) -> bool {
+        let [_, other] = self.resolver.found.handles();
+        matches!(request, Request::DeriveKey { other: Some(_), .. }) && other.is_some_and(|key| self.resolver.is_unknown(key))
     }
 
     /// Forgets the handle that was refused. `false`: its key cannot be found again. Of several keys, the code does not tell for certain which is meant: the

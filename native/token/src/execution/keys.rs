@@ -8,7 +8,8 @@ use crate::operation::answer::Answer;
 use crate::operation::key_ref::KeyRef;
 use crate::p11::fit::Use;
 use crate::p11::keys::{derive_key, unwrap_key, wrap_key};
-use crate::p11::{Mechanism, Template, lengths};
+use crate::p11::slots::library_info;
+use crate::p11::{CallError, Mechanism, Phase, Template, lengths};
 
 impl Attempt<'_> {
     /// A key, encrypted with another one.
@@ -39,11 +40,32 @@ impl Attempt<'_> {
     }
 
     /// A new key, made from another one.
-    pub(crate) fn derive(&self, base: &KeyRef, mechanism: &Mechanism, template: &Template) -> Result<Answer, Fault> {
+    pub(crate) fn derive(
+        &self,
+        base: &KeyRef,
+        mechanism: &mut Mechanism,
+        other: Option<&KeyRef>,
+        template: &Template,
+    ) -> Result<Answer, Fault> {
         let Resolver { functions, session, .. } = self.resolver;
         let base = self.resolver.resolve(base)?;
+        if let Some(other) = other {
+            mechanism.set_key(self.resolver.resolve_at(1, other)?);
+            self.resolver.found.turn_to(0);
+        }
         check_key(mechanism, Use::Derive, &*self.resolver.facts(base)?)?;
+        self.fit_parameters(mechanism)?;
         let key = derive_key(functions, session, mechanism, base, template)?;
         Ok(Answer::Object(self.describe_new_object(key, None, template)))
+    }
+
+    /// Gives the parameters the form that the module takes.
+    pub(crate) fn fit_parameters(&self, mechanism: &mut Mechanism) -> Result<(), CallError> {
+        if mechanism.has_password() {
+            let info = library_info(self.resolver.functions).map_err(|call| CallError { phase: Phase::Init, ..call })?;
+            // NSS has stayed with the structure of before, and reads the password's length behind a pointer.
+            mechanism.set_length_pointer(info.cryptoki_version < (2, 40) || info.manufacturer.starts_with("Mozilla"));
+        }
+        Ok(())
     }
 }

@@ -43,6 +43,7 @@ impl Attempt<'_> {
                 Answer::Done
             }
             Request::GenerateKey { mechanism, template } => {
+                self.fit_parameters(mechanism)?;
                 let key = generate_key(functions, session, mechanism, template)?;
                 Answer::Object(self.describe_new_object(key, Some(CKO_SECRET_KEY), template))
             }
@@ -61,7 +62,7 @@ impl Attempt<'_> {
             Request::GetAttributes { object, attributes } => Answer::Attributes(self.read_attributes(object, attributes)?),
             Request::WrapKey { key, mechanism, wrapped } => self.wrap(key, mechanism, wrapped)?,
             Request::UnwrapKey { key, mechanism, wrapped, template } => self.unwrap(key, mechanism, wrapped, template)?,
-            Request::DeriveKey { key, mechanism, template } => self.derive(key, mechanism, template)?,
+            Request::DeriveKey { key, mechanism, other, template } => self.derive(key, mechanism, other.as_deref(), template)?,
             Request::ObjectSize { object } => Answer::Size(self.read_size(object)?),
             Request::CreateObject { template } => {
                 Answer::Object(self.describe_new_object(create_object(functions, session, template)?, None, template))

@@ -93,6 +93,8 @@ pub enum Request {
         key: KeyRef,
         /// The mechanism.
         mechanism: Mechanism,
+        /// The other key that the mechanism's parameters name.
+        other: Option<Box<KeyRef>>,
         /// The template of the key that comes of it.
         template: Template,
     },
@@ -194,10 +196,8 @@ impl Request {
     /// The keys or objects that it names, at most [`MOST_KEYS`], in the order of their places: the one that does something, and the one to which it is done.
     pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = &mut KeyRef> {
         let keys = match self {
-            Self::Apply { key, .. }
-            | Self::Batch(Batch { key, .. })
-            | Self::UnwrapKey { key, .. }
-            | Self::DeriveKey { key, .. } => [Some(key), None],
+            Self::Apply { key, .. } | Self::Batch(Batch { key, .. }) | Self::UnwrapKey { key, .. } => [Some(key), None],
+            Self::DeriveKey { key, other, .. } => [Some(key), other.as_deref_mut()],
             Self::WrapKey { key, wrapped, .. } => [Some(key), Some(&mut **wrapped)],
             Self::Stream(_, StreamPart::Begin(beginning)) => [beginning.key.as_mut(), None],
             Self::GetAttributes { object, .. }
@@ -214,6 +214,7 @@ impl Request {
     pub(crate) fn argument(&self, place: usize) -> Option<&'static str> {
         let names: [&'static str; MOST_KEYS] = match self {
             Self::WrapKey { .. } => ["wrapping_key", "key"],
+            Self::DeriveKey { other: Some(_), .. } => ["base_key", "mechanism"],
             _ => return None,
         };
         names.get(place).copied()

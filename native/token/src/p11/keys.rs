@@ -96,6 +96,7 @@ pub fn unwrap_key(
     template: &[Attribute],
 ) -> Result<CK_OBJECT_HANDLE, CallError> {
     let mut key = CK_INVALID_HANDLE;
+    let mechanism = mechanism.for_ciphertext(wrapped.len());
     let code = mechanism.with_ck(|mechanism| {
         with_ck(template, |attributes| {
             let (pointer, size) = (attributes.as_mut_ptr(), count(attributes));

@@ -7,6 +7,7 @@ use std::ptr;
 use cryptoki_sys::*;
 
 use super::buffer::{length, optional};
+use super::derivation::{self, Derivation};
 use super::params::{Iv, Params};
 use crate::support::wiped::Wiped;
 
@@ -55,6 +56,29 @@ impl Mechanism {
     /// Whether its parameters change what is signed, so that a module that does not look at them makes another signature than the one that is wanted.
     pub(crate) fn has_signed_params(&self) -> bool {
         matches!(&self.params, Params::Eddsa { prehash, context } if *prehash || !context.is_empty())
+    }
+
+    /// The other key that it names has this handle.
+    pub fn set_key(&mut self, handle: CK_OBJECT_HANDLE) {
+        if let Params::Derivation(derivation) = &mut self.params
+            && let Some(key) = derivation.key_mut()
+        {
+            *key = handle;
+        }
+    }
+
+    /// Whether its parameters have a password.
+    pub fn has_password(&self) -> bool {
+        matches!(&self.params, Params::Derivation(derivation) if matches!(**derivation, Derivation::Pbkdf2 { .. }))
+    }
+
+    /// Whether the structure has a pointer to the password's length, as before PKCS#11 2.40.
+    pub fn set_length_pointer(&mut self, is_pointer: bool) {
+        if let Params::Derivation(derivation) = &mut self.params
+            && let Derivation::Pbkdf2 { has_length_pointer, .. } = &mut **derivation
+        {
+            *has_length_pointer = is_pointer;
+        }
     }
 
     /// Calls `f` with the C structure. It and all it points to live as long as `f` runs, hence over both the Init and
@@ -124,6 +148,8 @@ enum Parameter {
     Gcm(CK_GCM_PARAMS),
     RsaPss(CK_RSA_PKCS_PSS_PARAMS),
     RsaOaep(CK_RSA_PKCS_OAEP_PARAMS),
+    RsaAes(CK_RSA_AES_KEY_WRAP_PARAMS, CK_RSA_PKCS_OAEP_PARAMS),
+    Derivation(Box<derivation::Parts>),
     Ecdh1(CK_ECDH1_DERIVE_PARAMS),
     SignatureContext(CK_SIGN_ADDITIONAL_CONTEXT),
     HashSignatureContext(CK_HASH_SIGN_ADDITIONAL_CONTEXT),
@@ -160,14 +186,12 @@ impl Parts {
             Params::RsaPss { hash, mgf, salt_length } => {
                 Parameter::RsaPss(CK_RSA_PKCS_PSS_PARAMS { hashAlg: *hash, mgf: *mgf, sLen: *salt_length })
             }
-            Params::RsaOaep { hash, mgf, source } => Parameter::RsaOaep(CK_RSA_PKCS_OAEP_PARAMS {
-                hashAlg: *hash,
-                mgf: *mgf,
-                source: CKZ_DATA_SPECIFIED,
-                // SoftHSM wants NULL for an empty source.
-                pSourceData: optional(source).cast(),
-                ulSourceDataLen: length(source),
-            }),
+            Params::RsaOaep { hash, mgf, source } => Parameter::RsaOaep(oaep(*hash, *mgf, source)),
+            Params::RsaAes { aes_bits, hash, mgf, source } => {
+                let wrap = CK_RSA_AES_KEY_WRAP_PARAMS { ulAESKeyBits: *aes_bits, pOAEPParams: ptr::null_mut() };
+                Parameter::RsaAes(wrap, oaep(*hash, *mgf, source))
+            }
+            Params::Derivation(derivation) => Parameter::Derivation(Box::new(derivation::Parts::of(derivation))),
             Params::Ecdh1 { kdf, shared_data, public_data } => Parameter::Ecdh1(CK_ECDH1_DERIVE_PARAMS {
                 kdf: *kdf,
                 ulSharedDataLen: length(shared_data),
@@ -229,6 +253,11 @@ impl Parts {
             Parameter::Gcm(params) => of(params),
             Parameter::RsaPss(params) => of(params),
             Parameter::RsaOaep(params) => of(params),
+            Parameter::RsaAes(params, oaep) => {
+                params.pOAEPParams = oaep;
+                of(params)
+            }
+            Parameter::Derivation(parts) => parts.parameter(),
             Parameter::Ecdh1(params) => of(params),
             Parameter::SignatureContext(params) => of(params),
             Parameter::HashSignatureContext(params) => of(params),
@@ -254,6 +283,17 @@ impl Parts {
     }
 }
 
+fn oaep(hash: CK_MECHANISM_TYPE, mgf: CK_RSA_PKCS_MGF_TYPE, source: &[u8]) -> CK_RSA_PKCS_OAEP_PARAMS {
+    CK_RSA_PKCS_OAEP_PARAMS {
+        hashAlg: hash,
+        mgf,
+        source: CKZ_DATA_SPECIFIED,
+        // SoftHSM wants NULL for an empty source.
+        pSourceData: optional(source).cast(),
+        ulSourceDataLen: length(source),
+    }
+}
+
 /// The address of a parameter that the module may write into: NULL when empty.
 fn writable(bytes: &mut [u8]) -> CK_BYTE_PTR {
     if bytes.is_empty() { ptr::null_mut() } else { bytes.as_mut_ptr() }
@@ -270,6 +310,26 @@ mod tests {
             assert!({ ck.pParameter }.is_null());
             assert_eq!({ ck.ulParameterLen }, 0);
         });
+    }
+
+    #[test]
+    fn rsa_aes_parameters_point_to_those_of_oaep() {
+        let params = Params::RsaAes { aes_bits: 256, hash: CKM_SHA256, mgf: CKG_MGF1_SHA1, source: b"label".to_vec() };
+        // Wherever it is moved before it is used.
+        let held = Box::new(HeldMechanism::new(Mechanism { code: CKM_RSA_AES_KEY_WRAP, params: params.clone() }));
+        let mut held = *held;
+        let look = |ck: &mut CK_MECHANISM| {
+            assert_eq!({ ck.ulParameterLen } as usize, size_of::<CK_RSA_AES_KEY_WRAP_PARAMS>());
+            // SAFETY: it points to such a structure, and that to such a structure of OAEP.
+            let (wrap, oaep) = unsafe {
+                let wrap = ck.pParameter.cast::<CK_RSA_AES_KEY_WRAP_PARAMS>().read_unaligned();
+                (wrap, wrap.pOAEPParams.read_unaligned())
+            };
+            assert_eq!({ wrap.ulAESKeyBits }, 256);
+            assert_eq!(({ oaep.hashAlg }, { oaep.mgf }, { oaep.ulSourceDataLen }), (CKM_SHA256, CKG_MGF1_SHA1, 5));
+        };
+        look(held.ck());
+        Mechanism { code: CKM_RSA_AES_KEY_WRAP, params }.with_ck(look);
     }
 
     fn gcm(iv: Iv) -> Mechanism {

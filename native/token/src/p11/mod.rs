@@ -13,6 +13,7 @@ mod buffer;
 pub mod codes;
 pub mod crypto;
 pub mod curves;
+mod derivation;
 mod error;
 pub mod fit;
 mod functions;
@@ -29,6 +30,7 @@ mod template;
 
 pub use attributes::AttributeRead;
 pub use codes::Class;
+pub use derivation::{Derivation, Salt};
 pub use error::{CallError, Phase};
 pub use functions::{Functions, LoadError};
 pub use mechanism::{HeldMechanism, Mechanism};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use cryptoki_sys::*;
 
+use super::derivation::Derivation;
 use crate::support::wiped::wipe;
 
 /// Mechanism parameters. Its `Debug` shows lengths in place of bytes, and bytes are wiped when they are dropped: a password, or data that two sides share.
@@ -79,6 +80,19 @@ pub enum Params {
         /// The context; may be empty.
         context: Vec<u8>,
     },
+    /// `CK_RSA_AES_KEY_WRAP_PARAMS`: what wraps the AES key that wraps the key, as in [`Params::RsaOaep`].
+    RsaAes {
+        /// Bits of the AES key.
+        aes_bits: CK_ULONG,
+        /// `CKM_*` of the hash.
+        hash: CK_MECHANISM_TYPE,
+        /// `CKG_*` of the mask generation function.
+        mgf: CK_RSA_PKCS_MGF_TYPE,
+        /// The label of RFC 8017; usually empty.
+        source: Vec<u8>,
+    },
+    /// What a key is made with.
+    Derivation(Box<Derivation>),
     /// `CK_ECDH1_DERIVE_PARAMS`.
     Ecdh1 {
         /// `CKD_*` of the key derivation function.
@@ -124,9 +138,10 @@ impl Iv {
 impl Drop for Params {
     fn drop(&mut self) {
         match self {
-            Params::None | Params::Hashed { .. } | Params::RsaPss { .. } => (),
+            // A derivation's are wiped by themselves.
+            Params::None | Params::Hashed { .. } | Params::RsaPss { .. } | Params::Derivation(_) => (),
             Params::Bytes(bytes) => wipe(bytes),
-            Params::RsaOaep { source, .. } => wipe(source),
+            Params::RsaOaep { source, .. } | Params::RsaAes { source, .. } => wipe(source),
             Params::Gcm { iv, aad, .. } => {
                 wipe(aad);
                 if let Iv::Given(iv) = iv {
@@ -164,6 +179,10 @@ impl fmt::Debug for Params {
             Params::Bytes(bytes) => write!(f, "[{} bytes]", bytes.len()),
             Params::RsaPss { hash, mgf, salt_length } => {
                 write!(f, "RsaPss {{ hash: {hash:#x}, mgf: {mgf:#x}, salt_length: {salt_length} }}")
+            }
+            Params::Derivation(derivation) => derivation.fmt(f),
+            Params::RsaAes { aes_bits, hash, mgf, source } => {
+                write!(f, "RsaAes {{ aes_bits: {aes_bits}, hash: {hash:#x}, mgf: {mgf:#x}, source: [{} bytes] }}", source.len())
             }
             Params::RsaOaep { hash, mgf, source } => {
                 write!(f, "RsaOaep {{ hash: {hash:#x}, mgf: {mgf:#x}, source: [{} bytes] }}", source.len())
