@@ -152,6 +152,18 @@ defmodule Pkcs11Pool.Native do
   @spec read_module(map) :: {:ok, map} | {:error, error} | :timeout
   def read_module(_module), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Loads a module, without `C_Initialize`. Dirty IO."
+  @spec load_module(map) :: :ok | {:error, error}
+  def load_module(_module), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Loads and initializes a module; it stays so until `release_module/1`, or until the reference is gone. Dirty IO."
+  @spec hold_module(map) :: {:ok, reference} | {:error, error}
+  def hold_module(_module), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Gives up a module; it is finalized if nobody else uses it. Dirty IO."
+  @spec release_module(reference) :: :ok
+  def release_module(_held), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "Time passes: surplus sessions close, a pool that was not used for long logs out, calls are found to hang. The ceiling."
   @spec tick(pool) :: ceiling :: pos_integer
   def tick(_pool), do: :erlang.nif_error(:nif_not_loaded)

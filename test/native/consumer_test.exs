@@ -97,6 +97,8 @@ defmodule Pkcs11Pool.ConsumerTest do
     code = "{:ok, _} = Application.ensure_all_started(:consumer); Consumer.sign_and_verify()"
     output = run!(dir, env, "_build/prod/rel/consumer/bin/consumer", ["eval", code])
     assert output =~ "signed and verified"
+
+    doctor(dir, env)
   end
 
   test "a project's tests have the chaos module, and its production is told how to get it", %{
@@ -203,6 +205,30 @@ defmodule Pkcs11Pool.ConsumerTest do
         do: assert(Enum.any?(path, &File.exists?(Path.join(&1, command))))
 
     Enum.join(path, ":")
+  end
+
+  # By `mix`, and by `eval` in the release.
+  defp doctor(dir, env) do
+    module = "--module #{env["TOKEN_MODULE"]} --module-env SOFTHSM2_CONF=#{env["TOKEN_CONF"]}"
+    token = "--token-serial #{env["TOKEN_SERIAL"]}"
+    arguments = "#{module} #{token} --login --pin-env TOKEN_PIN --json"
+    release = "_build/prod/rel/consumer/bin/consumer"
+    call = "Pkcs11Pool.Release.doctor(#{inspect(arguments)})"
+
+    for {command, words} <- [
+          {"mix", ["pkcs11_pool.doctor" | String.split(arguments)]},
+          {release, ["eval", call]}
+        ] do
+      assert run!(dir, env, command, words) =~ ~s("verified_by_otp": true)
+    end
+
+    # The exit code is the command's.
+    call = ~s|Pkcs11Pool.Release.doctor(["--module", "/none.so"])|
+    options = [cd: dir, env: Map.to_list(env), stderr_to_stdout: true]
+    assert {output, 1} = System.cmd(Path.join(dir, release), ["eval", call], options)
+    assert output =~ "There is no file /none.so."
+    # The boot files of a release that was not made by this Erlang's own installation are found.
+    refute output =~ "could not be started"
   end
 
   # The project's application is not started for it: that would fail without its token.

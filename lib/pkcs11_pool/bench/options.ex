@@ -3,35 +3,29 @@ defmodule Pkcs11Pool.Bench.Options do
   # The arguments of `mix pkcs11_pool.bench`, checked before anything is loaded. A message names the option and the remedy; it never shows an
   # argument that could be a PIN.
 
-  import Pkcs11Pool.Bench.Options.Refusal
+  import Pkcs11Pool.CommandLine.Refusal
+  import Pkcs11Pool.CommandLine.Switches, only: [option: 1]
 
-  alias Pkcs11Pool.Bench.Options.Token
-  alias Pkcs11Pool.{Mechanism, URI}
+  alias Pkcs11Pool.CommandLine.{Switches, Token}
+  alias Pkcs11Pool.Mechanism
 
-  @switches [
-    module: :string,
-    module_env: :string,
-    module_args: :string,
-    module_sha256: :string,
-    token_label: :string,
-    token_serial: :string,
-    slot_id: :integer,
-    uri: :string,
-    pin_env: :string,
-    pin_file: :string,
-    no_pin: :boolean,
-    key: :string,
-    mechanism: :string,
-    bytes: :integer,
-    make_keys: :boolean,
-    sessions: :string,
-    callers: :integer,
-    seconds: :float,
-    rounds: :integer,
-    executor: :string,
-    svg: :string,
-    json: :string
-  ]
+  @switches Token.switches() ++
+              [
+                pin_env: :string,
+                pin_file: :string,
+                no_pin: :boolean,
+                key: :string,
+                mechanism: :string,
+                bytes: :integer,
+                make_keys: :boolean,
+                sessions: :string,
+                callers: :integer,
+                seconds: :float,
+                rounds: :integer,
+                executor: :string,
+                svg: :string,
+                json: :string
+              ]
 
   @sessions [1, 2, 4, 8, 16, 32]
   @most_bytes 65_536
@@ -83,19 +77,13 @@ defmodule Pkcs11Pool.Bench.Options do
   @doc "The options, or what is wrong with the arguments."
   @spec parse([String.t()]) :: {:ok, t} | {:error, message :: String.t()}
   def parse(arguments) do
-    # All values of each: that one of two is dropped would be told to nobody.
-    strict = for {name, type} <- @switches, do: {name, [type, :keep]}
-    {given, rest, invalid} = OptionParser.parse(arguments, strict: strict)
-    known!(invalid, rest)
-    once!(given)
-    module_env = Token.module_env(Keyword.get_values(given, :module_env))
-    given = Map.new(given)
+    {given, several} = Switches.parse(arguments, @switches, "mix help pkcs11_pool.bench")
     {slot, slot_option} = Token.slot(given)
     {pin, pin_option} = Token.pin(given)
 
     options = %__MODULE__{
       module: Token.module(given),
-      module_env: module_env,
+      module_env: Token.module_env(several.module_env),
       module_args: given[:module_args],
       module_sha256: Token.module_sha256(given[:module_sha256]),
       slot: slot,
@@ -125,87 +113,9 @@ defmodule Pkcs11Pool.Bench.Options do
     {:refused, message} -> {:error, message}
   end
 
-  ## The arguments' shape
-
-  defp known!([], []), do: :ok
-
-  defp known!(invalid, rest) do
-    names = for {name, _value} <- invalid, do: name
-
-    cond do
-      Enum.any?(names, &(&1 in ["--pin", "-p", "--pin-value"])) ->
-        refuse(
-          "--pin is not taken: everybody on this machine can read a PIN on the command line (ps, the shell's history). " <>
-            "Put it into a variable or into a file that only you can read, and give --pin-env VARIABLE or --pin-file PATH"
-        )
-
-      names != [] ->
-        wrong(hd(invalid))
-
-      true ->
-        # It is not shown: it may be what somebody took for the PIN's place.
-        refuse(
-          "#{length(rest)} argument(s) without an option: every argument belongs to an option, and one with spaces into quotes"
-        )
-    end
-  end
-
-  @spec wrong({String.t(), String.t() | nil}) :: no_return
-  defp wrong({name, value}) do
-    key = name |> String.trim_leading("-") |> String.replace("-", "_")
-
-    case Enum.find(@switches, fn {switch, _type} -> Atom.to_string(switch) == key end) do
-      {_switch, :boolean} -> refuse("#{name} takes no value")
-      {_switch, type} when value == nil -> refuse("#{name} wants #{kind(type)} after it")
-      {_switch, type} -> refuse("#{name} wants #{kind(type)}, got: #{value}")
-      nil -> refuse("there is no option #{name}#{like(name)}. See: mix help pkcs11_pool.bench")
-    end
-  end
-
-  defp kind(:integer), do: "a whole number"
-  defp kind(:float), do: "a number"
-  defp kind(_string), do: "a value"
-
-  defp like("--" <> name) do
-    options =
-      for {switch, _type} <- @switches, do: switch |> Atom.to_string() |> String.replace("_", "-")
-
-    case Enum.max_by(options, &String.jaro_distance(&1, name)) do
-      best -> if String.jaro_distance(best, name) > 0.8, do: ", did you mean --#{best}?", else: ""
-    end
-  end
-
-  defp like(_short), do: ""
-
-  defp once!(given) do
-    for {name, values} <- Enum.group_by(given, &elem(&1, 0)),
-        name != :module_env,
-        length(values) > 1,
-        do: refuse("#{option(name)} is given #{length(values)} times: give it once")
-  end
-
-  defp key_of(uri) do
-    if URI.to_slot(uri) != %{},
-      do: refuse("--key: the URI names a token, too: give that part with --uri")
-
-    case URI.to_template(uri) do
-      [] -> refuse("--key: the URI names no key: give object=LABEL or id=%01 in it")
-      template -> template
-    end
-  end
-
-  defp label_of(""),
-    do: refuse("--key is empty: give a label, or pkcs11:id=%01 for a key without one")
-
-  defp label_of(label), do: [label: label]
-
-  defp option(name), do: "--" <> (name |> Atom.to_string() |> String.replace("_", "-"))
-
   ## What is measured, and how
 
-  defp check(:key, key) do
-    if URI.uri?(key), do: key_of(parse_uri(key, "--key")), else: label_of(key)
-  end
+  defp check(:key, key), do: Token.key(key)
 
   defp check(:mechanism, text), do: mechanism(text)
   defp check(:bytes, bytes) when bytes in 1..@most_bytes, do: bytes

@@ -4,6 +4,7 @@ defmodule Pkcs11Pool.Bench.Target do
 
   alias Pkcs11Pool.Bench.Options
   alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Error.Text
 
   @ready_timeout 120_000
   @stop_timeout 5_000
@@ -132,12 +133,5 @@ defmodule Pkcs11Pool.Bench.Target do
   def explain(error, _options), do: what(error)
 
   # The sentence on what happened, without the pool, which the user does not know, and the remedies of a pool's options.
-  defp what(error) do
-    [what | _remedy] =
-      %{error | pool: nil, message: nil}
-      |> Exception.message()
-      |> String.split(~r/\. (?=[A-Z])/, parts: 2)
-
-    what
-  end
+  defp what(error), do: elem(Text.parts(%{error | pool: nil}), 0)
 end

@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.Bench.Workload do
   @moduledoc false
   # What is measured: signatures by a key, digests, or random bytes. Finds the key, or makes one if it may.
 
-  alias Pkcs11Pool.Bench.{Options, Prompt}
+  alias Pkcs11Pool.Bench.Options
+  alias Pkcs11Pool.CommandLine.Prompt
   alias Pkcs11Pool.{Error, Mechanism, Object}
 
   @enforce_keys [:name, :call]

@@ -10,6 +10,16 @@ defmodule Pkcs11Pool.Error.Text do
   """
   @spec of(map) :: String.t()
   def of(error) do
+    {what, remedy} = parts(error)
+    pool = if error.pool != nil, do: "pool #{inspect(error.pool)}: ", else: ""
+    pool <> what <> if(remedy, do: ". " <> remedy, else: "")
+  end
+
+  @doc """
+  What happened, without the pool, and what to change (nil where that is not known): for a task, which names neither pools nor their options.
+  """
+  @spec parts(map) :: {what :: String.t(), remedy :: String.t() | nil}
+  def parts(error) do
     error = %{error | details: if(is_map(error.details), do: error.details, else: %{})}
     {what, remedy} = Explanation.of(error.reason, error.details, error)
 
@@ -18,14 +28,9 @@ defmodule Pkcs11Pool.Error.Text do
       |> Enum.reject(&is_nil/1)
       |> Enum.join("; ")
 
-    IO.iodata_to_binary([
-      if(error.pool != nil, do: ["pool ", inspect(error.pool), ": "], else: []),
-      argument(error.details),
-      what,
-      if(facts != "", do: [" (", facts, ")"], else: []),
-      whether_executed(error),
-      if(remedy, do: [". ", remedy], else: [])
-    ])
+    facts = if facts != "", do: " (" <> facts <> ")", else: ""
+    parts = [argument(error.details), what, facts, whether_executed(error)]
+    {IO.iodata_to_binary(parts), remedy}
   end
 
   defp returned(%{code: nil}), do: nil

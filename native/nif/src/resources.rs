@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustler::{Env, LocalPid, Monitor, Resource};
 use session_pool::RunnerId;
-use token::LeaseEnd;
+use token::{HeldModule, LeaseEnd};
 
 use crate::beam::{Header, Lease, Scheduler, SpinFlag, TokenPool};
 use crate::sender::{self, Job};
@@ -42,6 +42,9 @@ pub(crate) struct LeaseResource {
     pub(crate) holder: LocalPid,
 }
 
+/// A module that is held initialized without a pool.
+pub(crate) struct HeldModuleResource(pub(crate) HeldModule);
+
 /// Whose turn it is: a slot's round robin.
 pub(crate) struct IndexResource(pub(crate) AtomicUsize);
 
@@ -50,6 +53,7 @@ impl RefUnwindSafe for PoolResource {}
 impl RefUnwindSafe for RunnerResource {}
 impl RefUnwindSafe for TicketResource {}
 impl RefUnwindSafe for LeaseResource {}
+impl RefUnwindSafe for HeldModuleResource {}
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
@@ -86,6 +90,9 @@ impl Resource for LeaseResource {
 
 #[rustler::resource_impl]
 impl Resource for IndexResource {}
+
+#[rustler::resource_impl]
+impl Resource for HeldModuleResource {}
 
 pub(crate) fn stop(resource: &PoolResource) {
     resource.pool.drain();

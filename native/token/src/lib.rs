@@ -30,7 +30,7 @@ mod token;
 
 pub use error::{Error, Executed, Failure, Unavailable};
 pub use module::report::{ModuleReport, SlotReport, report};
-pub use module::{Module, ModuleConfig, ModuleUse};
+pub use module::{HeldModule, Module, ModuleConfig, ModuleUse};
 pub use operation::answer::{Answer, Object, Outcome, unanswerable};
 pub use operation::batch::Batch;
 pub use operation::header::{Header, Timing};

@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustler::{Binary, Encoder, Env, Term};
+use rustler::{Binary, Encoder, Env, ResourceArc, Term};
 
 use crate::args::{Arg, answer};
+use crate::resources::HeldModuleResource;
 use crate::{atoms, decode, encode, error, information};
 
 /// The PIN in a file: `{:ok, bytes, readers}` or `{:error, why}`.
@@ -38,5 +39,38 @@ fn read_module<'a>(env: Env<'a>, place: Arg<'a, decode::ModulePlace>) -> Term<'a
             Some(Err(error)) => (atoms::error(), error::error(env, &error)).encode(env),
             None => atoms::timeout().encode(env),
         })
+    })
+}
+
+/// Loads a module, and does not initialize it: `:ok` or `{:error, error}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn load_module<'a>(env: Env<'a>, place: Arg<'a, decode::ModulePlace>) -> Term<'a> {
+    answer(env, || {
+        let place = place.get()?;
+        Ok(match token::Module::load(&place.module, &place.config()) {
+            Ok(()) => atoms::ok().encode(env),
+            Err(error) => (atoms::error(), error::error(env, &error)).encode(env),
+        })
+    })
+}
+
+/// Initializes a module, which stays so until `release_module`: `{:ok, reference}` or `{:error, error}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn hold_module<'a>(env: Env<'a>, place: Arg<'a, decode::ModulePlace>) -> Term<'a> {
+    answer(env, || {
+        let place = place.get()?;
+        Ok(match token::HeldModule::acquire(&place.module, &place.config()) {
+            Ok(held) => (atoms::ok(), ResourceArc::new(HeldModuleResource(held))).encode(env),
+            Err(error) => (atoms::error(), error::error(env, &error)).encode(env),
+        })
+    })
+}
+
+/// Ends the use of a module; returns when it has been finalized, if nobody else uses it.
+#[rustler::nif(schedule = "DirtyIo")]
+fn release_module<'a>(env: Env<'a>, held: Arg<'a, ResourceArc<HeldModuleResource>>) -> Term<'a> {
+    answer(env, || {
+        held.get()?.0.release();
+        Ok(atoms::ok())
     })
 }

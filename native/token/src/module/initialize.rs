@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use cryptoki_sys::CKR_CRYPTOKI_ALREADY_INITIALIZED;
+use parking_lot::Mutex;
 
 use super::config::ModuleConfig;
 use super::door;
@@ -161,5 +162,27 @@ impl Drop for ModuleUse {
             let module = self.module.clone();
             self.module.run_on_closing_thread(move || module.finalize_if_unused());
         }
+    }
+}
+
+/// A use of a module without a pool, which ends once.
+pub struct HeldModule(Mutex<Option<ModuleUse>>);
+
+impl HeldModule {
+    /// The module at `path`, loaded and initialized.
+    pub fn acquire(path: &str, config: &ModuleConfig) -> Result<Self, Error> {
+        Module::acquire(path, config).map(|held| Self(Mutex::new(Some(held))))
+    }
+
+    /// Ends the use, and returns when the module has been finalized, if this was the last one.
+    pub fn release(&self) {
+        // Not under the lock.
+        let taken = self.0.lock().take();
+        let Some(held) = taken else { return };
+        let module = held.module.clone();
+        drop(held);
+        module.finalize_if_unused();
+        // The closing thread may be at it.
+        drop(module.lifecycle.lock_unchanging(Some(Instant::now() + LIFECYCLE_TIMEOUT)));
     }
 }

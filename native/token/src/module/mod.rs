@@ -26,5 +26,5 @@ pub(crate) mod tenant;
 
 pub use config::ModuleConfig;
 pub(crate) use door::{Inside, StuckCall};
-pub use initialize::ModuleUse;
+pub use initialize::{HeldModule, ModuleUse};
 pub use loaded::Module;

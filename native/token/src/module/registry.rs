@@ -27,7 +27,12 @@ impl Module {
         Self::acquire_and_tell(path, config, |_| ())
     }
 
-    /// The same; tells which module it is before it is initialized, which may take for ever.
+    /// Only loads it: no function of PKCS#11 is called but those that give its functions.
+    pub fn load(path: &str, config: &ModuleConfig) -> Result<(), Error> {
+        find_or_load(path, config).map(drop)
+    }
+
+    /// Loads and initializes it; tells which module it is before it is initialized, which may take for ever.
     pub(crate) fn acquire_and_tell(path: &str, config: &ModuleConfig, tell: impl FnOnce(&Arc<Self>)) -> Result<ModuleUse, Error> {
         let module = find_or_load(path, config)?;
         tell(&module);

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Bench.Options.Refusal do
+defmodule Pkcs11Pool.CommandLine.Refusal do
   @moduledoc false
   # What is wrong with an argument, thrown to `Pkcs11Pool.Bench.Options.parse/1`.
 

@@ -1,4 +1,4 @@
-defmodule Pkcs11Pool.Bench.Prompt do
+defmodule Pkcs11Pool.CommandLine.Prompt do
   @moduledoc false
   # Questions to somebody at a terminal.
 
