@@ -822,6 +822,34 @@ defmodule Pkcs11Pool do
           ]
 
   @doc """
+  The X.509 certificates that have all that the template says; every one that is to be seen for an empty one: `{:ok, [object]}`, each with the certificate in its `:der`.
+
+      {:ok, [certificate]} = Pkcs11Pool.find_certificates(MyApp.HSM, label: "tls")
+      :public_key.pkix_decode_cert(certificate.der, :otp)
+
+      # The key that it belongs to.
+      Pkcs11Pool.sign(MyApp.HSM, {:certificate, certificate.der}, {:ecdsa, hash: :sha256}, "message")
+
+  In the template, `:subject` and `:issuer` are DER, names as OTP has them (`{:rdnSequence, _}`, of a certificate that `:public_key` has decoded), or as
+  `Pkcs11Pool.X509` has them (`[common_name: "example.com"]`, with the UTF-8 strings that it writes: other software may have written the name in another way).
+  `:serial_number` is a non-negative integer, or DER. They are compared with what whoever wrote the object said of it: `CKA_SUBJECT` and so on.
+
+  A certificate that is not on the token itself, but where its `:url` says, has a `:der` of nil. One that is destroyed before it is read is left out. `:limit`, and a token that
+  refuses to describe an object: as for `find_objects/3`.
+
+  Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` twice for each (PKCS#11 2.40, 5.7). The search, and the reading of each certificate, are operations
+  of their own, with the time-outs of the call each.
+  """
+  @spec find_certificates(pool, template, [call_option | {:limit, pos_integer}]) ::
+          {:ok, [Object.t()]} | {:error, Error.t()}
+  def find_certificates(pool, template, opts \\ []),
+    do: API.Certificates.find(pool, template, opts)
+
+  defbang find_certificates!(pool, template, opts :: [call_option | {:limit, pos_integer}]) :: [
+            Object.t()
+          ]
+
+  @doc """
   Reads attributes of an object: `{:ok, %{name => value}}`, in the shapes of `Pkcs11Pool.Template`.
 
   One that the token does not reveal is the error `:attribute_sensitive`, one that the object does not have `:attribute_type_invalid`, both with

@@ -25,13 +25,14 @@ defmodule Pkcs11Pool.Object do
       are what its template says
     * `:unique_id` is the token's own name for the object, as bytes, which no other object has and
       nobody can change; nil where the token has no `CKA_UNIQUE_ID`, or an empty one
+    * `:der` is the certificate, of an object that `Pkcs11Pool.find_certificates/3` found; otherwise nil
     * `:token`, `:epoch` and `:handle` are the library's own
   """
 
   alias Pkcs11Pool.Template
 
   @enforce_keys [:token, :epoch, :handle]
-  defstruct [:token, :epoch, :handle, :class, :key_type, :unique_id, id: "", label: ""]
+  defstruct [:token, :epoch, :handle, :class, :key_type, :unique_id, :der, id: "", label: ""]
 
   @type t :: %__MODULE__{
           token: term,
@@ -41,7 +42,8 @@ defmodule Pkcs11Pool.Object do
           key_type: atom | non_neg_integer | nil,
           id: binary | nil,
           label: binary | nil,
-          unique_id: binary | nil
+          unique_id: binary | nil,
+          der: binary | nil
         }
 
   @doc false

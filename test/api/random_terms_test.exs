@@ -274,7 +274,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp success?(:generate_key_pair, _arguments, {:ok, {%Object{}, %Object{}}}), do: true
 
-  defp success?(:find_objects, _arguments, {:ok, list}),
+  defp success?(name, _arguments, {:ok, list}) when name in [:find_objects, :find_certificates],
     do: Enum.all?(list, &is_struct(&1, Object))
 
   defp success?(:object_size, _arguments, {:ok, size}),
@@ -309,7 +309,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(_name, _arguments, _other), do: false
 
   defp known do
-    ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects get_attributes public_key key_info drain
+    ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects find_certificates get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many
        sign_stream verify_stream digest_stream encrypt_stream decrypt_stream status child_spec with_session resize login logout
        await_ready forget_keys destroy_object object_size create_object import_private_key copy_object set_attributes unwrap_key derive_key wrap_key)a
@@ -392,6 +392,15 @@ defmodule Pkcs11Pool.RandomTermsTest do
     do: Gen.list(Gen.oneof([Gen.binary(16), {[iv: Gen.binary(16)], Gen.binary(16)}]))
 
   defp good("list", _name, _context), do: Gen.list(Gen.binary(32))
+
+  defp good("template", :find_certificates, _context) do
+    Gen.oneof([
+      [],
+      [label: "certificate"],
+      [id: <<1>>, subject: [common_name: "a"]],
+      [serial_number: 7, issuer: {:rdnSequence, []}]
+    ])
+  end
 
   defp good("template", name, _context) when name in [:find_objects] do
     Gen.oneof([[], [label: "ec"], [class: :secret_key], [id: <<1>>]])

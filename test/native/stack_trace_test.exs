@@ -256,6 +256,7 @@ defmodule Pkcs11Pool.StackTraceTest do
         generate_key: [pool, :aes_key_gen, [value: @canary], []],
         generate_key_pair: [pool, :ec_key_pair_gen, [value: @canary], [value: @canary], []],
         find_objects: [pool, [value: @canary], []],
+        find_certificates: [pool, [value: @canary, subject: [common_name: @canary]], []],
         get_attributes: [pool, [value: @canary], [:value], []],
         destroy_object: [pool, [value: @canary], []],
         object_size: [pool, [value: @canary], []],
