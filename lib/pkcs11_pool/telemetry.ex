@@ -60,5 +60,45 @@ defmodule Pkcs11Pool.Telemetry do
 
   Without any handler, a pool writes into the log when it becomes ready (`info`), when it is down, and why (`error`), when it is ready again (`info`), and when a
   call hangs, a lease expires or a module is initialized again (`warning`). Each line begins with the pool's name. Calls that fail are not logged: count them.
+  The gauges of `Pkcs11Pool.Metrics.poll/1` are the event `[:pkcs11_pool, :status]`: `size`, `ceiling`, `idle`, `running`, `leased`, `waiting`, `hung`, `login`, `breaker` and
+  `ready`, with `pool`, `login`, `state` and `health` as its metadata.
   """
+
+  alias Pkcs11Pool.Telemetry.DefaultLogger
+
+  @typedoc """
+  Options of `attach_default_logger/1`:
+
+    * `:level` - of the lines about what fails or is slow. Default `:warning`
+    * `:interval` - ms in which the same failure (pool, operation, mechanism and reason) is logged once; the next line says how many there were. Default 30,000;
+      0 logs each
+    * `:slower_than` - ms; what took longer is logged though it succeeded. Default `:infinity`
+    * `:success_level` - the level at which each success is logged, such as `:debug`. Default nil: none is
+  """
+  @type logger_option ::
+          {:level, Logger.level()}
+          | {:interval, non_neg_integer}
+          | {:slower_than, timeout}
+          | {:success_level, Logger.level() | nil}
+
+  @doc """
+  Logs operations, leases, logins and openings of sessions that fail, and what the pool tries again. Call it once, before the pools are started.
+
+      :ok = Pkcs11Pool.Telemetry.attach_default_logger(slower_than: 1_000)
+
+      [warning] pool MyApp.HSM: sign (sha256_rsa_pkcs) failed: queue_timeout, after 5001 ms, of which it waited 5001 ms (and 213 more since the last such line)
+
+  It is for development, and for a first look at a system. For one that runs, count and alert (`Pkcs11Pool.Metrics`). No line has the caller's metadata, or data. What a pool
+  says of itself it writes without this.
+
+  `{:error, :already_exists}` if it is attached already. A bad option, and an application without the library `telemetry`, raise `ArgumentError`.
+  """
+  @spec attach_default_logger([logger_option]) :: :ok | {:error, :already_exists}
+  def attach_default_logger(opts \\ []), do: DefaultLogger.attach(opts)
+
+  @doc """
+  Takes the default logger away; `{:error, :not_found}` if it is not attached.
+  """
+  @spec detach_default_logger() :: :ok | {:error, :not_found}
+  def detach_default_logger, do: DefaultLogger.detach()
 end

@@ -349,12 +349,57 @@ defmodule Pkcs11Pool.TelemetryTest do
   end
 
   test "the functions that emit events are nobody's to call" do
-    assert Pkcs11Pool.Telemetry.__info__(:functions) == []
+    assert Pkcs11Pool.Telemetry.__info__(:functions) == [
+             attach_default_logger: 0,
+             attach_default_logger: 1,
+             detach_default_logger: 0
+           ]
 
     assert {:docs_v1, _, _, _, %{"en" => _documented}, _, _} =
              Code.fetch_docs(Pkcs11Pool.Telemetry)
 
     assert {:docs_v1, _, _, _, :hidden, _, _} = Code.fetch_docs(Emitter)
+  end
+
+  test "each signature for OTP that fails is an event, however few of them are logged" do
+    failures = Pkcs11Pool.OTP.Failure.new()
+    error = Error.new(:token_unavailable, pool: :hsm)
+
+    log =
+      ExUnit.CaptureLog.capture_log(fn ->
+        for _ <- 1..5, do: Pkcs11Pool.OTP.Failure.report(failures, :hsm, :rsa, error)
+        Pkcs11Pool.OTP.Failure.report(failures, :hsm, :ecdsa, %ArgumentError{message: "canary"})
+      end)
+
+    assert [away, other] = Regex.scan(~r/pool :hsm: a signature for .*/, log)
+    assert hd(away) =~ "the token is unavailable"
+    assert hd(other) =~ "(and 4 more since the last such line)"
+
+    for _ <- 1..5 do
+      assert_received {[:pkcs11_pool, :private_key, :failed], %{system_time: time},
+                       %{pool: :hsm, algorithm: :rsa, reason: :token_unavailable}}
+
+      assert is_integer(time)
+    end
+
+    assert_received {[:pkcs11_pool, :private_key, :failed], _,
+                     %{pool: :hsm, algorithm: :ecdsa, reason: ArgumentError} = metadata}
+
+    refute inspect(metadata) =~ "canary"
+    refute_received {[:pkcs11_pool, :private_key, :failed], _, _}
+  end
+
+  test "a key for OTP whose signature fails emits it, too" do
+    if Pkcs11Pool.OTP.supported?() do
+      %{sign_fun: sign} = Pkcs11Pool.OTP.private_key!(:nobody, "key", algorithm: :rsa)
+
+      ExUnit.CaptureLog.capture_log(fn ->
+        assert_raise Error, fn -> sign.("message", :sha256, []) end
+      end)
+
+      assert_received {[:pkcs11_pool, :private_key, :failed], _,
+                       %{pool: :nobody, algorithm: :rsa, reason: :pool_not_found}}
+    end
   end
 
   defp flush do

@@ -1,5 +1,5 @@
 defmodule Pkcs11Pool.Test.TelemetryStandIn do
-  @moduledoc "In place of the `:telemetry` library, which is optional and absent: events are sent to the test that loads it."
+  @moduledoc "In place of the `:telemetry` library, which is optional and absent: events are sent to the test that loads it, and to the handlers that it attaches."
 
   @name :telemetry
 
@@ -15,8 +15,30 @@ defmodule Pkcs11Pool.Test.TelemetryStandIn do
         quote do
           def execute(event, measurements, metadata) do
             :persistent_term.get(unquote(__MODULE__)).(event, measurements, metadata)
+
+            for {_id, {events, fun, config}} <- handlers(),
+                event in events,
+                do: fun.(event, measurements, metadata, config)
+
             :ok
           end
+
+          def attach_many(id, events, fun, config) do
+            if is_map_key(handlers(), id) do
+              {:error, :already_exists}
+            else
+              put(Map.put(handlers(), id, {events, fun, config}))
+            end
+          end
+
+          def detach(id) do
+            if is_map_key(handlers(), id),
+              do: put(Map.delete(handlers(), id)),
+              else: {:error, :not_found}
+          end
+
+          defp handlers, do: :persistent_term.get({unquote(__MODULE__), :handlers}, %{})
+          defp put(handlers), do: :persistent_term.put({unquote(__MODULE__), :handlers}, handlers)
         end,
         Macro.Env.location(__ENV__)
       )
@@ -26,6 +48,7 @@ defmodule Pkcs11Pool.Test.TelemetryStandIn do
         :code.delete(@name)
         :code.purge(@name)
         :persistent_term.erase(__MODULE__)
+        :persistent_term.erase({__MODULE__, :handlers})
       end)
     end
 
