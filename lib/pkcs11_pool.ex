@@ -902,7 +902,7 @@ defmodule Pkcs11Pool do
   (`:key_not_wrappable`). A wrapping key that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. An error of one of the two keys says which in
   `details.argument`: `:wrapping_key` or `:key`.
 
-  To see whether the other side has the same key, compare key check values (`get_attributes/4` of `:check_value`, or `digest_key/4`). SoftHSM 2.6.1 loses the length of a key that is no
+  To see whether the other side has the same key, compare key check values (see `key_info/3`). SoftHSM 2.6.1 loses the length of a key that is no
   multiple of 8 bytes when it wraps it with padding: it comes back with zeros behind it.
 
   Calls `C_WrapKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run.
@@ -1132,8 +1132,14 @@ defmodule Pkcs11Pool do
     * `:label`, `:id`
     * `:usage` - what the key may be used for, a list of `:encrypt`, `:decrypt`, `:sign`, `:sign_recover`, `:verify`, `:verify_recover`, `:wrap`,
       `:unwrap`, `:derive`, `:encapsulate` and `:decapsulate`
+    * `:check_value` - the key check value that the token has of a secret key (`CKA_CHECK_VALUE`), mostly 3 bytes: the beginning of zeros that are encrypted with it. See below
     * `:token`, `:private`, `:sensitive`, `:extractable`, `:always_sensitive`, `:never_extractable`, `:local`, `:modifiable`,
       `:always_authenticate` - the attributes of these names
+
+  By the check value two sides see whether they have the same key, if both tokens follow the standard. Not all do: SoftHSM 2.6.1 has none of a key that was unwrapped, and of one that was derived the
+  beginning of its SHA-1 digest; kryoptic has none of any key, and does not look at one in a template. A key that may encrypt tells it by itself:
+
+      {:ok, <<check_value::binary-size(3), _rest::binary>>} = Pkcs11Pool.encrypt(MyApp.HSM, "dek", :aes_ecb, <<0::128>>)
 
   A label, an id or a template that names no `:class` finds the private key; where there is none, the secret key, and then the public key.
 

@@ -40,6 +40,49 @@ defmodule Pkcs11Pool.KeyInfoTest do
     %{pool: pool}
   end
 
+  test "a secret key tells its check value: the beginning of zeros that it encrypts", %{
+    pool: pool
+  } do
+    assert {:ok, %{check_value: check_value}} = Pkcs11Pool.key_info(pool, id: <<7>>)
+    {:ok, %{value: value}} = Pkcs11Pool.get_attributes(pool, [id: <<7>>], [:value])
+
+    assert <<^check_value::binary-size(3), _rest::binary>> =
+             :crypto.crypto_one_time(:aes_192_ecb, value, <<0::128>>, true)
+
+    assert {:ok, <<^check_value::binary-size(3), _rest::binary>>} =
+             Pkcs11Pool.encrypt(pool, [id: <<7>>], :aes_ecb, <<0::128>>)
+
+    assert {:ok, %{check_value: ^check_value}} =
+             Pkcs11Pool.get_attributes(pool, [id: <<7>>], [:check_value])
+
+    for key <- ["rsa", "ec"],
+        do: assert({:ok, %{check_value: nil}} = Pkcs11Pool.key_info(pool, key))
+  end
+
+  test "the empty check value of a key that was unwrapped is none", %{pool: pool} do
+    Pkcs11Pool.with_session(pool, fn ->
+      template = [class: :secret_key, key_type: :aes, label: "kek"]
+
+      kek =
+        Pkcs11Pool.create_object!(
+          pool,
+          template ++ [value: <<1::256>>, wrap: true, unwrap: true, extractable: true]
+        )
+
+      wrapped = Pkcs11Pool.wrap_key!(pool, kek, :aes_key_wrap, kek)
+      template = template ++ [encrypt: true]
+      key = Pkcs11Pool.unwrap_key!(pool, kek, :aes_key_wrap, wrapped, template)
+      # SoftHSM says that it has no bytes, either.
+      assert {:ok, %{check_value: nil, bits: nil}} = Pkcs11Pool.key_info(pool, key)
+
+      # It is the same key, though.
+      assert {:ok, %{check_value: check_value}} = Pkcs11Pool.key_info(pool, kek)
+
+      assert {:ok, <<^check_value::binary-size(3), _rest::binary>>} =
+               Pkcs11Pool.encrypt(pool, key, :aes_ecb, <<0::128>>)
+    end)
+  end
+
   test "an RSA key's private half tells its size, what it may do and how it is kept", %{
     pool: pool
   } do

@@ -176,7 +176,7 @@ defmodule Pkcs11Pool.KeyTypeTest do
     untouched(chaos)
 
     assert {:error, error} = Pkcs11Pool.sign(pool, ec_public, :ecdsa, @digest)
-    assert Exception.message(error) =~ "a private key signs and decrypts"
+    assert Exception.message(error) =~ "a private key signs, decrypts, unwraps and derives"
   end
 
   test "what is known of a key is read once", %{pool: pool, chaos: chaos} do

@@ -31,7 +31,7 @@ defmodule Pkcs11Pool.API.KeyInfo do
     :always_authenticate
   ]
   @names [:class, :key_type, :label, :id, :modulus, :prime, :ec_params, :value_len] ++
-           [:parameter_set | @flags] ++ @usages
+           [:parameter_set | @flags] ++ @usages ++ [:check_value]
 
   # In this order: who asks for a key by its label means the half with which something is done.
   @classes [:private_key, :secret_key, :public_key]
@@ -69,9 +69,14 @@ defmodule Pkcs11Pool.API.KeyInfo do
       curve: curve,
       parameter_set: attributes[:parameter_set],
       bits: bits,
+      check_value: check_value(attributes[:check_value]),
       usage: for(usage <- @usages, attributes[usage] == true, do: usage)
     })
   end
+
+  # SoftHSM has an empty one for a key that was unwrapped, and says that it has no bytes.
+  defp check_value(""), do: nil
+  defp check_value(value), do: value
 
   defp size(%{ec_params: params}) when is_binary(params), do: PublicKey.describe_curve(params)
 
@@ -87,6 +92,6 @@ defmodule Pkcs11Pool.API.KeyInfo do
   defp size(%{key_type: :des}), do: {nil, 64}
   defp size(%{key_type: :des2}), do: {nil, 128}
   defp size(%{key_type: :des3}), do: {nil, 192}
-  defp size(%{value_len: bytes}) when is_integer(bytes), do: {nil, 8 * bytes}
+  defp size(%{value_len: bytes}) when is_integer(bytes) and bytes > 0, do: {nil, 8 * bytes}
   defp size(_unknown), do: {nil, nil}
 end
