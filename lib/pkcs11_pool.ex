@@ -987,6 +987,66 @@ defmodule Pkcs11Pool do
           ) :: Object.t()
 
   @doc """
+  Shares a new secret with the holder of a private key: `{:ok, {ciphertext, object}}`. The object is the key that is made of the secret on the token; the holder of the private
+  key makes the same of the ciphertext (`decapsulate/6`, or FIPS 203 elsewhere).
+
+      {:ok, {ciphertext, key}} =
+        Pkcs11Pool.encapsulate(MyApp.HSM, "their key", :ml_kem,
+          class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "shared", encrypt: true, decrypt: true)
+
+  The public key is an object on the token. One that came from elsewhere as raw bytes becomes such by `create_object/3`:
+
+      Pkcs11Pool.create_object(MyApp.HSM,
+        class: :public_key, key_type: :ml_kem, parameter_set: :ml_kem_768, value: raw, encapsulate: true, token: true, label: "their key")
+
+  About templates and session objects see `generate_key_pair/5`. Neither the key nor the ciphertext is of use without the other: if the caller has gone by the time
+  the token has made them, or the length of the ciphertext cannot be (`:output_length_invalid`), the key is destroyed.
+
+  Calls `C_EncapsulateKey` (PKCS#11 3.2, 5.18); a module of an older version is `:function_not_supported`. Never tried again where it may have run.
+  """
+  @spec encapsulate(pool, key, mechanism, template, [derive_option]) ::
+          {:ok, {ciphertext :: binary, Object.t()}} | {:error, Error.t()}
+  def encapsulate(pool, public_key, mechanism, template, opts \\ []),
+    do: API.Objects.encapsulate(pool, public_key, mechanism, template, opts)
+
+  defbang encapsulate!(
+            pool,
+            public_key :: key,
+            mechanism,
+            template,
+            opts :: [derive_option]
+          ) :: {ciphertext :: binary, Object.t()}
+
+  @doc """
+  Makes the key whose ciphertext somebody has encapsulated for a private key: `{:ok, object}`.
+
+      {:ok, key} =
+        Pkcs11Pool.decapsulate(MyApp.HSM, "our key", :ml_kem, ciphertext,
+          class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "shared", encrypt: true, decrypt: true)
+
+  ML-KEM does not tell a changed ciphertext from a good one: of a changed one comes another key, and no error (FIPS 203, 6.3). A ciphertext of a length that none of the
+  key's has is `:encrypted_data_len_range`, and the module is not asked.
+
+  About templates and session objects see `generate_key_pair/5`.
+
+  Calls `C_DecapsulateKey` (PKCS#11 3.2, 5.18); a module of an older version is `:function_not_supported`. Never tried again where it may have run: after an error with
+  `executed: :unknown`, look for the key.
+  """
+  @spec decapsulate(pool, key, mechanism, iodata, template, [derive_option]) ::
+          {:ok, Object.t()} | {:error, Error.t()}
+  def decapsulate(pool, private_key, mechanism, ciphertext, template, opts \\ []),
+    do: API.Objects.decapsulate(pool, private_key, mechanism, ciphertext, template, opts)
+
+  defbang decapsulate!(
+            pool,
+            private_key :: key,
+            mechanism,
+            ciphertext :: iodata,
+            template,
+            opts :: [derive_option]
+          ) :: Object.t()
+
+  @doc """
   Makes an object of its attributes: `{:ok, object}`. A public key, a secret key, a certificate, data:
 
       Pkcs11Pool.create_object(MyApp.HSM,

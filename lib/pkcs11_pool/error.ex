@@ -39,6 +39,7 @@ defmodule Pkcs11Pool.Error do
   | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
   | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
   | `:signature_invalid` | the signature is not the data's, or has a wrong length (then the token was not asked) | `:given_bytes`, `:expected_bytes`, where the length is wrong |
+  | `:encrypted_data_len_range` | the ciphertext has a length that none of the key has; with `code: nil` the token was not asked | `:given_bytes`, `:expected_bytes`, with `code: nil` |
   | `:curve_not_supported` | a signature in DER, and a curve that is not known: only the raw form can be verified | |
   | `:decryption_failed` | the token could not decrypt | |
   | `:key_type_inconsistent` | the key is none that the mechanism takes, or not for this; where the token tells what the key is, the module was not asked (`code: nil`) | `:class`, `:key_type`, `:mechanism` |

@@ -29,7 +29,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :copy_object,
     :set_attributes,
     :unwrap_key,
-    :derive_key
+    :derive_key,
+    :encapsulate,
+    :decapsulate
   ]
   # There is no such pool, module, signature or object.
   @never_good [
@@ -44,6 +46,11 @@ defmodule Pkcs11Pool.RandomTermsTest do
     :destroy_object!,
     :copy_object,
     :copy_object!,
+    # SoftHSM has no PKCS#11 3.2.
+    :encapsulate,
+    :encapsulate!,
+    :decapsulate,
+    :decapsulate!,
     :set_attributes,
     :set_attributes!
   ]
@@ -268,9 +275,13 @@ defmodule Pkcs11Pool.RandomTermsTest do
               :import_private_key,
               :copy_object,
               :unwrap_key,
-              :derive_key
+              :derive_key,
+              :decapsulate
             ],
        do: true
+
+  defp success?(:encapsulate, _arguments, {:ok, {ciphertext, %Object{}}}),
+    do: is_binary(ciphertext)
 
   defp success?(:generate_key_pair, _arguments, {:ok, {%Object{}, %Object{}}}), do: true
 
@@ -312,7 +323,8 @@ defmodule Pkcs11Pool.RandomTermsTest do
     ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects find_certificates get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many
        sign_stream verify_stream digest_stream encrypt_stream decrypt_stream status child_spec with_session resize login logout
-       await_ready forget_keys destroy_object object_size create_object import_private_key copy_object set_attributes unwrap_key derive_key wrap_key)a
+       await_ready forget_keys destroy_object object_size create_object import_private_key copy_object set_attributes unwrap_key derive_key wrap_key
+       encapsulate decapsulate)a
   end
 
   ## Arguments
@@ -348,7 +360,8 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("template", :create_object, _context),
     do: Gen.oneof([[class: :data, token: true, value: "data"], [class: :data, token: true]])
 
-  defp good(argument, _name, %{objects: objects} = context) when argument in ["key", "object"] do
+  defp good(argument, _name, %{objects: objects} = context)
+       when argument in ["key", "object", "public_key", "private_key"] do
     labels = ["ec", "rsa", "aes", "generic"]
 
     Gen.oneof([
@@ -429,6 +442,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good(argument, _name, _context) when argument in ["pin_source", "source"],
     do: Gen.oneof([fn -> "1234" end, fn -> "0000" end, {:env, "NONE"}])
 
+  defp good("ciphertext", _name, _context),
+    do: Gen.oneof([Gen.binary(768), Gen.binary(1_088), [<<1>>, ["a"]]])
+
   defp good("seed", _name, _context), do: Gen.binary()
 
   defp good("options", _name, _context) do
@@ -477,6 +493,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp mechanism(:wrap_key),
     do: Gen.oneof([:aes_key_wrap, :aes_key_wrap_pad, :rsa_pkcs, {:rsa_pkcs_oaep, hash: :sha1}])
+
+  defp mechanism(name) when name in [:encapsulate, :decapsulate],
+    do: Gen.oneof([:ml_kem, :rsa_pkcs, {:rsa_pkcs_oaep, hash: :sha256}])
 
   # Whatever fits the key is found by chance.
   defp mechanism(name) do

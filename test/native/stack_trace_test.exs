@@ -290,6 +290,8 @@ defmodule Pkcs11Pool.StackTraceTest do
           [value: @canary],
           []
         ],
+        encapsulate: [pool, [value: @canary], :ml_kem, [value: @canary], []],
+        decapsulate: [pool, [value: @canary], :ml_kem, @canary, [value: @canary], []],
         copy_object: [pool, [value: @canary], [value: @canary], []],
         set_attributes: [pool, [value: @canary], [value: @canary], []],
         public_key: [pool, [value: @canary], []],

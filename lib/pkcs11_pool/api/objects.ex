@@ -162,6 +162,50 @@ defmodule Pkcs11Pool.API.Objects do
     end
   end
 
+  @doc """
+  Makes a key and the ciphertext of which the holder of the private key makes the same.
+  """
+  @spec encapsulate(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), Template.t(), keyword) ::
+          {:ok, {binary, Object.t()}} | {:error, Error.t()}
+  def encapsulate(pool, public_key, mechanism, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object, :select])
+    encoded = Mechanism.encode_for!(:encapsulate, mechanism)
+    class = Mechanism.class_for(:encapsulate, mechanism)
+    template = Template.encode!(template)
+    name = Mechanism.name(mechanism)
+
+    with {:ok, key} <- Selection.choose(pool, public_key, class, opts),
+         request = {:encapsulate, Selection.encode!(key, class, opts), encoded, template},
+         :ok <- check_lifetime(pool, template, opts),
+         {:ok, {ciphertext, object}} <- Call.run(pool, :encapsulate, name, request, opts) do
+      {:ok, {ciphertext, Object.from_native(object)}}
+    end
+  end
+
+  @doc """
+  Makes the key whose ciphertext this is.
+  """
+  @spec decapsulate(
+          Pkcs11Pool.pool(),
+          Pkcs11Pool.key(),
+          Mechanism.t(),
+          iodata,
+          Template.t(),
+          keyword
+        ) :: {:ok, Object.t()} | {:error, Error.t()}
+  def decapsulate(pool, private_key, mechanism, ciphertext, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object, :select])
+    encoded = Mechanism.encode_for!(:decapsulate, mechanism)
+    class = Mechanism.class_for(:decapsulate, mechanism)
+    template = Template.encode!(template)
+    ciphertext = binary!(ciphertext, "ciphertext")
+
+    with {:ok, key} <- Selection.choose(pool, private_key, class, opts) do
+      request = {:decapsulate, Selection.encode!(key, class, opts), encoded, ciphertext, template}
+      make(pool, :decapsulate, template, request, opts, Mechanism.name(mechanism))
+    end
+  end
+
   defp make(pool, operation, template, request, opts, mechanism \\ nil) do
     with :ok <- check_lifetime(pool, template, opts),
          {:ok, object} <- Call.run(pool, operation, mechanism, request, opts) do

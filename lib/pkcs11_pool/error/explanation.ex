@@ -246,6 +246,11 @@ defmodule Pkcs11Pool.Error.Explanation do
   def of(:signature_invalid, _details, _error),
     do: {"the signature is not valid for this data, key and mechanism", nil}
 
+  def of(:encrypted_data_len_range, %{given_bytes: given, expected_bytes: expected}, _error) do
+    {"the ciphertext has #{given} bytes, and those of this key have #{expected}; the module was not asked",
+     "Give the ciphertext as encapsulate made it, and compare the parameter sets of both sides"}
+  end
+
   def of(:curve_not_supported, _details, _error) do
     {"how long r and s of a signature are on the key's curve is not known, so that one in DER cannot be verified",
      "Give the raw form, with signature: :raw"}

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use cryptoki_sys::*;
 
-use crate::model::code;
+use crate::model::{ciphertext_for, code};
 use crate::{C_GetFunctionList, C_GetInterface, FAKE};
 
 /// A list of the functions that there are, and their names; those of later versions apart.
@@ -40,7 +40,7 @@ functions! {
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login
     C_Logout C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify
     C_GenerateRandom C_GenerateKey C_DestroyObject;
-    C_GetInterfaceList C_SessionCancel C_LoginUser
+    C_GetInterfaceList C_SessionCancel C_LoginUser C_EncapsulateKey C_DecapsulateKey
 }
 
 /// The name of the interfaces that the standard defines.
@@ -347,12 +347,72 @@ unsafe extern "C" fn C_GenerateKey(
 ) -> CK_RV {
     FAKE.call("C_GenerateKey", Some(session), |model| {
         // SAFETY: the application promises so many attributes.
-        let label = unsafe { attributes(template, count) }.into_iter().find(|(kind, _)| *kind == CKA_LABEL);
+        let label = unsafe { label(template, count) };
         // SAFETY: and room for a handle.
-        unsafe { put(model.generate(session, label.unwrap_or_default().1), key) }
+        unsafe { put(model.generate(session, label), key) }
     })
 }
 
 unsafe extern "C" fn C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> CK_RV {
     FAKE.call("C_DestroyObject", Some(session), |model| code(model.destroy(session, object)))
+}
+
+unsafe extern "C" fn C_EncapsulateKey(
+    session: CK_SESSION_HANDLE,
+    _mechanism: CK_MECHANISM_PTR,
+    public_key: CK_OBJECT_HANDLE,
+    template: CK_ATTRIBUTE_PTR,
+    count: CK_ULONG,
+    ciphertext: CK_BYTE_PTR,
+    size: CK_ULONG_PTR,
+    key: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    FAKE.call("C_EncapsulateKey", Some(session), |model| {
+        // SAFETY: the application promises so many attributes.
+        let label = unsafe { label(template, count) };
+        // SAFETY: and as much room as it says.
+        let written = unsafe { write(&ciphertext_for(&label), ciphertext, size) };
+        if written != CKR_OK || ciphertext.is_null() {
+            return written;
+        }
+        // SAFETY: and room for a handle.
+        let made = unsafe { put(model.encapsulate(session, public_key, label), key) };
+        if let Some(claim) = model.ciphertext_claim {
+            // SAFETY: valid, by the application's promise.
+            unsafe { size.write(claim) };
+        }
+        made
+    })
+}
+
+unsafe extern "C" fn C_DecapsulateKey(
+    session: CK_SESSION_HANDLE,
+    _mechanism: CK_MECHANISM_PTR,
+    private_key: CK_OBJECT_HANDLE,
+    template: CK_ATTRIBUTE_PTR,
+    count: CK_ULONG,
+    ciphertext: CK_BYTE_PTR,
+    size: CK_ULONG,
+    key: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    FAKE.call("C_DecapsulateKey", Some(session), |model| {
+        // SAFETY: the application promises so many attributes.
+        let label = unsafe { label(template, count) };
+        // SAFETY: and so many bytes.
+        if unsafe { bytes(ciphertext, size) } != ciphertext_for(&label) {
+            return CKR_ENCRYPTED_DATA_INVALID;
+        }
+        // SAFETY: and room for a handle.
+        unsafe { put(model.encapsulate(session, private_key, label), key) }
+    })
+}
+
+/// The label that a template gives.
+///
+/// # Safety
+/// It has so many attributes, as the application promises.
+unsafe fn label(template: CK_ATTRIBUTE_PTR, count: CK_ULONG) -> Vec<u8> {
+    // SAFETY: so many, by the caller's promise.
+    let label = unsafe { attributes(template, count) }.into_iter().find(|(kind, _)| *kind == CKA_LABEL);
+    label.unwrap_or_default().1
 }

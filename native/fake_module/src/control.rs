@@ -253,6 +253,11 @@ impl FakeModule {
         self.lock().model.tried_pins.clone()
     }
 
+    /// What `C_EncapsulateKey` says of the length of its ciphertext from now on; `None`: the truth.
+    pub fn claim_ciphertext_length(&self, bytes: Option<usize>) {
+        self.lock().model.ciphertext_claim = bytes.map(|bytes| bytes as CK_ULONG);
+    }
+
     /// The flags that `C_SessionCancel` was given and looked at, in their order.
     pub fn cancelled(&self) -> Vec<CK_FLAGS> {
         self.lock().model.cancelled.clone()

@@ -28,6 +28,8 @@ pub(crate) struct Model {
     pub(crate) tried_pins: Vec<Vec<u8>>,
     pub(crate) tried_names: Vec<Vec<u8>>,
     pub(crate) cancelled: Vec<CK_FLAGS>,
+    /// What `C_EncapsulateKey` says of the length of its ciphertext, in place of the truth.
+    pub(crate) ciphertext_claim: Option<CK_ULONG>,
     /// The versions of the standard's interface that there are.
     pub(crate) interfaces: Vec<(u8, u8)>,
 }
@@ -73,6 +75,11 @@ pub fn signature(label: &[u8], data: &[u8]) -> Vec<u8> {
         signature[place] = signature[place].rotate_left(3) ^ byte.wrapping_add(index as u8);
     }
     signature
+}
+
+/// The ciphertext of the secret that a key of this label is made of: it is secret to nobody.
+pub fn ciphertext_for(label: &[u8]) -> Vec<u8> {
+    [b"the ciphertext for ", label].concat()
 }
 
 impl Token {
@@ -132,6 +139,7 @@ impl Model {
             tried_pins: Vec::new(),
             tried_names: Vec::new(),
             cancelled: Vec::new(),
+            ciphertext_claim: None,
             interfaces: Vec::new(),
         }
     }
@@ -385,6 +393,17 @@ impl Model {
         token.keys.push(Some(label));
         let number = token.keys.len() - 1;
         Ok(self.handle_of(number))
+    }
+
+    /// A key of a secret that is encapsulated for another key, or was.
+    pub(crate) fn encapsulate(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        key: CK_OBJECT_HANDLE,
+        label: Vec<u8>,
+    ) -> Checked<CK_OBJECT_HANDLE> {
+        self.key(session, key, CKR_KEY_HANDLE_INVALID).map(drop)?;
+        self.generate(session, label)
     }
 
     pub(crate) fn destroy(&mut self, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Checked<()> {

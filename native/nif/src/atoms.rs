@@ -6,7 +6,7 @@ rustler::atoms! {
     init_token, init_pin, set_pin,
     // requests
     ping, probe, apply, batch, sign, verify, encrypt, decrypt, digest, digest_key, stream_begin, stream_update, stream_finish, stream_break_off, generate_random, seed_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, object_size, unwrap_key,
-    wrap_key,
+    wrap_key, encapsulate, decapsulate,
     argument, derive_key, create_object, copy_object, set_attributes, mechanisms, token_info,
     // keys
     find, newest, public_key, rsa, curve, object, ulong, ulongs, template, rsa_pss, rsa_oaep, rsa_aes, key, string_data, cbc_data, hkdf, pbkdf2, hashed, gcm, token, ecdh1, ccm, poly1305, chacha20, eddsa, signature_context,

@@ -115,6 +115,15 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
             let (mechanism, other) = mechanism_with_key(*mechanism)?;
             Request::DeriveKey { key, mechanism, other: other.map(Box::new), template }
         }
+        [public, mechanism, wanted] if tag == atoms::encapsulate() => {
+            Request::EncapsulateKey { key: key(*public)?, mechanism: self::mechanism(*mechanism)?, template: template(*wanted)? }
+        }
+        [private, mechanism, ciphertext, wanted] if tag == atoms::decapsulate() => Request::DecapsulateKey {
+            key: key(*private)?,
+            mechanism: self::mechanism(*mechanism)?,
+            ciphertext: data(*ciphertext)?,
+            template: template(*wanted)?,
+        },
         [object] if tag == atoms::object_size() => Request::ObjectSize { object: key(*object)? },
         [wanted] if tag == atoms::create_object() => Request::CreateObject { template: template(*wanted)? },
         [object, changed] if tag == atoms::copy_object() => {

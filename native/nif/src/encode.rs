@@ -22,6 +22,7 @@ fn answer<'a>(env: Env<'a>, answer: &Answer) -> Term<'a> {
         Answer::Done => atoms::ok().encode(env),
         Answer::Bytes(bytes) => binary(env, bytes).encode(env),
         Answer::Sealed { iv, bytes } => (binary(env, iv), binary(env, bytes)).encode(env),
+        Answer::Encapsulated { ciphertext, key } => (binary(env, ciphertext), object(env, key)).encode(env),
         Answer::Many(outcomes) => outcomes.iter().map(|one| outcome(env, one)).collect::<Vec<_>>().encode(env),
         Answer::Object(key) => object(env, key),
         Answer::KeyPair(pair) => (object(env, &pair.0), object(env, &pair.1)).encode(env),

@@ -69,7 +69,7 @@ fn pairs<'a>(env: Env<'a>, error: &Error) -> Vec<(Atom, Term<'a>)> {
         Error::ModuleConflict { path, option } => {
             vec![(atoms::path(), path.encode(env)), (atoms::option(), name(env, option))]
         }
-        Error::SignatureLength { expected, given } => {
+        Error::SignatureLength { expected, given } | Error::CiphertextLength { expected, given } => {
             vec![(atoms::expected_bytes(), expected.encode(env)), (atoms::given_bytes(), given.encode(env))]
         }
         Error::SessionsHung { hung, size } => vec![(atoms::hung(), hung.encode(env)), (atoms::size(), size.encode(env))],

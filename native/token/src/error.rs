@@ -1,8 +1,8 @@
 //! What can go wrong, with the reason, the code and the C function by which the Elixir side names it.
 
 use cryptoki_sys::{
-    CK_KEY_TYPE, CK_OBJECT_CLASS, CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_DATA_LEN_RANGE, CKR_FUNCTION_NOT_SUPPORTED,
-    CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
+    CK_KEY_TYPE, CK_OBJECT_CLASS, CK_RV, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_DATA_LEN_RANGE, CKR_ENCRYPTED_DATA_LEN_RANGE,
+    CKR_FUNCTION_NOT_SUPPORTED, CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
 };
 
 use session_pool::Millis;
@@ -130,6 +130,14 @@ pub enum Error {
     /// A mechanism that chains blocks was given none: there is no MAC of no data, and some modules answer with what was in their memory.
     #[error("there is no MAC of no data by this mechanism")]
     NoDataForMac,
+    /// An encapsulated secret of a length that mechanism and key do not allow; the module was not asked.
+    #[error("the ciphertext has {given} bytes, not {expected}")]
+    CiphertextLength {
+        /// Bytes that it should have.
+        expected: usize,
+        /// Bytes that it has.
+        given: usize,
+    },
     /// The signature is not the data's.
     #[error("{call}: the signature is not valid")]
     SignatureInvalid {
@@ -354,6 +362,7 @@ impl Error {
             Self::KeyMisfit { .. } | Self::CurveMisfit => "key_type_inconsistent",
             Self::DigestTooLong { .. } => "digest_too_long",
             Self::NoDataForMac => p11::codes::name(CKR_DATA_LEN_RANGE),
+            Self::CiphertextLength { .. } => p11::codes::name(CKR_ENCRYPTED_DATA_LEN_RANGE),
             Self::SignatureInvalid { .. } | Self::SignatureLength { .. } => p11::codes::name(CKR_SIGNATURE_INVALID),
             Self::DecryptionFailed { .. } => "decryption_failed",
             Self::OutputLength { .. } => "output_length_invalid",

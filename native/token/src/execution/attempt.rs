@@ -24,7 +24,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) used: &'a HandleUse<'a>,
     /// Whether nothing has run on the session before.
     pub(crate) is_first: bool,
-    /// Whether nobody waits for a search any more, which may take long.
+    /// Whether nobody waits for it any more: asked by a search, which may take long, and by an encapsulation.
     pub(crate) is_over: &'a dyn Fn() -> bool,
     /// Whether it has ended what an earlier operation had left active.
     pub(crate) has_cancelled: Cell<bool>,

@@ -72,7 +72,7 @@ fn flags_of_request(request: &Request) -> Option<CK_FLAGS> {
 fn flags_of_use(usage: Use) -> CK_FLAGS {
     match usage {
         // These begin nothing that goes on.
-        Use::Wrap | Use::Unwrap | Use::Derive => 0,
+        Use::Wrap | Use::Unwrap | Use::Derive | Use::Encapsulate | Use::Decapsulate => 0,
         Use::Sign => CKF_SIGN,
         Use::Verify => CKF_VERIFY,
         Use::Encrypt => CKF_ENCRYPT,

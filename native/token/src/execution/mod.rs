@@ -4,6 +4,7 @@
 //! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `stream` (the same in parts), `keys` (what comes of keys),
 //!   `objects`, `hashing` and `context_login`
 //! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
+//! * `encapsulation`: a secret that is shared with the holder of a private key
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
 //! * `cancel`: what a failed call has left active is ended, rather than its session closed
 //! * `foreign_answer`: whether an answer is the operation's own
@@ -13,6 +14,7 @@ pub(crate) mod batch;
 pub(crate) mod cancel;
 pub(crate) mod context_login;
 pub(crate) mod eddsa;
+pub(crate) mod encapsulation;
 pub(crate) mod executed;
 pub(crate) mod foreign_answer;
 pub(crate) mod hashing;
@@ -46,7 +48,7 @@ use crate::support::clock::now;
 use crate::token::session::Session;
 
 /// Runs an operation on a session, and says what is to be done then. `epoch`: the one in which the session was found logged in. `is_over`: whether
-/// nobody waits for a search any more. Called inside of the module.
+/// nobody waits for it any more, if it asks. Called inside of the module.
 pub(crate) fn execute<H: Host>(
     options: &PoolOptions,
     session: &Session,

@@ -102,8 +102,8 @@ impl Attempt<'_> {
         if is_proved { Ok(info) } else { Err(call) }
     }
 
-    /// Fails if nobody waits for the search any more.
-    fn check_wanted(&self) -> Result<(), Error> {
+    /// Fails if nobody waits for the operation any more.
+    pub(crate) fn check_wanted(&self) -> Result<(), Error> {
         if (self.is_over)() { Err(Error::Interrupted { cause: "nobody waits for it" }) } else { Ok(()) }
     }
 

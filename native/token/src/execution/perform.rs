@@ -63,6 +63,10 @@ impl Attempt<'_> {
             Request::WrapKey { key, mechanism, wrapped } => self.wrap(key, mechanism, wrapped)?,
             Request::UnwrapKey { key, mechanism, wrapped, template } => self.unwrap(key, mechanism, wrapped, template)?,
             Request::DeriveKey { key, mechanism, other, template } => self.derive(key, mechanism, other.as_deref(), template)?,
+            Request::EncapsulateKey { key, mechanism, template } => self.encapsulate(key, mechanism, template)?,
+            Request::DecapsulateKey { key, mechanism, ciphertext, template } => {
+                self.decapsulate(key, mechanism, ciphertext, template)?
+            }
             Request::ObjectSize { object } => Answer::Size(self.read_size(object)?),
             Request::CreateObject { template } => {
                 Answer::Object(self.describe_new_object(create_object(functions, session, template)?, None, template))

@@ -36,6 +36,13 @@ pub enum Answer {
         /// The ciphertext.
         bytes: Wiped,
     },
+    /// An encapsulated secret.
+    Encapsulated {
+        /// For the holder of the private key.
+        ciphertext: Wiped,
+        /// The key that is made of it.
+        key: Box<Object>,
+    },
     /// Those of a batch's first tasks, in their order; at least one.
     Many(Vec<Outcome>),
     /// A key.
@@ -61,6 +68,7 @@ impl Answer {
             Self::Done | Self::Size(_) => 64,
             Self::Bytes(bytes) => 64 + bytes.len(),
             Self::Sealed { iv, bytes } => 64 + iv.len() + bytes.len(),
+            Self::Encapsulated { ciphertext, .. } => 512 + ciphertext.len(),
             Self::Many(outcomes) => outcomes.iter().map(weight).sum(),
             Self::Object(_) => 512,
             Self::KeyPair(..) => 1024,

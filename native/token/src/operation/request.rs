@@ -98,6 +98,26 @@ pub enum Request {
         /// The template of the key that comes of it.
         template: Template,
     },
+    /// `C_EncapsulateKey`.
+    EncapsulateKey {
+        /// The public key of whoever is to have the secret, too.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The template of the key that is made of the secret.
+        template: Template,
+    },
+    /// `C_DecapsulateKey`.
+    DecapsulateKey {
+        /// The private key.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The ciphertext.
+        ciphertext: Data,
+        /// The template of the key that is made of the secret.
+        template: Template,
+    },
     /// `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`.
     FindObjects {
         /// What they must have.
@@ -183,6 +203,8 @@ impl Request {
             Self::WrapKey { .. } => "wrap_key",
             Self::UnwrapKey { .. } => "unwrap_key",
             Self::DeriveKey { .. } => "derive_key",
+            Self::EncapsulateKey { .. } => "encapsulate",
+            Self::DecapsulateKey { .. } => "decapsulate",
             Self::ObjectSize { .. } => "object_size",
             Self::CreateObject { .. } => "create_object",
             Self::CopyObject { .. } => "copy_object",
@@ -196,7 +218,11 @@ impl Request {
     /// The keys or objects that it names, at most [`MOST_KEYS`], in the order of their places: the one that does something, and the one to which it is done.
     pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = &mut KeyRef> {
         let keys = match self {
-            Self::Apply { key, .. } | Self::Batch(Batch { key, .. }) | Self::UnwrapKey { key, .. } => [Some(key), None],
+            Self::Apply { key, .. }
+            | Self::Batch(Batch { key, .. })
+            | Self::UnwrapKey { key, .. }
+            | Self::EncapsulateKey { key, .. }
+            | Self::DecapsulateKey { key, .. } => [Some(key), None],
             Self::DeriveKey { key, other, .. } => [Some(key), other.as_deref_mut()],
             Self::WrapKey { key, wrapped, .. } => [Some(key), Some(&mut **wrapped)],
             Self::Stream(_, StreamPart::Begin(beginning)) => [beginning.key.as_mut(), None],
@@ -223,7 +249,19 @@ impl Request {
     /// Whether it uses its keys for something that may not be done twice. A handle that is refused is refused before that: it is tried again with the handle that
     /// the key has by now. What is done to the object itself is not, since another may have its name by now.
     pub(crate) fn only_uses_keys(&self) -> bool {
-        matches!(self, Self::WrapKey { .. } | Self::UnwrapKey { .. } | Self::DeriveKey { .. })
+        matches!(
+            self,
+            Self::WrapKey { .. }
+                | Self::UnwrapKey { .. }
+                | Self::DeriveKey { .. }
+                | Self::EncapsulateKey { .. }
+                | Self::DecapsulateKey { .. }
+        )
+    }
+
+    /// Whether it asks in its midst if anybody waits for it still: it takes many calls, or what it makes is of use to nobody else.
+    pub(crate) fn asks_if_wanted(&self) -> bool {
+        matches!(self, Self::FindObjects { .. } | Self::EncapsulateKey { .. })
     }
 
     /// How many tasks of its list have an answer.
@@ -264,6 +302,8 @@ impl Request {
             | Self::WrapKey { .. }
             | Self::UnwrapKey { .. }
             | Self::DeriveKey { .. }
+            | Self::EncapsulateKey { .. }
+            | Self::DecapsulateKey { .. }
             | Self::CreateObject { .. }
             | Self::CopyObject { .. }
             | Self::SetAttributes { .. }

@@ -19,6 +19,10 @@ pub enum Use {
     Unwrap,
     /// `C_DeriveKey`: the key that another is derived from.
     Derive,
+    /// `C_EncapsulateKey`.
+    Encapsulate,
+    /// `C_DecapsulateKey`.
+    Decapsulate,
 }
 
 /// The keys of a mechanism. Of no types: any type of that class, as far as is known.
@@ -41,8 +45,8 @@ pub fn fits(mechanism: CK_MECHANISM_TYPE, usage: Use, class: Option<CK_OBJECT_CL
     };
     let (wanted, types) = match (keys, usage) {
         (Keys::Secret(types), _) => (CKO_SECRET_KEY, types),
-        (Keys::Pair(types), Use::Sign | Use::Decrypt | Use::Unwrap | Use::Derive) => (CKO_PRIVATE_KEY, types),
-        (Keys::Pair(types), Use::Verify | Use::Encrypt | Use::Wrap) => (CKO_PUBLIC_KEY, types),
+        (Keys::Pair(types), Use::Sign | Use::Decrypt | Use::Unwrap | Use::Derive | Use::Decapsulate) => (CKO_PRIVATE_KEY, types),
+        (Keys::Pair(types), Use::Verify | Use::Encrypt | Use::Wrap | Use::Encapsulate) => (CKO_PUBLIC_KEY, types),
     };
     class.is_none_or(|class| class == wanted) && (types.is_empty() || key_type.is_none_or(|own| types.contains(&own)))
 }
@@ -71,6 +75,7 @@ fn keys(mechanism: CK_MECHANISM_TYPE) -> Option<Keys> {
         CKM_X9_42_DH_DERIVE | CKM_X9_42_DH_HYBRID_DERIVE | CKM_X9_42_MQV_DERIVE => &[CKK_X9_42_DH],
         CKM_ML_DSA | CKM_HASH_ML_DSA | CKM_HASH_ML_DSA_SHA224..=CKM_HASH_ML_DSA_SHAKE256 => &[CKK_ML_DSA],
         CKM_SLH_DSA | CKM_HASH_SLH_DSA | CKM_HASH_SLH_DSA_SHA224..=CKM_HASH_SLH_DSA_SHAKE256 => &[CKK_SLH_DSA],
+        CKM_ML_KEM => &[CKK_ML_KEM],
         CKM_HSS => &[CKK_HSS],
         CKM_XMSS => &[CKK_XMSS],
         CKM_XMSSMT => &[CKK_XMSSMT],
@@ -192,6 +197,7 @@ mod tests {
             (CKM_RSA_AES_KEY_WRAP, Use::Unwrap, PRIVATE, CKK_EC),
             (CKM_ECDH1_DERIVE, Use::Derive, PRIVATE, CKK_RSA),
             (CKM_AES_ECB_ENCRYPT_DATA, Use::Derive, SECRET, CKK_DES3),
+            (CKM_ML_KEM, Use::Encapsulate, PUBLIC, CKK_ML_DSA),
         ] {
             assert!(!fits(mechanism, usage, class, Some(key_type)), "{mechanism:#x}");
             assert!(!fits(mechanism, usage, None, Some(key_type)), "{mechanism:#x}");
@@ -207,6 +213,8 @@ mod tests {
             (CKM_RSA_PKCS_OAEP, Use::Decrypt, CKO_PUBLIC_KEY),
             (CKM_RSA_PKCS, Use::Sign, CKO_CERTIFICATE),
             (CKM_AES_GCM, Use::Decrypt, CKO_DATA),
+            (CKM_ML_KEM, Use::Encapsulate, CKO_PRIVATE_KEY),
+            (CKM_ML_KEM, Use::Decapsulate, CKO_PUBLIC_KEY),
             (CKM_SHA256_HMAC, Use::Sign, CKO_PRIVATE_KEY),
             (CKM_HOTP, Use::Sign, CKO_DATA),
             (CKM_RSA_PKCS_OAEP, Use::Wrap, CKO_PRIVATE_KEY),
@@ -237,6 +245,8 @@ mod tests {
             (CKM_ECDH1_DERIVE, Use::Derive, PRIVATE, CKK_EC_EDWARDS),
             (CKM_DES3_ECB_ENCRYPT_DATA, Use::Derive, SECRET, CKK_DES2),
             (CKM_HKDF_DERIVE, Use::Derive, SECRET, CKK_AES),
+            (CKM_ML_KEM, Use::Encapsulate, PUBLIC, CKK_ML_KEM),
+            (CKM_ML_KEM, Use::Decapsulate, PRIVATE, CKK_ML_KEM),
         ] {
             assert!(fits(mechanism, usage, class, Some(key_type)), "{mechanism:#x}");
         }

@@ -149,6 +149,12 @@ impl Functions {
         (self.version >= interfaces::V3_0).then(|| self.list.cast())
     }
 
+    /// The list with the functions of PKCS#11 3.2, if it has room for them.
+    #[inline]
+    pub(super) fn v3_2(&self) -> Option<NonNull<CK_FUNCTION_LIST_3_2>> {
+        (self.version >= interfaces::V3_2).then(|| self.list.cast())
+    }
+
     /// Whether the module offers `C_LoginUser`.
     pub fn has_login_user(&self) -> bool {
         // SAFETY: the list has room for it, and stays mapped.
@@ -226,11 +232,11 @@ mod tests {
         let short = Box::leak(Box::new(CK_FUNCTION_LIST::default()));
         // SAFETY: all its pointers are NULL.
         let functions = unsafe { Functions::from_list(short) };
-        assert!(functions.v3_0().is_none() && !functions.has_login_user());
+        assert!(functions.v3_0().is_none() && functions.v3_2().is_none() && !functions.has_login_user());
         let long = Box::leak(Box::new(CK_FUNCTION_LIST_3_2::default()));
         // SAFETY: as above.
         let functions = unsafe { Functions::from_list_3_2(long) };
-        assert!(functions.v3_0().is_some());
+        assert!(functions.v3_0().is_some() && functions.v3_2().is_some());
         // It is there, and NULL.
         assert!(!functions.has_login_user());
     }

@@ -84,6 +84,16 @@ pub fn of_parameter_set(key_type: CK_KEY_TYPE, set: CK_ULONG) -> Option<usize> {
     })
 }
 
+/// Bytes of a ciphertext for an ML-KEM key with this parameter set: FIPS 203, table 3.
+pub fn of_encapsulated(mechanism: CK_MECHANISM_TYPE, set: CK_ULONG) -> Option<usize> {
+    Some(match (mechanism, set) {
+        (CKM_ML_KEM, CKP_ML_KEM_512) => 768,
+        (CKM_ML_KEM, CKP_ML_KEM_768) => 1_088,
+        (CKM_ML_KEM, CKP_ML_KEM_1024) => 1_568,
+        _ => return None,
+    })
+}
+
 /// Bytes of a MAC whose mechanism fixes them. A `*_MAC` that is no `*_CMAC` is half of its cipher's block.
 fn of_mac(code: CK_MECHANISM_TYPE) -> Option<usize> {
     Some(match code {
@@ -327,6 +337,8 @@ mod tests {
         assert_eq!(of_parameter_set(CKK_SLH_DSA, 12), Some(49_856));
         assert_eq!(of_parameter_set(CKK_ML_DSA, 4), None);
         assert_eq!(of_parameter_set(CKK_ML_KEM, 1), None);
+        assert_eq!(of_encapsulated(CKM_ML_KEM, 2), Some(1_088));
+        assert_eq!(of_encapsulated(CKM_RSA_PKCS, 2), None);
     }
 
     #[test]

@@ -191,9 +191,8 @@ impl<H: Host> TokenPool<H> {
             Passage::Refuse(error) => return CallStep::Executed(Step::Answer(Err(operation.failure(error)))),
             Passage::Wait(wait) => return CallStep::WaitAtGate(wait),
         };
-        // Only a search takes many calls.
-        let searcher = matches!(operation.request, Request::FindObjects { .. }).then(|| operation.header.clone());
-        let is_over = || searcher.as_ref().is_some_and(|header| !header.is_wanted(outlet));
+        let asker = operation.request.asks_if_wanted().then(|| operation.header.clone());
+        let is_over = || asker.as_ref().is_some_and(|header| !header.is_wanted(outlet));
         let step = survive(|| execute(&self.options, session, &used, operation, epoch, &is_over)).unwrap_or_else(|| {
             let error = Error::Interrupted { cause: "the operation panicked" };
             Step::AnswerAndDiscard(Err(Failure { error, executed: Executed::Unknown }), "panic")

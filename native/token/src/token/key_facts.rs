@@ -1,9 +1,10 @@
 //! What the token says of a key, beside its handle.
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
-    CKA_CLASS, CKA_EC_PARAMS, CKA_KEY_TYPE, CKA_MODULUS, CKA_PARAMETER_SET, CKK_EC, CKK_EC_EDWARDS, CKK_ML_DSA, CKK_RSA,
-    CKK_SLH_DSA, CKO_CERTIFICATE, CKO_DATA, CKO_DOMAIN_PARAMETERS, CKO_HW_FEATURE, CKO_PRIVATE_KEY,
+    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_MECHANISM_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG,
+    CKA_ALWAYS_AUTHENTICATE, CKA_CLASS, CKA_EC_PARAMS, CKA_KEY_TYPE, CKA_MODULUS, CKA_PARAMETER_SET, CKK_EC, CKK_EC_EDWARDS,
+    CKK_ML_DSA, CKK_ML_KEM, CKK_RSA, CKK_SLH_DSA, CKO_CERTIFICATE, CKO_DATA, CKO_DOMAIN_PARAMETERS, CKO_HW_FEATURE,
+    CKO_PRIVATE_KEY,
 };
 
 use crate::p11::attributes::{AttributeRead, get_attributes, read_together};
@@ -29,7 +30,7 @@ pub(crate) struct KeyFacts {
     pub(crate) ec_params: Option<Vec<u8>>,
     /// Bytes of `CKA_MODULUS`, of RSA keys.
     pub(crate) modulus_size: Option<usize>,
-    /// `CKA_PARAMETER_SET`, of ML-DSA and SLH-DSA keys.
+    /// `CKA_PARAMETER_SET`, of ML-KEM, ML-DSA and SLH-DSA keys.
     pub(crate) parameter_set: Option<CK_ULONG>,
 }
 
@@ -50,7 +51,7 @@ impl KeyFacts {
         let ec_params = or_alone(ec_params, CKA_EC_PARAMS, matches!(key_type, Some(CKK_EC | CKK_EC_EDWARDS)))?;
         let modulus = or_alone(modulus, CKA_MODULUS, key_type == Some(CKK_RSA))?;
         // Few keys have one: others are not asked.
-        let set = or_alone(None, CKA_PARAMETER_SET, matches!(key_type, Some(CKK_ML_DSA | CKK_SLH_DSA)))?;
+        let set = or_alone(None, CKA_PARAMETER_SET, matches!(key_type, Some(CKK_ML_KEM | CKK_ML_DSA | CKK_SLH_DSA)))?;
         Ok(Self {
             class,
             key_type,
@@ -88,6 +89,11 @@ impl KeyFacts {
             }
             SignatureLength::Unknown => None,
         }
+    }
+
+    /// Bytes of a ciphertext of a secret that is encapsulated for this key, where they are known.
+    pub(crate) fn encapsulated_size(&self, mechanism: CK_MECHANISM_TYPE) -> Option<usize> {
+        lengths::of_encapsulated(mechanism, self.parameter_set.filter(|_| self.key_type == Some(CKK_ML_KEM))?)
     }
 
     fn params_of(&self, key_type: CK_KEY_TYPE) -> Option<&[u8]> {

@@ -5,6 +5,7 @@
 
 mod calls;
 mod drain;
+mod encapsulation;
 mod hung;
 mod inline;
 mod interfaces;
