@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 use zeroize::Zeroize;
 
 use super::buffer::length;
+use super::codes::Class;
 use super::error::{CallError, Phase, check};
 use super::functions::{Functions, call};
 use crate::support::wiped::Wiped;
@@ -246,9 +247,12 @@ fn read_template(
         if size % size_of::<CK_ATTRIBUTE>() != 0 || count > MOST_NESTED {
             return Ok(AttributeRead::Unknown);
         }
-        let mut nested = vec![CK_ATTRIBUTE { type_: 0, pValue: ptr::null_mut(), ulValueLen: 0 }; count];
-        if !read_nested(functions, session, object, kind, &mut nested)? {
-            continue;
+        // What their types are, is asked for (PKCS#11 3.2, 5.7.5).
+        let mut nested = vec![CK_ATTRIBUTE { type_: UNAVAILABLE, pValue: ptr::null_mut(), ulValueLen: 0 }; count];
+        match read_nested(functions, session, object, kind, &mut nested)? {
+            Nested::Read => {}
+            Nested::Changed => continue,
+            Nested::Refused => return Ok(AttributeRead::Unknown),
         }
         let asked: Vec<_> =
             nested.iter().map(|attribute| (attribute.type_, usize::try_from(attribute.ulValueLen).ok())).collect();
@@ -262,8 +266,10 @@ fn read_template(
             nested.pValue = room.0.as_mut_ptr().cast();
             rooms.push(room);
         }
-        if !read_nested(functions, session, object, kind, &mut nested)? {
-            continue;
+        match read_nested(functions, session, object, kind, &mut nested)? {
+            Nested::Read => {}
+            Nested::Changed => continue,
+            Nested::Refused => return Ok(AttributeRead::Unknown),
         }
         let is_same = |nested: &CK_ATTRIBUTE, room: &Scratch, asked: &(CK_ATTRIBUTE_TYPE, Option<usize>)| {
             let size = usize::try_from(nested.ulValueLen).ok().filter(|size| Some(*size) <= asked.1)?;
@@ -278,21 +284,39 @@ fn read_template(
     Ok(AttributeRead::Unknown)
 }
 
-/// The call for the attributes of a template. `false`: they are others by now, or longer.
+/// What came of a call for the attributes of a template.
+enum Nested {
+    /// It has written what is asked for.
+    Read,
+    /// They are others by now, or longer.
+    Changed,
+    /// The module does not do such calls, or not as the standard has them.
+    Refused,
+}
+
+/// The call for the attributes of a template.
 fn read_nested(
     functions: &Functions,
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
     kind: CK_ATTRIBUTE_TYPE,
     nested: &mut [CK_ATTRIBUTE],
-) -> Result<bool, CallError> {
+) -> Result<Nested, CallError> {
     if nested.is_empty() {
-        return Ok(true);
+        return Ok(Nested::Read);
     }
+    let rooms: Vec<CK_VOID_PTR> = nested.iter().map(|attribute| attribute.pValue).collect();
     let size = size_of_val(nested) as CK_ULONG;
     let mut attribute = [CK_ATTRIBUTE { type_: kind, pValue: nested.as_mut_ptr().cast(), ulValueLen: size }];
-    let code = read(functions, session, object, &mut attribute)?;
-    Ok(code == CKR_OK && attribute[0].ulValueLen == size)
+    let code = match read(functions, session, object, &mut attribute) {
+        Err(error) if error.class() == Class::Caller => return Ok(Nested::Refused),
+        read => read?,
+    };
+    // Types and lengths are its to write, and nothing else.
+    if nested.iter().zip(&rooms).any(|(attribute, room)| attribute.pValue != *room) {
+        return Ok(Nested::Refused);
+    }
+    Ok(if code == CKR_OK && attribute[0].ulValueLen == size { Nested::Read } else { Nested::Changed })
 }
 
 /// The call. Its codes that speak of single attributes are answers, the others errors.
