@@ -24,30 +24,30 @@ defmodule Pkcs11Pool do
 
   @typedoc """
   A key or another object: an object that an earlier call returned, a template (`[label: "signing"]`, `[id: <<1>>]`), a label, a
-  PKCS#11 URI, or the public key or certificate that it belongs to. Where the operation implies a class (a private key signs), it need not be given.
+  PKCS#11 URI, or the public key or certificate that it belongs to. If the operation implies a class (a private key signs), the class need not be given.
 
   A template must identify an object: at least one of `:label`, `:id`, `:unique_id`, `:value`, `:modulus`, `:ec_point`, `:public_key_info`,
   `:check_value`, `:subject`, `:serial_number`, `:object_id`, `:url`, `:hash_of_subject_public_key`, `:hash_of_certificate`, or a vendor's
-  attribute of bytes, with a value that is not empty. A URI must have `object` or `id`. What many objects share (the class, the key type, the token,
-  booleans) would find whatever single object there is: such a key, `[]` and `""` raise `ArgumentError`.
+  attribute of bytes, with a value that is not empty. A URI must have `object` or `id`. A template of attributes that many objects share (the class, the key type, the token,
+  booleans) names no object: such a key, `[]` and `""` raise `ArgumentError`.
 
-  No match is `:key_not_found`; more than one is `:ambiguous_key`, with their ids and labels in `details.candidates`.
-  One whose class or type is none of the mechanism's is `:key_type_inconsistent`, and does not reach the module: it might crash. A vendor's mechanism takes any key.
+  If no object matches, the error is `:key_not_found`. If more than one does, it is `:ambiguous_key`, with their ids and labels in `details.candidates`.
+  A key whose class or type does not fit the mechanism is `:key_type_inconsistent`, and does not reach the module, since the module might crash. A vendor's mechanism takes any key.
 
-  With `[unique_id: id]` (PKCS#11 3.0, 4.4.1) each object that a search finds is asked for its own `CKA_UNIQUE_ID`: not all tokens search by it, and some take no
-  notice of it.
+  With `[unique_id: id]` (PKCS#11 3.0, 4.4.1) the pool reads the `CKA_UNIQUE_ID` of each object that the search finds, because not all tokens search by it, and some
+  ignore it.
 
-  `{:public_key, key}` and `{:certificate, certificate}` name the key on the token that belongs to it: the private key where one signs, decrypts, unwraps or
-  derives, the public key where one verifies or encrypts, and the private key where nothing says which. A *public key* is of RSA, or on a curve (ECDSA,
+  `{:public_key, key}` and `{:certificate, certificate}` name the key on the token that belongs to it: the private key for operations that sign, decrypt, unwrap or
+  derive, the public key for those that verify or encrypt, and the private key otherwise. A *public key* is of RSA, or on a curve (ECDSA,
   Edwards, Montgomery), as OTP has it (`{:RSAPublicKey, n, e}`, `{{:ECPoint, point}, {:namedCurve, oid}}`, or what `public_key/3` returns), or its SubjectPublicKeyInfo in DER or
   PEM; a *certificate* is one X.509 certificate in DER, in PEM, or as OTP's `:public_key` decodes it.
 
-  Such a key is looked for by modulus and exponent, by its point, or by `CKA_PUBLIC_KEY_INFO`, and what is found must say so itself. Many tokens say nothing of the
-  kind of private keys on curves. Of those, the private keys are taken that have the `CKA_ID` of a public key or certificate on the token that is this
-  one, and each must prove itself: it signs the text `pkcs11_pool key test` (`C_SignInit`, `C_Sign`), and the signature is verified on the token (`C_Verify`; where it
-  has the public key not but in a certificate, with a session object that is made for it). A key that does not prove itself (it is another one; it may not sign; it
-  wants a login for each use) is not used: the error is `:key_not_found`, and `details` says how many `:public_keys` and `:certificates` were found, and how many private keys were
-  `:unproved`. All of this is done once; from then on the key's handle is remembered, as it is for a label.
+  Such a key is searched by modulus and exponent, by its point, or by `CKA_PUBLIC_KEY_INFO`, and what the search finds must have these attributes itself. Many tokens have no such
+  attribute of private keys on curves. There the pool takes the private keys whose `CKA_ID` is that of the same public key or certificate on the token, and each of them must
+  prove that it belongs to it: it signs the text `pkcs11_pool key test` (`C_SignInit`, `C_Sign`), and the token verifies the signature (`C_Verify`; if the token has the public
+  key only in a certificate, with a session object that is made for this). A key without this proof (it is another one; it may not sign; it needs a login for each use) is not
+  used: the error is `:key_not_found`, and `details` says how many `:public_keys` and `:certificates` were found, and how many private keys were
+  `:unproved`. All of this is done once; from then on the pool remembers the key's handle, as it does for a label.
   """
   @type key ::
           Object.t()
@@ -85,29 +85,29 @@ defmodule Pkcs11Pool do
   @typedoc """
   What every call with options takes:
 
-    * `:queue_timeout` - ms that the operation may wait before it starts, or `:infinity`; by default the pool's. With 0 it runs if a
-      session is free (or may be opened) at once, and else never
-    * `:operation_timeout` - ms that it may run, opening a session, login and retry included, or `:infinity`; by default the pool's
+    * `:queue_timeout` - ms that the operation may wait before it starts, or `:infinity`. Default: the pool's. With 0 the operation runs only if a
+      session is free, or may be opened, at once
+    * `:operation_timeout` - ms that it may run, opening a session, login and retry included, or `:infinity`. Default: the pool's
     * `:telemetry_metadata` - a map that is merged into the metadata of the call's telemetry events
   """
   @type call_option ::
           {:queue_timeout, timeout} | {:operation_timeout, timeout} | {:telemetry_metadata, map}
 
   @typedoc """
-  What every call with options takes that does something with a key. `:select` says which one is meant where several have the key's label or id on purpose, as after a
-  rotation; without it, that is `:ambiguous_key`.
+  What every call with options takes that uses a key. `:select` says which key is meant if several have the same label or id on purpose, as after a
+  rotation. Without it, the error is `:ambiguous_key`.
 
-    * `select: :newest` - the key with the last `CKA_START_DATE` (`:start_date`) that is not after today (UTC). Keys without a date are older than those that have one. A private key whose date the token fails to read
-      (SoftHSM 2.6 does, of private objects) has that of the public key with its id. Where none has a
-      date, it is the highest version if all their ids name versions of one key as Google's kmsp11 has them (`.../cryptoKeys/NAME/cryptoKeyVersions/NUMBER`; it has no dates). Where neither
-      tells (no dates, two keys of the last date, all dates in the future, a date that cannot be read), the error is `:ambiguous_key`, with the reason in `details.newest`. A single key needs no date. The
-      choice is made among up to 1,000 keys, and remembered for the pool's `:key_cache_ttl` at most: for so long a key that others put on the token may stay unnoticed. In a list
-      (`sign_many/5`), each slice makes it anew then.
-    * `select: fun` - the function is given the candidates (`[%Pkcs11Pool.Object{}]`, also if it is but one) of the class that the operation implies, and returns one of them, or nil for
-      none (`:key_not_found`). It runs in the calling process, after a search on the token (`find_objects/3`) that is made in each call: a key that is used often is better chosen once, and kept.
+    * `select: :newest` - the key with the latest `CKA_START_DATE` (`:start_date`) that is not after today (UTC). Keys without a date count as older than keys with one. If the token fails to read the date
+      of a private key (SoftHSM 2.6 does, for private objects), the date of the public key with the same id is used. If no key has a
+      date, and all ids name versions of one key as Google's kmsp11 has them (`.../cryptoKeys/NAME/cryptoKeyVersions/NUMBER`; it has no dates), the highest version is used. If that does not decide
+      either (no dates, two keys with the latest date, all dates in the future, a date that cannot be read), the error is `:ambiguous_key`, with the reason in `details.newest`. A single key needs no date. The
+      choice is made among up to 1,000 keys, and remembered for at most the pool's `:key_cache_ttl`: during that time a new key that others put on the token may stay unnoticed. In a list
+      (`sign_many/5`), each slice makes the choice again after that time.
+    * `select: fun` - the function gets the candidates (`[%Pkcs11Pool.Object{}]`, also if there is only one) of the class that the operation implies, and returns one of them, or nil for
+      none (`:key_not_found`). It runs in the calling process, after a search on the token (`find_objects/3`) in each call: choose a key that is used often once, and keep it.
 
-  It is of no meaning for a `%Pkcs11Pool.Object{}`, `{:public_key, key}` and `{:certificate, certificate}`, which name one key. `destroy_object/3`, `set_attributes/4` and `copy_object/4` do not take it: find
-  the object, and give them that.
+  `:select` changes nothing for a `%Pkcs11Pool.Object{}`, `{:public_key, key}` and `{:certificate, certificate}`, which name one key. `destroy_object/3`, `set_attributes/4` and `copy_object/4` do not take it: find
+  the object first, and give them that.
   """
   @type key_option ::
           call_option | {:select, :newest | ([Object.t()] -> Object.t() | nil)}
@@ -125,7 +125,7 @@ defmodule Pkcs11Pool do
   @type login_option :: call_option | {:force, boolean}
 
   @typedoc """
-  Options of streams, see `sign_stream/5`: `:lease_timeout` - ms that the whole stream may have its session, or `:infinity`; by default the pool's.
+  Options of streams, see `sign_stream/5`: `:lease_timeout` - ms that the whole stream may have its session, or `:infinity`. Default: the pool's.
   """
   @type stream_option :: call_option | {:lease_timeout, timeout}
 
@@ -148,7 +148,7 @@ defmodule Pkcs11Pool do
   @doc """
   The specification of a pool for a supervisor: `{Pkcs11Pool, name: MyApp.HSM, module: ...}`.
 
-  The options are those of `start_link/1`, and are checked here: unknown or bad ones raise `ArgumentError`. A pool belongs before whatever calls it.
+  The options are those of `start_link/1`, and are checked here: unknown or bad ones raise `ArgumentError`. In the list of children, the pool stands before the processes that call it.
 
   Supervisors log the start call of a child, with its arguments. Those of this specification are the checked options, which show no value of
   `:module_env` and `:module_args`, and no argument of the `:pin` function. A specification that you write by hand, with `start_link/1` and a keyword list,
@@ -169,10 +169,10 @@ defmodule Pkcs11Pool do
   Starts a pool.
 
   Options that are unknown or bad raise `ArgumentError` before anything is loaded. The start fails with `{:error, %Pkcs11Pool.Error{}}`
-  only for what a restart cannot mend: `:module_load_failed`, `:module_digest_mismatch`, `:module_conflict`, `:slot_in_use`, and
-  `:function_not_supported` of a pool with a `:username` whose module has no `C_LoginUser`. What the token
-  says (it is absent, it refuses the PIN) starts the pool all the same; calls get the precise reason, and the pool looks for its
-  token until it is there. With `start: :strict` that fails the start, too.
+  only for errors that a restart cannot correct: `:module_load_failed`, `:module_digest_mismatch`, `:module_conflict`, `:slot_in_use`, and
+  `:function_not_supported` if the pool has a `:username` and its module has no `C_LoginUser`. If the token
+  is absent or refuses the PIN, the pool starts all the same: calls get the precise reason, and the pool looks for its
+  token until it is there. With `start: :strict` the start fails then, too.
 
   Calls `C_Initialize`, `C_GetSlotList`, `C_GetTokenInfo`, and then, unless `:lazy`, `C_OpenSession` and `C_Login` (or `C_LoginUser`), in the background.
   """
@@ -182,10 +182,10 @@ defmodule Pkcs11Pool do
   def start_link(options), do: options |> Options.validate!() |> API.Pool.start_link()
 
   @doc """
-  Waits until the pool has a session, logged in where it logs in; at most `timeout` ms in all. `:ok`, or why it has none.
+  Waits until the pool can be used: until it has a session, and is logged in if it logs in. It waits for `timeout` ms at most. Returns `:ok`, or the reason why the pool cannot be used.
 
-  While the pool is down (no slot matches, the token is away), it waits for the token to be there; when the time is over, the error is the last
-  reason. What no waiting mends comes at once: a refused PIN, a PIN source that gives none, `:pool_not_found`, `:draining`.
+  While the pool is down (no slot matches, the token is away), this function waits for the token. When the time is over, it returns the last error. Errors that do not
+  go away by waiting are returned at once: a refused PIN, a PIN source that gives no PIN, `:pool_not_found`, `:draining`.
   """
   @spec await_ready(pool, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool, timeout), do: AwaitReady.await(pool, timeout, :wait)
@@ -193,7 +193,7 @@ defmodule Pkcs11Pool do
   defbang await_ready!(pool, timeout) :: :ok
 
   @doc """
-  One consistent snapshot:
+  The state of the pool, as one consistent snapshot:
 
     * `:state` - `:up`, `:down` (no token: `:down` is the error) or `:draining`
     * `:health` - whether calls succeed, as far as the pool knows: `:ready`, `:degraded` (they do, but something is wrong) or `:down` (they
@@ -204,10 +204,10 @@ defmodule Pkcs11Pool do
     * `:size` - the most sessions; `:ceiling` - the most that the token allows now
     * `:idle`, `:running`, `:leased`, `:opening`, `:closing` - sessions
     * `:waiting` - operations
-    * `:hung` - calls that the module does not return from though their time is over, and sessions that such calls have left to be closed. On
-      native threads they are quarantined: their sessions are in no other number, and others take their places, up to `:size`
-    * `:serialized` - whether one call is in the module at a time
-    * `:panics` - faults of this library's own native threads and calls in this VM, which they survived: anything but 0 is worth a report, with
+    * `:hung` - calls whose time is over and that have not returned from the module, and sessions of such calls that must still be closed. On
+      native threads they are quarantined: no other number counts their sessions, and other sessions take their places, up to `:size`
+    * `:serialized` - whether only one call at a time is in the module
+    * `:panics` - how many faults this library's own native code has had, and survived, in this VM. If it is not 0, please report it, with
       what was written to the standard error
     * `:epoch` - changes whenever the token's handles may have become invalid
     * `:login` - `:none`, `:logged_out`, `:in_progress`, `:logged_in`, `:poisoned` (a PIN was refused), or `:conflict` (logged in with another
@@ -224,7 +224,7 @@ defmodule Pkcs11Pool do
   defdelegate status(pool), to: API.Pool
 
   @doc """
-  Grows or shrinks the pool to `n` sessions. No call fails of it: surplus sessions close as they come free.
+  Grows or shrinks the pool to `n` sessions. No call fails because of it: surplus sessions are closed when they come free.
 
   An `n` that is not from 1 to 1,024 raises `ArgumentError`; a `:token` pool has exactly one session (`:pool_size_fixed`).
   """
@@ -234,10 +234,10 @@ defmodule Pkcs11Pool do
   defbang resize!(pool, n :: 1..1_024) :: :ok
 
   @doc """
-  Takes the pool out of service: new calls and those that wait are answered with `:draining`, those that run are given `timeout` ms, and all
-  sessions close. `{:ok, left}`, the number of sessions that are still in use. Only a restart brings the pool back.
+  Takes the pool out of service. New calls, and calls that wait, get `:draining`. Calls that run have `timeout` ms to end. All sessions are closed. Returns `{:ok, left}`: the number of
+  sessions that are still in use. Only a restart brings the pool back.
 
-  Within a `with_session/3` block its own session is not waited for, since the block would not end: it is one of those that are left.
+  If it is called within a `with_session/3` block, it does not wait for the block's own session, which counts as one of those that are left.
   """
   @spec drain(pool, timeout) :: {:ok, left :: non_neg_integer} | {:error, Error.t()}
   defdelegate drain(pool, timeout), to: API.Pool
@@ -245,19 +245,19 @@ defmodule Pkcs11Pool do
   defbang drain!(pool, timeout) :: left :: non_neg_integer
 
   @doc """
-  Runs `fun` with a session that is the calling process's own for so long, and returns what it returns.
+  Reserves one session for the calling process while `fun` runs, and returns what `fun` returns.
 
       Pkcs11Pool.with_session(MyApp.HSM, fn lease ->
         {:ok, random} = Pkcs11Pool.generate_random(lease, 32)
         Pkcs11Pool.sign(lease, "signing", :sha256_rsa_pkcs, random)
       end)
 
-  Within the block, in the same process, calls by the pool's name use the leased session as well, and so does a nested `with_session/3`. From
-  another process the lease gives `:not_owner`, after the block `:lease_ended`. A lease that is held for longer than the pool's
-  `:lease_timeout` ends, and the holder is named in the log. The session is closed rather than used again when the holder died, the
-  lease expired, or an operation still ran on it.
+  `fun` takes the lease as its argument, or no argument. Within the block, calls of the same process by the pool's name also use the reserved session, and so does a
+  nested `with_session/3`. If another process uses the lease, it gets `:not_owner`; after the block, the error is `:lease_ended`. A lease that is held for longer than the
+  pool's `:lease_timeout` ends, and the log names its holder. The session is closed, and not used again, if the holder died, the lease expired, or an operation was still
+  running on it.
 
-  A session for it cannot be had: `{:error, error}`, and `fun` is not called. `fun` takes the lease, or nothing.
+  If no session can be had, the result is `{:error, error}`, and `fun` is not called.
   """
   @spec with_session(pool, (Lease.t() -> result) | (() -> result), [call_option]) ::
           result | {:error, Error.t()}
@@ -265,19 +265,19 @@ defmodule Pkcs11Pool do
   def with_session(pool, fun, opts \\ []), do: API.WithSession.run(pool, fun, opts)
 
   @doc """
-  Logs in with the PIN of this source, which is what the `:pin` option takes; `nil` for a pool with `protected_authentication_path: true`.
+  Logs in with the PIN of this source. A source is what the `:pin` option takes (`t:pin_source/0`), or `nil` for a pool with `protected_authentication_path: true`.
 
       :ok = Pkcs11Pool.login(MyApp.HSM, {MyApp.Secrets, :new_pin, []})
 
-  This is how somebody who knows the right PIN ends the wait after a refused one: the PIN is tried even if it was refused before, once. The
-  pool's own source stays what it is. With `force: true` it is tried even when one more wrong PIN would lock the token, or the token says that it
+  Use it when the pool has stopped trying after a refused PIN, and you know the right one: the PIN is tried once, even if it was refused before. The
+  pool's own source stays the same. With `force: true` the PIN is tried even if one more wrong PIN would lock the token, or the token says that it
   is locked.
 
-  `:ok` if the token is logged in with this very PIN already; with another PIN, or as another user, that is `:login_conflict`, and
-  nobody is logged out. The answer may also be any that the token gives to `C_Login`. A pool of type `:cloud_hsm` never logs in (`:login_unsupported`).
+  Returns `:ok` if the token is already logged in with this PIN. If it is logged in with another PIN, or as another user, the error is `:login_conflict`, and
+  nobody is logged out. Other errors are the token's answers to `C_Login`. A pool of type `:cloud_hsm` never logs in (`:login_unsupported`).
 
-  Within a `with_session/3` block it takes another session than the block's. If the pool has but that one, the answer is `:queue_timeout` at once.
-  The time that the source takes is bounded by the pool's `:pin_timeout`; `:queue_timeout` and `:operation_timeout` begin when it has given the PIN.
+  Within a `with_session/3` block, the login uses another session than the block's. If the pool has no other session, the error is `:queue_timeout` at once.
+  The pool's `:pin_timeout` limits the time of the source. `:queue_timeout` and `:operation_timeout` begin when the source has given the PIN.
 
   Calls `C_GetTokenInfo` and `C_Login` (PKCS#11 2.40, 5.6).
   """
@@ -288,13 +288,13 @@ defmodule Pkcs11Pool do
   defbang login!(pool, pin_source :: pin_source | nil, opts :: [login_option]) :: :ok
 
   @doc """
-  Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again; that of a `:token` pool
-  with `reauthentication: :fail` gets `:reauthentication_required` until `login/3`. A retained PIN (`pin_retention: :until_logout`) is wiped.
+  Logs out, after the pool's operations that run now and before those that wait. The next operation logs in again. (In a `:token` pool with
+  `reauthentication: :fail` it gets `:reauthentication_required`, until somebody calls `login/3`.) A retained PIN (`pin_retention: :until_logout`) is wiped.
 
-  A login belongs to the token: where other pools use the token, or a `with_session/3` block of this pool, it would end for them, too. That is
-  `:login_shared`, and nothing happens, unless `force: true`. Within a block of its own it takes another session than the block's, as `login/3` does.
+  A login belongs to the token. If other pools use the token, or a `with_session/3` block of this pool, the login would end for them, too. Then the error is
+  `:login_shared`, and nothing happens; `force: true` logs out all the same. Within a `with_session/3` block, the logout uses another session than the block's.
 
-  A pool of type `:cloud_hsm` never logs in, so that there is nothing to do: `:ok`.
+  A pool of type `:cloud_hsm` never logs in, so that there is nothing to do: it returns `:ok`.
 
   Calls `C_Logout` (PKCS#11 2.40, 5.6).
   """
@@ -304,8 +304,8 @@ defmodule Pkcs11Pool do
   defbang logout!(pool, opts :: [login_option]) :: :ok
 
   @doc """
-  Forgets the handles of all keys: each is found anew (`C_FindObjects`) when it is next used. For keys that something else on the token
-  has replaced under the same label.
+  Forgets the handles of all keys. The pool searches each key again (`C_FindObjects`) when it is next used. Use it after somebody has replaced a key on the
+  token by another one with the same label.
   """
   @spec forget_keys(pool) :: :ok | {:error, Error.t()}
   defdelegate forget_keys(pool), to: API.Pool
@@ -315,12 +315,12 @@ defmodule Pkcs11Pool do
   @doc """
   Finalizes the PKCS#11 module and initializes it again, for all its pools: `:ok` when it is done and this pool has found its token again.
 
-  For modules that read their keys when they are initialized, so that a key which somebody else has made shows only then (Google Cloud KMS's
-  kmsp11, nShield). Every handle and session of before is void, and the first call afterwards logs in, once for all: a PIN source is asked once.
+  It is for modules that read their keys only when they are initialized (Google Cloud KMS's kmsp11, nShield): a key that somebody makes elsewhere does not show before. Afterwards
+  every old handle and session is void. The first call logs in, once for all: the PIN source is asked once.
 
-  No call is lost. The module's door is closed: calls that are inside have time to end, calls that wait or come meanwhile wait in their places, each
-  as long as its own time-outs allow, and run afterwards. A `with_session/3` block is not waited for, but only its call that is inside:
-  its session is gone then, and its next call is `:lease_ended`.
+  No call is lost. Calls that are inside the module have time to end. Calls that wait, or come meanwhile, wait in their places, each
+  as long as its own time-outs allow, and run afterwards. The reload does not wait for the end of a `with_session/3` block, only for its call that is inside:
+  the block's session is gone then, and its next call is `:lease_ended`.
 
   Options are those of every call, with this meaning:
 
@@ -329,9 +329,9 @@ defmodule Pkcs11Pool do
     * `:operation_timeout` - ms that the caller waits from then on, by default the pool's. The error is `:operation_timeout`; the reload goes on
     * `:telemetry_metadata`
 
-  Other errors: `:module_adopted`, when another library of the VM has initialized the module and it is not ours to finalize; the return code
-  of `C_Finalize` (the module stays as it was); `:module_initialize_failed`, with that of `C_Initialize` (the pools look for their tokens, and try it again, until it works);
-  `:slot_not_found` and its like when the token is not there afterwards. Of several who want it at the same time, one makes it for all.
+  Other errors: `:module_adopted`, if another library of the VM has initialized the module, so that the pool must not finalize it; the return code
+  of `C_Finalize` (the module stays as it was); `:module_initialize_failed`, with the return code of `C_Initialize` (the pools look for their tokens, and try again until it works);
+  `:slot_not_found` or a similar error if the token is not there afterwards. If several processes call it at the same time, one reload serves all of them.
 
   Calls `C_Finalize` and `C_Initialize` (PKCS#11 2.40, 5.4).
   """
@@ -341,7 +341,7 @@ defmodule Pkcs11Pool do
   defbang reload!(pool, opts :: [call_option]) :: :ok
 
   @doc """
-  The token's mechanisms, with the sizes of their keys (bits or bytes, as the mechanism has it) and what they are for.
+  The token's mechanisms: `{:ok, [map]}`, with the smallest and largest key of each (in bits or bytes: that depends on the mechanism) and its flags, which say what it is for.
 
   Calls `C_GetMechanismList` and `C_GetMechanismInfo`.
   """
@@ -358,13 +358,13 @@ defmodule Pkcs11Pool do
   defbang mechanisms!(pool) :: [mechanism_info]
 
   @doc """
-  What the pool's token says of itself: `{:ok, map}`, see `t:Pkcs11Pool.Token.info/0`. `Pkcs11Pool.Token.list/1` says the same of all tokens of a
+  Information about the pool's token: `{:ok, map}`, see `t:Pkcs11Pool.Token.info/0`. `Pkcs11Pool.Token.list/1` gives the same for all tokens of a
   module, without a pool.
 
       {:ok, %{firmware_version: {7, _}, flags: flags}} = Pkcs11Pool.token_info(MyApp.HSM)
       refute :user_pin_count_low in flags
 
-  Calls `C_GetTokenInfo` (PKCS#11 2.40, 5.5). If another token is in the pool's slot, that is `:token_unavailable`.
+  Calls `C_GetTokenInfo` (PKCS#11 2.40, 5.5). If another token is in the pool's slot, the error is `:token_unavailable`.
   """
   @spec token_info(pool, [call_option]) :: {:ok, Token.info()} | {:error, Error.t()}
   def token_info(pool, opts \\ []) do
@@ -380,12 +380,13 @@ defmodule Pkcs11Pool do
   @doc """
   Signs `data` (iodata) with a private or secret key: `{:ok, signature}`, a binary.
 
-  An ECDSA signature is `r <> s`, each as long as the curve's order, or with `signature: :der` the DER sequence that X.509 and TLS use.
-  Whether the mechanism hashes the data is in its name: `:sha256_rsa_pkcs` does, `:rsa_pkcs` and `:ecdsa` take what is hashed already. With
-  `{:ecdsa, hash: :sha256}` and `{:rsa_pkcs, hash: :sha256}` they take a message, on any token: see `Pkcs11Pool.Mechanism`. `:ecdsa` with more data than the
-  order of the key's curve is long raises `ArgumentError`.
+  An ECDSA signature is `r <> s`, each as long as the curve's order. With `signature: :der` it is the DER sequence that X.509 and TLS use.
 
-  Two C calls once the key is known: `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
+  The mechanism's name says whether it hashes the data: `:sha256_rsa_pkcs` does. `:rsa_pkcs` and `:ecdsa` take data that is hashed already. To sign a message on any token, use
+  `{:ecdsa, hash: :sha256}` or `{:rsa_pkcs, hash: :sha256}`: see `Pkcs11Pool.Mechanism`. `:ecdsa` with data that is longer than the order of the key's curve raises
+  `ArgumentError`.
+
+  Once the key is known, this makes two C calls: `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
   """
   @spec sign(pool, key, mechanism, iodata, [signature_option]) ::
           {:ok, binary} | {:error, Error.t()}
@@ -395,13 +396,17 @@ defmodule Pkcs11Pool do
   defbang sign!(pool, key, mechanism, data :: iodata, opts :: [signature_option]) :: binary
 
   @doc """
-  Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also for one of a wrong
-  length. Where mechanism and key say how long a signature is (`*_hmac`, `*_mac`, `*_general`, RSA, ECDSA, EdDSA), one of another length does not
-  reach the token: some look no further than its beginning, or read on behind its end. r and s of an ECDSA signature are each as long as the
-  curve's order, zeros in front included. How long RSA and EC signatures are is asked of the token once per key; where it does not say, it decides.
+  Verifies a signature on the token with a public or secret key: `:ok`, or the error `:signature_invalid`, also if the signature has a wrong length.
 
-  What the token said of a wrong signature is in `code`: NSS says `CKR_DEVICE_ERROR` to a MAC of other data. What may mean anything is taken for a wrong
-  signature if the session answers otherwise, and is not tried again; the guide "When the token fails" says how far that can be told. `signature: :der` as in `sign/5`; on a curve that is neither well known nor spelled out by the key, it is `:curve_not_supported`.
+  If mechanism and key determine the length of a signature (`*_hmac`, `*_mac`, `*_general`, RSA, ECDSA, EdDSA), a signature of another length does not
+  reach the token, because some tokens look only at its beginning, or read beyond its end. r and s of an ECDSA signature are each as long as the
+  curve's order, with leading zeros. The pool asks the token once per key how long its RSA or EC signatures are; if the token does not say, the token decides.
+
+  `code` in the error has the token's answer. Some answers may have several meanings: NSS answers `CKR_DEVICE_ERROR` to a MAC of other data. The pool takes them for a wrong
+  signature if the session still answers, and does not try again: see
+  [Signatures and ciphertexts that are refused](guides/failure_handling.md#signatures-and-ciphertexts-that-are-refused).
+
+  `signature: :der` is as in `sign/5`. On a curve that is neither well known nor given by explicit parameters, the error is `:curve_not_supported`.
 
   Calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
   """
@@ -427,11 +432,11 @@ defmodule Pkcs11Pool do
       {:ok, ciphertext} = Pkcs11Pool.encrypt(MyApp.HSM, "vault", {:aes_gcm, iv: iv, aad: "user 42"}, data)
       {:ok, {iv, ciphertext}} = Pkcs11Pool.encrypt(MyApp.HSM, "vault", {:aes_gcm, iv: :token}, data)
 
-  AES-GCM gives the ciphertext with its tag at the end, as PKCS#11 has it. With `iv: :token` the IV is the token's, 12 bytes long, and comes with
-  the ciphertext. A token that makes none is the error `:iv_not_made`, and one that replaces a given IV `:iv_replaced`, with its own in
-  `details.iv`: there is no ciphertext without the IV that it was made with.
+  AES-GCM returns the ciphertext with its tag at the end, as PKCS#11 does. With `iv: :token` the token makes the IV, of 12 bytes, and it is returned with
+  the ciphertext. If the token makes no IV, the error is `:iv_not_made`. If the token replaces an IV that you gave, the error is `:iv_replaced`, with the token's IV in
+  `details.iv`: you never get a ciphertext without the IV that it was made with.
 
-  Two C calls once the key is known: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again.
+  Once the key is known, this makes two C calls: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again.
   """
   @spec encrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
@@ -444,13 +449,15 @@ defmodule Pkcs11Pool do
   @doc """
   Decrypts `data` (iodata) with a secret or private key: `{:ok, plaintext}`, a binary.
 
-  A ciphertext or tag that was changed or cut off, or is another key's, is the error `:decryption_failed`. What the token said is in `code`: some
-  say what may mean anything (`CKR_GENERAL_ERROR`, `CKR_DEVICE_ERROR`), which is taken for a failed decryption if the session answers otherwise. It is
-  not tried again, and each refusal makes the same calls, so that none takes longer for a reason of the pool's. To whom you tell that a
-  decryption failed, and how soon, is told something about the plaintext, unless the mechanism authenticates as AES-GCM does: not so AES-CBC and RSA
-  PKCS #1 v1.5. Of the latter some tokens give random bytes rather than an error, for that reason.
+  If the ciphertext or tag was changed or cut off, or belongs to another key, the error is `:decryption_failed`. `code` has the token's answer. Some answers may have several
+  meanings (`CKR_GENERAL_ERROR`, `CKR_DEVICE_ERROR`); the pool takes them for a failed decryption if the session still answers. It does
+  not try again, and makes the same calls after each refusal, so that the pool adds no difference in time.
 
-  Two C calls once the key is known: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9).
+  Do not tell the sender of a ciphertext that its decryption failed, not even by the time of your answer, if the mechanism is AES-CBC or RSA PKCS #1 v1.5: with
+  many such answers an attacker can find out the plaintext (a padding oracle). AES-GCM does not have this problem, because it authenticates the ciphertext. For RSA PKCS #1 v1.5
+  some tokens return random bytes instead of an error, for this reason.
+
+  Once the key is known, this makes two C calls: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9).
   """
   @spec decrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary} | {:error, Error.t()}
@@ -462,7 +469,7 @@ defmodule Pkcs11Pool do
   ## Many at once
 
   @typedoc """
-  What `encrypt_many/5` and `decrypt_many/5` take: data, or data with parameters that are added to the mechanism's, such as `{[iv: iv], data}`.
+  An item of `encrypt_many/5` and `decrypt_many/5`: data, or data with parameters that are added to those of the mechanism, such as `{[iv: iv], data}`.
   """
   @type item :: iodata | {params :: keyword, iodata}
 
@@ -473,24 +480,24 @@ defmodule Pkcs11Pool do
   @type item_results(value) :: [{:ok, value} | {:error, Error.t()}]
 
   @doc """
-  Signs each of a list of data with the same key: `{:ok, [{:ok, signature} | {:error, error}]}`, in the list's order.
+  Signs each item of a list with the same key: `{:ok, [{:ok, signature} | {:error, error}]}`, in the list's order.
 
       {:ok, results} = Pkcs11Pool.sign_many(MyApp.HSM, "tokens", :sha256_hmac, list)
 
-  One call for many small items costs a fraction of many calls. This holds for all four of `sign_many/5`, `verify_many/5`, `encrypt_many/5` and
+  One call for many small items costs much less than many calls. The following is true of `sign_many/5`, `verify_many/5`, `encrypt_many/5` and
   `decrypt_many/5`:
 
-    * The list is cut into slices of at most 64 items and 64 KiB (or one larger item) and some 5 ms. Slices queue as operations of their own, as
-      many at once as the pool has sessions: they run in parallel, and other callers have their turn between them.
-    * Each item has its own result. An item's failure does not keep the others from being done.
-    * `:queue_timeout` is how long a slice may wait before it starts, `:operation_timeout` how long it may run. What times out is the error of each item
-      of that slice, with `executed: :unknown` if it ran. When the pool takes none any more, the items that have not been tried get the same error.
-    * When a session dies, the items of its slice that were not done are tried once on another, if that does no harm; else they get the error with
+    * The list is cut into slices of at most 64 items, at most 64 KiB (or one larger item), and about 5 ms. Each slice waits in the queue as an operation of its own, and as
+      many slices run at the same time as the pool has sessions. Other callers have their turn between them.
+    * Each item has its own result. If one item fails, the others are done all the same.
+    * `:queue_timeout` is how long a slice may wait before it starts, `:operation_timeout` how long it may run. If a slice times out, each of its items gets that error,
+      with `executed: :unknown` if the slice ran. If the pool stops taking operations, the items that have not been tried get that error.
+    * If a session dies, the items of its slice that were not done are tried once on another session, if that does no harm. Otherwise they get the error with
       `executed: false`.
-    * Within `with_session/3` they run on its session.
-    * The call itself is `{:error, error}` only if there is no such pool. An empty list is `{:ok, []}`.
+    * Within `with_session/3` all items run on its session.
+    * The call itself returns `{:error, error}` only if there is no such pool. An empty list gives `{:ok, []}`.
 
-  Calls what `sign/5` calls, for each item.
+  Makes the C calls of `sign/5` for each item.
   """
   @spec sign_many(pool, key, mechanism, [iodata], [signature_option]) ::
           results(binary)
@@ -501,10 +508,10 @@ defmodule Pkcs11Pool do
             item_results(binary)
 
   @doc """
-  Verifies each of a list of `{data, signature}` with the same key: `{:ok, [{:ok, true} | {:error, error}]}`, in the list's order; a signature that is
-  not valid is the error `:signature_invalid`. See `sign_many/5`.
+  Verifies each `{data, signature}` of a list with the same key: `{:ok, [{:ok, true} | {:error, error}]}`, in the list's order. For a signature that is
+  not valid, the error is `:signature_invalid`. See `sign_many/5`.
 
-  Calls what `verify/6` calls, for each item.
+  Makes the C calls of `verify/6` for each item.
   """
   @spec verify_many(pool, key, mechanism, [{iodata, iodata}], [signature_option]) :: results(true)
   def verify_many(pool, key, mechanism, list, opts \\ []),
@@ -519,17 +526,17 @@ defmodule Pkcs11Pool do
           ) :: item_results(true)
 
   @doc """
-  Encrypts each of a list of data with the same key: `{:ok, [{:ok, ciphertext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
+  Encrypts each item of a list with the same key: `{:ok, [{:ok, ciphertext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
 
       Pkcs11Pool.encrypt_many(MyApp.HSM, "vault", {:aes_gcm, iv: :token}, list)
       Pkcs11Pool.encrypt_many(MyApp.HSM, "vault", :aes_gcm, for(data <- list, do: {[iv: unique_iv()], data}))
 
-  One IV for several messages gives them away, and with AES-GCM the key's authentication, too. Hence a mechanism that takes an IV (or a counter) must
-  have it from the token, or each item its own: `{[iv: iv], data}`. An IV of the mechanism, or the same one for two items, raises `ArgumentError`; so
-  does the same counter block, whatever its `:counter_bits`. That a counter does not run into another item's block, and that no IV is used again in
-  another call, is up to you, as are all IVs of a mechanism that this library knows nothing of but its bytes.
+  Two messages that are encrypted with the same IV can be read by an attacker, and with AES-GCM also forged. So if a mechanism takes an IV (or a counter), either
+  the token makes it, or each item has its own: `{[iv: iv], data}`. An IV in the mechanism itself, or the same IV for two items, raises `ArgumentError`; so
+  does the same counter block, whatever its `:counter_bits`. You must make sure that a counter does not run into another item's block, and that no IV is used again in
+  another call. For a mechanism whose parameters are bytes that this library does not know (`{name, binary}`), you must make sure of all of this.
 
-  Calls what `encrypt/5` calls, for each item.
+  Makes the C calls of `encrypt/5` for each item.
   """
   @spec encrypt_many(pool, key, mechanism, [item], [key_option]) ::
           results(binary | {iv :: binary, ciphertext :: binary})
@@ -540,11 +547,11 @@ defmodule Pkcs11Pool do
             item_results(binary | {iv :: binary, ciphertext :: binary})
 
   @doc """
-  Decrypts each of a list of data with the same key: `{:ok, [{:ok, plaintext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
+  Decrypts each item of a list with the same key: `{:ok, [{:ok, plaintext} | {:error, error}]}`, in the list's order. See `sign_many/5`.
 
       Pkcs11Pool.decrypt_many(MyApp.HSM, "vault", :aes_gcm, for({iv, ciphertext} <- list, do: {[iv: iv], ciphertext}))
 
-  Calls what `decrypt/5` calls, for each item.
+  Makes the C calls of `decrypt/5` for each item.
   """
   @spec decrypt_many(pool, key, mechanism, [item], [key_option]) :: results(binary)
   def decrypt_many(pool, key, mechanism, list, opts \\ []),
@@ -556,31 +563,31 @@ defmodule Pkcs11Pool do
   ## Streams
 
   @doc """
-  Signs data that comes in parts: `{:ok, signature}`, a binary. `enumerable` is any enumerable of iodata, and needs not fit into memory:
+  Signs data that comes in parts: `{:ok, signature}`, a binary. `enumerable` is any enumerable of iodata; it need not fit into memory:
 
       {:ok, signature} = Pkcs11Pool.sign_stream(MyApp.HSM, "releases", {:rsa_pkcs, hash: :sha256}, File.stream!(path, [], 65_536))
 
-  The signature is that of `sign/5` with all of the data. `{:ecdsa, hash: :sha256}`, `{:rsa_pkcs, hash: :sha256}` and PSS with a hash in its name do on any token, as
-  there: where the token does not hash, the parts are hashed here. A mechanism that takes its data in one piece (`:ecdsa`, `:rsa_pkcs`, `:rsa_pkcs_pss`, `:rsa_pkcs_oaep`,
-  ...) raises `ArgumentError`; of others some tokens say so by `:operation_not_initialized` or `:function_not_supported`.
+  The signature is the same as that of `sign/5` for all of the data. `{:ecdsa, hash: :sha256}`, `{:rsa_pkcs, hash: :sha256}` and PSS with a hash in its name work on any token, as
+  there: if the token does not hash, this library does. A mechanism that takes its data in one piece (`:ecdsa`, `:rsa_pkcs`, `:rsa_pkcs_pss`, `:rsa_pkcs_oaep`,
+  ...) raises `ArgumentError`. For other mechanisms, some tokens refuse parts with `:operation_not_initialized` or `:function_not_supported`.
 
-  This holds for all of `sign_stream/5`, `verify_stream/6`, `digest_stream/4`, `encrypt_stream/5` and `decrypt_stream/5`:
+  The following is true of `sign_stream/5`, `verify_stream/6`, `digest_stream/4`, `encrypt_stream/5` and `decrypt_stream/5`:
 
-    * A stream has a session for itself from its beginning to its end (`:leased` in `status/1`), in the process that runs it. Within a `with_session/3` block that is the
-      block's session; from another process the lease gives `:not_owner`.
-    * The parts are gathered, or cut, to 64 KiB each: one C call for each, and memory for two or three of them, however long the stream is and whatever its elements are.
-    * `:queue_timeout` is how long it may wait for its session, `:operation_timeout` how long each C call may take, and `:lease_timeout` how long the whole may take,
-      the time that the enumerable takes included: 60 s, unless the pool or the option of this call says otherwise. Then the error is `:lease_ended`.
-    * The beginning (no data has been asked for yet) is tried again on another session where that helps, as with `sign/5`. Later a stream is never continued on another
-      session: whatever ends it is its error, and it may be begun again, with an enumerable that can be.
-    * If the enumerable raises, throws or exits, so does the call. No operation is left behind: the session is closed. That of a block is kept, and the operation
-      ended by `C_SessionCancel`, or, where the module has none (before PKCS#11 3.0), by its final call. But a signature of what there is nobody has asked for: without
-      `C_SessionCancel`, a `sign_stream/5` that is broken off takes the block's session with it, whose next call is `:lease_ended`.
-    * Calls of the same process while the stream is in progress (from within the enumerable, or from whoever consumes a lazy stream) take another session: two streams,
-      one into the other, take two. On a pool that has no other, and within the `with_session/3` block whose session the stream uses, they are `:stream_in_progress`, at once.
-    * An enumerable that is empty gives what no data gives.
+    * A stream has a session for itself from its beginning to its end (`:leased` in `status/1`), in the process that runs it. Within a `with_session/3` block it uses the
+      block's session; if another process uses the lease, it gets `:not_owner`.
+    * The data is cut into parts of 64 KiB, whatever the length of the elements. There is one C call for each part. The stream needs memory for two or three parts, however long it is.
+    * `:queue_timeout` is how long the stream may wait for its session, `:operation_timeout` how long each C call may take, and `:lease_timeout` how long the whole stream may take,
+      including the time of the enumerable: 60 s, unless the pool or the option of this call says otherwise. After that time the error is `:lease_ended`.
+    * The beginning, before any data is read, is tried again on another session if that helps, as in `sign/5`. Later, a stream is never continued on another
+      session: it ends with an error. You may begin it again, if the enumerable can be enumerated again.
+    * If the enumerable raises, throws or exits, so does the call. No operation is left behind: the session is closed. The session of a `with_session/3` block is kept: the operation is
+      ended by `C_SessionCancel`, or, if the module does not have it (before PKCS#11 3.0), by its final call. There is one exception: without `C_SessionCancel`, the final call of `sign_stream/5`
+      would make a signature of half the data. So the block's session is closed, and the next call in the block is `:lease_ended`.
+    * While the stream is in progress, other calls of the same process (in the enumerable, or in the code that consumes a lazy stream) use another session. So two streams, one into the
+      other, need two sessions. If the pool has no other session, or within the `with_session/3` block whose session the stream uses, such a call is `:stream_in_progress` at once.
+    * An empty enumerable gives the same result as empty data.
 
-  Calls `C_SignInit`, `C_SignUpdate` for each part, and `C_SignFinal`; where the data is hashed here, `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
+  Calls `C_SignInit`, `C_SignUpdate` for each part, and `C_SignFinal`. If this library hashes the data, it calls `C_SignInit` and `C_Sign` (PKCS#11 2.40, 5.11).
   """
   @spec sign_stream(pool, key, mechanism, Enumerable.t(), [signature_option | key_stream_option]) ::
           {:ok, binary} | {:error, Error.t()}
@@ -598,7 +605,7 @@ defmodule Pkcs11Pool do
   @doc """
   Verifies the signature of data that comes in parts: `:ok`, or the error `:signature_invalid`. See `verify/6`, and `sign_stream/5` about streams.
 
-  Calls `C_VerifyInit`, `C_VerifyUpdate` for each part, and `C_VerifyFinal`; where the data is hashed here, `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
+  Calls `C_VerifyInit`, `C_VerifyUpdate` for each part, and `C_VerifyFinal`. If this library hashes the data, it calls `C_VerifyInit` and `C_Verify` (PKCS#11 2.40, 5.12).
   """
   @spec verify_stream(pool, key, mechanism, Enumerable.t(), iodata, [
           signature_option | key_stream_option
@@ -639,12 +646,12 @@ defmodule Pkcs11Pool do
       |> then(&Pkcs11Pool.encrypt_stream(MyApp.HSM, "vault", {:aes_ctr, counter_block: block}, &1))
       |> Enum.into(File.stream!(path <> ".encrypted"))
 
-  Nothing is asked of the pool before it is enumerated, and whatever fails then raises `Pkcs11Pool.Error`; what came before is of no use. Each enumeration is an encryption
-  of its own: with one IV, enumerate it once, or again only for the same data. A consumer that halts early (`Enum.take/2`) ends it, and leaves no operation behind. How long the
-  binaries are is the token's affair; none is empty. Some tokens gather what they are given, and give all of it at the end.
+  The pool is not called before the result is enumerated. If something fails then, it raises `Pkcs11Pool.Error`; do not use the binaries that came before. Each enumeration is a new
+  encryption: with one IV, enumerate it only once, or again only for the same data. A consumer that stops early (`Enum.take/2`) ends the stream, and leaves no operation behind. The token decides
+  how long the binaries are; none is empty. Some tokens keep all data, and return everything at the end.
 
-  The IV is the caller's: `iv: :token` raises `ArgumentError`, as a stream of ciphertext has no place for it. A token that replaces it gives `:iv_replaced`. AES-GCM has its tag
-  at the end, and the standard encrypts at most 64 GiB with one IV.
+  You give the IV: `iv: :token` raises `ArgumentError`, because a stream of ciphertext has no place for an IV. If the token replaces it, the error is `:iv_replaced`. AES-GCM has its tag
+  at the end; the standard allows at most 64 GiB with one IV.
 
   Calls `C_EncryptInit`, `C_EncryptUpdate` for each part, and `C_EncryptFinal` (PKCS#11 2.40, 5.8).
   """
@@ -655,17 +662,17 @@ defmodule Pkcs11Pool do
 
   @doc """
   Decrypts data that comes in parts: a lazy enumerable of binaries, which together are the plaintext of `decrypt/5`. See `encrypt_stream/5` about lazy streams, and
-  `sign_stream/5` about all.
+  `sign_stream/5` about all streams.
 
-  A ciphertext that was changed or cut off raises `:decryption_failed` at the end, *after* the binaries before have come out. What an attacker makes of a plaintext that is not
-  verified yet has broken systems: hence a mechanism that authenticates (AES-GCM, AES-CCM, ChaCha20-Poly1305) gives away nothing before its tag is verified:
+  A ciphertext that was changed or cut off raises `:decryption_failed` at the end, *after* the token may have returned plaintext. It is dangerous to use a plaintext before it is verified. So
+  with a mechanism that authenticates (AES-GCM, AES-CCM, ChaCha20-Poly1305) you get nothing before the tag is verified:
 
-    * A token that gathers, and gives the plaintext with its final call (SoftHSM does), needs no more. It comes in one piece at the end then, and needs the memory for it.
-    * Of a token that gives it out before, the error is `:plaintext_unverified` at the first part, and nothing comes out. `decrypt/5` decrypts in one piece on any token. With
-      `unverified: :allow` the parts come out as the token gives them: write them where nobody reads them, and use them when the enumeration has ended without an exception;
-      a file cut into blocks that are encrypted one by one needs none of this.
+    * Some tokens keep the plaintext until the final call (SoftHSM does). Then it comes in one piece at the end, and needs the memory for it.
+    * Other tokens return plaintext earlier. Then the error is `:plaintext_unverified` at the first part, and you get nothing. You can use `decrypt/5`, which decrypts in one piece on any token. Or
+      cut the data into blocks, and encrypt each by itself. Or, with `unverified: :allow`, you get the parts as the token returns them: write them where nobody reads them, and use them only when the
+      enumeration has ended without an exception.
 
-  Other mechanisms (AES-CBC, AES-CTR) verify nothing, at no time: see `decrypt/5`, and verify a MAC of the ciphertext first (`verify_stream/6`).
+  Other mechanisms (AES-CBC, AES-CTR) never verify anything: see `decrypt/5`, and verify a MAC of the ciphertext first (`verify_stream/6`).
 
   Options, besides those of every stream:
 
@@ -693,8 +700,8 @@ defmodule Pkcs11Pool do
   defbang digest!(pool, mechanism, data :: iodata, opts :: [call_option]) :: binary
 
   @doc """
-  The digest of a secret key's value, which does not leave the token: `{:ok, binary}`. With it two parties compare their keys (a key check value),
-  or derive something of them.
+  The digest of a secret key's value, which does not leave the token: `{:ok, binary}`. Two parties can compare their keys by it (a key check value),
+  or derive something from it.
 
       {:ok, <<check_value::binary-size(3), _rest::binary>>} = Pkcs11Pool.digest_key(MyApp.HSM, :sha256, "vault")
 
@@ -702,8 +709,8 @@ defmodule Pkcs11Pool do
 
     * `:prefix`, `:suffix` - iodata that is digested before and after the key: `hash(prefix <> key <> suffix)`
 
-  A digest tells whoever sees it whether a guess at the key is right: that is for keys that nobody can guess. Which keys may be digested is the token's
-  to say; one that may not is `:key_indigestible`.
+  Somebody who sees the digest can check whether a guess at the key is right. So use it only for keys that nobody can guess. The token decides which keys may be
+  digested; for others the error is `:key_indigestible`.
 
   Calls `C_DigestInit`, `C_DigestKey` and `C_DigestFinal`, and `C_DigestUpdate` for a prefix and a suffix (PKCS#11 2.40, 5.10).
   """
@@ -717,8 +724,8 @@ defmodule Pkcs11Pool do
   @doc """
   Mixes a seed (iodata) into the token's random generator: `:ok`. It adds to what the generator has, and does not replace it.
 
-  Many tokens take none: `:random_seed_not_supported`, or `:random_no_rng` for one that makes no random bytes. After an error that is the token's
-  fault it may be tried again: a seed that is mixed in twice does no harm. It reaches the generator of the token, as a rule for all who use it.
+  Many tokens take no seed: `:random_seed_not_supported`, or `:random_no_rng` if the token makes no random bytes. After a failure of the token the pool may try again: a seed that is
+  mixed in twice does no harm. As a rule, the seed changes the generator for all applications that use the token.
 
   Calls `C_SeedRandom` (PKCS#11 2.40, 5.15).
   """
@@ -776,9 +783,8 @@ defmodule Pkcs11Pool do
         [token: true, label: "ec", ec_params: :secp256r1, verify: true],
         [token: true, label: "ec", private: true, sensitive: true, sign: true])
 
-  The templates reach the module as they are. One without `token: true` would make a session object, which dies with the session that
-  happened to make it: `:session_object_needs_session`, unless that is the session of a `with_session/3` block, or the call or the pool
-  says `session_object: :allow`.
+  The templates reach the module as they are. A template without `token: true` would make a session object, which ends with the session that made it, and the pool may close that session at
+  any time. So the error is `:session_object_needs_session`, unless the call is in a `with_session/3` block, or the call or the pool has the option `session_object: :allow`.
 
   What has been made is returned, here and by all calls that make objects, also where the token does not say afterwards what it has made
   (`C_GetAttributeValue` fails, twice): `Pkcs11Pool.Object` says what is known of it then.
@@ -799,17 +805,17 @@ defmodule Pkcs11Pool do
           ) :: {Object.t(), Object.t()}
 
   @doc """
-  The objects that have all that the template says; every object that is to be seen for an empty one: `{:ok, [object]}`.
+  The objects that match the template: `{:ok, [object]}`. An empty template finds every visible object.
 
-  With `limit: n` at most so many are returned, and the others are left out (1 to 1,000,000). Without it, more than 10,000 are the error
+  With `limit: n` (1 to 1,000,000) at most `n` objects are returned, and the others are left out. Without it, more than 10,000 objects are the error
   `:too_many_objects`.
 
-  Where the token refuses to describe an object (CKR_OBJECT_HANDLE_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED), it is searched again,
-  up to 8 times. One that is not found any more has vanished, and is left out. One that is found each time comes with what can be read of it: `:class`
-  and `:key_type` may be nil then, as ever, and `:id` and `:label` are nil in place of what was refused. SoftHSM leaves such objects on the token when a `C_GenerateKey`
-  beside a search fails; `destroy_object/3` removes them. The call fails with the token's code if nothing of the object can be read, the code
-  may be the device's (CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED), and the token describes no other object that was found; or if the token says
-  CKR_OBJECT_HANDLE_INVALID of what it finds 8 times. Other codes fail the call at once, as for all calls.
+  If the token refuses to describe an object (CKR_OBJECT_HANDLE_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED), the search is made again,
+  up to 8 times. An object that is not found any more has vanished, and is left out. An object that is found each time is returned with what can be read of it: `:class`
+  and `:key_type` may be nil, as for every object, and `:id` or `:label` is nil if the token refused it. SoftHSM leaves such objects on the token if a `C_GenerateKey`
+  fails during a search; `destroy_object/3` removes them. The call fails with the token's code in two cases: nothing of the object can be read, the code may come from
+  the device (CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED), and the token describes no other object of the search; or the token answers
+  CKR_OBJECT_HANDLE_INVALID 8 times for what it finds. Other codes fail the call at once, as in all calls.
 
   Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` for each (PKCS#11 2.40, 5.7).
   """
@@ -822,23 +828,23 @@ defmodule Pkcs11Pool do
           ]
 
   @doc """
-  The X.509 certificates that have all that the template says; every one that is to be seen for an empty one: `{:ok, [object]}`, each with the certificate in its `:der`.
+  The X.509 certificates that match the template: `{:ok, [object]}`, each with the certificate in its `:der`. An empty template finds every visible certificate.
 
       {:ok, [certificate]} = Pkcs11Pool.find_certificates(MyApp.HSM, label: "tls")
       :public_key.pkix_decode_cert(certificate.der, :otp)
 
-      # The key that it belongs to.
+      # A signature with its private key.
       Pkcs11Pool.sign(MyApp.HSM, {:certificate, certificate.der}, {:ecdsa, hash: :sha256}, "message")
 
   In the template, `:subject` and `:issuer` are DER, names as OTP has them (`{:rdnSequence, _}`, of a certificate that `:public_key` has decoded), or as
   `Pkcs11Pool.X509` has them (`[common_name: "example.com"]`, with the UTF-8 strings that it writes: other software may have written the name in another way).
-  `:serial_number` is a non-negative integer, or DER. They are compared with what whoever wrote the object said of it: `CKA_SUBJECT` and so on.
+  `:serial_number` is a non-negative integer, or DER. They are compared with the attributes of the object (`CKA_SUBJECT` and so on), not with the certificate itself.
 
-  A certificate that is not on the token itself, but where its `:url` says, has a `:der` of nil. One that is destroyed before it is read is left out. `:limit`, and a token that
-  refuses to describe an object: as for `find_objects/3`.
+  If only a `:url` of the certificate is on the token, its `:der` is nil. A certificate that is destroyed before it is read is left out. About `:limit`, and tokens that
+  refuse to describe an object, see `find_objects/3`.
 
-  Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` twice for each (PKCS#11 2.40, 5.7). The search, and the reading of each certificate, are operations
-  of their own, with the time-outs of the call each.
+  Calls `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, and `C_GetAttributeValue` twice for each (PKCS#11 2.40, 5.7). The search, and the reading of each certificate, are separate operations; the
+  call's time-outs hold for each of them.
   """
   @spec find_certificates(pool, template, [call_option | {:limit, pos_integer}]) ::
           {:ok, [Object.t()]} | {:error, Error.t()}
@@ -850,14 +856,14 @@ defmodule Pkcs11Pool do
           ]
 
   @doc """
-  Reads attributes of an object: `{:ok, %{name => value}}`, in the shapes of `Pkcs11Pool.Template`.
+  Reads attributes of an object: `{:ok, %{name => value}}`, with values as in `Pkcs11Pool.Template`.
 
-  One that the token does not reveal is the error `:attribute_sensitive`, one that the object does not have `:attribute_type_invalid`, both with
-  their names in `details.attributes`; with `partial: true` the value of either is `:unavailable`.
+  If the token does not reveal an attribute, the error is `:attribute_sensitive`. If the object does not have it, the error is `:attribute_type_invalid`. Both have the
+  names in `details.attributes`. With `partial: true` the value of such an attribute is `:unavailable` instead.
 
-  Of an object with a `:unique_id` (see `Pkcs11Pool.Object`), the unique id is read by the same call: if it is another object's by now, the error is
-  `:object_stale`. An object without one, if somebody has destroyed it, is looked for by class, id and label; the attributes are those of
-  another object then, if it has the same.
+  If the object has a `:unique_id` (see `Pkcs11Pool.Object`), the same call reads it: if the handle belongs to another object by now, the error is
+  `:object_stale`. An object without a unique id that somebody has destroyed is searched by class, id and label: if another object has the same, the attributes are
+  that object's.
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
@@ -921,14 +927,14 @@ defmodule Pkcs11Pool do
           ) :: binary | {iv :: binary, wrapped :: binary}
 
   @doc """
-  Unwraps a key: `{:ok, object}`, a key on the token that was not seen outside of it in the clear.
+  Unwraps a key: `{:ok, object}`, a key on the token. The key is never visible outside of the token in the clear.
 
       Pkcs11Pool.unwrap_key(MyApp.HSM, "kek", :aes_key_wrap, wrapped,
         class: :secret_key, key_type: :aes, token: true, label: "dek", sensitive: true, encrypt: true, decrypt: true)
 
   The mechanism implies the class of the unwrapping key. About templates and session objects see `generate_key_pair/5`.
 
-  Calls `C_UnwrapKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
+  Calls `C_UnwrapKey` (PKCS#11 2.40, 5.13). Never tried again if it may have run: after an error with `executed: :unknown`, look for the key.
   """
   @spec unwrap_key(pool, key, mechanism, iodata, template, [derive_option]) ::
           {:ok, Object.t()} | {:error, Error.t()}
@@ -946,19 +952,19 @@ defmodule Pkcs11Pool do
 
   @doc """
   Derives a key from another one: `{:ok, object}`. The two sides of a key agreement derive the same one, each from its own private key and the other's public point
-  (uncompressed, bare or as a DER OCTET STRING: which of them the token takes is the token's affair):
+  (uncompressed, bare or as a DER OCTET STRING: that depends on the token):
 
       Pkcs11Pool.derive_key(MyApp.HSM, "agreement", {:ecdh1_derive, public_data: point},
         class: :secret_key, key_type: :generic_secret, value_len: 32, token: true, label: "shared", derive: true)
 
-  and of one secret key many others are made:
+  Many keys can be derived from one secret key:
 
       Pkcs11Pool.derive_key(MyApp.HSM, "shared", {:hkdf_derive, hash: :sha256, salt: salt, info: "to the server"},
         class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "to the server", encrypt: true)
 
-  | mechanism | the base key | the key that comes of it |
+  | mechanism | the base key | the derived key |
   |---|---|---|
-  | `:ecdh1_derive`, `:ecdh1_cofactor_derive` | EC, X25519, X448 | the shared secret, or with a `:kdf` what a key derivation function makes of it (ANSI X9.63, or SP 800-56A: `:sha256_kdf_sp800`) |
+  | `:ecdh1_derive`, `:ecdh1_cofactor_derive` | EC, X25519, X448 | the shared secret, or with a `:kdf` the result of a key derivation function (ANSI X9.63, or SP 800-56A: `:sha256_kdf_sp800`) |
   | `:dh_pkcs_derive` | Diffie-Hellman | the shared secret |
   | `:hkdf_derive` | a secret key | HKDF (RFC 5869) |
   | `:concatenate_base_and_key` | a secret key | its value and that of another secret key |
@@ -966,12 +972,12 @@ defmodule Pkcs11Pool do
   | `:extract_key_from_key` | a secret key | a part of its value |
   | `:aes_ecb_encrypt_data`, `:aes_cbc_encrypt_data`, ... | AES, ... | data, encrypted with it |
 
-  `Pkcs11Pool.Mechanism` has their parameters. A key that the parameters name (`:concatenate_base_and_key`, the salt of HKDF) is found as the base key is, among the secret keys; `select:` is asked
-  for it, too, and an error of one of the two says which in `details.argument`: `:base_key` or `:mechanism`. A key of a password is made by `generate_key/4` with `:pkcs5_pbkd2`.
+  `Pkcs11Pool.Mechanism` has their parameters. If the parameters name a second key (`:concatenate_base_and_key`, the salt of HKDF), it is found like the base key, among the secret keys, and `:select` is used
+  for it, too. An error says in `details.argument` which of the two it is about: `:base_key` or `:mechanism`. To make a key from a password, use `generate_key/4` with `:pkcs5_pbkd2`.
 
-  The base key needs `derive: true`. One that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. The mechanism implies the class of the base key. About templates and session objects see `generate_key_pair/5`.
+  The base key needs `derive: true`. A base key that does not fit the mechanism is `:key_type_inconsistent`, and the module is not called. The mechanism implies the class of the base key. About templates and session objects see `generate_key_pair/5`.
 
-  Calls `C_DeriveKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run: after an error with `executed: :unknown`, look for the key.
+  Calls `C_DeriveKey` (PKCS#11 2.40, 5.13). Never tried again if it may have run: after an error with `executed: :unknown`, look for the key.
   """
   @spec derive_key(pool, key, mechanism, template, [derive_option]) ::
           {:ok, Object.t()} | {:error, Error.t()}
@@ -987,22 +993,22 @@ defmodule Pkcs11Pool do
           ) :: Object.t()
 
   @doc """
-  Shares a new secret with the holder of a private key: `{:ok, {ciphertext, object}}`. The object is the key that is made of the secret on the token; the holder of the private
-  key makes the same of the ciphertext (`decapsulate/6`, or FIPS 203 elsewhere).
+  Makes a new secret that only the holder of a private key can share: `{:ok, {ciphertext, object}}`. The object is the key that the token makes from the secret. The holder of the private
+  key makes the same key from the ciphertext (`decapsulate/6`, or FIPS 203 in other software).
 
       {:ok, {ciphertext, key}} =
         Pkcs11Pool.encapsulate(MyApp.HSM, "their key", :ml_kem,
           class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "shared", encrypt: true, decrypt: true)
 
-  The public key is an object on the token. One that came from elsewhere as raw bytes becomes such by `create_object/3`:
+  The public key must be an object on the token. If you have its raw bytes, make an object from them with `create_object/3`:
 
       Pkcs11Pool.create_object(MyApp.HSM,
         class: :public_key, key_type: :ml_kem, parameter_set: :ml_kem_768, value: raw, encapsulate: true, token: true, label: "their key")
 
-  About templates and session objects see `generate_key_pair/5`. Neither the key nor the ciphertext is of use without the other: if the caller has gone by the time
-  the token has made them, or the length of the ciphertext cannot be (`:output_length_invalid`), the key is destroyed.
+  About templates and session objects see `generate_key_pair/5`. The key is useless without its ciphertext. So if the caller is gone when
+  the token has made them, or if the length of the ciphertext cannot be right (`:output_length_invalid`), the key is destroyed.
 
-  Calls `C_EncapsulateKey` (PKCS#11 3.2, 5.18); a module of an older version is `:function_not_supported`. Never tried again where it may have run.
+  Calls `C_EncapsulateKey` (PKCS#11 3.2, 5.18); with an older module the error is `:function_not_supported`. Never tried again if it may have run.
   """
   @spec encapsulate(pool, key, mechanism, template, [derive_option]) ::
           {:ok, {ciphertext :: binary, Object.t()}} | {:error, Error.t()}
@@ -1018,18 +1024,18 @@ defmodule Pkcs11Pool do
           ) :: {ciphertext :: binary, Object.t()}
 
   @doc """
-  Makes the key whose ciphertext somebody has encapsulated for a private key: `{:ok, object}`.
+  Makes the key from a ciphertext that somebody has encapsulated for a private key: `{:ok, object}`.
 
       {:ok, key} =
         Pkcs11Pool.decapsulate(MyApp.HSM, "our key", :ml_kem, ciphertext,
           class: :secret_key, key_type: :aes, value_len: 32, token: true, label: "shared", encrypt: true, decrypt: true)
 
-  ML-KEM does not tell a changed ciphertext from a good one: of a changed one comes another key, and no error (FIPS 203, 6.3). A ciphertext of a length that none of the
-  key's has is `:encrypted_data_len_range`, and the module is not asked.
+  ML-KEM does not notice that a ciphertext was changed: the result is another key, not an error (FIPS 203, 6.3). A ciphertext whose length does not fit the key
+  is `:encrypted_data_len_range`, and the module is not called.
 
   About templates and session objects see `generate_key_pair/5`.
 
-  Calls `C_DecapsulateKey` (PKCS#11 3.2, 5.18); a module of an older version is `:function_not_supported`. Never tried again where it may have run: after an error with
+  Calls `C_DecapsulateKey` (PKCS#11 3.2, 5.18); with an older module the error is `:function_not_supported`. Never tried again if it may have run: after an error with
   `executed: :unknown`, look for the key.
   """
   @spec decapsulate(pool, key, mechanism, iodata, template, [derive_option]) ::
@@ -1047,7 +1053,7 @@ defmodule Pkcs11Pool do
           ) :: Object.t()
 
   @doc """
-  Makes an object of its attributes: `{:ok, object}`. A public key, a secret key, a certificate, data:
+  Creates an object from its attributes: `{:ok, object}`. It may be a public key, a secret key, a certificate or data:
 
       Pkcs11Pool.create_object(MyApp.HSM,
         class: :certificate, certificate_type: :x_509, token: true, label: "tls", subject: subject, value: der)
@@ -1055,8 +1061,8 @@ defmodule Pkcs11Pool do
       Pkcs11Pool.create_object(MyApp.HSM,
         class: :secret_key, key_type: :aes, token: true, label: "vault", value: <<0::256>>, encrypt: true, decrypt: true)
 
-  About templates and session objects see `generate_key_pair/5`. The template's bytes are overwritten in native memory after the call; the caller's binary is the VM's.
-  Many tokens take no key in the clear: theirs is the error.
+  About templates and session objects see `generate_key_pair/5`. After the call, the template's bytes are overwritten in native memory, but not in your own binary.
+  Many tokens take no key in the clear; the error is the token's then.
 
   Calls `C_CreateObject` (PKCS#11 2.40, 5.7). Never tried again: after an error with `executed: :unknown`, look for the object.
   """
@@ -1104,8 +1110,8 @@ defmodule Pkcs11Pool do
           ) :: Object.t()
 
   @doc """
-  Copies an object: `{:ok, object}`. The template has the attributes that differ, and `token: true` if the copy is to stay, which many tokens do not take from the
-  original. The object is found as `destroy_object/3` finds it.
+  Copies an object: `{:ok, object}`. The template has the attributes that differ. It also has `token: true` if the copy is to stay on the token, since many tokens do not copy
+  that attribute. The object is found as in `destroy_object/3`.
 
   Calls `C_CopyObject` (PKCS#11 2.40, 5.7). Never tried again: after an error with `executed: :unknown`, look for the object.
   """
@@ -1117,12 +1123,12 @@ defmodule Pkcs11Pool do
   defbang copy_object!(pool, object :: key, template, opts :: [generate_option]) :: Object.t()
 
   @doc """
-  Gives attributes of an object new values: `:ok`. The object is found as `destroy_object/3` finds it.
+  Sets attributes of an object to new values: `:ok`. The object is found as in `destroy_object/3`.
 
   The `%Pkcs11Pool.Object{}` that the caller has keeps its old label and id: after a logout or a reload it is found by its `:unique_id` only.
 
-  Calls `C_SetAttributeValue` (PKCS#11 2.40, 5.7). Never tried again where it may have run: after an error with `executed: :unknown`, read the
-  attributes. Whatever it returns, the pool forgets all that it remembers of keys, since others may find this object by its label or id from now on.
+  Calls `C_SetAttributeValue` (PKCS#11 2.40, 5.7). Never tried again if it may have run: after an error with `executed: :unknown`, read the
+  attributes. In any case the pool forgets the handles of all keys, since the object may have another label or id from now on.
   """
   @spec set_attributes(pool, key, template, [call_option]) :: :ok | {:error, Error.t()}
   def set_attributes(pool, object, template, opts \\ []),
@@ -1131,10 +1137,10 @@ defmodule Pkcs11Pool do
   defbang set_attributes!(pool, object :: key, template, opts :: [call_option]) :: :ok
 
   @doc """
-  How many bytes of the token's memory an object takes: `{:ok, bytes}`, or `{:ok, :unavailable}` where the token does not tell. SoftHSM never does. The
-  number is the token's own: it is neither the length of a key nor that of a value.
+  How many bytes of the token's memory an object takes: `{:ok, bytes}`, or `{:ok, :unavailable}` if the token does not tell. SoftHSM never does. The
+  token decides what it counts: the number is neither the length of a key nor that of a value.
 
-  An object of an earlier call is found as `get_attributes/4` finds it. A token may refuse to tell the size of a key (`:information_sensitive`).
+  An object of an earlier call is found as in `get_attributes/4`. A token may refuse to tell the size of a key (`:information_sensitive`).
 
   Calls `C_GetObjectSize` (PKCS#11 2.40, 5.7), and `C_GetAttributeValue` for an object with a `:unique_id`.
   """
@@ -1146,14 +1152,14 @@ defmodule Pkcs11Pool do
             non_neg_integer | :unavailable
 
   @doc """
-  Destroys an object: `:ok`. An object, or a key that identifies one, see `t:key/0`; where several objects share its label or id, name the `:class`, too.
+  Destroys an object: `:ok`. Give an object of an earlier call, or a key that identifies one (`t:key/0`). If several objects have the same label or id, give the `:class`, too.
 
-  Nothing is destroyed but the object that is meant. Where the token has `CKA_UNIQUE_ID` (PKCS#11 3.0), an object of an earlier call has a `:unique_id`, and that is
-  read before. An object of before a logout, a reload or the token's absence is looked for by it: it is destroyed if the token finds exactly one
-  object by it, and `:object_stale` otherwise. Without a `:unique_id` it is always `:object_stale`, since another may have its id and label by now: find it again with
+  No other object is ever destroyed. If the token has `CKA_UNIQUE_ID` (PKCS#11 3.0), an object of an earlier call has a `:unique_id`, and the pool reads it before it destroys
+  anything. After a logout, a reload or an absence of the token, the pool searches the object by its unique id: it is destroyed if the token finds exactly one object;
+  otherwise the error is `:object_stale`. An object without a `:unique_id` is always `:object_stale` then, since another object may have its id and label by now: find it again with
   `find_objects/3`.
 
-  Calls `C_DestroyObject` (PKCS#11 2.40, 5.7); before, with a `:unique_id`, `C_GetAttributeValue`, and perhaps `C_FindObjects`. Never tried again.
+  Calls `C_DestroyObject` (PKCS#11 2.40, 5.7). With a `:unique_id`, it calls `C_GetAttributeValue` before, and `C_FindObjects` if needed. Never tried again.
   """
   @spec destroy_object(pool, key, [call_option]) :: :ok | {:error, Error.t()}
   def destroy_object(pool, object, opts \\ []), do: API.Objects.destroy(pool, object, opts)
@@ -1168,10 +1174,10 @@ defmodule Pkcs11Pool do
       releases know neither
     * ML-KEM: `{:mlkem768, key}`, what `:crypto.encapsulate_key/2` takes from OTP 28 on
 
-  A curve whose parameters the token has written out is `{:ecParameters, record}`, to OTP 27: OTP 28 knows no such keys any more.
+  If the token gives a curve by explicit parameters, it is `{:ecParameters, record}`, up to OTP 27: OTP 28 no longer knows such keys.
 
-  A label, an id or a template finds the public key object; where there is none, the private key's attributes are used, which do for RSA, and for all keys of a
-  token that has their `:public_key_info`.
+  A label, an id or a template finds the public key object. If there is none, the attributes of the private key are used: they are sufficient for RSA, and for all keys if the token has
+  their `:public_key_info`.
 
   Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
   """
@@ -1182,11 +1188,11 @@ defmodule Pkcs11Pool do
   defbang public_key!(pool, key, opts :: [key_option]) :: public_key
 
   @doc """
-  What a key is: `{:ok, map}`, with nil for what the token does not say.
+  Describes a key: `{:ok, map}`. A value is nil if the token does not tell it.
 
-    * `:class`, `:type` - `:private_key` and `:rsa`, for instance; a vendor's are numbers
-    * `:bits` - of an RSA key's modulus, of the order of an ECDSA key's curve, of the field of an Edwards or Montgomery curve (255 or 448), of the prime of a DSA or
-      Diffie-Hellman key, of a secret key's value (of DES with its parity: 64, 128 or 192)
+    * `:class`, `:type` - for instance `:private_key` and `:rsa`; a vendor's own are numbers
+    * `:bits` - the length of an RSA key's modulus, of the order of an ECDSA key's curve, of the field of an Edwards or Montgomery curve (255 or 448), of the prime of a DSA or
+      Diffie-Hellman key, or of a secret key's value (for DES with its parity: 64, 128 or 192)
     * `:curve` - its name, such as `:secp256r1`, `:ed25519`, `:x25519`
     * `:parameter_set` - of a post-quantum key: `:ml_dsa_65`, `:slh_dsa_sha2_128s`, `:ml_kem_768`, ...
     * `:label`, `:id`
@@ -1196,15 +1202,15 @@ defmodule Pkcs11Pool do
     * `:token`, `:private`, `:sensitive`, `:extractable`, `:always_sensitive`, `:never_extractable`, `:local`, `:modifiable`,
       `:always_authenticate` - the attributes of these names
 
-  By the check value two sides see whether they have the same key, if both tokens follow the standard. Not all do: SoftHSM 2.6.1 has none of a key that was unwrapped, and of one that was derived the
-  beginning of its SHA-1 digest; kryoptic has none of any key, and does not look at one in a template. A key that may encrypt tells it by itself:
+  By the check value two sides can see whether they have the same key, if both tokens follow the standard. Not all do: SoftHSM 2.6.1 has no check value for a key that was unwrapped, and for a derived key
+  it has the beginning of its SHA-1 digest. kryoptic has no check values, and ignores one in a template. For a key that may encrypt, you can compute it:
 
       {:ok, <<check_value::binary-size(3), _rest::binary>>} = Pkcs11Pool.encrypt(MyApp.HSM, "dek", :aes_ecb, <<0::128>>)
 
-  A label, an id or a template that names no `:class` finds the private key; where there is none, the secret key, and then the public key.
+  A label, an id or a template without `:class` finds the private key; if there is none, the secret key; if there is none either, the public key.
 
-  Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7), once or, where the token stops at an attribute that it does not have, a few times. No value of a
-  key is read.
+  Calls `C_GetAttributeValue` (PKCS#11 2.40, 5.7), once, or a few times if the token stops at an attribute that the key does not have. The value of a
+  key is never read.
   """
   @spec key_info(pool, key, [key_option]) ::
           {:ok, %{required(atom) => term}} | {:error, Error.t()}
