@@ -21,7 +21,7 @@ defmodule Pkcs11Pool.Call do
   @spec run(pool :: term, operation :: atom, mechanism :: term, request :: term, Options.Call.t()) ::
           :ok | {:ok, term} | {:error, Error.t()}
   def run(pool, operation, mechanism, request, opts) do
-    span = Span.start(pool, operation, mechanism, opts)
+    span = Span.start_if_watched(pool, operation, mechanism, opts)
 
     {result, ticket} =
       case target(pool, opts) do

@@ -361,6 +361,77 @@ defmodule Pkcs11Pool.TelemetryTest do
     assert {:docs_v1, _, _, _, :hidden, _, _} = Code.fetch_docs(Emitter)
   end
 
+  describe "where the library says which handlers there are" do
+    setup do
+      key = {__MODULE__, :watched}
+      :persistent_term.put(key, [])
+
+      {:module, table, _, _} =
+        Module.create(
+          :telemetry_handler_table,
+          quote do
+            def list_for_event(event),
+              do: Enum.filter(:persistent_term.get(unquote(Macro.escape(key))), &(&1 == event))
+          end,
+          Macro.Env.location(__ENV__)
+        )
+
+      on_exit(fn ->
+        :code.purge(table)
+        :code.delete(table)
+        :code.purge(table)
+        :persistent_term.erase(key)
+      end)
+
+      token = SoftHSM.new_token!()
+      start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, name: :watched)})
+      :ok = Pkcs11Pool.await_ready(:watched, 30_000)
+
+      %{
+        watch: fn steps ->
+          :persistent_term.put(key, for(step <- steps, do: [:pkcs11_pool, :operation, step]))
+        end
+      }
+    end
+
+    defp operations do
+      for {[:pkcs11_pool, :operation, step], _, %{pool: :watched}} <- flush(), do: step
+    end
+
+    test "an operation of which nobody hears emits nothing, and one of which anybody does, all",
+         %{watch: watch} do
+      assert {:ok, _} = Pkcs11Pool.generate_random(:watched, 8)
+      assert operations() == []
+
+      for step <- [:start, :stop] do
+        watch.([step])
+        assert {:ok, _} = Pkcs11Pool.generate_random(:watched, 8)
+        assert operations() == [:start, :stop]
+      end
+
+      watch.([:exception])
+      assert {:ok, _} = Pkcs11Pool.generate_random(:watched, 8)
+      assert operations() == []
+    end
+
+    test "what ends by an exception is not forgotten, nor an ambiguous key" do
+      assert_raise RuntimeError, fn ->
+        Pkcs11Pool.digest_stream(:watched, :sha256, Stream.map([1], fn _ -> raise "boom" end))
+      end
+
+      assert operations() == [:start, :exception]
+      key = [token: true, label: "twice", value_len: 32, sign: true]
+
+      for _ <- 1..2,
+          do: {:ok, _} = Pkcs11Pool.generate_key(:watched, :generic_secret_key_gen, key)
+
+      assert {:error, _} = Pkcs11Pool.sign(:watched, "twice", :sha256_hmac, "data")
+
+      assert [{_, %{count: 2}, %{pool: :watched, operation: :sign}}] =
+               Enum.filter(flush(), &match?({[_, :key, :ambiguous], _, _}, &1))
+    end
+  end
+
   test "each signature for OTP that fails is an event, however few of them are logged" do
     failures = Pkcs11Pool.OTP.Failure.new()
     error = Error.new(:token_unavailable, pool: :hsm)

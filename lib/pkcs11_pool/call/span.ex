@@ -11,11 +11,22 @@ defmodule Pkcs11Pool.Call.Span do
   @spec start(pool :: term, operation :: atom, mechanism :: term, Options.Call.t()) ::
           Emitter.span()
   def start(pool, operation, mechanism, opts) do
-    if Emitter.enabled?() do
-      own = %{pool: Lease.pool_name(pool), operation: operation}
-      own = if mechanism == nil, do: own, else: Map.put(own, :mechanism, mechanism)
-      Emitter.start(:operation, Map.merge(opts.telemetry_metadata, own))
-    end
+    if Emitter.enabled?(), do: emit_start(pool, operation, mechanism, opts)
+  end
+
+  @doc """
+  The same of a call that ends with a result, never by an exception; nil, too, if nobody hears of it.
+  """
+  @spec start_if_watched(pool :: term, operation :: atom, mechanism :: term, Options.Call.t()) ::
+          Emitter.span()
+  def start_if_watched(pool, operation, mechanism, opts) do
+    if Emitter.operation_watched?(), do: emit_start(pool, operation, mechanism, opts)
+  end
+
+  defp emit_start(pool, operation, mechanism, opts) do
+    own = %{pool: Lease.pool_name(pool), operation: operation}
+    own = if mechanism == nil, do: own, else: Map.put(own, :mechanism, mechanism)
+    Emitter.start(:operation, Map.merge(opts.telemetry_metadata, own))
   end
 
   @doc """
@@ -24,17 +35,18 @@ defmodule Pkcs11Pool.Call.Span do
   @spec stop(Emitter.span(), result, Native.ticket() | Native.timing(), operation :: atom) ::
           :ok
         when result: :ok | {:ok, term} | {:error, Error.t()}
-  def stop(nil, _result, _ticket, _operation), do: :ok
+  def stop(nil, result, _ticket, operation), do: report_ambiguous_key_of(result, operation)
 
   def stop(span, result, ticket, operation) do
     {measurements, metadata} = timing(ticket)
     Emitter.stop(span, result, measurements, metadata)
-
-    with {:error, %Error{reason: :ambiguous_key} = error} <- result,
-         do: report_ambiguous_key(error, operation)
-
-    :ok
+    report_ambiguous_key_of(result, operation)
   end
+
+  defp report_ambiguous_key_of({:error, %Error{reason: :ambiguous_key} = error}, operation),
+    do: report_ambiguous_key(error, operation)
+
+  defp report_ambiguous_key_of(_result, _operation), do: :ok
 
   @doc """
   Runs a function within the span of a call, in the calling process, where the handlers of the events run. It returns its result with the

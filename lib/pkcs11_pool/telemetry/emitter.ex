@@ -13,6 +13,23 @@ defmodule Pkcs11Pool.Telemetry.Emitter do
   def enabled?, do: :erlang.function_exported(library(), :execute, 3)
 
   @doc """
+  Whether anybody hears of an operation that starts and stops. Two look-ups, so that an operation of which nobody hears costs no more: no clock is read, and nothing
+  is put together. What is not known counts as yes.
+  """
+  @spec operation_watched?() :: boolean
+  def operation_watched? do
+    if :erlang.function_exported(handlers(), :list_for_event, 1) do
+      handlers().list_for_event([:pkcs11_pool, :operation, :stop]) != [] or
+        handlers().list_for_event([:pkcs11_pool, :operation, :start]) != []
+    else
+      enabled?()
+    end
+  end
+
+  # The library's own table, which is no public interface of it. Its public one, list_handlers/1, searches all events.
+  defp handlers, do: :telemetry_handler_table
+
+  @doc """
   Emits the event `[:pkcs11_pool | event]`; does nothing without the library. An event that carries
   no measurement gets `system_time`.
   """
