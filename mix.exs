@@ -2,7 +2,7 @@
 # Mix needs it before anything of lib/ is compiled. A path dependency loads this file more than
 # once in one VM: hence the guard.
 unless Code.ensure_loaded?(Mix.Tasks.Compile.Pkcs11PoolNif) do
-  for file <- ~w(cargo_messages cargo download precompiled compile.pkcs11_pool_nif),
+  for file <- ~w(cargo_messages download precompiled cargo kept_builds compile.pkcs11_pool_nif),
       do: Code.require_file("mix/#{file}.ex", __DIR__)
 end
 

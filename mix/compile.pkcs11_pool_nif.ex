@@ -12,6 +12,10 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   `_build`, that of the consuming project when this one is a dependency. Errors and warnings
   become Mix diagnostics.
 
+  What was built is kept in the user's cache folder. A project in which cargo has not worked yet,
+  such as the next script with `Mix.install`, takes it from there if sources, profile, system and
+  environment are the same.
+
   Precompiled libraries are archives of `script/package`, for whom has no cargo. They are taken
   only where somebody says from where, and only with the checksum that stands in a list of one's own
   or in the package's `checksums.sha256`. `guides/deployment.md` has an example.
@@ -31,10 +35,10 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     * `PKCS11_POOL_PRECOMPILED` - the place of the precompiled libraries: the URL or the path of a
       folder of archives, or of one archive. It goes before the configuration
     * `PKCS11_POOL_CHECKSUMS` - the list of their checksums, as `sha256sum` writes it
-    * `PKCS11_POOL_BUILD` - `1`: build with cargo all the same
+    * `PKCS11_POOL_BUILD` - `1`: build with cargo all the same, whatever is there
     * `PKCS11_POOL_CACERTS` - a file with the certificate authorities of a server of one's own, by
       default those of the system; `https_proxy`, `http_proxy` and `no_proxy` as usual
-    * `PKCS11_POOL_CACHE_DIR` - where downloads are kept, by default the user's cache folder
+    * `PKCS11_POOL_CACHE_DIR` - where downloads and builds are kept, by default the user's cache folder
     * `CARGO_BUILD_TARGET` - the system to build for, as cargo takes it (`aarch64-unknown-linux-musl`)
     * `CARGO` - the cargo to run, by default the one in `PATH`
     * `PKCS11_POOL_CARGO_PROFILE` - cargo's profile, by default `release`
@@ -44,7 +48,7 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   use Mix.Task.Compiler
 
   alias Mix.Task.Compiler.Diagnostic
-  alias Pkcs11Pool.Build.{Cargo, CargoMessages, Precompiled}
+  alias Pkcs11Pool.Build.{Cargo, CargoMessages, KeptBuilds, Precompiled}
 
   @recursive true
   @chaos "pkcs11_pool_chaos.so"
@@ -87,21 +91,16 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     else
       contents = Precompiled.libraries!(archive, Path.join(cache_dir(), "archives"))
 
-      statuses =
-        for library <- libraries do
-          name = Path.basename(library)
+      for library <- libraries,
+          not is_map_key(contents, Path.basename(library)),
+          do: Mix.raise("#{archive.location} has no #{Path.basename(library)}")
 
-          case contents do
-            %{^name => content} -> install(library, content)
-            _other -> Mix.raise("#{archive.location} has no #{name}")
-          end
-        end
-
+      status = install_all(libraries, contents)
       Mix.shell().info("Took the native library from #{archive.location}")
       digests = for library <- libraries, into: %{}, do: {library, digest(library)}
       File.mkdir_p!(Path.dirname(manifest()))
       File.write!(manifest(), :erlang.term_to_binary({archive.sha256, digests}))
-      if :ok in statuses, do: :ok, else: :noop
+      status
     end
   end
 
@@ -126,6 +125,23 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   ## Cargo
 
   defp build(libraries, opts) do
+    paths = Map.values(libraries)
+    kept = kept_folder()
+
+    with true <- kept != nil and not File.dir?(target_dir()),
+         {:ok, contents} <- KeptBuilds.fetch(kept, Enum.map(paths, &Path.basename/1)) do
+      status = install_all(paths, contents)
+
+      if status == :ok,
+        do: Mix.shell().info("Took the native library that was built before, from #{kept}")
+
+      {status, []}
+    else
+      _nothing_kept -> build_with_cargo(libraries, kept, opts)
+    end
+  end
+
+  defp build_with_cargo(libraries, kept, opts) do
     {status, messages} =
       Cargo.build(root(), Map.keys(libraries), profile: profile(), target_dir: target_dir())
 
@@ -141,15 +157,23 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
         {:error, diagnostics}
 
       true ->
-        installed =
-          for library <- Map.values(libraries) do
-            content = library |> Path.basename(".so") |> built_library(messages) |> File.read!()
-
-            install(library, content)
+        contents =
+          for library <- Map.values(libraries), into: %{} do
+            name = Path.basename(library, ".so")
+            {name <> ".so", name |> built_library(messages) |> File.read!()}
           end
 
-        {if(:ok in installed, do: :ok, else: :noop), diagnostics}
+        status = install_all(Map.values(libraries), contents)
+        if status == :ok and kept != nil, do: KeptBuilds.keep(kept, contents)
+        {status, diagnostics}
     end
+  end
+
+  # In a project in which cargo has worked before, cargo decides what is stale, and so it does where somebody says where it is to work.
+  defp kept_folder do
+    if System.get_env("PKCS11_POOL_BUILD") != "1" and
+         System.get_env("PKCS11_POOL_CARGO_TARGET_DIR") == nil,
+       do: KeptBuilds.folder(cache_dir(), root(), profile(), Precompiled.target())
   end
 
   defp errors_of_failure(diagnostics) do
@@ -190,6 +214,11 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
       _other ->
         nil
     end) || Mix.raise("cargo built no shared library #{name}")
+  end
+
+  defp install_all(libraries, contents) do
+    statuses = for library <- libraries, do: install(library, contents[Path.basename(library)])
+    if :ok in statuses, do: :ok, else: :noop
   end
 
   # By way of another name: a VM that has the old library loaded keeps it, and none ever sees half

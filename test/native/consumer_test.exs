@@ -59,6 +59,8 @@ defmodule Pkcs11Pool.ConsumerTest do
       "TOKEN_MODULE" => token.module,
       "TOKEN_CONF" => token.module_env["SOFTHSM2_CONF"],
       "TOKEN_PIN" => token.pin,
+      # Nothing that was built or downloaded for another project.
+      "PKCS11_POOL_CACHE_DIR" => Path.join(dir, "cache"),
       # What the caller of this test may have set for this project must not reach the consumer.
       "MIX_BUILD_PATH" => nil,
       "MIX_BUILD_ROOT" => nil,
@@ -137,7 +139,6 @@ defmodule Pkcs11Pool.ConsumerTest do
     write_project(dir, package)
     path = without_cargo(System.fetch_env!("PATH"))
     env = Map.merge(env, %{"PATH" => path, "CARGO" => nil, "PKCS11_POOL_CARGO_TARGET_DIR" => nil})
-    env = Map.put(env, "PKCS11_POOL_CACHE_DIR", Path.join(dir, "cache"))
     sign = ["run", "-e", "Consumer.sign_and_verify()"]
 
     # Neither of the two is there.
