@@ -890,7 +890,9 @@ defmodule Pkcs11Pool do
   Wraps a key: `{:ok, wrapped}`, a binary. That is the key encrypted with another one, as it may be stored or given to another token, which unwraps it (`unwrap_key/6`).
 
       {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, "kek", :aes_key_wrap_pad, [label: "signing", class: :private_key])
-      {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, {:certificate, their_certificate}, {:rsa_pkcs_oaep, hash: :sha256}, "dek")
+      {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, "partner", {:rsa_pkcs_oaep, hash: :sha256}, "dek")
+
+  The wrapping key must be on the token: another one's public key is put there by `create_object/3`.
 
   | mechanism | the wrapping key | what it wraps |
   |---|---|---|
@@ -932,7 +934,12 @@ defmodule Pkcs11Pool do
       Pkcs11Pool.unwrap_key(MyApp.HSM, "kek", :aes_key_wrap, wrapped,
         class: :secret_key, key_type: :aes, token: true, label: "dek", sensitive: true, encrypt: true, decrypt: true)
 
-  The mechanism implies the class of the unwrapping key. About templates and session objects see `generate_key_pair/5`.
+  `wrap_key/5` lists the mechanisms. The template needs `:class` and `:key_type` of what was wrapped (of a private key, `class: :private_key, key_type: :ec`); its length comes with it.
+
+  A wrapped key that was changed, or that was wrapped otherwise, is an error whose reason is the token's affair (`:wrapped_key_invalid`, `:encrypted_data_invalid`, with SoftHSM `:general_error`, with
+  kryoptic `:device_error`). Tell nobody who sends wrapped keys which it was, above all with `:rsa_pkcs` and `:aes_cbc_pad`: by such answers others have decrypted what they could not read.
+
+  The unwrapping key needs `unwrap: true`. One that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. The mechanism implies its class. About templates and session objects see `generate_key_pair/5`.
 
   Calls `C_UnwrapKey` (PKCS#11 2.40, 5.13). Never tried again if it may have run: after an error with `executed: :unknown`, look for the key.
   """

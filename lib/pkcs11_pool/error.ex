@@ -71,7 +71,8 @@ defmodule Pkcs11Pool.Error do
   `inspect/1` shows the reason, whether it was executed, and the message; `Map.from_struct/1` all fields.
 
   With every reason `details` may have `:elapsed_ms` (since the call) and `:stats` (`:size`, `:idle`,
-  `:running`, `:waiting`, `:hung`).
+  `:running`, `:waiting`, `:hung`). Of a call that names two keys (`Pkcs11Pool.wrap_key/5`), what is wrong with one of them comes with
+  `:argument`: which one.
   """
 
   alias Pkcs11Pool.Error.Text

@@ -589,6 +589,30 @@ defmodule Pkcs11Pool.WrapTest do
     end
   end
 
+  test "forged wrapped keys are refused, whatever the token's code, and trouble nobody else",
+       context do
+    for {pool, token} <- context.pools do
+      template = secret(:aes, label())
+
+      for _ <- 1..30,
+          {mechanism, key, wrapped} <- [
+            {:aes_key_wrap, "kek", :binary.copy("x", 40)},
+            {padded(token), "kek", :binary.copy("x", 40)},
+            {{:rsa_pkcs_oaep, hash: :sha1}, "rsa", :binary.copy("x", 256)}
+          ] do
+        assert {:error, %Error{function: :C_UnwrapKey} = error} =
+                 Pkcs11Pool.unwrap_key(pool, key, mechanism, wrapped, template)
+
+        assert Exception.message(error) =~ "refused to unwrap the key"
+        assert Exception.message(error) =~ "changed or cut off"
+      end
+
+      assert %{state: :up} = Pkcs11Pool.status(pool)
+      assert {:ok, []} = Pkcs11Pool.find_objects(pool, label: template[:label])
+      assert {:ok, _wrapped} = Pkcs11Pool.wrap_key(pool, "kek", :aes_key_wrap, "kek")
+    end
+  end
+
   test "what fails in the module may have run and is not tried again", context do
     %{pool: pool, chaos: chaos} = context
     key = create!(pool, label(), :aes, @kek)

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.SessionHandleTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.Error
-  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, KeyWrap, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
   @keys 16
@@ -12,7 +12,8 @@ defmodule Pkcs11Pool.SessionHandleTest do
   # What may be answered while sessions are lost all the time.
   @reasons [:session_handle_invalid, :session_lost, :lease_ended, :token_unavailable] ++
              [:operation_not_initialized, :operation_active, :user_not_logged_in] ++
-             [:key_handle_invalid, :object_handle_invalid, :general_error]
+             [:key_handle_invalid, :object_handle_invalid, :wrapping_key_handle_invalid] ++
+             [:general_error]
 
   setup do
     ChaosToken.for_test!()
@@ -33,6 +34,8 @@ defmodule Pkcs11Pool.SessionHandleTest do
       for name <- [:C_Sign, :C_Verify, :C_Encrypt, :C_Decrypt],
           function <- [name, :"#{name}Update", :"#{name}Final"],
           do: Chaos.latency(chaos, function, 0.1)
+
+      Chaos.latency(chaos, :C_WrapKey, 0.1)
 
       counts = storm(pool, chaos, keys, div(@answers, 4))
       assert counts.ok >= div(@answers, 4)
@@ -156,7 +159,7 @@ defmodule Pkcs11Pool.SessionHandleTest do
       {mechanism, uses} =
         if rem(index, 2) == 0,
           do: {:generic_secret_key_gen, [sign: true, verify: true]},
-          else: {:aes_key_gen, [encrypt: true, decrypt: true]}
+          else: {:aes_key_gen, [encrypt: true, decrypt: true, wrap: true]}
 
       label = "key #{index}"
       attributes = [token: true, label: label, value_len: 32, sensitive: false, extractable: true]
@@ -199,7 +202,8 @@ defmodule Pkcs11Pool.SessionHandleTest do
     if :counters.get(done, 1) >= answers do
       counts
     else
-      results = results(pool, elem(keys, :rand.uniform(@keys) - 1), :rand.uniform(20))
+      [key, other] = for _ <- 1..2, do: elem(keys, :rand.uniform(@keys) - 1)
+      results = results(pool, key, other, :rand.uniform(20))
       :counters.add(done, 1, Enum.count(results, &(&1 == :ok)))
       calls(pool, keys, done, answers, Enum.reduce(results, counts, &count/2))
     end
@@ -211,7 +215,14 @@ defmodule Pkcs11Pool.SessionHandleTest do
   defp count({:error, %Error{reason: reason}}, counts),
     do: %{counts | errors: Map.update(counts.errors, reason, 1, &(&1 + 1))}
 
-  # One on a lease, one in a list, one in parts, else one by itself.
+  # One on a lease, one in a list, one in parts, one of two keys, else one by itself.
+  defp results(pool, {:aes_key_gen, label, value}, {_mechanism, other, wrapped}, 4) do
+    wrap = Pkcs11Pool.wrap_key(pool, label, :aes_key_wrap, other)
+    [judge(wrap, KeyWrap.wrap(value, wrapped))]
+  end
+
+  defp results(pool, key, _other, of), do: results(pool, key, of)
+
   defp results(pool, key, 1) do
     leased = fn -> for _ <- 1..3, do: result(pool, key, :rand.bytes(32)) end
 

@@ -268,6 +268,29 @@ defmodule Pkcs11Pool.Error.Explanation do
      "mechanisms/1 lists what it has"}
   end
 
+  # By codes that may mean anything: SoftHSM says GENERAL_ERROR to a wrapped key that was changed, kryoptic DEVICE_ERROR.
+  def of(reason, details, %{function: :C_UnwrapKey})
+      when reason in [
+             :general_error,
+             :function_failed,
+             :device_error,
+             :data_invalid,
+             :data_len_range,
+             :encrypted_data_invalid,
+             :encrypted_data_len_range,
+             :wrapped_key_invalid,
+             :wrapped_key_len_range,
+             :key_size_range
+           ] do
+    {"the token refused to unwrap the key#{cause(details)}",
+     "Most often the wrapped key was changed or cut off, or it was wrapped with another key, mechanism or parameters"}
+  end
+
+  def of(:key_not_wrappable, _details, _error) do
+    {"the token does not wrap this key with that one",
+     "A key with wrap_with_trusted: true is wrapped by a key that is trusted: true only; some mechanisms wrap secret keys only, and a public key needs no wrapping"}
+  end
+
   def of(:plaintext_unverified, _details, _error) do
     {"the token gives out what it has decrypted before it has verified the whole, and none of it is given away",
      "Decrypt it in one piece with decrypt/5; or give unverified: :allow, and use nothing of it until the stream has ended without an error"}
