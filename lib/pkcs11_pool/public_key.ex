@@ -9,14 +9,13 @@ defmodule Pkcs11Pool.PublicKey do
   @type t :: Pkcs11Pool.public_key()
 
   # {CKA_PARAMETER_SET, OTP's name, id-..., bytes}: FIPS 203 to 205, RFC 9881, 9909 and 9935.
-  @nist {2, 16, 840, 1, 101, 3, 4}
   @post_quantum [
-    {:ml_kem_512, :mlkem512, Tuple.append(Tuple.append(@nist, 4), 1), 800},
-    {:ml_kem_768, :mlkem768, Tuple.append(Tuple.append(@nist, 4), 2), 1_184},
-    {:ml_kem_1024, :mlkem1024, Tuple.append(Tuple.append(@nist, 4), 3), 1_568},
-    {:ml_dsa_44, :mldsa44, Tuple.append(Tuple.append(@nist, 3), 17), 1_312},
-    {:ml_dsa_65, :mldsa65, Tuple.append(Tuple.append(@nist, 3), 18), 1_952},
-    {:ml_dsa_87, :mldsa87, Tuple.append(Tuple.append(@nist, 3), 19), 2_592}
+    {:ml_kem_512, :mlkem512, {2, 16, 840, 1, 101, 3, 4, 4, 1}, 800},
+    {:ml_kem_768, :mlkem768, {2, 16, 840, 1, 101, 3, 4, 4, 2}, 1_184},
+    {:ml_kem_1024, :mlkem1024, {2, 16, 840, 1, 101, 3, 4, 4, 3}, 1_568},
+    {:ml_dsa_44, :mldsa44, {2, 16, 840, 1, 101, 3, 4, 3, 17}, 1_312},
+    {:ml_dsa_65, :mldsa65, {2, 16, 840, 1, 101, 3, 4, 3, 18}, 1_952},
+    {:ml_dsa_87, :mldsa87, {2, 16, 840, 1, 101, 3, 4, 3, 19}, 2_592}
     | for {{set, size}, index} <-
             Enum.with_index(
               slh_dsa_sha2_128s: 32,
@@ -32,7 +31,7 @@ defmodule Pkcs11Pool.PublicKey do
               slh_dsa_shake_256s: 64,
               slh_dsa_shake_256f: 64
             ) do
-        {set, set, Tuple.append(Tuple.append(@nist, 3), 20 + index), size}
+        {set, set, {2, 16, 840, 1, 101, 3, 4, 3, 20 + index}, size}
       end
   ]
 

@@ -41,10 +41,10 @@ defmodule Pkcs11Pool.Test.FileServer do
 
   defp handshake(socket, nil), do: {:ok, :gen_tcp, socket}
 
-  # By a variable: the library itself does not depend on :ssl, and this is compiled with it.
+  # By `apply/3`: the library itself does not depend on :ssl, and this is compiled with it.
   defp handshake(socket, options) do
-    ssl = :ssl
-    with {:ok, socket} <- ssl.handshake(socket, options, 30_000), do: {:ok, ssl, socket}
+    with {:ok, socket} <- apply(:ssl, :handshake, [socket, options, 30_000]),
+         do: {:ok, :ssl, socket}
   end
 
   defp serve(transport, socket, folder, log) do
