@@ -25,12 +25,12 @@ defmodule Pkcs11Pool.Doctor do
     end
   end
 
-  @doc "The report of an examination."
-  @spec examine(Options.t()) :: map
-  def examine(options) do
+  @doc "The report of an examination; of no more than the slots and tokens with `:list`."
+  @spec examine(Options.t(), :list | :tokens) :: map
+  def examine(options, depth \\ :tokens) do
     facts =
       case ModuleFile.check(options.module) do
-        :ok -> module_facts(options)
+        :ok -> module_facts(options, depth)
         {:error, problem} -> %{facts() | file: problem}
       end
 
@@ -39,17 +39,9 @@ defmodule Pkcs11Pool.Doctor do
     facts |> Map.merge(%{path: options.module, sha256: sha256}) |> Findings.report(options)
   end
 
-  defp module_facts(options) do
-    %{result: result, told: told} = look(options, :tokens)
-    told |> Enum.reduce(facts(), &learn/2) |> Map.put(:vm, result)
-  end
-
-  @doc "What a module tells, in a VM of its own: without more than its slots with `:list`."
-  @spec look(map, :list | :tokens) :: %{result: SeparateVM.result(), told: [Examination.told()]}
-  def look(options, depth) do
+  defp module_facts(options, depth) do
     argument =
-      %{login: false, pin: nil, key: nil}
-      |> Map.merge(Map.from_struct(options))
+      options
       |> Map.take([
         :module,
         :module_env,
@@ -62,14 +54,16 @@ defmodule Pkcs11Pool.Doctor do
       ])
       |> Map.put(:depth, depth)
 
-    result = SeparateVM.run({Examination, argument}, options.timeout, options.module_env || %{})
+    job = {Examination, argument}
 
-    %{result: Map.delete(result, :told), told: result.told}
+    {told, vm} =
+      job |> SeparateVM.run(options.timeout, options.module_env || %{}) |> Map.pop(:told)
+
+    told |> Enum.reduce(facts(), &learn/2) |> Map.put(:vm, vm)
   end
 
-  @doc "What is known before anything was asked."
-  @spec facts() :: map
-  def facts do
+  # What is known before anything was asked.
+  defp facts do
     %{
       file: nil,
       vm: nil,

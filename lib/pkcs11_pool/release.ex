@@ -19,6 +19,18 @@ defmodule Pkcs11Pool.Release do
   @spec doctor(String.t() | [String.t()]) :: :ok
   def doctor(arguments), do: run(&Pkcs11Pool.Doctor.main/1, arguments)
 
+  @doc """
+  `mix pkcs11_pool.gen.config`: prints the child specification of a pool on a token. See `Mix.Tasks.Pkcs11Pool.Gen.Config`.
+  """
+  @spec gen_config(String.t() | [String.t()]) :: :ok
+  def gen_config(arguments), do: run(&Pkcs11Pool.GenConfig.main/1, arguments)
+
+  @doc """
+  `mix pkcs11_pool.init`: makes a token, with its PINs and keys. See `Mix.Tasks.Pkcs11Pool.Init`.
+  """
+  @spec init(String.t() | [String.t()]) :: :ok
+  def init(arguments), do: run(&Pkcs11Pool.NewToken.main/1, arguments)
+
   defp run(main, arguments) do
     case main.(arguments!(arguments)) do
       0 -> :ok

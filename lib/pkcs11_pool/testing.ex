@@ -41,8 +41,8 @@ defmodule Pkcs11Pool.Testing do
 
   import Pkcs11Pool.API.Bang, only: [unwrap!: 1]
 
+  alias Pkcs11Pool.{NewKey, Token}
   alias Pkcs11Pool.Testing.Chaos
-  alias Pkcs11Pool.Token
 
   @compile {:no_warn_undefined, [ExUnit.Callbacks]}
 
@@ -247,14 +247,7 @@ defmodule Pkcs11Pool.Testing do
     end
   end
 
-  @rsa %{rsa2048: 2048, rsa3072: 3072, rsa4096: 4096}
-  @curves %{p256: :secp256r1, p384: :secp384r1, p521: :secp521r1, secp256k1: :secp256k1}
-  @secrets %{
-    aes128: {:aes_key_gen, 16, [encrypt: true, decrypt: true]},
-    aes256: {:aes_key_gen, 32, [encrypt: true, decrypt: true]},
-    hmac: {:generic_secret_key_gen, 32, [sign: true, verify: true]}
-  }
-  @types Map.keys(@rsa) ++ Map.keys(@curves) ++ [:ed25519] ++ Map.keys(@secrets)
+  @types NewKey.types()
 
   defp key!({label, type}) when (is_atom(label) or is_binary(label)) and type in @types,
     do: {to_string(label), type}
@@ -264,33 +257,8 @@ defmodule Pkcs11Pool.Testing do
           "expected a key such as {\"signing\", :p256}, with one of the types #{inspect(@types)}, got: #{inspect(other)}"
   end
 
-  defp generate!(pool, {label, type}) when is_map_key(@rsa, type) do
-    public = [modulus_bits: @rsa[type], public_exponent: 65_537, encrypt: true]
-    pair!(pool, label, :rsa_pkcs_key_pair_gen, public, decrypt: true)
-  end
-
-  defp generate!(pool, {label, :ed25519}),
-    do: pair!(pool, label, :ec_edwards_key_pair_gen, [ec_params: :ed25519], [])
-
-  defp generate!(pool, {label, type}) when is_map_key(@curves, type),
-    do: pair!(pool, label, :ec_key_pair_gen, [ec_params: @curves[type]], [])
-
-  defp generate!(pool, {label, type}) do
-    {mechanism, bytes, uses} = @secrets[type]
-    template = [token: true, private: true, label: label, id: label, value_len: bytes] ++ uses
-    Pkcs11Pool.generate_key!(pool, mechanism, template)
-  end
-
-  defp pair!(pool, label, mechanism, public, private) do
-    common = [token: true, label: label, id: label]
-
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      mechanism,
-      common ++ [verify: true] ++ public,
-      common ++ [private: true, sign: true] ++ private
-    )
-  end
+  defp generate!(pool, {label, type}),
+    do: unwrap!(NewKey.generate(pool, label, label, type))
 
   defp unique, do: System.unique_integer([:positive])
 end

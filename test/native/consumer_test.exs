@@ -103,6 +103,28 @@ defmodule Pkcs11Pool.ConsumerTest do
     doctor(dir, env)
   end
 
+  test "a project goes from nothing to a verified signature by the guide's commands, as they are written",
+       %{tmp_dir: dir, env: env} do
+    assert [_all, commands] =
+             Regex.run(~r/## From nothing.*?```sh\n(.*?)```/s, File.read!("guides/doctor.md"))
+
+    # Where SoftHSM is elsewhere than in the guide.
+    commands = String.replace(commands, "/usr/lib/softhsm/libsofthsm2.so", SoftHSM.module_path())
+    write(dir, "quick_start.sh", commands)
+
+    # A project that starts nothing.
+    project = dir |> Path.join("mix.exs") |> File.read!()
+    write(dir, "mix.exs", String.replace(project, "[mod: {Consumer, []}]", "[]"))
+
+    {output, status} =
+      System.cmd("sh", ["-eu", "quick_start.sh"], cd: dir, env: env, stderr_to_stdout: true)
+
+    assert {status, output} == {0, output}
+    assert output =~ ~s(Made the token "payments".)
+    assert output =~ "All that was asked for works."
+    assert output =~ "The signature is verified."
+  end
+
   test "a project's tests have the chaos module, and its production is told how to get it", %{
     tmp_dir: dir,
     env: env
@@ -222,6 +244,17 @@ defmodule Pkcs11Pool.ConsumerTest do
         ] do
       assert run!(dir, env, command, words) =~ ~s("verified_by_otp": true)
     end
+
+    # A token of its own, and the specification of a pool on it.
+    module = SoftHSM.new_module!()
+    conf = SoftHSM.module_env(module)["SOFTHSM2_CONF"]
+    module = "--module #{module} --module-env SOFTHSM2_CONF=#{conf} --token-label made"
+    # Any variable is a PIN.
+    arguments = "#{module} --so-pin-env TOKEN_CONF --pin-env TOKEN_PIN --key signing:p256"
+    call = "Pkcs11Pool.Release.init(#{inspect(arguments)})"
+    assert run!(dir, env, release, ["eval", call]) =~ ~s(Made the key "signing")
+    call = "Pkcs11Pool.Release.gen_config(#{inspect(module)})"
+    assert run!(dir, env, release, ["eval", call]) =~ ~s(slot: {:token_label, "made"})
 
     # The exit code is the command's.
     call = ~s|Pkcs11Pool.Release.doctor(["--module", "/none.so"])|

@@ -3,9 +3,9 @@ defmodule Pkcs11Pool.Doctor.Examination do
   # What is asked of a module, in a VM of its own: a job of `Pkcs11Pool.SeparateVM`. It tells what it learns as soon as it knows it, and each step before it is
   # taken. It judges nothing.
 
-  alias Pkcs11Pool.Doctor.Signature
-  alias Pkcs11Pool.Token.{Information, Selection}
-  alias Pkcs11Pool.{Error, Native}
+  alias Pkcs11Pool.Doctor.{Entry, Signature}
+  alias Pkcs11Pool.Error
+  alias Pkcs11Pool.Token.Selection
 
   @typedoc "Which token; what is done with it; the PIN."
   @type argument :: %{
@@ -22,15 +22,13 @@ defmodule Pkcs11Pool.Doctor.Examination do
 
   @typedoc "What it tells. `where` is `:module`, or a slot's number."
   @type told ::
-          {:module, map}
-          | {:slots, [Pkcs11Pool.Token.slot()]}
+          Entry.told()
           | {:selected, [non_neg_integer]}
           | {:mechanisms, slot_id :: non_neg_integer, [map] | Error.t()}
           | {:objects, slot_id :: non_neg_integer, {[map], more :: boolean} | Error.t()}
           | {:login, slot_id :: non_neg_integer, :ok | Error.t()}
           | {:login_not_tried, slot_id :: non_neg_integer | nil, reason :: atom}
-          | {:signature, slot_id :: non_neg_integer, map | Error.t()}
-          | {:failed, step :: atom, Error.t()}
+          | {:signature, slot_id :: non_neg_integer, map | atom | Error.t()}
 
   # More are counted, and not described.
   @most_objects 100
@@ -38,60 +36,14 @@ defmodule Pkcs11Pool.Doctor.Examination do
   @doc "Asks."
   @spec run(argument, (told | tuple -> :ok)) :: :ok
   def run(argument, tell) do
-    with :ok <- load(argument, tell),
-         {:ok, held} <- initialize(argument, tell),
-         {:ok, listing} <- list(argument, tell) do
+    with {:ok, held, listing} <- Entry.open(argument, tell) do
       selected = Selection.select(listing, argument.slot)
       tell.({:selected, Enum.map(selected, & &1.slot_id)})
       if argument.depth == :tokens, do: tokens(selected, argument, tell)
-      tell.({:step, :finalize, "finalize the module (C_Finalize)"})
-      Native.release_module(held)
+      Entry.close(held, tell)
     end
 
     :ok
-  end
-
-  defp load(argument, tell) do
-    tell.({:step, :load, "load the module (dlopen, C_GetFunctionList)"})
-    argument |> place() |> Native.load_module() |> told(:load, tell)
-  end
-
-  defp initialize(argument, tell) do
-    tell.({:step, :initialize, "initialize the module (C_Initialize)"})
-    argument |> place() |> Native.hold_module() |> told(:initialize, tell)
-  end
-
-  defp list(argument, tell) do
-    tell.(
-      {:step, :list, "ask for its slots and tokens (C_GetInfo, C_GetSlotList, C_GetTokenInfo)"}
-    )
-
-    with {:ok, raw} <- argument |> place() |> Native.read_module() |> told(:list, tell) do
-      listing = Information.module(raw)
-      tell.({:module, listing.module})
-      tell.({:slots, listing.slots})
-      {:ok, listing}
-    end
-  end
-
-  defp told({:error, native}, step, tell) do
-    tell.({:failed, step, Error.from_native(native, nil)})
-    :failed
-  end
-
-  defp told(result, _step, _tell), do: result
-
-  # Whoever has started this VM has the only clock.
-  @day 86_400_000
-
-  defp place(argument) do
-    %{
-      module: argument.module,
-      module_sha256: argument.module_sha256,
-      module_env: argument.module_env || %{},
-      module_args: argument.module_args,
-      timeout: @day
-    }
   end
 
   ## Tokens
@@ -117,34 +69,8 @@ defmodule Pkcs11Pool.Doctor.Examination do
   defp failed({:error, error}, slot, tell), do: tell.({:mechanisms, slot.slot_id, error})
   defp failed(_done, _slot, _tell), do: :ok
 
-  defp with_pool(slot, argument, more, fun) do
-    name = {__MODULE__, make_ref()}
-
-    options =
-      [
-        name: name,
-        module: argument.module,
-        module_env: argument.module_env,
-        module_args: argument.module_args,
-        module_sha256: argument.module_sha256,
-        slot: {:slot_id, slot.slot_id},
-        pool_size: 1,
-        lazy: true,
-        executor: :threads,
-        queue_timeout: :infinity,
-        operation_timeout: :infinity
-      ] ++ more
-
-    options = Enum.reject(options, fn {_name, value} -> value == nil end)
-
-    with {:ok, supervisor} <- Pkcs11Pool.start_link(options) do
-      try do
-        fun.(name)
-      after
-        Supervisor.stop(supervisor)
-      end
-    end
-  end
+  defp with_pool(slot, argument, more, fun),
+    do: Entry.with_pool(argument, {:slot_id, slot.slot_id}, more, fun)
 
   defp mechanisms(slot, pool, tell) do
     tell.(step(:mechanisms, slot, "ask for mechanisms (C_GetMechanismList, C_GetMechanismInfo)"))
