@@ -2,6 +2,8 @@ defmodule Pkcs11Pool do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- MDOC !-->") |> Enum.fetch!(1)
 
+  use Pkcs11Pool.Group.Routing
+
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
 
   alias Pkcs11Pool.Call.AwaitReady

@@ -9,6 +9,7 @@ defmodule Pkcs11Pool.Application do
   @impl Supervisor
   def init(nil) do
     :ok = Pkcs11Pool.Slots.new_table()
+    :ok = Pkcs11Pool.Group.Table.new()
     Pkcs11Pool.PoolServer.DrainTime.reset()
     Supervisor.init([Pkcs11Pool.Registry, Pkcs11Pool.Slots], strategy: :one_for_one)
   end

@@ -19,6 +19,8 @@ defmodule Pkcs11Pool.Error do
   | `:operation_timeout` | the operation was not done within `:operation_timeout` | `:timeout_ms`, `:stats` |
   | `:overloaded` | `:max_waiting` operations wait already | `:max_waiting`, `:stats` |
   | `:pool_not_found` | no pool has this name | |
+  | `:no_member` | the group has no member, on this node or another | |
+  | `:node_unavailable` | the node of a group's member is not connected, or did not answer in time; with `executed: :unknown` it had the call by then | `:node`, `:cause` |
   | `:application_not_started` | the application `:pkcs11_pool` does not run | |
   | `:draining` | the pool stops | |
   | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered is not used | |
@@ -103,6 +105,7 @@ defmodule Pkcs11Pool.Error do
     :queue_timeout,
     :overloaded,
     :pool_not_found,
+    :no_member,
     :application_not_started,
     :draining,
     :key_not_found,
@@ -144,6 +147,8 @@ defmodule Pkcs11Pool.Error do
     :operation_timeout,
     :overloaded,
     :draining,
+    :no_member,
+    :node_unavailable,
     :token_unavailable,
     :module_initialize_failed,
     :module_busy,

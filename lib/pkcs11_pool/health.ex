@@ -53,6 +53,8 @@ defmodule Pkcs11Pool.Health do
 
   alias Pkcs11Pool.{Call, Error, Lease, Options, Registry}
 
+  @busy [:queue_timeout, :overloaded]
+
   @typedoc """
   Options of `check/2`:
 
@@ -98,6 +100,15 @@ defmodule Pkcs11Pool.Health do
     error in Error -> {:error, error}
   end
 
+  # A group's: on a member that is available.
+  defp call(pool, %{members: _members}, %{timeout: timeout}) do
+    case Pkcs11Pool.generate_random(pool, 8, queue_timeout: timeout, operation_timeout: timeout) do
+      {:ok, _random} -> :ok
+      {:error, %Error{reason: busy} = error} when busy in @busy -> {:degraded, error}
+      {:error, error} -> {:error, error}
+    end
+  end
+
   # What would log in or open a lazy pool's first session is left to those who have something to do there.
   defp call(_pool, %{login: login}, _opts) when login not in [:none, :logged_in], do: :ok
 
@@ -121,7 +132,7 @@ defmodule Pkcs11Pool.Health do
       :ok
     else
       {{:error, %Error{reason: busy} = error}, _ticket}
-      when busy in [:queue_timeout, :overloaded] ->
+      when busy in @busy ->
         {:degraded, error}
 
       {{:error, error}, _ticket} ->

@@ -200,6 +200,14 @@ defmodule Pkcs11Pool.Native do
   @spec forget_keys(pool) :: :ok
   def forget_keys(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "How many operations wait, or nil while the pool drains or has trouble with its token."
+  @spec load(pool) :: non_neg_integer | nil
+  def load(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The identity of the pool's token, as `Pkcs11Pool.Object` has it, or nil while it has none."
+  @spec token_identity(pool) :: binary | nil
+  def token_identity(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "One snapshot of the counters."
   @spec status(pool) :: map
   def status(_pool), do: :erlang.nif_error(:nif_not_loaded)

@@ -98,8 +98,7 @@ defmodule Pkcs11Pool.OTP do
   defp algorithm(_pool, _key, algorithm, _opts) when algorithm != nil, do: {:ok, algorithm}
 
   defp algorithm(pool, key, nil, opts) do
-    with {:ok, attributes} <-
-           Pkcs11Pool.API.Attributes.read(pool, key, :private_key, [:key_type], opts) do
+    with {:ok, attributes} <- Signer.attributes(pool, key, [:key_type], opts) do
       case attributes.key_type do
         :rsa -> {:ok, :rsa}
         :ec -> {:ok, :ecdsa}

@@ -52,6 +52,7 @@ defmodule Pkcs11Pool.Telemetry do
   | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `class` and `reason` (of the return code), `function` (that returned it, as in an error: `:C_Sign`) |
   | `[:pkcs11_pool, :pool, :down]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :pool, :up]` | `system_time` | `pool` |
+  | `[:pkcs11_pool, :group, :failover]` | `count` (1) | `group`, `from`, `to` (each a member, `{pool, node}`), `reason`: that of the first attempt |
   | `[:pkcs11_pool, :breaker, :open]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :breaker, :closed]` | `system_time` | `pool` |
   | `[:pkcs11_pool, :module, :reinitialized]` | `system_time` | `pool` (the one that had it done; all pools of the module are concerned), `reason`: `:lost` (the module had lost its initialization), `:trouble` (all calls failed for `:trouble_timeout`), `:keys_vanished` (none of the keys that were known was found), `:reload` (`Pkcs11Pool.reload/2`) |

@@ -60,15 +60,17 @@ defmodule Pkcs11Pool.PagesTest do
 
       if unquote(page) not in @otp_27 or Pkcs11Pool.OTP.supported?() do
         start = Map.get(@start, unquote(page), "pool")
-        run!(dir, start, for({line, code, :run} <- blocks, do: {line, code}))
-        for {line, code, :alone} <- blocks, do: run!(dir, "nothing", [{line, code}])
+        run!(dir, unquote(page), start, for({line, code, :run} <- blocks, do: {line, code}))
+
+        for {line, code, :alone} <- blocks,
+            do: run!(dir, unquote(page), "nothing", [{line, code}])
       end
     end
   end
 
   test "a block that is wrong fails, and so does one that is no Elixir", %{tmp_dir: dir} do
     for code <- ["1 = 2", "Pkcs11Pool.no_such_function()"] do
-      assert_raise ExUnit.AssertionError, fn -> run!(dir, "keys", [{1, code}]) end
+      assert_raise ExUnit.AssertionError, fn -> run!(dir, "README.md", "keys", [{1, code}]) end
     end
 
     assert [{3, "a\nb\n", :run}, {9, "c\n", :parse}, {17, "e\n", :alone}] =
@@ -125,9 +127,9 @@ defmodule Pkcs11Pool.PagesTest do
     |> Enum.reverse()
   end
 
-  defp run!(_dir, _start, []), do: :ok
+  defp run!(_dir, _page, _start, []), do: :ok
 
-  defp run!(dir, start, blocks) do
+  defp run!(dir, page, start, blocks) do
     file = Path.join(dir, "blocks.exs")
     File.write!(file, inspect(blocks, limit: :infinity, printable_limit: :infinity))
     script = Path.join(dir, "run.exs")
@@ -137,7 +139,7 @@ defmodule Pkcs11Pool.PagesTest do
     {output, status} =
       System.cmd(System.find_executable("elixir"), ["-pa", ebin, script, file, start],
         cd: dir,
-        env: environment(start),
+        env: environment(page, start),
         stderr_to_stdout: true
       )
 
@@ -145,11 +147,13 @@ defmodule Pkcs11Pool.PagesTest do
     assert output =~ "#{length(blocks)} blocks ran"
   end
 
-  defp environment("nothing"),
+  defp environment(_page, "nothing"),
     do: [{"SOFTHSM2_CONF", nil}, {"SOFTHSM2_MODULE", nil}, {"HSM_PIN", nil}]
 
-  defp environment(_start) do
-    token = SoftHSM.new_token!(label: "payments", module: SoftHSM.new_module!())
+  defp environment(page, _start) do
+    module = SoftHSM.new_module!()
+    token = SoftHSM.new_token!(label: "payments", module: module)
+    if page == "guides/groups.md", do: SoftHSM.new_token!(label: "payments-2", module: module)
     # The pages name Debian's path. The VM has it to itself.
     path = "/usr/lib/softhsm/libsofthsm2.so"
     real = if File.exists?(path), do: path, else: SoftHSM.module_path()

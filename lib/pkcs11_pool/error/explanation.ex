@@ -43,6 +43,26 @@ defmodule Pkcs11Pool.Error.Explanation do
      "Start {Pkcs11Pool, name: ...} in a supervision tree before its callers, and compare the names"}
   end
 
+  def of(:no_member, _details, _error) do
+    {"the group has no member",
+     "Give it pools of this node as :members, or connect nodes that have some"}
+  end
+
+  def of(:node_unavailable, %{node: node, cause: :timeout}, _error) do
+    {"node #{node} has the call, and did not answer within its timeouts",
+     "See whether the node hangs or is overloaded"}
+  end
+
+  def of(:node_unavailable, %{node: node}, %{executed: :unknown}) do
+    {"node #{node} went away while it had the call",
+     "See whether the node runs, and the network between"}
+  end
+
+  def of(:node_unavailable, details, _error) do
+    {"node #{details[:node]} is not connected, and was not asked",
+     "See whether the node runs, and the network between"}
+  end
+
   def of(:application_not_started, _details, _error) do
     {"the application :pkcs11_pool is not running, and without it no pool does",
      "Start it first: Application.ensure_all_started(:pkcs11_pool) in a script (mix run and releases start it by themselves, as a dependency)"}

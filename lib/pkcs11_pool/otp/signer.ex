@@ -2,7 +2,8 @@ defmodule Pkcs11Pool.OTP.Signer do
   @moduledoc false
   # What :public_key.sign/4 asks of a private key, as a call of the pool.
 
-  alias Pkcs11Pool.{Mechanism, PublicKey}
+  alias Pkcs11Pool.API.{Attributes, Bang}
+  alias Pkcs11Pool.{Group, Mechanism, Options, PublicKey}
 
   # RFC 8017, B.1, and RFC 8702's predecessors: the hashes that a DigestInfo of :public_key may have.
   @hashes %{
@@ -136,19 +137,28 @@ defmodule Pkcs11Pool.OTP.Signer do
     do: raise(ArgumentError, "unsupported hash for signatures: #{inspect(hash)}")
 
   defp order_size!(pool, key, opts) do
-    opts = Pkcs11Pool.Options.Call.validate!(opts)
-
-    class = Mechanism.class_for(:sign, :ecdsa)
-    names = [:key_type, :ec_params]
+    opts = Options.Call.validate!(opts)
 
     pool
-    |> Pkcs11Pool.API.Attributes.read(key, class, names, %{opts | partial: true})
-    |> Pkcs11Pool.API.Bang.unwrap!()
+    |> attributes(key, [:key_type, :ec_params], %{opts | partial: true})
+    |> Bang.unwrap!()
     |> PublicKey.order_size()
     |> case do
       {:ok, size} -> size
       {:error, reason} -> raise Pkcs11Pool.Error.new(reason, pool: pool, executed: false)
     end
+  end
+
+  @doc false
+  # Of the private key; the pool may be a group.
+  @spec attributes(Pkcs11Pool.pool(), Pkcs11Pool.key(), [atom], Options.Call.t()) ::
+          {:ok, map} | {:error, Pkcs11Pool.Error.t()}
+  def attributes(pool, key, names, opts) do
+    arguments = [key, Mechanism.class_for(:sign, :ecdsa), names, opts]
+
+    if Group.Table.group?(pool),
+      do: Group.Call.any(Attributes, pool, :read, arguments),
+      else: apply(Attributes, :read, [pool | arguments])
   end
 
   @doc false

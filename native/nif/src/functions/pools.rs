@@ -120,6 +120,23 @@ fn forget_keys<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
     })
 }
 
+/// How many operations wait, or nil while the pool drains or has trouble with its token.
+#[rustler::nif]
+fn load<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || Ok(pool.get()?.pool.load().encode(env)))
+}
+
+/// The identity of the pool's token, as an object of it has it, or nil.
+#[rustler::nif]
+fn token_identity<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        Ok(match pool.get()?.pool.token_identity() {
+            Some(identity) => error::binary(env, &identity).encode(env),
+            None => atoms::nil().encode(env),
+        })
+    })
+}
+
 /// One snapshot.
 #[rustler::nif]
 fn status<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {

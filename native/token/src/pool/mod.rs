@@ -323,6 +323,17 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
+    /// How many operations wait; none while the pool drains, or has trouble with its token. Who chooses between pools asks this before each operation: it takes no lock.
+    pub fn load(&self) -> Option<usize> {
+        let is_well = !self.is_draining() && !self.availability.is_troubled();
+        is_well.then(|| self.sessions.waiting())
+    }
+
+    /// The identity of the token that the pool is bound to.
+    pub fn token_identity(&self) -> Option<Arc<[u8]>> {
+        self.availability.bound_token().map(|token| token.identity.clone())
+    }
+
     /// One snapshot.
     pub fn status(&self) -> Status {
         let active = self.in_flight.active();
