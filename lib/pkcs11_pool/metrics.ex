@@ -48,7 +48,7 @@ defmodule Pkcs11Pool.Metrics do
   | name | what it is |
   |---|---|
   | `pkcs11_pool.status.size`, `ceiling`, `idle`, `running`, `leased`, `waiting`, `hung` | as in `Pkcs11Pool.status/1` |
-  | `pkcs11_pool.status.login` | 1: logged in, or no login is needed; 0: not |
+  | `pkcs11_pool.status.login` | 1: logged in, or no login is needed; 0: not, or not yet (a pool with `lazy: true` logs in with its first call) |
   | `pkcs11_pool.status.breaker` | 1: open, the token is away and calls are refused; 0: closed |
   | `pkcs11_pool.status.ready` | 1: calls succeed, as far as the pool knows (`:health` is `:ready`); 0: not, or not all |
   """
