@@ -1,8 +1,8 @@
 defmodule Pkcs11Pool.EcdsaSignature do
   @moduledoc """
-  ECDSA signatures in their two forms: *raw*, r and s side by side, each as long as the curve's
-  order, as PKCS#11 and JOSE have it; and *DER*, the `Ecdsa-Sig-Value` that `:public_key`, X.509
-  and TLS have. Calls take `signature: :raw | :der`; these functions convert what is at hand.
+  The two forms of an ECDSA signature. PKCS#11 and JOSE use the *raw* form: r and s, one after the other, each as long as the curve's
+  order. `:public_key`, X.509 and TLS use *DER*, the `Ecdsa-Sig-Value`. Calls take the option `signature: :raw | :der`; these functions convert
+  signatures that you have already.
   """
 
   @doc """
@@ -23,8 +23,8 @@ defmodule Pkcs11Pool.EcdsaSignature do
 
   @doc """
   The raw form of a DER signature: r and s of `size` bytes each (32 for P-256, 48 for P-384, 66 for
-  P-521). `:error` for what is not the DER of two non-negative integers that fit, or has bytes left
-  over.
+  P-521). `:error` if this is not the DER of two non-negative integers that fit, or if there are more
+  bytes.
   """
   @spec from_der(der :: binary, size :: pos_integer) :: {:ok, raw :: binary} | :error
   def from_der(der, size) when is_binary(der) and is_integer(size) and size > 0 do

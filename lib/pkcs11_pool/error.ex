@@ -1,17 +1,17 @@
 defmodule Pkcs11Pool.Error do
   @moduledoc """
-  What the token, the pool or time refused.
+  The error of a call: why the token or the pool refused it, or that its time was over.
 
-    * `:reason` - the atom to match on: one of the table below, otherwise the return code's name in
-      lower case without `CKR_` (`:device_error`); of a number without a name `:vendor_defined` (from
+    * `:reason` - the atom to match on: one of the table below, or otherwise the return code's name in
+      lower case without `CKR_` (`:device_error`). A number that the standard does not name is `:vendor_defined` (from
       0x80000000 on) or `:unknown_return_value`
-    * `:code` - the return code's number, nil where the token was not asked
-    * `:function` - the C function that answered (`:C_Sign`), or nil
+    * `:code` - the number of the return code, or nil if the token was not asked
+    * `:function` - the C function that returned it (`:C_Sign`), or nil
     * `:pool` - the name of the pool
-    * `:executed` - `false`: the operation never reached the module; `true`: it ran; `:unknown`: it
-      may have run, which matters before it is asked for again (see `retryable?/1`)
+    * `:executed` - `false`: the operation did not run; `true`: it ran; `:unknown`: it
+      may have run. Look at it before you try again (see `retryable?/1`)
     * `:message` - what happened, and what to change, in words
-    * `:details` - a map that depends on the reason; it never holds a PIN, key material or data
+    * `:details` - a map that depends on the reason; it never contains a PIN, key material or data
 
   | reason | means | details |
   |---|---|---|
@@ -23,52 +23,52 @@ defmodule Pkcs11Pool.Error do
   | `:node_unavailable` | the node of a group's member is not connected, or did not answer in time; with `executed: :unknown` it had the call by then | `:node`, `:cause` |
   | `:application_not_started` | the application `:pkcs11_pool` does not run | |
   | `:draining` | the pool stops | |
-  | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another: what it answered is not used | |
-  | `:key_not_found` | no object matches the key; or none is proved to be that of a public key or certificate | of a public key or certificate: `:public_keys`, `:certificates` (how many the token has of it), `:unproved` (private keys that may be it) |
+  | `:session_lost` | the module lost the session or the key's handle while the operation ran, and gave its number to another one. The answer is not used | |
+  | `:key_not_found` | no object matches the key; or no key is proved to belong to a public key or certificate | for a public key or certificate: `:public_keys`, `:certificates` (how many of them are on the token), `:unproved` (how many private keys might belong to it) |
   | `:ambiguous_key` | more than one object matches | `:candidates`, a list of `{id, label}`; with `select: :newest`, `:newest`: why none is (`:no_start_date`, `:same_start_date`, `:start_date_in_future`, `:start_date_unreadable`) |
   | `:too_many_objects` | more objects match than `find_objects/3` returns without a `:limit` | `:limit` |
-  | `:object_stale` | the object is no longer on the token; or it is to be destroyed, its handle is of an earlier login or token state, and no unique id proves which one it is | |
+  | `:object_stale` | the object is no longer on the token; or it is to be destroyed or changed, its handle is from before a logout, a reload or an absence of the token, and no unique id proves which object it is | |
   | `:object_of_other_token` | the object belongs to another token | |
-  | `:session_object_needs_session` | the template makes no token object | |
-  | `:attribute_sensitive` | attributes that the token does not reveal | `:attributes`, their names |
-  | `:attribute_type_invalid` | attributes that the object does not have | `:attributes` |
-  | `:pin_required` | the token wants a login, and the pool has no `:pin` | |
+  | `:session_object_needs_session` | the template would make a session object, which ends with its session | |
+  | `:attribute_sensitive` | the token does not reveal these attributes | `:attributes`, their names |
+  | `:attribute_type_invalid` | the object does not have these attributes | `:attributes` |
+  | `:pin_required` | the token needs a login, and the pool has no `:pin` | |
   | `:pin_source_failed` | the `:pin` source gave no PIN | `:cause`; `:source_reason`: the atom, where it returned `{:error, atom}` |
   | `:pin_incorrect`, `:pin_locked`, `:pin_expired`, ... | the token refused the PIN | `:poisoned`: no further login is tried |
   | `:pin_final_try` | one more wrong PIN would lock the token: no login was tried | |
   | `:login_conflict` | another user, name or PIN is logged in on the token | |
-  | `:login_shared` | `logout/2` would log out others, too | `:pools`, `:leases`: how many; `:leases` alone from within a block of the pool |
+  | `:login_shared` | `logout/2` would also log out other pools or `with_session/3` blocks | `:pools`, `:leases`: how many; `:leases` alone from within a block of the pool |
   | `:login_unsupported` | a `:cloud_hsm` pool never logs in | |
   | `:reauthentication_required` | a `:token` pool was logged out, and waits for `login/3` | |
-  | `:signature_invalid` | the signature is not the data's, or has a wrong length (then the token was not asked) | `:given_bytes`, `:expected_bytes`, where the length is wrong |
+  | `:signature_invalid` | the signature does not belong to the data, or has a wrong length (then the token was not asked) | `:given_bytes`, `:expected_bytes` if the length is wrong |
   | `:encrypted_data_len_range` | the ciphertext has a length that none of the key has; with `code: nil` the token was not asked | `:given_bytes`, `:expected_bytes`, with `code: nil` |
-  | `:curve_not_supported` | a signature in DER, and a curve that is not known: only the raw form can be verified | |
+  | `:curve_not_supported` | the key is on a curve that this library does not know: its signatures can be verified in the raw form only, not in DER; and JOSE has no name for it | |
   | `:decryption_failed` | the token could not decrypt | |
-  | `:key_type_inconsistent` | the key is none that the mechanism takes, or not for this; where the token tells what the key is, the module was not asked (`code: nil`) | `:class`, `:key_type`, `:mechanism` |
-  | `:mechanism_invalid` | the token does not have the mechanism, or not for this | `:mechanism` |
-  | `:output_length_invalid` | the module said that all went well, but the length of its answer cannot be: no such answer is given away | |
-  | `:iv_replaced` | the module took another IV than the given | `:iv` |
-  | `:iv_not_made` | the token made no IV, though `iv: :token` asked for one | |
+  | `:key_type_inconsistent` | the key does not fit the mechanism or the operation. If the token tells what the key is, the module was not called (`code: nil`) | `:class`, `:key_type`, `:mechanism` |
+  | `:mechanism_invalid` | the token does not have the mechanism, or not for this operation | `:mechanism` |
+  | `:output_length_invalid` | the module reported success, but the length of its answer cannot be right. The answer is not returned | |
+  | `:iv_replaced` | the module used another IV than the one that you gave | `:iv` |
+  | `:iv_not_made` | the token made no IV, although `iv: :token` asked for one | |
   | `:parameters_ignored` | the module signed or verified as if the mechanism had no parameters: no such answer is given away | |
-  | `:token_unavailable` | the token is away or does not answer, and is looked for | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look came to) |
+  | `:token_unavailable` | the token is away or does not answer. The pool looks for it | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look found) |
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_initialize_failed` | `C_Initialize` failed: most often the module's own configuration is wrong, or a service that it needs does not run. The pool tries again | `:path` |
   | `:module_digest_mismatch` | the file is not the one of `:module_sha256` | `:path` |
   | `:module_conflict` | the module is loaded already with another option | `:path`, `:option` |
   | `:function_not_supported` | the module lacks the C function; of `C_LoginUser`: the pool has a `:username`, and is not started | `:path`, `:option`, of a pool that is not started |
-  | `:module_busy` | the module does not come out of `C_Initialize`, `C_Finalize`, or, serialized, another call | `:path` |
-  | `:module_stuck` | calls did not return from the module in time, so that it was not finalized: it is as it was | `:path`, `:inside` (how many) |
+  | `:module_busy` | a call in the module does not return (`C_Initialize`, `C_Finalize`, or any call if the module is serialized), so that no other call can be made | `:path` |
+  | `:module_stuck` | calls did not return from the module in time. So it was not finalized, and nothing has changed | `:path`, `:inside` (how many) |
   | `:module_adopted` | another library of this VM has initialized the module, so that `reload/2` must not finalize it | `:path` |
   | `:slot_not_found`, `:ambiguous_slot` | no slot, or several, match `:slot` | `:selector`, `:available` |
-  | `:slot_in_use` | another pool has the token, and one of the two is a `:token` pool; or a pool has it, and `Pkcs11Pool.Token` wants it, or the other way round | |
+  | `:slot_in_use` | another pool uses the token, and one of the two is a `:token` pool; or a pool uses the token while `Pkcs11Pool.Token` needs it, or the other way round | |
   | `:pool_size_fixed` | a `:token` pool has exactly one session | |
-  | `:sessions_hung` | why a pool is not well (`Pkcs11Pool.Health`): the module does not return from calls | `:hung` calls, `:size` |
-  | `:starting` | why a pool is not well: it has not opened its first session yet | |
-  | `:jws_invalid` | what is no JWS, or has a header that is not taken (`Pkcs11Pool.JWS`) | `:cause` |
+  | `:sessions_hung` | only as the reason why a pool is not ready (`Pkcs11Pool.Health`): calls do not return from the module | `:hung` calls, `:size` |
+  | `:starting` | only as the reason why a pool is not ready: it has not opened its first session yet | |
+  | `:jws_invalid` | this is not a JWS, or its header is not accepted (`Pkcs11Pool.JWS`) | `:cause` |
   | `:otp_too_old` | a private key that is a function (`Pkcs11Pool.OTP`) needs OTP 27 | `:release`, the running one |
-  | `:not_owner`, `:lease_ended` | a lease used by another process, or after its block; a stream that took longer than `:lease_timeout`, or whose session is gone | of a stream: `:stream`, `:timeout_ms` where its time was over |
-  | `:stream_in_progress` | a call from within a stream, on the stream's session; or the calling process has all sessions of the pool for its streams | `:sessions`: how many |
-  | `:plaintext_unverified` | the token gives out a plaintext before it has verified the whole, and `decrypt_stream/5` was not told `unverified: :allow` | |
+  | `:not_owner`, `:lease_ended` | another process used the lease; or the lease was used after its block, a stream took longer than `:lease_timeout`, or its session is gone | for a stream: `:stream`, and `:timeout_ms` if its time was over |
+  | `:stream_in_progress` | the call needs the session of a stream that is in progress; or the calling process uses all sessions of the pool for its streams | `:sessions`: how many |
+  | `:plaintext_unverified` | the token returns plaintext before it has verified the whole ciphertext, and `decrypt_stream/5` does not have `unverified: :allow` | |
 
   `inspect/1` shows the reason, whether it was executed, and the message; `Map.from_struct/1` all fields.
 
@@ -207,8 +207,8 @@ defmodule Pkcs11Pool.Error do
   )
 
   @doc """
-  An error with its message. `fields` are the struct's; without `:executed` it is `false` for the
-  reasons that are decided before the module is asked, else `:unknown`.
+  An error with its message. `fields` are those of the struct. The default of `:executed` is `false` for
+  reasons that are decided before the module is called, and `:unknown` for others.
   """
   @spec new(reason, keyword) :: t
   def new(reason, fields \\ []) when is_atom(reason) do
@@ -265,8 +265,8 @@ defmodule Pkcs11Pool.Error do
   Whether the same call may succeed if it is made again a moment later, and does no harm if it is:
   what failed is transient, and the operation never reached the module.
 
-  `false` for `executed: :unknown`: what may have run is yours to judge. A `verify` does no harm when
-  it runs twice; after a time-out of a payment's signature, look first.
+  `false` for `executed: :unknown`: you decide what to do about an operation that may have run. It does no harm to verify
+  twice. After a time-out of a payment's signature, look first whether it was made.
   """
   @spec retryable?(t) :: boolean
   def retryable?(%__MODULE__{executed: executed, reason: reason, details: details} = error) do

@@ -1,15 +1,15 @@
 defmodule Pkcs11Pool.Health do
   @moduledoc """
-  Whether a pool can do what it is there for: for health checks, such as a `/healthz` of Kubernetes or a load balancer.
+  Whether the calls on a pool succeed: for health checks, such as a `/healthz` for Kubernetes or a load balancer.
 
-  `Pkcs11Pool.status/1` says the same as `:health`, `:health_reason` and `:health_since`. Its `:state` only says whether the token is there.
+  `Pkcs11Pool.status/1` says the same in `:health`, `:health_reason` and `:health_since`. Its `:state` only says whether the token is there.
 
   | health | when | reason |
   |---|---|---|
   | `:down` | the pool stops, or has drained | `:draining` |
-  | `:down` | the token is away, or was never found; its module is not initialized | `:token_unavailable`, `:slot_not_found`, the return code of the call that told, ... |
+  | `:down` | the token is away, or was never found; its module is not initialized | `:token_unavailable`, `:slot_not_found`, the return code of the call that failed, ... |
   | `:down` | the PIN was refused; another user or PIN is logged in; the PIN source gives none; the last login failed for another reason; the pool was logged out, and waits for `Pkcs11Pool.login/3` | `:pin_incorrect`, `:login_conflict`, `:pin_source_failed`, `:reauthentication_required`, ... |
-  | `:down` | every session is in a call that the module does not return from, or the login is | `:sessions_hung` |
+  | `:down` | every session is in a call that does not return from the module, or the login does not return | `:sessions_hung` |
   | `:down` | the pool has no session open, and the last one could not be opened | the return code of `C_OpenSession` |
   | `:degraded` | some calls hang, and the pool has sessions left; on native threads, those that hang are replaced | `:sessions_hung` |
   | `:degraded` | the first session is not open yet, or not logged in: calls wait for it. A pool with `lazy: true` opens none before it is used: it is ready | `:starting` |
@@ -40,15 +40,17 @@ defmodule Pkcs11Pool.Health do
         def call(conn, _opts), do: conn
       end
 
-  It is a *readiness* check: an application that is restarted because its HSM is away gains nothing, and the pool gets over most of this by
-  itself. The reason is enough for a probe; `Exception.message/1` names the pool, and what to change, and is for logs.
+  Use it as a *readiness* check, not as a liveness check: to restart the application while its HSM is away gains nothing, and the pool recovers from most of these
+  states by itself. The reason is enough for a probe. `Exception.message/1` names the pool, and says what to change: use it for logs.
 
-  ## Nobody calls a pool that is not ready
+  ## How a pool becomes ready without calls
 
-  A check of the state starts nothing. Who is taken out of service by it makes no calls, so that the pool itself looks again: for its token
-  always; unless it is `lazy: true` or of type `:token`, every 30 s for a PIN source that gave no PIN (or one that was refused: only another PIN is
-  tried), for a session that could not be opened, and for its first session. A login that failed for another reason is tried again by the next
-  call only, since nobody knows whether the token has counted it as a wrong PIN. So are those of `lazy: true` and of type `:token`.
+  While a load balancer sends no requests because the pool is not ready, nobody calls the pool. So the pool itself tries again:
+
+    * It always looks for its token.
+    * Every 30 s it asks a PIN source that gave no PIN, or a PIN that was refused (it tries another PIN only); it opens a session that could not be opened; and it
+      opens its first session. A pool with `lazy: true`, or of type `:token`, does none of these: the next call does.
+    * A login that failed for another reason is tried again only by the next call, since the token may have counted it as a wrong PIN.
   """
 
   alias Pkcs11Pool.{Call, Error, Lease, Options, Registry}
@@ -58,8 +60,8 @@ defmodule Pkcs11Pool.Health do
   @typedoc """
   Options of `check/2`:
 
-    * `:call` - `true`: a pool that seems ready, and has a session to do it on, makes 8 random bytes on the token. Default `false`
-    * `:timeout` - ms that this call may take in all, waiting included. Default 1,000
+    * `:call` - `true`: if the pool seems ready, and has a session for it, the token is asked for 8 random bytes. Default `false`
+    * `:timeout` - ms that this call may take, waiting included. Default 1,000
   """
   @type option :: {:call, boolean} | {:timeout, pos_integer}
 
@@ -72,12 +74,12 @@ defmodule Pkcs11Pool.Health do
         {:error, error} -> Logger.error(Exception.message(error))
       end
 
-  By default it looks at what the pool knows, in microseconds, and asks nobody. With `call: true` it also calls the token
-  (`C_GenerateRandom`, PKCS#11 2.40, 5.15), if the pool seems ready: what fails there is `{:error, error}`. If no session came free in time, it is
-  `{:degraded, error}` with the reason `:queue_timeout` or `:overloaded`: the pool is busy. A pool that is not well is not called, so that checks do not
-  pile up behind a token that hangs, and neither is one that is not logged in (yet, or any more): no check logs in, or has a PIN tried.
+  By default it only looks at what the pool knows; that takes microseconds. With `call: true` it also calls the token
+  (`C_GenerateRandom`, PKCS#11 2.40, 5.15), if the pool seems ready. If that fails, the result is `{:error, error}`. If no session came free in time, it is
+  `{:degraded, error}` with the reason `:queue_timeout` or `:overloaded`: the pool is busy. The token is not called if the pool is not ready, so that checks do not
+  pile up behind a token that hangs; nor if the pool is not logged in: no check ever logs in or tries a PIN.
 
-  It does not raise for a pool that does not run: that is `{:error, %Pkcs11Pool.Error{reason: :pool_not_found}}`. An option that is unknown or bad
+  If the pool does not run, the result is `{:error, %Pkcs11Pool.Error{reason: :pool_not_found}}`. An option that is unknown or bad
   raises `ArgumentError`.
   """
   @spec check(Pkcs11Pool.pool(), [option]) ::

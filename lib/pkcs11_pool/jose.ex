@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.JOSE do
       {:ok, jwk} = Pkcs11Pool.JOSE.jwk(MyApp.HSM, "signing")
       {_, token} = jwk |> JOSE.JWT.sign(%{"alg" => "ES256"}, %{"sub" => "1234"}) |> JOSE.JWS.compact()
 
-  JOSE is no dependency of this library: add it to your own. What JOSE calls the private key is the pool and the key's name: what fails while it signs raises
+  JOSE is not a dependency of this library: add it to your own. In the place of a private key, JOSE has the name of the pool and of the key. If a signature fails, it raises
   `Pkcs11Pool.Error`.
   """
 
@@ -16,13 +16,13 @@ defmodule Pkcs11Pool.JOSE do
 
   alias JOSE.JWK, as: ElixirKey
 
-  @typedoc "JOSE's own key: `%JOSE.JWK{}` where Elixir's JOSE is there, else Erlang's record `:jose_jwk`."
+  @typedoc "JOSE's own key: `%JOSE.JWK{}` if the application has Elixir's JOSE, otherwise Erlang's record `:jose_jwk`."
   @type jwk :: struct | tuple
 
   @doc """
-  A key of JOSE that signs on the token. Options: those of each call (`:queue_timeout` and so on), used for each signature, and `:kid`.
+  A JOSE key that signs on the token. Options: those of each call (`:queue_timeout` and so on), which are used for each signature, and `:kid`.
 
-  Reads the public key (`Pkcs11Pool.public_key/3`), by which JOSE verifies and exports.
+  It reads the public key (`Pkcs11Pool.public_key/3`), which JOSE needs to verify and to export.
   """
   @spec jwk(Pkcs11Pool.pool(), Pkcs11Pool.key(), [Pkcs11Pool.JWK.option()]) ::
           {:ok, jwk} | {:error, Error.t()}

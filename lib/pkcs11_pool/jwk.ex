@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.JWK do
       {:ok, jwks} = Pkcs11Pool.JWK.set(MyApp.HSM, ["2025", "2026"])
       json(conn, jwks)
 
-  RSA keys, EC keys on P-256, P-384, P-521 and secp256k1 (RFC 7518, RFC 8812), Ed25519 and Ed448 (RFC 8037). Only public keys: there is no JWK of a private one.
+  The keys may be RSA keys, EC keys on P-256, P-384, P-521 and secp256k1 (RFC 7518, RFC 8812), Ed25519 and Ed448 (RFC 8037). Only public keys have a JWK, no private ones.
   """
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
@@ -19,7 +19,7 @@ defmodule Pkcs11Pool.JWK do
   Options: those of each call (`:queue_timeout` and so on), and
 
     * `:kid` - the key's id; by default its thumbprint
-    * `:alg` - the algorithm that it is meant for (`"ES256"`), which is left out by default
+    * `:alg` - the algorithm of the key (`"ES256"`); by default it is left out
   """
   @type option :: Pkcs11Pool.call_option() | {:kid, String.t()} | {:alg, String.t()}
 
@@ -33,7 +33,7 @@ defmodule Pkcs11Pool.JWK do
   @edwards [{"Ed25519", {1, 3, 101, 112}, 32}, {"Ed448", {1, 3, 101, 113}, 57}]
 
   @doc """
-  The public key of a key on the token, with `use`, `kid` (`Pkcs11Pool.public_key/3`).
+  The JWK of a key on the token, with `use` and `kid`. The public key is read as by `Pkcs11Pool.public_key/3`.
 
   Fails as `Pkcs11Pool.public_key/3` does, and with `:curve_not_supported` for a curve that JOSE has no name for.
   """
@@ -79,7 +79,7 @@ defmodule Pkcs11Pool.JWK do
           ) :: %{String.t() => [t]}
 
   @doc """
-  The SHA-256 thumbprint of a key (RFC 7638, RFC 8037), in base64url. Raises `ArgumentError` for what is no public key that has one.
+  The SHA-256 thumbprint of a key (RFC 7638, RFC 8037), in base64url. Raises `ArgumentError` if this is not a JWK that has a thumbprint.
   """
   @spec thumbprint(t) :: String.t()
   def thumbprint(jwk) do
@@ -103,7 +103,7 @@ defmodule Pkcs11Pool.JWK do
   end
 
   @doc """
-  The JWK of a public key of `:public_key`, with nothing but the key; `:error` for one that JOSE has no name for.
+  The JWK of a public key of `:public_key`, without `use` and `kid`; `:error` if JOSE has no name for its curve.
   """
   @spec from_public_key(Pkcs11Pool.public_key()) :: {:ok, t} | :error
   def from_public_key({:RSAPublicKey, modulus, exponent}) do
@@ -129,7 +129,7 @@ defmodule Pkcs11Pool.JWK do
   def from_public_key(_other), do: :error
 
   @doc """
-  The public key of `:public_key` of a JWK; `:error` if it is none. Private members (`d`, ...) are not looked at.
+  The public key of a JWK, as `:public_key` has it; `:error` if this is not a public key. Private members (`d`, ...) are ignored.
   """
   @spec to_public_key(t) :: {:ok, Pkcs11Pool.public_key()} | :error
   def to_public_key(%{"kty" => "RSA", "n" => n, "e" => e}) do

@@ -8,8 +8,8 @@ defmodule Pkcs11Pool.JWS do
   ## Algorithms
 
   `RS256`, `RS384`, `RS512` (RSA, PKCS #1 v1.5), `PS256`, `PS384`, `PS512` (RSA, PSS), `ES256` (P-256), `ES384` (P-384), `ES512` (P-521), `ES256K` (secp256k1),
-  and `EdDSA` (Ed25519, Ed448; also by their own names, `Ed25519` and `Ed448`). An ECDSA signature is r and s side by side, as RFC 7518 has it. There is no `none` and there are no
-  MACs: neither is ever made, nor taken, so that no token can choose them.
+  and `EdDSA` (Ed25519, Ed448; also by their own names, `Ed25519` and `Ed448`). An ECDSA signature is r and s, one after the other, as in RFC 7518. `none` and MACs are
+  neither made nor accepted, so that no token can choose them.
   """
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
@@ -17,16 +17,16 @@ defmodule Pkcs11Pool.JWS do
   alias Pkcs11Pool.{Error, JSON, JWK}
   alias Pkcs11Pool.JWS.Algorithm
 
-  @typedoc "A JWS in its compact form: header, payload and signature in base64url, with dots between them. Detached, nothing is between the dots."
+  @typedoc "A JWS in its compact form: header, payload and signature in base64url, with dots between them. If it is detached, nothing is between the dots."
   @type compact :: String.t()
 
   @typedoc """
-  Options of `sign/4`, beside those of each call (`:queue_timeout` and so on):
+  Options of `sign/4`, besides those of each call (`:queue_timeout` and so on):
 
     * `:alg` - required: the algorithm, such as `"ES256"`
-    * `:header` - further members of the header, a map with strings (`"typ"`, `"kid"`, `"cty"`, ...); `"alg"`, `"b64"` and `"crit"` are this module's
-    * `:detached` - the payload is not in the result (RFC 7515, appendix F)
-    * `:b64` - `false`: the payload is signed as it is, not in base64url (RFC 7797); then it must be detached, or be printable ASCII without dots
+    * `:header` - further members of the header, a map with strings (`"typ"`, `"kid"`, `"cty"`, ...); this module sets `"alg"`, `"b64"` and `"crit"` itself
+    * `:detached` - `true`: the payload is not in the result (RFC 7515, appendix F)
+    * `:b64` - `false`: the payload is signed as it is, not in base64url (RFC 7797). Then it must be detached, or printable ASCII without dots
   """
   @type sign_option ::
           Pkcs11Pool.call_option()
@@ -38,9 +38,9 @@ defmodule Pkcs11Pool.JWS do
   @typedoc """
   Options of `verify/3` and `verify_on_token/4`:
 
-    * `:algorithms` - required: those that are taken, such as `["ES256"]`. What the token's own header says chooses among them, never beyond
-    * `:payload` - of a detached JWS
-    * `:crit` - the names of critical header members that the caller understands and checks itself; `"b64"` is understood here
+    * `:algorithms` - required: the algorithms that are accepted, such as `["ES256"]`. The header of the JWS can only choose one of these
+    * `:payload` - the payload of a detached JWS
+    * `:crit` - the names of critical header members that your code understands and checks itself; this module understands `"b64"`
   """
   @type verify_option ::
           {:algorithms, [String.t(), ...]} | {:payload, iodata} | {:crit, [String.t()]}
@@ -51,7 +51,7 @@ defmodule Pkcs11Pool.JWS do
   @doc """
   Signs a payload: bytes, or a map, whose JSON is signed.
 
-  The key must be one of the algorithm's: a key on another curve is `:key_type_inconsistent`. Calls `C_SignInit` and `C_Sign`.
+  The key must fit the algorithm: a key on another curve is `:key_type_inconsistent`. Calls `C_SignInit` and `C_Sign`.
   """
   @spec sign(Pkcs11Pool.pool(), Pkcs11Pool.key(), iodata | map, [sign_option]) ::
           {:ok, compact} | {:error, Error.t()}
@@ -99,11 +99,12 @@ defmodule Pkcs11Pool.JWS do
   end
 
   @doc """
-  Verifies a JWS with a public key, in this VM: no token is asked.
+  Verifies a JWS with a public key, in this VM: the token is not called.
 
-  `key` is a public key of `:public_key` (`Pkcs11Pool.public_key/3`), a JWK, or a JWK set: of a set the key whose `kid` is that of the header, or any if it has none.
+  `key` is a public key of `:public_key` (`Pkcs11Pool.public_key/3`), a JWK, or a JWK set. From a set, the key with the `kid` of the header is used; if the header has no `kid`, any key of the
+  set may fit.
 
-  Fails with `:jws_invalid` for what is no JWS or has a header that is not taken (`details.cause`: `:malformed`, `:algorithm`, `:critical`, `:payload`, `:no_key`), and with
+  The error is `:jws_invalid` if this is not a JWS or its header is not accepted (`details.cause`: `:malformed`, `:algorithm`, `:critical`, `:payload`, `:no_key`), or
   `:signature_invalid`.
   """
   @spec verify(compact, Pkcs11Pool.public_key() | JWK.t(), [verify_option]) ::
@@ -127,7 +128,7 @@ defmodule Pkcs11Pool.JWS do
           ) :: verified
 
   @doc """
-  Verifies a JWS with a public key on the token (`Pkcs11Pool.verify/6`). Where the public key is at hand, `verify/3` is faster and does no work on the token.
+  Verifies a JWS with a public key on the token (`Pkcs11Pool.verify/6`). If you have the public key, `verify/3` is faster and does not use the token.
   """
   @spec verify_on_token(Pkcs11Pool.pool(), Pkcs11Pool.key(), compact, [
           verify_option | Pkcs11Pool.call_option()

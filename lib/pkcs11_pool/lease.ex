@@ -1,9 +1,9 @@
 defmodule Pkcs11Pool.Lease do
   @moduledoc """
-  A session that one process has for itself, for the time of a `Pkcs11Pool.with_session/3` block.
+  A session that is reserved for one process during a `Pkcs11Pool.with_session/3` block.
 
-  Calls take it in place of the pool's name. Only the process that took it may use it (`:not_owner`), and only until the block ends, the
-  pool's `:lease_timeout` passes, or its session breaks (`:lease_ended`).
+  Calls take a lease in place of the pool's name. Only the process that runs the block may use it; others get `:not_owner`. It ends with the block, after the
+  pool's `:lease_timeout`, or if its session breaks; then the error is `:lease_ended`.
   """
 
   alias Pkcs11Pool.{Error, Native, Registry}

@@ -1,21 +1,21 @@
 defmodule Pkcs11Pool.Mechanism do
   @moduledoc """
-  Mechanisms: what a call's `mechanism` argument may be.
+  Mechanisms: the `mechanism` argument of a call.
 
   A mechanism is an atom, or `{atom, parameters}`. The atoms are PKCS#11's own names in lower case
-  without `CKM_`: `CKM_SHA256_RSA_PKCS` is `:sha256_rsa_pkcs`. All names of PKCS#11 3.2 are known;
-  which of them a token has is told by `Pkcs11Pool.mechanisms/1`.
+  without `CKM_`: `CKM_SHA256_RSA_PKCS` is `:sha256_rsa_pkcs`. All names of PKCS#11 3.2 are known.
+  `Pkcs11Pool.mechanisms/1` tells which of them a token has.
 
   | mechanism | parameters |
   |---|---|
-  | `{:rsa_pkcs, hash: :sha256}`, `{:ecdsa, hash: :sha256}` | `:hash`: what is signed is a message, see below; of `:ecdsa` also `:curve` (`:secp256r1`, ...): a key that is known to be on another one is refused, as `:key_type_inconsistent` |
+  | `{:rsa_pkcs, hash: :sha256}`, `{:ecdsa, hash: :sha256}` | `:hash`: the data is a message, see below. For `:ecdsa` also `:curve` (`:secp256r1`, ...): a key on another curve is refused with `:key_type_inconsistent` |
   | `:rsa_pkcs`, `:sha256_rsa_pkcs`, `:sha384_rsa_pkcs`, ..., `:rsa_x_509` | none |
-  | `:sha256_rsa_pkcs_pss`, ... | none needed: hash and MGF as in the name, a salt of the hash's length. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` says otherwise |
+  | `:sha256_rsa_pkcs_pss`, ... | none needed: the hash and the MGF of the name, and a salt as long as the hash. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` changes that |
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
   | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""` |
   | `:ecdsa`, `:ecdsa_sha256`, ... | none |
   | `:eddsa`, `{:eddsa, prehash: true, context: "app"}` | none needed: Ed25519 or Ed448, by the key. `:prehash` (default false) is Ed25519ph or Ed448ph, where the token hashes the message; `:context` (at most 255 bytes) is that of Ed25519ctx, Ed25519ph, Ed448 and Ed448ph. A token that does not look at them is found out: `:parameters_ignored` |
-  | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required, a binary of 1 to 128 bytes (of longer ones some tokens use only the beginning), or `:token` where the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
+  | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required: a binary of 1 to 128 bytes (some tokens use only the beginning of a longer one), or `:token` if the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
   | `{:aes_ccm, nonce: nonce, aad: "", mac_length: 16}` | `:nonce` of 7 to 13 bytes is required, as short as leaves room for the data's length; `:aad` defaults to `""`, `:mac_length` (4, 6, ..., 16 bytes) to 16. A stream needs `:data_length`, the bytes of the whole plaintext |
   | `{:chacha20_poly1305, nonce: nonce, aad: ""}` | `:nonce` of 12 bytes (of some tokens 8 or 24) is required; `:aad` defaults to `""`. The same for `:salsa20_poly1305` |
   | `{:chacha20, nonce: nonce, counter: 0}` | `:nonce` of 12 or 8 bytes is required; `:counter`, the number of the first block, defaults to 0. It has 32 bits, or 64 with a nonce of 8 bytes |
@@ -44,7 +44,7 @@ defmodule Pkcs11Pool.Mechanism do
 
   ## Messages and digests
 
-  | key | a message, hashed on the token or by this library | a message, hashed on the token | what is hashed already |
+  | key | a message, hashed on the token or by this library | a message, hashed on the token | data that is hashed already |
   |---|---|---|---|
   | EC | `{:ecdsa, hash: :sha256}` | `:ecdsa_sha256` | `:ecdsa`: a digest, at most as long as the order of the curve |
   | RSA, PKCS #1 v1.5 | `{:rsa_pkcs, hash: :sha256}` | `:sha256_rsa_pkcs` | `:rsa_pkcs`: a DER `DigestInfo` |
@@ -52,12 +52,12 @@ defmodule Pkcs11Pool.Mechanism do
   | ML-DSA | | `:ml_dsa` (not hashed before); `:hash_ml_dsa_sha256` | `{:hash_ml_dsa, hash: :sha256}`: a digest of that hash |
   | SLH-DSA | | `:slh_dsa` (not hashed before); `:hash_slh_dsa_sha256` | `{:hash_slh_dsa, hash: :sha256}`: a digest of that hash |
 
-  Many tokens have no mechanism that hashes what ECDSA signs. Those of the first column do on any: where the token refuses its own for a key
-  (`CKR_MECHANISM_INVALID`, before anything is done), the message is hashed here and its digest signed there. That is for SHA-1, SHA-2 and SHA-3. The
+  Many tokens have no ECDSA mechanism that hashes. The mechanisms of the first column work on any token: if the token refuses its own mechanism for a key
+  (`CKR_MECHANISM_INVALID`, before anything is done), this library hashes the message, and the token signs the digest. This works with SHA-1, SHA-2 and SHA-3. The
   signature is the same.
 
-  A raw mechanism does not hash: given a message, a token would sign its first bytes. Hence `:ecdsa` with more data than the order of the key's curve is
-  long raises `ArgumentError`; of a longer digest give the first bytes, or `{:ecdsa, hash: hash}` the message.
+  A raw mechanism does not hash: if it gets a message, a token would sign only its first bytes. So `:ecdsa` with data that is longer than the order of the key's curve
+  raises `ArgumentError`. If you have a longer digest, give its first bytes; or use `{:ecdsa, hash: hash}` with the message.
 
   ## Names
 
@@ -65,7 +65,7 @@ defmodule Pkcs11Pool.Mechanism do
   `:sha512_256`, `:sha3_224`, `:sha3_256`, `:sha3_384`, `:sha3_512`, `:md5` and `:ripemd160`; an MGF is
   named by its hash (MGF1).
 
-  A mechanism that is malformed raises `ArgumentError`. One that the token does not have is the
+  A malformed mechanism raises `ArgumentError`. If the token does not have the mechanism, the call returns the
   token's answer: `{:error, %Pkcs11Pool.Error{reason: :mechanism_invalid}}`.
   """
 
@@ -82,7 +82,7 @@ defmodule Pkcs11Pool.Mechanism do
   @typedoc "The hash of a mechanism, as `:crypto` and `:public_key` name it."
   @type hash :: atom
 
-  @typedoc "The operation that a key is looked for."
+  @typedoc "The operation for which a key is searched."
   @type operation ::
           :sign
           | :verify
@@ -143,7 +143,7 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
-  Raises `ArgumentError` for what is no mechanism, whatever its parameters: they may be given later,
+  Raises `ArgumentError` if this is not a mechanism. The parameters are not checked: they may be given later,
   see `with_params!/2`.
   """
   @spec known!(t) :: :ok
@@ -203,7 +203,7 @@ defmodule Pkcs11Pool.Mechanism do
   end
 
   @doc """
-  The mechanism with further parameters, which replace its own of the same name.
+  The mechanism with further parameters. They replace parameters of the same name.
 
       iex> Pkcs11Pool.Mechanism.with_params!({:aes_gcm, aad: "a"}, iv: "123456789012")
       {:aes_gcm, [aad: "a", iv: "123456789012"]}
@@ -278,8 +278,8 @@ defmodule Pkcs11Pool.Mechanism do
   defdelegate name(mechanism), to: Names
 
   @doc """
-  Whether the mechanism takes an IV, or a counter, which must not be used twice with one key. A
-  number of the standard's is its name.
+  Whether the mechanism takes an IV or a counter, which must not be used twice with one key. The mechanism may
+  also be given by its number.
   """
   @spec takes_iv?(t) :: boolean
   defdelegate takes_iv?(mechanism), to: Properties
@@ -293,8 +293,8 @@ defmodule Pkcs11Pool.Mechanism do
   defdelegate iv(mechanism, encoded), to: Properties
 
   @doc """
-  The hash that a mechanism computes or is told by its parameters, as `:crypto` names it; nil where
-  there is none. Expects a mechanism that `encode!/1` accepts.
+  The hash of a mechanism, from its name or its parameters, as `:crypto` names it; nil if
+  there is none.
 
       iex> Pkcs11Pool.Mechanism.hash({:rsa_pkcs_pss, hash: :sha384})
       :sha384
@@ -303,15 +303,15 @@ defmodule Pkcs11Pool.Mechanism do
   defdelegate hash(mechanism), to: Properties
 
   @doc """
-  Whether the mechanism's signatures are ECDSA's, which PKCS#11 gives as r and s side by side. Takes
+  Whether the mechanism makes ECDSA signatures, which in PKCS#11 are r and s, one after the other. Takes
   a mechanism or its number.
   """
   @spec ecdsa?(t | non_neg_integer) :: boolean
   defdelegate ecdsa?(mechanism), to: Properties
 
   @doc """
-  The class of the key that an operation with this mechanism takes: `:public_key`, `:private_key`
-  or `:secret_key`. Nil for a number that the standard does not name. Takes a mechanism or its number.
+  The class of the key for an operation with this mechanism: `:public_key`, `:private_key`
+  or `:secret_key`; nil for a number that the standard does not name. Takes a mechanism or its number.
   """
   @spec class_for(operation, t | non_neg_integer) ::
           :public_key | :private_key | :secret_key | nil

@@ -2,31 +2,31 @@ defmodule Pkcs11Pool.Object do
   @moduledoc """
   A reference to an object on a token: a key, a certificate, data.
 
-  `Pkcs11Pool.find_objects/3` and the calls that make keys return it, and every call that takes a
-  key takes it. It may be kept. A handle that the token has forgotten meanwhile (after a logout, a
-  reload, an absence of the token, or since somebody has destroyed the object) is looked for again:
+  `Pkcs11Pool.find_objects/3` and the calls that make keys return it. Every call that takes a
+  key takes it. You may keep it. After a logout, a reload, an absence of the token, or when somebody has destroyed the object, its handle is no longer valid. Then the
+  pool searches the object again:
 
-    * by its unique id, where the token has such (`CKA_UNIQUE_ID`, PKCS#11 3.0, 4.4.1). What is found is
-      the same object, also with another id or label; one that was destroyed is `:object_stale`, also
-      where another object has its id and label by now
-    * otherwise by class, id and label. What is found *may be another object* by now, if somebody
-      has destroyed this one and made another with the same id and label. If there is none, it is
+    * by its unique id, if the token has unique ids (`CKA_UNIQUE_ID`, PKCS#11 3.0, 4.4.1). This finds the very same
+      object, even if its id or label has changed. If the object was destroyed, the error is `:object_stale`, even
+      if another object has its id and label by now
+    * otherwise by class, id and label. This *may find another object*, if somebody
+      has destroyed this one and made another one with the same id and label. If nothing is found, the error is
       `:object_stale`
 
-  `Pkcs11Pool.destroy_object/3`, `Pkcs11Pool.set_attributes/4` and `Pkcs11Pool.copy_object/4` take
-  only the first way: without a unique id, an object of before a logout, a reload or the token's
-  absence is `:object_stale` there. On another token, an object is
+  `Pkcs11Pool.destroy_object/3`, `Pkcs11Pool.set_attributes/4` and `Pkcs11Pool.copy_object/4` search
+  by unique id only. Without a unique id, an object from before a logout, a reload or an absence of the token
+  is `:object_stale` there. If you use an object with a pool on another token, the error is
   `:object_of_other_token`.
 
-    * `:class` and `:key_type` are atoms, numbers that the standard does not name, or nil where the
-      token did not say (`:key_type` of what is no key)
-    * `:id` and `:label` are binaries, empty where the object has none, and nil where the token refused to read
-      them: see `Pkcs11Pool.find_objects/3`. Of an object that was just made, and that the token refuses to describe, all of these
-      are what its template says
-    * `:unique_id` is the token's own name for the object, as bytes, which no other object has and
-      nobody can change; nil where the token has no `CKA_UNIQUE_ID`, or an empty one
-    * `:der` is the certificate, of an object that `Pkcs11Pool.find_certificates/3` found; otherwise nil
-    * `:token`, `:epoch` and `:handle` are the library's own
+    * `:class` and `:key_type` are atoms, or numbers if the standard does not name them, or nil if the
+      token did not say (or, for `:key_type`, if the object is not a key)
+    * `:id` and `:label` are binaries: empty if the object has none, nil if the token refused to read
+      them (see `Pkcs11Pool.find_objects/3`). If the token refuses to describe an object that was just made, all of these
+      are taken from its template
+    * `:unique_id` is the token's own name for the object, as bytes. No other object has it, and
+      nobody can change it. It is nil if the token has no `CKA_UNIQUE_ID`, or an empty one
+    * `:der` is the certificate, if `Pkcs11Pool.find_certificates/3` found the object; otherwise nil
+    * `:token`, `:epoch` and `:handle` are internal
   """
 
   alias Pkcs11Pool.Template
@@ -67,14 +67,14 @@ defmodule Pkcs11Pool.Object do
   end
 
   @doc """
-  A PKCS#11 URI (RFC 7512) that names the object and its token: `token`, `serial`, `object` (the label), `type` and `id`, as far as the object has them. A label that is no
-  UTF-8 is left out, as a URI cannot name it; so is a class that URIs have no word for.
+  A PKCS#11 URI (RFC 7512) that names the object and its token: `token`, `serial`, `object` (the label), `type` and `id`, as far as the object has them. A label that is not
+  UTF-8 is left out, since a URI cannot contain it; so is a class for which URIs have no word.
 
       iex> object = %Pkcs11Pool.Object{token: "8f3a\0payments", epoch: 1, handle: 7, class: :private_key, id: <<1>>, label: "my key"}
       iex> Pkcs11Pool.Object.to_uri(object)
       "pkcs11:token=payments;serial=8f3a;object=my%20key;type=private;id=%01"
 
-  A key is found by it where label and id are: another object may have the same. One that has neither is not found by a URI.
+  The URI finds the key by its label and id; another object may have the same. An object without label and id cannot be found by a URI.
   """
   @spec to_uri(t) :: String.t()
   def to_uri(%__MODULE__{} = object) do

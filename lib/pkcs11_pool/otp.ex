@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.OTP do
   @moduledoc """
-  Keys of a pool where OTP takes a private key: `:ssl`, `:public_key.sign/4`, `:public_key.pkix_sign/2`.
+  A key of a pool as a private key for OTP: for `:ssl`, `:public_key.sign/4` and `:public_key.pkix_sign/2`.
 
       {:ok, key} = Pkcs11Pool.OTP.private_key(MyApp.HSM, "tls")
       :ssl.listen(443, certs_keys: [%{cert: certificates, key: key}])
@@ -27,23 +27,23 @@ defmodule Pkcs11Pool.OTP do
           {:algorithm, :rsa | :rsa_pss_pss | :ecdsa | :eddsa} | Pkcs11Pool.call_option()
 
   @doc """
-  The private key for `:ssl` (`key:`, `certs_keys:`), `:public_key.sign/4` and `:public_key.pkix_sign/2`. Each signature is one
-  `Pkcs11Pool.sign/5`, made in the process that asks for it: for `:ssl` that of the connection.
+  The private key for `:ssl` (`key:`, `certs_keys:`), `:public_key.sign/4` and `:public_key.pkix_sign/2`. Each signature is one call of
+  `Pkcs11Pool.sign/5`, in the process that needs the signature; for `:ssl` that is the process of the connection.
 
   `key` names the key as in `Pkcs11Pool.sign/5`. Options:
 
-    * `:algorithm` - `:rsa`, `:ecdsa`, `:eddsa`, or `:rsa_pss_pss` for a key whose certificate is RSASSA-PSS's. Without it the token is asked what the
-      key is. With it no call is made, so that the pool need not run yet: as in `config/runtime.exs`
-    * `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata` - of each signature. A TLS handshake of `:ssl` has a time-out of its own
+    * `:algorithm` - `:rsa`, `:ecdsa`, `:eddsa`, or `:rsa_pss_pss` for a key whose certificate is for RSASSA-PSS. Without it, the pool asks the token what the
+      key is. With it, no call is made, so that the pool need not run yet, for instance in `config/runtime.exs`
+    * `:queue_timeout`, `:operation_timeout`, `:telemetry_metadata` - for each signature. A TLS handshake of `:ssl` has its own time-out
 
-  The hashes are those that the caller of the function asks for; RSA is PKCS #1 v1.5 or PSS, with the caller's salt length (of a negative one, as
-  OpenSSL has them, the length of the hash); ECDSA signatures are DER. Messages that are hashed already (`{:digest, digest}`) are signed as they are.
+  OTP chooses the hash. For RSA it chooses PKCS #1 v1.5 or PSS, and the salt length (a negative one, as in OpenSSL, means the length of the hash). ECDSA signatures are DER. Messages
+  that are hashed already (`{:digest, digest}`) are signed as they are.
 
-  OTP turns what fails in a handshake into an alert that does not name the token. So each signature that fails is logged, at most once in 30 s for a key and
-  a reason, and emits `[:pkcs11_pool, :private_key, :failed]` (`Pkcs11Pool.Telemetry`). The function then raises `Pkcs11Pool.Error`.
+  If a signature fails during a handshake, OTP makes an alert of it that does not say so. Therefore each signature that fails is logged, at most once in 30 s for a key and
+  a reason, and emits the event `[:pkcs11_pool, :private_key, :failed]` (`Pkcs11Pool.Telemetry`). Then the function raises `Pkcs11Pool.Error`.
 
-  Fails with `:otp_too_old` before OTP 27, with `:key_type_inconsistent` for a key that signs nothing that `:public_key` knows, and with what
-  `Pkcs11Pool.key_info/3` fails with. An unknown option raises `ArgumentError`.
+  The error is `:otp_too_old` before OTP 27, `:key_type_inconsistent` for a key that cannot make a signature that `:public_key` knows, or an error of
+  `Pkcs11Pool.key_info/3`. An unknown option raises `ArgumentError`.
   """
   @spec private_key(Pkcs11Pool.pool(), Pkcs11Pool.key(), [option]) ::
           {:ok, private_key} | {:error, Error.t()}

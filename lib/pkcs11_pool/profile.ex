@@ -1,13 +1,13 @@
 defmodule Pkcs11Pool.Profile do
   @moduledoc """
-  What is known of some vendors' tokens, as options of a pool.
+  Options for the tokens of some vendors.
 
       {Pkcs11Pool, name: MyApp.HSM, profile: :yubihsm2, module: "...", slot: {:token_label, "YubiHSM"}, pin: {:env, "HSM_PIN"}}
 
-  A profile is nothing but options. Those that the pool is given itself win over it, of `:retry_policy` each code by itself; all are checked together.
+  A profile is a list of options, and nothing else. Options that you give the pool yourself win over those of the profile; for `:retry_policy`, that is decided for each return code.
 
-  The values come from the vendors' documents, and none of them was tried on the device: the guide about vendors, `guides/vendors.md`, says where each
-  comes from, and what else there is to know.
+  The values come from the vendors' documents. None of them was tried on the device. The [Vendor notes](guides/vendors.md) say where each value
+  comes from, and what else you should know.
   """
 
   @type name :: :aws_cloudhsm | :google_kmsp11 | :luna | :yubihsm2

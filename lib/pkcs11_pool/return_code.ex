@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.ReturnCode do
   @moduledoc """
-  PKCS#11's return codes: names, numbers, and the classes that say what the pool does about them.
+  PKCS#11's return codes: names, numbers, and classes. The class of a code says what the pool does.
 
   A return code's name is PKCS#11's in lower case without `CKR_`: `CKR_DEVICE_ERROR` is
   `:device_error`. All codes of PKCS#11 3.2 are known.
@@ -10,25 +10,25 @@ defmodule Pkcs11Pool.ReturnCode do
 
   | class | what the pool does |
   |---|---|
-  | `:dead_session` | drops the session; an idempotent operation is tried once more on a new one |
-  | `:dirty_session` | drops the session; tries once more only where the operation had not begun |
+  | `:dead_session` | closes the session; tries an operation that may run twice once more, on another session |
+  | `:dirty_session` | closes the session; tries once more only if the operation had not begun |
   | `:stale_handle` | forgets the key's handle, finds it again, tries once more |
   | `:login_lost` | logs in again, tries once more |
   | `:already_logged_in` | goes on |
   | `:login_conflict` | fails; nobody is logged out |
   | `:credential` | never tries that PIN again |
   | `:capacity` | opens fewer sessions, waits for one to come free |
-  | `:token_gone` | fails fast, and looks for the token until it is back |
-  | `:device_trouble` | tries an idempotent operation once more after a pause |
+  | `:token_gone` | fails calls at once, and looks for the token until it is back |
+  | `:device_trouble` | tries an operation that may run twice once more, after a pause |
   | `:ambiguous` | never tries again: it may have run |
   | `:module` | initializes the module again |
-  | `:locking` | makes one call at a time in the module |
+  | `:locking` | from then on, lets one call at a time into the module |
   | `:buffer` | calls again with a larger buffer |
   | `:caller` | returns the error |
-  | `:unknown` | drops the session, never tries again |
+  | `:unknown` | closes the session, never tries again |
 
-  A module's own code for a wrong PIN is best given `:credential`. `:locking` and `:buffer` are known by their own codes only: another code that is
-  given one of them is returned, as with `:caller`.
+  If a module has a code of its own for a wrong PIN, give that code the class `:credential`. `:locking` and `:buffer` work for their own codes only: another code with
+  one of these classes is treated as `:caller`. The guide [When the token fails](guides/failure_handling.md#return-codes) has the codes of each class.
   """
 
   alias Pkcs11Pool.Table.ReturnCodes
@@ -90,7 +90,7 @@ defmodule Pkcs11Pool.ReturnCode do
   @spec names() :: [atom, ...]
   def names, do: @names
 
-  @doc "The numbers of the codes that speak of a PIN; their class is always `:credential`."
+  @doc "The numbers of the codes that are about a PIN. Their class is always `:credential`."
   @spec credential_codes() :: [non_neg_integer, ...]
   def credential_codes, do: Enum.map(@credential_names, &code/1)
 
@@ -111,7 +111,7 @@ defmodule Pkcs11Pool.ReturnCode do
   def code(name) when is_atom(name), do: nil
 
   @doc """
-  A code as a reader of the standard knows it.
+  A code in words, for messages.
 
       iex> Pkcs11Pool.ReturnCode.describe(0x30)
       "CKR_DEVICE_ERROR (0x30)"

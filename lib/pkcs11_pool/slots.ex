@@ -1,11 +1,11 @@
 defmodule Pkcs11Pool.Slots do
   @moduledoc """
-  The registry of slots: how many sessions each may have, and whose turn is next.
+  The registry of slots: how many sessions each slot may have, and which worker is next.
 
-  A slot is named by any term; a pool registers its name with its size when it starts, follows `Pkcs11Pool.resize/2`, and is gone from here
-  when it has stopped. Code of yours may register slots of its own, for workers that it starts by itself. The application starts the registry.
+  Any term can be the name of a slot. A pool registers its name with its size when it starts, changes it with `Pkcs11Pool.resize/2`, and removes it
+  when it stops. Your own code may register other slots, for workers that it starts itself. The application starts the registry.
 
-  Sizes lie in ETS, and the round-robin index is an atomic counter in native memory: reading them asks no process.
+  The sizes are in ETS, and the round-robin index is an atomic counter in native memory: reading them calls no process.
   """
   use GenServer
 
@@ -24,12 +24,12 @@ defmodule Pkcs11Pool.Slots do
     %{id: __MODULE__, start: {__MODULE__, :start_link, [List.wrap(options)]}}
   end
 
-  @doc "Starts the registry; `{:error, {:already_started, pid}}` where the application has done so."
+  @doc "Starts the registry; `{:error, {:already_started, pid}}` if the application has started it."
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(_options \\ []), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc """
-  Registers a slot with its number of sessions, from 1 to 4,294,967,295. The same size again changes nothing; another one replaces it, starts its round robin anew,
+  Registers a slot with its number of sessions, from 1 to 4,294,967,295. The same size again changes nothing. Another size replaces the first one, starts the round robin again,
   and logs a warning.
   """
   @spec register(slot_ref, pos_integer) :: :ok
@@ -47,13 +47,13 @@ defmodule Pkcs11Pool.Slots do
   def register_pool(slot_ref, size),
     do: GenServer.call(__MODULE__, {:register, slot_ref, size, self()})
 
-  @doc "How many sessions a slot has; 1 where it was never registered."
+  @doc "How many sessions a slot has; 1 if it was never registered."
   @spec pool_size(slot_ref) :: pos_integer
   def pool_size(slot_ref), do: slot_ref |> entry() |> elem(0)
 
   @doc """
-  The number of the worker whose turn it is, from 1 to the slot's size. Over any `k * size` calls since the last change of the size, from
-  however many processes, each number comes exactly `k` times. A slot of one session has no turns to take: always 1.
+  The number of the next worker, from 1 to the slot's size. In `k * size` calls since the last change of the size, from
+  any number of processes, each number comes exactly `k` times. For a slot with one session it is always 1.
   """
   @spec next_worker_index(slot_ref) :: pos_integer
   def next_worker_index(slot_ref) do

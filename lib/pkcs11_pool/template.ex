@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.Template do
       [class: :private_key, key_type: :ec, label: "signing", id: <<1>>, token: true]
 
   A *name* is PKCS#11's in lower case without `CKA_` (all of PKCS#11 3.2), or `{:vendor, number}`.
-  What a value may be, and what `Pkcs11Pool.get_attributes/4` gives back:
+  The table says what a value may be, and what `Pkcs11Pool.get_attributes/4` returns:
 
   | kind | attributes | in a template | read back |
   |---|---|---|---|
@@ -18,21 +18,21 @@ defmodule Pkcs11Pool.Template do
   | key type | `:key_type` | `:rsa`, `:ec`, `:aes`, `:generic_secret`, `:ec_edwards`, ... (`CKK_`), or a number | atom, or a number without a name |
   | certificate type | `:certificate_type` | `:x_509`, ... (`CKC_`), or a number | atom, or a number without a name |
   | parameter set | `:parameter_set` | `:ml_dsa_65`, `:ml_kem_768`, `:slh_dsa_sha2_128s`, ... (`CKP_`), or a number | atom, or a number without a name |
-  | enumeration | `:certificate_category` (`CK_CERTIFICATE_CATEGORY_`), `:java_midp_security_domain` (`CK_SECURITY_DOMAIN_`), `:hw_feature_type` (`CKH_`), `:profile_id` (`CKP_`), `:otp_format` (`CK_OTP_FORMAT_`), `:otp_pin_requirement` and its like (`CK_OTP_PARAM_`), `:validation_type` (`CKV_TYPE_`), `:validation_authority_type` (`CKV_AUTHORITY_TYPE_`), `:trust_server_auth` and its like (`CKT_`) | the standard's name in lower case without that prefix, or a number | atom, or a number without a name |
+  | enumeration | `:certificate_category` (`CK_CERTIFICATE_CATEGORY_`), `:java_midp_security_domain` (`CK_SECURITY_DOMAIN_`), `:hw_feature_type` (`CKH_`), `:profile_id` (`CKP_`), `:otp_format` (`CK_OTP_FORMAT_`), `:otp_pin_requirement` and similar ones (`CK_OTP_PARAM_`), `:validation_type` (`CKV_TYPE_`), `:validation_authority_type` (`CKV_AUTHORITY_TYPE_`), `:trust_server_auth` and similar ones (`CKT_`) | the standard's name in lower case without that prefix, or a number | atom, or a number without a name |
   | version | `:validation_version` | `{major, minor}` | the same |
-  | date | `:start_date`, `:end_date` | `Date`, `""` for none, or 8 digits YYYYMMDD | `Date`, or the bytes of what is none |
+  | date | `:start_date`, `:end_date` | `Date`, `""` for none, or 8 digits YYYYMMDD | `Date`, or the bytes if they are not a date |
   | curve | `:ec_params` | a name as `:public_key` has it (`:secp256r1`, `:brainpoolP256r1`, `:ed25519`, `:x25519`, ...), or DER | DER |
   | mechanism | `:key_gen_mechanism`, ... | a mechanism's name, `{:vendor, number}` or a number | name or `{:vendor, number}` |
   | mechanisms | `:allowed_mechanisms` | a list of those | list |
   | template | `:wrap_template`, `:unwrap_template`, `:derive_template`, ... | a template | template |
   | vendor's | `{:vendor, number}` | boolean, non-negative integer (as `CK_ULONG`) or binary | binary |
 
-  A number that the token does not have (`CK_UNAVAILABLE_INFORMATION`, such as the
-  `:key_gen_mechanism` of an imported key) is read back as nil. What the token returns in another
-  shape than its kind is read back as the binary that it is.
+  If the token does not have a number (`CK_UNAVAILABLE_INFORMATION`, such as the
+  `:key_gen_mechanism` of an imported key), nil is returned. If the bytes that the token returns do not fit
+  the kind of the attribute, the bytes are returned.
 
-  A template that is malformed raises `ArgumentError` with the attribute's name and what was
-  expected; values are never shown, only their shape.
+  A malformed template raises `ArgumentError` with the attribute's name and what was
+  expected. The message never shows a value, only its type.
   """
 
   alias Pkcs11Pool.Argument.{DER, Suggestion}

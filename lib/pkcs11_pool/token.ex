@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.Token do
   @moduledoc """
-  What needs no pool: lists a module's slots and tokens, and makes tokens and sets their PINs, for scripts and tests.
+  Slots and tokens, without a pool: lists them, makes tokens, and sets PINs. For scripts and tests.
 
       {:ok, %{slots: slots}} = Pkcs11Pool.Token.list(module: "/usr/lib/softhsm/libsofthsm2.so")
       for %{slot_id: id, token: %{label: label}} <- slots, do: {id, label}
@@ -17,17 +17,16 @@ defmodule Pkcs11Pool.Token do
 
   These call `C_InitToken`, `C_InitPIN` and `C_SetPIN`. Their options:
 
-    * `:module`, `:slot` - required, and as for a pool. A token without a label is named by its `:slot_id`. For `init/3` the slot may also be `:uninitialized`: the one whose
-      token nobody has initialized, whatever its number, which may change. None is `:slot_not_found`, several are `:ambiguous_slot`. `mix pkcs11_pool.init` asks for that
+    * `:module`, `:slot` - required, and as for a pool. A token without a label is named by its `:slot_id`. For `init/3` the slot may also be `:uninitialized`: the slot whose
+      token is not initialized yet, whatever its number, since numbers may change. If there is none, the error is `:slot_not_found`; if there are several, `:ambiguous_slot`. `mix pkcs11_pool.init` uses it
     * `:module_sha256`, `:module_env`, `:module_args`, `:pin_timeout` - as for a pool
-    * `:user` - of `set_pin/3`: whose PIN it is, `:user` (the default) or `:so`
-    * `:force` - try the present PIN even when the token says that one more wrong one locks it, or that it is locked
+    * `:user` - for `set_pin/3`: whose PIN it is, `:user` (the default) or `:so`
+    * `:force` - `true`: try the present PIN even if the token says that one more wrong PIN locks it, or that it is locked
 
-  PINs come from sources, as a pool's `:pin` does. While a pool uses the token, each of these is `:slot_in_use`; while one of these uses
-  it, so is the start of a pool.
+  PINs come from sources, as in a pool's `:pin`. While a pool uses the token, these functions return `:slot_in_use`. While one of them uses
+  the token, the start of a pool returns it.
 
-  A present PIN that the token refuses is remembered as a pool's would be: no pool tries it again. Once a PIN has been set, nothing is held
-  against it.
+  If the token refuses the present PIN, no pool tries that PIN again, just as if it had been a pool's. When a PIN has been set, it counts as never refused.
   """
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
@@ -38,24 +37,24 @@ defmodule Pkcs11Pool.Token do
   @typedoc "Major and minor."
   @type version :: {0..255, 0..255}
 
-  @typedoc "A number that a token may keep to itself (`CK_UNAVAILABLE_INFORMATION`)."
+  @typedoc "A number, or `:unavailable` if the token does not tell it (`CK_UNAVAILABLE_INFORMATION`)."
   @type count :: non_neg_integer | :unavailable
 
-  @typedoc "A number that there may be no limit to (`CK_EFFECTIVELY_INFINITE`)."
+  @typedoc "A limit, or `:infinity` if there is none (`CK_EFFECTIVELY_INFINITE`)."
   @type limit :: count | :infinity
 
   @typedoc """
-  What a token says of itself (`CK_TOKEN_INFO`):
+  Information about a token (`CK_TOKEN_INFO`):
 
-    * `:label`, `:manufacturer`, `:model`, `:serial` - texts without their padding; bytes that are no UTF-8 are replaced by U+FFFD
-    * `:flags` - the known ones that are set, in PKCS#11's words in lower case without `CKF_`: `:login_required`, `:token_initialized`,
+    * `:label`, `:manufacturer`, `:model`, `:serial` - texts without their padding; bytes that are not UTF-8 are replaced by U+FFFD
+    * `:flags` - the flags that are set, by PKCS#11's names in lower case without `CKF_`: `:login_required`, `:token_initialized`,
       `:user_pin_locked`, `:write_protected`, ...
     * `:hardware_version`, `:firmware_version`
     * `:session_count`, `:rw_session_count` - sessions that this VM has open on the token, all and the read-write ones; `:max_session_count`,
       `:max_rw_session_count` - how many it may have
     * `:min_pin_length`, `:max_pin_length` - bytes of a PIN
     * `:total_public_memory`, `:free_public_memory`, `:total_private_memory`, `:free_private_memory` - bytes for public and for private objects
-    * `:utc_time` - by the token's clock; `:unavailable` if it has none, or says what is no time
+    * `:utc_time` - the time of the token's clock; `:unavailable` if the token has no clock, or if this is not a time
   """
   @type info :: %{
           label: String.t(),
@@ -79,12 +78,12 @@ defmodule Pkcs11Pool.Token do
         }
 
   @typedoc """
-  What a module says of a slot (`CK_SLOT_INFO`), and of the token in it:
+  Information about a slot (`CK_SLOT_INFO`), and about the token in it:
 
     * `:slot_id` - its number, for `slot: {:slot_id, n}`. A number may change when tokens come and go
-    * `:flags` - of `:token_present`, `:removable_device`, `:hw_slot` those that are set
+    * `:flags` - those that are set of `:token_present`, `:removable_device`, `:hw_slot`
     * `:token` - nil for an empty slot
-    * `:error` - nil, or why something could not be read. What could not is `:unavailable`
+    * `:error` - nil, or why something could not be read; the value of that is `:unavailable`
   """
   @type slot :: %{
           slot_id: non_neg_integer,
@@ -98,8 +97,8 @@ defmodule Pkcs11Pool.Token do
         }
 
   @typedoc """
-  One of a module's interfaces (`CK_INTERFACE`, PKCS#11 3.0). Those of the standard have the name `"PKCS 11"`, others are the vendor's. `:version` is that
-  of its function list.
+  One of a module's interfaces (`CK_INTERFACE`, PKCS#11 3.0). The standard's interfaces have the name `"PKCS 11"`; others are the vendor's. `:version` is the version
+  of the interface's function list.
   """
   @type interface :: %{
           name: String.t(),
@@ -108,11 +107,11 @@ defmodule Pkcs11Pool.Token do
         }
 
   @typedoc """
-  What a module says of itself (`CK_INFO`; `:unavailable` if it says nothing) and of all its slots. `:cryptoki_version` is the version of PKCS#11
-  that it follows, `:version` its own.
+  Information about a module (`CK_INFO`; `:unavailable` if it gives none) and about all its slots. `:cryptoki_version` is the version of PKCS#11
+  that the module follows, `:version` is the module's own.
 
-  `:interfaces` are those that `C_GetInterfaceList` names, `:function_list` is the version of the functions that are called: 3.2, 3.1 or 3.0, the newest that
-  `C_GetInterface` gives, else 2.40. A module of PKCS#11 2.40 has no interfaces.
+  `:interfaces` are those that `C_GetInterfaceList` returns. `:function_list` is the version of the functions that are called: the newest of 3.2, 3.1 and 3.0 that
+  `C_GetInterface` gives, or else 2.40. A module of PKCS#11 2.40 has no interfaces.
   """
   @type listing :: %{
           module:
@@ -139,28 +138,28 @@ defmodule Pkcs11Pool.Token do
           | {:force, boolean}
 
   @doc """
-  What a module says of itself, its slots and the tokens in them: `{:ok, %{module: map, slots: [slot]}}`. It needs no pool and no PIN.
+  Information about a module, its slots and the tokens in them: `{:ok, %{module: map, slots: [slot]}}`. It needs no pool and no PIN.
 
       iex> {:ok, %{slots: slots}} = Pkcs11Pool.Token.list(module: "/usr/lib/softhsm/libsofthsm2.so")
       iex> for %{token: %{label: label, serial: serial}} <- slots, do: {label, serial}
       [{"payments", "3e5d1b2c8f0a6d47"}]
 
-  Empty slots are listed, too, with `token: nil`. A slot that fails to answer has an `:error`, and spoils no other; a malformed field does not
-  make anything fail. The error of the whole is that of `C_Initialize` or `C_GetSlotList`, or one that a start of a pool may end with, such as
+  Empty slots are listed, too, with `token: nil`. A slot that fails to answer has an `:error`; the others are listed all the same, and a malformed field is no
+  error. The whole call fails with the error of `C_Initialize` or `C_GetSlotList`, or with an error that the start of a pool may have, such as
   `:module_load_failed` or `:module_conflict`.
 
   Options:
 
     * `:module` - required, the absolute path
-    * `:module_sha256`, `:module_env`, `:module_args` - as for a pool. A module that pools use takes no others than theirs; leave them out to take it as
+    * `:module_sha256`, `:module_env`, `:module_args` - as for a pool. If pools use the module, they must be the same as theirs; leave them out to take the module as
       it is
-    * `:operation_timeout` - ms that it may take, 30,000 by default; then `:operation_timeout`
+    * `:operation_timeout` - ms that the call may take, 30,000 by default. After that time the error is `:operation_timeout`
 
-  Pools that use the module are not disturbed. If nobody uses it, it is loaded and initialized, and finalized again. It is asked on a
-  thread of its own. If it hangs, that thread is left behind, and the module is not finalized before the call returns.
+  Pools that use the module are not disturbed. If nobody uses it, it is loaded and initialized, and finalized again. A thread of its own calls the module. If the
+  module hangs, that thread is left behind, and the module is not finalized before the call returns.
 
-  Calls `C_GetInfo`, `C_GetInterfaceList` where the module has it, `C_GetSlotList`, and for each slot `C_GetSlotInfo` and `C_GetTokenInfo` (PKCS#11 2.40, 5.4 and 5.5); where it has to,
-  `C_Initialize` and `C_Finalize`.
+  Calls `C_GetInfo`, `C_GetInterfaceList` if the module has it, `C_GetSlotList`, and for each slot `C_GetSlotInfo` and `C_GetTokenInfo` (PKCS#11 2.40, 5.4 and 5.5). If nobody uses the
+  module, also `C_Initialize` and `C_Finalize`.
   """
   @spec list([
           {:module, Path.t()}
@@ -192,9 +191,9 @@ defmodule Pkcs11Pool.Token do
 
   @doc """
   A PKCS#11 URI (RFC 7512) of a token, as `list/1` or `Pkcs11Pool.token_info/2` describe it (`token`, `manufacturer`, `serial`, `model`), or of a slot of `list/1` (with
-  `slot-manufacturer`, `slot-description`, `slot-id`, and what is said of its token). What is empty, unavailable or no UTF-8 is left out. It may be a pool's `:slot`.
+  `slot-manufacturer`, `slot-description`, `slot-id`, and the attributes of its token). A value that is empty, unavailable or not UTF-8 is left out. The URI may be a pool's `:slot`.
 
-  A slot's number and description may change when tokens come and go: the URI of `slot.token` is the one to be kept.
+  A slot's number and description may change when tokens come and go. So if you store a URI, store that of `slot.token`.
 
       iex> Pkcs11Pool.Token.to_uri(%{label: "payments", manufacturer: "SoftHSM project", model: "SoftHSM v2", serial: "3e5d"})
       "pkcs11:token=payments;manufacturer=SoftHSM%20project;serial=3e5d;model=SoftHSM%20v2"
@@ -229,8 +228,8 @@ defmodule Pkcs11Pool.Token do
   end
 
   @doc """
-  Makes a token with this label (at most 32 bytes) and security officer's PIN. *Everything on the token is gone*, also its user's PIN. If there is a token
-  already, the PIN must be that of its security officer.
+  Makes a token with this label (at most 32 bytes) and this PIN of the security officer. *Everything that was on the token is lost*, also the user's PIN. If the token was
+  initialized before, the PIN must be that of its security officer.
 
   Calls `C_InitToken`.
   """
@@ -247,7 +246,7 @@ defmodule Pkcs11Pool.Token do
   end
 
   @doc """
-  Sets the user's PIN, in the security officer's name: the first one of a new token, or in place of one that is forgotten or locked.
+  Sets the user's PIN; the security officer logs in for that. It is the first PIN of a new token, or replaces one that is forgotten or locked.
 
   Calls `C_OpenSession`, `C_Login`, `C_InitPIN`, `C_Logout`, `C_CloseSession`.
   """
@@ -260,7 +259,7 @@ defmodule Pkcs11Pool.Token do
   end
 
   @doc """
-  Replaces a PIN, the user's or with `user: :so` the security officer's.
+  Replaces a PIN: the user's, or with `user: :so` the security officer's.
 
   Calls `C_OpenSession`, `C_SetPIN`, `C_CloseSession`, and for the security officer's `C_Login` and `C_Logout`.
   """

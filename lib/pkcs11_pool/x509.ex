@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.X509 do
   @moduledoc """
-  Certificates, certificate requests (CSR) and revocation lists (CRL) that a key of a pool signs. Works on every OTP that the library does.
+  Certificates, certificate requests (CSR) and revocation lists (CRL) that a key of a pool signs. Works with every OTP that the library supports.
 
       {:ok, root} =
         Pkcs11Pool.X509.self_signed(MyApp.HSM, "root", [common_name: "Root"], ca: true, days: 3650)
@@ -9,39 +9,39 @@ defmodule Pkcs11Pool.X509 do
       {:ok, certificate} = Pkcs11Pool.X509.certificate(MyApp.HSM, "root", root, request, san: :request, profile: :server)
       pem = Pkcs11Pool.X509.to_pem(:certificate, certificate)
 
-  All that goes in and comes out is DER, as `:public_key` and `:ssl` have it; `to_pem/2` and `from_pem/1` convert.
+  All arguments and results are DER, as in `:public_key` and `:ssl`; `to_pem/2` and `from_pem/1` convert.
 
   ## Names
 
-  A name (`subject`) is a keyword list, in its order: `:common_name`, `:country` (two letters), `:state`, `:locality`, `:organization`,
-  `:organizational_unit`, `:serial_number`, `:title`, `:email`, `:domain_component`. A name may occur more than once.
+  A name (`subject`) is a keyword list; its order is kept: `:common_name`, `:country` (two letters), `:state`, `:locality`, `:organization`,
+  `:organizational_unit`, `:serial_number`, `:title`, `:email`, `:domain_component`. A key may occur more than once.
 
   ## Signatures
 
-  RSA signs PKCS #1 v1.5 with SHA-256, or PSS with `padding: :pss`; ECDSA signs with the hash of its curve's strength (SHA-256, from 384 bits on SHA-384,
-  from 512 bits on SHA-512); `:hash` says otherwise. Ed25519 and Ed448 need none. What has been signed is verified with the public key before it is returned: a private key that is
-  not the other half of the public one is `:signature_invalid`. OTP itself (`:ssl`, `:public_key.pkix_path_validation/3`) does not verify PSS signatures of ordinary RSA keys,
-  as other software does: for certificates that Erlang verifies, keep PKCS #1 v1.5.
+  RSA keys sign with PKCS #1 v1.5 and SHA-256, or with PSS if you give `padding: :pss`. ECDSA keys sign with the hash that has the strength of their curve (SHA-256, from 384 bits on SHA-384,
+  from 512 bits on SHA-512). `:hash` chooses another hash. Ed25519 and Ed448 need none. Each signature is verified with the public key before it is returned: if private and public key do not
+  belong together, the error is `:signature_invalid`. OTP itself (`:ssl`, `:public_key.pkix_path_validation/3`) does not verify PSS signatures of ordinary RSA keys,
+  although other software does. So use PKCS #1 v1.5 for certificates that Erlang verifies.
 
-  The public key of a key is read from the token (`Pkcs11Pool.public_key/3`), unless the option `:public_key` gives it.
+  The public key is read from the token (`Pkcs11Pool.public_key/3`), unless the option `:public_key` gives it.
 
   ## Options
 
-  Of all functions that sign, beside those of each call (`:queue_timeout` and so on):
+  For all functions that sign, besides those of each call (`:queue_timeout` and so on):
 
     * `:hash` - `:sha256`, `:sha384`, `:sha512`, `:sha224`, or `:sha` for SHA-1
-    * `:padding` - `:pkcs1` (the default) or `:pss`, of RSA keys
+    * `:padding` - `:pkcs1` (the default) or `:pss`, for RSA keys
     * `:public_key` - the signing key's public key
 
-  Of functions that make a certificate:
+  For functions that make a certificate:
 
     * `:days` - how long it is valid, 365 by default; or `:not_after`, a `DateTime`
-    * `:not_before` - a `DateTime`; by default five minutes ago, as not all clocks agree
-    * `:serial` - a positive integer of at most 20 bytes; by default 128 random bits (of this VM's generator)
+    * `:not_before` - a `DateTime`; by default five minutes ago, since clocks differ
+    * `:serial` - a positive integer of at most 20 bytes; by default 128 random bits (from this VM's generator)
     * `:profile` - `:server`, `:client` or `:peer` (both): key usage and extended key usage for TLS
-    * `:ca` - `true` or the longest path below it: basic constraints, and the key usage of a CA
+    * `:ca` - `true`, or the greatest number of CA certificates below it: basic constraints, and the key usage of a CA
     * `:san` - subject alternative names: a list of host names, `{:ip, "127.0.0.1"}`, `{:email, address}`, `{:uri, uri}`, `{:dns, name}`;
-      `:request` takes those of the request
+      `:request` takes the names from the request
     * `:key_usage` - a list of `:digital_signature`, `:non_repudiation`, `:key_encipherment`, `:data_encipherment`, `:key_agreement`, `:key_cert_sign`,
       `:crl_sign`, `:encipher_only`, `:decipher_only`
     * `:extended_key_usage` - a list of `:server_auth`, `:client_auth`, `:code_signing`, `:email_protection`, `:time_stamping`, `:ocsp_signing`, or OIDs as tuples
@@ -49,7 +49,7 @@ defmodule Pkcs11Pool.X509 do
     * `:ocsp_url`, `:issuer_url` - URLs of authority information access
     * `:extensions` - more `:Extension` records of `:public_key`, each with its value in DER
 
-  Subject and authority key identifiers (SHA-1 of the public key, RFC 5280, 4.2.1.2) are always there.
+  A certificate always has subject and authority key identifiers (SHA-1 of the public key, RFC 5280, 4.2.1.2).
   """
 
   import Pkcs11Pool.API.Bang, only: [defbang: 1]
@@ -57,7 +57,7 @@ defmodule Pkcs11Pool.X509 do
   alias Pkcs11Pool.Error
   alias Pkcs11Pool.X509.{Extensions, Name, Options, Request, Signature, SubjectPublicKey, Time}
 
-  @typedoc "DER, or a record of `:public_key` where one is taken."
+  @typedoc "A binary in DER."
   @type der :: binary
 
   @typedoc "A distinguished name, see above."
@@ -110,7 +110,7 @@ defmodule Pkcs11Pool.X509 do
           ) :: der
 
   @doc """
-  A certificate whose key signs it itself (RFC 5280), such as that of a root.
+  A self-signed certificate (RFC 5280), such as that of a root CA.
   """
   @spec self_signed(Pkcs11Pool.pool(), Pkcs11Pool.key(), name, keyword) ::
           {:ok, der} | {:error, Error.t()}
@@ -135,10 +135,10 @@ defmodule Pkcs11Pool.X509 do
   @doc """
   A certificate for `requester`, signed by the CA's `key`, whose certificate is `ca_certificate` (RFC 5280).
 
-  The requester is a CSR, whose signature is verified (`ArgumentError` if it is wrong), or a public key. Of a CSR the subject is taken, unless `:subject` gives one, and the
-  alternative names with `san: :request`. Its other requested extensions are not: what a certificate may be used for is the CA's to say.
+  The requester is a CSR or a public key. The signature of a CSR is verified (`ArgumentError` if it is wrong). The subject is taken from the CSR, unless you give `:subject`; the
+  alternative names are taken with `san: :request`. The other extensions of the CSR are ignored: the CA decides what a certificate may be used for.
 
-  Raises `ArgumentError` for a `ca_certificate` that is none of a CA.
+  Raises `ArgumentError` if `ca_certificate` is not the certificate of a CA.
   """
   @spec certificate(Pkcs11Pool.pool(), Pkcs11Pool.key(), der, requester, keyword) ::
           {:ok, der} | {:error, Error.t()}
@@ -170,7 +170,7 @@ defmodule Pkcs11Pool.X509 do
   `revoked` is a list of serial numbers or certificates in DER, or of `{serial_or_certificate, options}` with `:at` (a `DateTime`, now by default) and `:reason`
   (`:key_compromise`, `:ca_compromise`, `:affiliation_changed`, `:superseded`, `:cessation_of_operation`, `:certificate_hold`, `:privilege_withdrawn`).
 
-  Options: `:number` (the CRL number, required: each list has a higher one than the last), `:days` until the next list (7 by default) or `:next_update`, and those of signatures.
+  Options: `:number` (the CRL number, required; each list must have a higher number than the one before), `:days` until the next list (7 by default) or `:next_update`, and those for signatures.
   """
   @spec crl(Pkcs11Pool.pool(), Pkcs11Pool.key(), der, list, keyword) ::
           {:ok, der} | {:error, Error.t()}
@@ -213,7 +213,7 @@ defmodule Pkcs11Pool.X509 do
   }
 
   @doc """
-  PEM of DER: `kind` is `:certificate`, `:request`, `:crl` or `:public_key`; of a list, one after the other, as in a chain.
+  Converts DER to PEM. `kind` is `:certificate`, `:request`, `:crl` or `:public_key`. A list gives one entry after the other, as in a chain.
   """
   @spec to_pem(:certificate | :request | :crl | :public_key, der | [der]) :: String.t()
   def to_pem(kind, der) when is_map_key(@pem, kind) do
@@ -221,7 +221,7 @@ defmodule Pkcs11Pool.X509 do
   end
 
   @doc """
-  The DER of each entry of a PEM, in its order.
+  Converts PEM to a list with the DER of each entry, in the same order.
   """
   @spec from_pem(String.t()) :: [der]
   def from_pem(pem) when is_binary(pem),
