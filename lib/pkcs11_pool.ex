@@ -438,7 +438,9 @@ defmodule Pkcs11Pool do
   the ciphertext. If the token makes no IV, the error is `:iv_not_made`. If the token replaces an IV that you gave, the error is `:iv_replaced`, with the token's IV in
   `details.iv`: you never get a ciphertext without the IV that it was made with.
 
-  Once the key is known, this makes two C calls: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again.
+  Once the key is known, this makes two C calls: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again. A module that encrypts by
+  messages (PKCS#11 3.0, 5.9) is asked for a random IV in that way: `C_MessageEncryptInit`, `C_EncryptMessage`, `C_MessageEncryptFinal`. Any other module gets an IV of
+  zeros in `C_EncryptInit`, and writes its own in their place.
   """
   @spec encrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use cryptoki_sys::*;
 
-use crate::model::{ciphertext_for, code};
+use crate::model::{Message, ciphertext_for, code};
 use crate::{C_GetFunctionList, C_GetInterface, FAKE};
 
 /// A list of the functions that there are, and their names; those of later versions apart.
@@ -40,7 +40,8 @@ functions! {
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login
     C_Logout C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify
     C_GenerateRandom C_GenerateKey C_DestroyObject;
-    C_GetInterfaceList C_SessionCancel C_LoginUser C_EncapsulateKey C_DecapsulateKey
+    C_GetInterfaceList C_SessionCancel C_LoginUser C_EncapsulateKey C_DecapsulateKey C_MessageEncryptInit C_EncryptMessage
+    C_MessageEncryptFinal
 }
 
 /// The name of the interfaces that the standard defines.
@@ -415,4 +416,45 @@ unsafe fn label(template: CK_ATTRIBUTE_PTR, count: CK_ULONG) -> Vec<u8> {
     // SAFETY: so many, by the caller's promise.
     let label = unsafe { attributes(template, count) }.into_iter().find(|(kind, _)| *kind == CKA_LABEL);
     label.unwrap_or_default().1
+}
+
+unsafe extern "C" fn C_MessageEncryptInit(
+    session: CK_SESSION_HANDLE,
+    _mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    FAKE.call("C_MessageEncryptInit", Some(session), |model| code(model.begin_messages(session, key)))
+}
+
+unsafe extern "C" fn C_EncryptMessage(
+    session: CK_SESSION_HANDLE,
+    params: CK_VOID_PTR,
+    _params_size: CK_ULONG,
+    _aad: CK_BYTE_PTR,
+    _aad_size: CK_ULONG,
+    data: CK_BYTE_PTR,
+    size: CK_ULONG,
+    ciphertext: CK_BYTE_PTR,
+    ciphertext_size: CK_ULONG_PTR,
+) -> CK_RV {
+    FAKE.call("C_EncryptMessage", Some(session), |model| {
+        // SAFETY: the application promises such a structure.
+        let params = unsafe { params.cast::<CK_GCM_MESSAGE_PARAMS>().read_unaligned() };
+        // SAFETY: and so many bytes.
+        match model.encrypt_message(session, unsafe { bytes(data, size) }) {
+            Ok(Message { iv, bytes, tag }) => {
+                // SAFETY: and as much room as it says.
+                unsafe {
+                    ptr::copy_nonoverlapping(iv.as_ptr(), params.pIv, iv.len().min(params.ulIvLen as usize));
+                    ptr::copy_nonoverlapping(tag.as_ptr(), params.pTag, tag.len().min((params.ulTagBits / 8) as usize));
+                    write(&bytes, ciphertext, ciphertext_size)
+                }
+            }
+            Err(code) => code,
+        }
+    })
+}
+
+unsafe extern "C" fn C_MessageEncryptFinal(session: CK_SESSION_HANDLE) -> CK_RV {
+    FAKE.call("C_MessageEncryptFinal", Some(session), |model| code(model.end_messages(session)))
 }

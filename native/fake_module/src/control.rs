@@ -253,6 +253,11 @@ impl FakeModule {
         self.lock().model.tried_pins.clone()
     }
 
+    /// Whether `C_EncryptMessage` makes an IV from now on, as it should.
+    pub fn make_ivs(&self, makes: bool) {
+        self.lock().model.makes_no_iv = !makes;
+    }
+
     /// What `C_EncapsulateKey` says of the length of its ciphertext from now on; `None`: the truth.
     pub fn claim_ciphertext_length(&self, bytes: Option<usize>) {
         self.lock().model.ciphertext_claim = bytes.map(|bytes| bytes as CK_ULONG);

@@ -28,6 +28,8 @@ pub(crate) struct Model {
     pub(crate) tried_pins: Vec<Vec<u8>>,
     pub(crate) tried_names: Vec<Vec<u8>>,
     pub(crate) cancelled: Vec<CK_FLAGS>,
+    /// Whether `C_EncryptMessage` leaves the IV as it was.
+    pub(crate) makes_no_iv: bool,
     /// What `C_EncapsulateKey` says of the length of its ciphertext, in place of the truth.
     pub(crate) ciphertext_claim: Option<CK_ULONG>,
     /// The versions of the standard's interface that there are.
@@ -54,6 +56,8 @@ pub struct Token {
     pub always_authenticate: bool,
     /// The name with which its user logs in; empty: any, or none.
     pub user_name: Vec<u8>,
+    /// `CKA_KEY_TYPE` of its keys.
+    pub key_type: CK_KEY_TYPE,
     /// The labels of its keys; each key's number is its place here.
     keys: Vec<Option<Vec<u8>>>,
 }
@@ -63,6 +67,8 @@ pub(crate) struct Session {
     flags: CK_FLAGS,
     /// The key of the operation that was begun, and whether the login that it wants has been made.
     operation: Option<(CK_OBJECT_HANDLE, bool)>,
+    /// The key of the messages that are encrypted, and how many have been.
+    messages: Option<(CK_OBJECT_HANDLE, u8)>,
     /// What a search has found, and was not yet asked for.
     search: Option<Vec<CK_OBJECT_HANDLE>>,
 }
@@ -75,6 +81,16 @@ pub fn signature(label: &[u8], data: &[u8]) -> Vec<u8> {
         signature[place] = signature[place].rotate_left(3) ^ byte.wrapping_add(index as u8);
     }
     signature
+}
+
+/// A message that is encrypted: no cryptography, as with [`signature`].
+pub struct Message {
+    /// Other than that of the message before.
+    pub iv: Vec<u8>,
+    /// The data the other way round.
+    pub bytes: Vec<u8>,
+    /// What a key makes of the data.
+    pub tag: Vec<u8>,
 }
 
 /// The ciphertext of the secret that a key of this label is made of: it is secret to nobody.
@@ -94,6 +110,7 @@ impl Token {
             max_sessions: 100,
             always_authenticate: false,
             user_name: Vec::new(),
+            key_type: CKK_GENERIC_SECRET,
             keys: vec![Some(KEY_LABEL.to_vec())],
         }
     }
@@ -139,6 +156,7 @@ impl Model {
             tried_pins: Vec::new(),
             tried_names: Vec::new(),
             cancelled: Vec::new(),
+            makes_no_iv: false,
             ciphertext_claim: None,
             interfaces: Vec::new(),
         }
@@ -204,7 +222,7 @@ impl Model {
         }
         let handle = self.given_handles.pop_front().unwrap_or(self.last_handle + 1);
         self.last_handle = self.last_handle.max(handle);
-        self.sessions.insert(handle, Session { slot, flags, operation: None, search: None });
+        self.sessions.insert(handle, Session { slot, flags, operation: None, messages: None, search: None });
         Ok(handle)
     }
 
@@ -288,6 +306,9 @@ impl Model {
         if flags & (CKF_SIGN | CKF_VERIFY) != 0 {
             session.operation = None;
         }
+        if flags & CKF_MESSAGE_ENCRYPT != 0 {
+            session.messages = None;
+        }
         if flags & CKF_FIND_OBJECTS != 0 {
             session.search = None;
         }
@@ -328,7 +349,7 @@ impl Model {
         let (token, number) = self.key(session, object, CKR_OBJECT_HANDLE_INVALID)?;
         Ok(match kind {
             CKA_CLASS => Some(CKO_SECRET_KEY.to_ne_bytes().to_vec()),
-            CKA_KEY_TYPE => Some(CKK_GENERIC_SECRET.to_ne_bytes().to_vec()),
+            CKA_KEY_TYPE => Some(token.key_type.to_ne_bytes().to_vec()),
             CKA_LABEL => token.keys[number].clone(),
             CKA_ID => Some(vec![number as u8]),
             CKA_PRIVATE | CKA_TOKEN | CKA_SIGN | CKA_VERIFY => Some(vec![1]),
@@ -393,6 +414,30 @@ impl Model {
         token.keys.push(Some(label));
         let number = token.keys.len() - 1;
         Ok(self.handle_of(number))
+    }
+
+    pub(crate) fn begin_messages(&mut self, session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> Checked<()> {
+        if self.session(session)?.messages.is_some() {
+            return Err(CKR_OPERATION_ACTIVE);
+        }
+        self.key(session, key, CKR_KEY_HANDLE_INVALID).map(drop)?;
+        self.session(session)?.messages = Some((key, 0));
+        Ok(())
+    }
+
+    pub(crate) fn encrypt_message(&mut self, session: CK_SESSION_HANDLE, data: &[u8]) -> Checked<Message> {
+        let is_silent = self.makes_no_iv;
+        let (key, count) = self.session(session)?.messages.as_mut().ok_or(CKR_OPERATION_NOT_INITIALIZED)?;
+        *count += 1;
+        let (key, number) = (*key, *count);
+        let (token, place) = self.key(session, key, CKR_USER_NOT_LOGGED_IN)?;
+        let tag = signature(token.keys[place].as_deref().unwrap_or_default(), data);
+        let iv = if is_silent { Vec::new() } else { vec![number; 12] };
+        Ok(Message { iv, bytes: data.iter().rev().copied().collect(), tag })
+    }
+
+    pub(crate) fn end_messages(&mut self, session: CK_SESSION_HANDLE) -> Checked<()> {
+        self.session(session)?.messages.take().map(drop).ok_or(CKR_OPERATION_NOT_INITIALIZED)
     }
 
     /// A key of a secret that is encapsulated for another key, or was.

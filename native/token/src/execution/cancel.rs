@@ -2,7 +2,8 @@
 //! such function, or that fails, the session is closed.
 
 use cryptoki_sys::{
-    CK_FLAGS, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_SIGN, CKF_VERIFY, CKR_OPERATION_ACTIVE,
+    CK_FLAGS, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_MESSAGE_ENCRYPT, CKF_SIGN, CKF_VERIFY,
+    CKR_OPERATION_ACTIVE,
 };
 
 use crate::execution::attempt::Attempt;
@@ -48,6 +49,8 @@ impl Attempt<'_> {
 /// The operation that a C function belongs to.
 fn flags_of(function: &str) -> Option<CK_FLAGS> {
     let families = [
+        ("C_MessageEncrypt", CKF_MESSAGE_ENCRYPT),
+        ("C_EncryptMessage", CKF_MESSAGE_ENCRYPT),
         ("C_Sign", CKF_SIGN),
         ("C_Verify", CKF_VERIFY),
         ("C_Encrypt", CKF_ENCRYPT),

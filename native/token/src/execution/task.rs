@@ -18,6 +18,7 @@ use crate::operation::task::Task;
 use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
 use crate::p11::fit::{Use, fits};
 use crate::p11::lengths;
+use crate::p11::messages;
 use crate::p11::{CallError, Class, Mechanism, Params, Phase};
 use crate::support::wiped::Wiped;
 use crate::token::key_facts::KeyFacts;
@@ -64,6 +65,9 @@ impl Attempt<'_> {
             Task::Encrypt(data) => {
                 let allowed = lengths::of_ciphertext(mechanism, data.len(), facts.modulus_size);
                 let is_allowed = |size| allowed.as_ref().is_none_or(|allowed| allowed.contains(&size));
+                if let Some(made) = messages::encrypt(functions, session, key, mechanism, data)? {
+                    return check_ciphertext("C_EncryptMessage", mechanism, made, is_allowed);
+                }
                 check_ciphertext("C_Encrypt", mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, is_allowed)
             }
             Task::Decrypt(data) => self

@@ -21,6 +21,7 @@ mod interfaces;
 pub mod keys;
 pub mod lengths;
 mod mechanism;
+pub mod messages;
 pub mod objects;
 mod params;
 pub mod session;

@@ -123,7 +123,7 @@ pub enum Iv {
 }
 
 /// Bytes of an IV that the token makes: what NIST SP 800-38D recommends for GCM.
-const TOKEN_IV_SIZE: usize = 12;
+pub(super) const TOKEN_IV_SIZE: usize = 12;
 
 impl Iv {
     /// The buffer that the module gets.

@@ -19,6 +19,16 @@ pub(crate) fn wipe(bytes: &mut [u8]) {
 pub struct Wiped(Vec<u8>);
 
 impl Wiped {
+    /// Some more, if there is room for them; `false`: there is none.
+    #[must_use]
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
+        let has_room = self.0.capacity() - self.0.len() >= bytes.len();
+        if has_room {
+            self.0.extend_from_slice(bytes);
+        }
+        has_room
+    }
+
     /// Fewer of them; the others stay in the same memory until all are wiped.
     pub(crate) fn truncate(&mut self, length: usize) {
         self.0.truncate(length);

@@ -11,6 +11,7 @@ mod inline;
 mod interfaces;
 mod lease;
 mod login;
+mod messages;
 mod panics;
 mod recovery;
 mod serialized;
