@@ -1183,7 +1183,7 @@ defmodule Pkcs11Pool do
 
     * ML-DSA: `{:"ML-DSAPublicKey", :mldsa65, key}`, and SLH-DSA: `{:"SLH-DSAPublicKey", :slh_dsa_sha2_128s, key}`. That is a record of `:public_key` from OTP 28 on; older
       releases know neither
-    * ML-KEM: `{:mlkem768, key}`, what `:crypto.encapsulate_key/2` takes from OTP 28 on
+    * ML-KEM: `{:mlkem768, key}`, which the function `encapsulate_key` of `:crypto` takes from OTP 28 on
 
   If the token gives a curve by explicit parameters, it is `{:ecParameters, record}`, up to OTP 27: OTP 28 no longer knows such keys.
 

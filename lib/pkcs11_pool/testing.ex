@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.Testing do
   @moduledoc ~S"""
-  Throwaway tokens for the tests of an application, by way of SoftHSM: no HSM, no root, and nothing of the user's own tokens or files is touched.
+  Throwaway tokens for the tests of your application, made with SoftHSM. They need no HSM and no root, and touch neither your own tokens nor your files.
 
       defmodule MyApp.PaymentsTest do
         use ExUnit.Case, async: true
@@ -13,10 +13,10 @@ defmodule Pkcs11Pool.Testing do
         end
       end
 
-  Each call makes a token of its own in a copy of SoftHSM of its own, so that tests run at the same time and see nothing of each other. Pool, token and
-  folder end with the test (or, in `setup_all`, with its module). A copy stays loaded in the VM, as every module does: 1 MB each; where many tests need no token of their own, use `setup_all`.
+  Each call makes its own token, in its own copy of SoftHSM, so that tests can run at the same time without seeing each other. Pool, token and
+  folder are removed at the end of the test (or, with `setup_all`, of the test module). A copy stays loaded in the VM, like every PKCS#11 module: 1 MB each. If many tests can share a token, use `setup_all`.
 
-  With `chaos: true` the token is behind a `Pkcs11Pool.Testing.Chaos`, which makes it slow, full, hung or unplugged on command:
+  With `chaos: true` the token is wrapped by a `Pkcs11Pool.Testing.Chaos`, which makes it slow, full, hung or unplugged on command:
 
       setup do: Pkcs11Pool.Testing.start_pool!(keys: [signing: :p256], chaos: true)
 
@@ -25,7 +25,7 @@ defmodule Pkcs11Pool.Testing do
         assert {:error, %Pkcs11Pool.Error{}} = Pkcs11Pool.sign(pool, "signing", :ecdsa, <<0::256>>)
       end
 
-  An application whose code has the pool's name in it starts the pool of its tests under this name, in `test/test_helper.exs`:
+  If your code contains the name of the pool, start a pool with this name in `test/test_helper.exs`:
 
       token = Pkcs11Pool.Testing.new_token!()
       {:ok, _pid} = Pkcs11Pool.start_link(Pkcs11Pool.Testing.pool_options(token, name: MyApp.HSM))
@@ -35,7 +35,7 @@ defmodule Pkcs11Pool.Testing do
   SoftHSM finds its configuration by the environment variable `SOFTHSM2_CONF`, of which a process has one. These functions set it for the C library. A pool on another SoftHSM
   token in the same VM needs its own configuration as an option, lest it reads that of a throwaway token: `module_env: %{"SOFTHSM2_CONF" => "/path/of/softhsm2.conf"}`.
 
-  SoftHSM is a package of most systems: `softhsm2` on Debian, `softhsm` on Alpine, Fedora and Homebrew. It is looked for where these put it, or is named by the variable
+  Most systems have a package of SoftHSM: `softhsm2` on Debian, `softhsm` on Alpine, Fedora and Homebrew. Its library is found where these packages put it; for another place, set the variable
   `SOFTHSM2_MODULE`.
   """
 
@@ -58,7 +58,7 @@ defmodule Pkcs11Pool.Testing do
 
   @typedoc """
   A throwaway token. `:module`, `:module_env` and `:slot` are a pool's options of these names; `:pin` and `:so_pin` its PINs; `:chaos` the chaos module
-  that it is behind, or nil.
+  that wraps it, or nil.
   """
   @type token :: %{
           module: Path.t(),
@@ -89,9 +89,9 @@ defmodule Pkcs11Pool.Testing do
 
     * `:label` - the token's label, of at most 32 bytes; `"test"` by default
     * `:pin`, `:so_pin` - of 4 to 255 bytes; `"1234"` and `"5678"` by default
-    * `:chaos` - `true`: behind a chaos module; `false` by default
+    * `:chaos` - `true`: wrapped by a chaos module; `false` by default
     * `:module` - the path of SoftHSM's library
-    * `:tmp_dir` - where its folder is made; `System.tmp_dir!/0` by default
+    * `:tmp_dir` - where the token's folder is made; `System.tmp_dir!/0` by default
   """
   @type token_option ::
           {:label, String.t()}
@@ -102,10 +102,10 @@ defmodule Pkcs11Pool.Testing do
           | {:tmp_dir, Path.t()}
 
   @doc """
-  A token with a pool and keys, for `setup` and `setup_all` of ExUnit: the context `%{pool: name, token: token, chaos: chaos}`. All of it ends with the test.
+  Makes a token, a pool on it, and keys, for `setup` and `setup_all` of ExUnit. Returns the context `%{pool: name, token: token, chaos: chaos}`. Everything is removed at the end of the test.
 
-  Options: those of `new_token!/1`; `:keys`, see `generate_keys!/2`; and every option of a pool, such as `:pool_size`. Without `:name` the pool has a name
-  that no other has.
+  Options: those of `new_token!/1`; `:keys`, see `generate_keys!/2`; and every option of a pool, such as `:pool_size`. Without `:name` the pool gets a unique
+  name.
   """
   @spec start_pool!([token_option | {:keys, [{atom | String.t(), key_type}]} | {atom, term}]) ::
           %{pool: term, token: token, chaos: Chaos.t() | nil}
@@ -122,7 +122,7 @@ defmodule Pkcs11Pool.Testing do
   end
 
   @doc """
-  A new token, in a copy of SoftHSM of its own. `delete_token/1` removes it. Raises where SoftHSM is not installed.
+  Makes a new token, in its own copy of SoftHSM. `delete_token/1` removes it. Raises if SoftHSM is not installed.
   """
   @spec new_token!([token_option]) :: token
   def new_token!(opts \\ []) do
@@ -164,7 +164,7 @@ defmodule Pkcs11Pool.Testing do
   end
 
   @doc """
-  The options of a pool on this token; `overrides` win.
+  The options of a pool on this token. `overrides` are other options of a pool; they win.
   """
   @spec pool_options(token, keyword) :: keyword
   def pool_options(%{pin: pin} = token, overrides \\ []) do
@@ -181,10 +181,10 @@ defmodule Pkcs11Pool.Testing do
   end
 
   @doc """
-  Makes keys on the pool's token, all of them token objects with this label, and private: `[signing: :p256, archive: :aes256]`.
+  Makes keys on the pool's token: `[signing: :p256, archive: :aes256]` are labels and types. All keys are token objects, and private and secret keys are `private: true`.
 
-  `:rsa2048`, `:rsa3072`, `:rsa4096`, `:p256`, `:p384`, `:p521`, `:secp256k1` and `:ed25519` are key pairs that sign and verify (those of RSA also encrypt and decrypt);
-  `:aes128`, `:aes256` encrypt and decrypt; `:hmac`, a generic secret of 32 bytes, signs and verifies. For anything else there are
+  `:rsa2048`, `:rsa3072`, `:rsa4096`, `:p256`, `:p384`, `:p521`, `:secp256k1` and `:ed25519` are key pairs that sign and verify (RSA keys also encrypt and decrypt).
+  `:aes128` and `:aes256` encrypt and decrypt. `:hmac`, a generic secret of 32 bytes, signs and verifies. For other keys use
   `Pkcs11Pool.generate_key/4` and `Pkcs11Pool.generate_key_pair/5`.
   """
   @spec generate_keys!(term, [{atom | String.t(), key_type}]) :: :ok
@@ -193,7 +193,7 @@ defmodule Pkcs11Pool.Testing do
   end
 
   @doc """
-  Removes a token: its folder, and the chaos module that it is behind. Stop its pools before. `start_pool!/1` does this by itself.
+  Removes a token: its folder, and the chaos module that wraps it. Stop its pools before. After `start_pool!/1` this is done at the end of the test.
   """
   @spec delete_token(token) :: :ok
   def delete_token(%{chaos: chaos, dir: dir}) do
@@ -203,7 +203,7 @@ defmodule Pkcs11Pool.Testing do
   end
 
   @doc """
-  The path of SoftHSM's library, nil if it is not found: `@tag skip: Pkcs11Pool.Testing.soft_hsm() == nil`.
+  The path of SoftHSM's library, or nil if it is not found. For instance `@tag skip: Pkcs11Pool.Testing.soft_hsm() == nil`.
   """
   @spec soft_hsm() :: Path.t() | nil
   def soft_hsm do

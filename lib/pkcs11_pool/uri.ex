@@ -1,6 +1,6 @@
 defmodule Pkcs11Pool.URI do
   @moduledoc """
-  PKCS#11 URIs (RFC 7512), parsed and written; the `:slot` option and a call's `key` take them.
+  PKCS#11 URIs (RFC 7512), parsed and written. The `:slot` option and a call's `key` may be such a URI.
 
       pkcs11:token=payments;serial=8f3a20          a slot
       pkcs11:object=signing;type=private;id=%01    a key
@@ -10,17 +10,17 @@ defmodule Pkcs11Pool.URI do
   `library-version`; a key by `object` (label), `id` and `type` (`public`, `private`, `cert`,
   `secret-key`, `data`). `Pkcs11Pool.Object.to_uri/1` and `Pkcs11Pool.Token.to_uri/1` make URIs.
 
-  `parse/1` takes whatever the RFC allows, and what `format/1` writes is parsed to the same again. Where a URI is *used*, as `:slot` or as a key:
+  `parse/1` takes every URI that the RFC allows, and what `format/1` writes can be parsed again. When a URI is *used*, as a `:slot` or as a key:
 
-    * an attribute of the path that this library does not know, such as a vendor's, raises `ArgumentError`: by the RFC nothing matches it
-    * attributes of the query that it does not know are ignored, as the RFC asks
-    * `pin-value` raises: the PIN would stand in the supervisor's state, and in logs. Give the pool a `:pin` source
-    * `pin-source=file:/path`, in a pool's `:slot`, is the pool's `:pin` if that is not given, as `pin: {:file, "/path"}` with its check of who may read the
-      file. `pin-source=|command` raises, as this library starts no programs; so does everything else that is no `file:` URI of an absolute path. In a key it raises
-    * `module-path` and `module-name`, in a `:slot`, must name what the `:module` option names, and raise otherwise; they do not load a module. The path may be the module's folder;
-      the name is compared without `lib`, suffix and case (`softhsm2` for `libsofthsm2.so`). In a key they raise: a call does not choose the module
+    * an attribute of the path that this library does not know, such as a vendor's, raises `ArgumentError`: by the RFC, nothing matches it
+    * attributes of the query that this library does not know are ignored, as the RFC says
+    * `pin-value` raises: the PIN would be in the supervisor's state, and in logs. Give the pool a `:pin` source
+    * `pin-source=file:/path`, in a pool's `:slot`, is the pool's `:pin` if the pool has no `:pin` option. It is the same as `pin: {:file, "/path"}`: it is checked who may read the
+      file. `pin-source=|command` raises, since this library starts no programs; so does everything else but a `file:` URI with an absolute path. In a key it raises
+    * `module-path` and `module-name`, in a `:slot`, must name the same module as the `:module` option, and raise otherwise; they do not load a module. The path may be the module's folder;
+      the name is compared without `lib`, suffix and case (`softhsm2` for `libsofthsm2.so`). In a key they raise, because a call does not choose the module
 
-  Messages show no value. `inspect/1` shows no `pin-value`; `format/1` and `to_string/1` do write it.
+  Error messages never show a value. `inspect/1` does not show `pin-value`; `format/1` and `to_string/1` do write it.
   """
 
   @attributes %{
@@ -68,8 +68,8 @@ defmodule Pkcs11Pool.URI do
   defstruct @names ++ Map.values(@query_attributes) ++ [vendor: [], query: []]
 
   @typedoc """
-  A parsed URI; nil for an attribute that it does not have. `:vendor` are the attributes of the path that this library does not know, `:query` those of the
-  query, of which one may come several times.
+  A parsed URI; an attribute that it does not have is nil. `:vendor` has the attributes of the path that this library does not know, `:query` those of the
+  query. In the query an attribute may occur several times.
   """
   @type t :: %__MODULE__{
           token: String.t() | nil,
@@ -93,11 +93,11 @@ defmodule Pkcs11Pool.URI do
           query: [{name :: String.t(), binary}]
         }
 
-  @typedoc "What a URI says of slot, token and module: its keys are those of `t:t/0`."
+  @typedoc "The attributes of a URI that are about slot, token and module. The keys are those of `t:t/0`."
   @type slot :: %{optional(atom) => String.t() | non_neg_integer}
 
   @doc """
-  Parses a PKCS#11 URI: `{:ok, uri}`, or `{:error, message}` for what RFC 7512 does not allow. No value is part of the message.
+  Parses a PKCS#11 URI: `{:ok, uri}`, or `{:error, message}` if RFC 7512 does not allow it. The message contains no value of the URI.
 
       iex> {:ok, uri} = Pkcs11Pool.URI.parse("pkcs11:object=a%20key;type=private?pin-source=file:/etc/pin")
       iex> {uri.object, uri.type, uri.pin_source}
@@ -113,7 +113,7 @@ defmodule Pkcs11Pool.URI do
   end
 
   @doc """
-  The same; raises `ArgumentError`.
+  Parses a PKCS#11 URI like `parse/1`, but raises `ArgumentError`.
 
       iex> Pkcs11Pool.URI.parse!("pkcs11:object=a%20key;type=private").object
       "a key"
@@ -132,9 +132,9 @@ defmodule Pkcs11Pool.URI do
   def parse!(_other), do: no_uri!()
 
   @doc """
-  Writes a URI: what `parse/1` makes of it is the same again. The id is percent-encoded as a whole, as the RFC recommends; of the rest only what has to be.
+  Writes a URI; `parse/1` gives the same struct again. All bytes of the id are percent-encoded, as the RFC recommends; in other values only those that must be.
 
-  Raises `ArgumentError` for a value that no parsed URI has.
+  Raises `ArgumentError` if the struct has a value that a parsed URI cannot have.
 
       iex> Pkcs11Pool.URI.format(%Pkcs11Pool.URI{token: "my token", id: <<1, 255>>, type: :private_key})
       "pkcs11:token=my%20token;type=private;id=%01%FF"

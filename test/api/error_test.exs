@@ -15,7 +15,7 @@ defmodule Pkcs11Pool.ErrorTest do
     assert text ==
              "pool MyApp.HSM: no session came free within 5000 ms, the operation never started " <>
                "(after 5001 ms; size=8 idle=0 running=8 waiting=12 hung=1). Raise :pool_size or " <>
-               ":queue_timeout, or ask less of the pool at once"
+               ":queue_timeout, or make fewer calls at the same time"
   end
 
   test "an operation's time-out says that it may have run" do

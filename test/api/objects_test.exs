@@ -102,7 +102,7 @@ defmodule Pkcs11Pool.ObjectsTest do
       assert {:error, %Error{reason: :template_incomplete, function: :C_GenerateKeyPair} = error} =
                Pkcs11Pool.generate_key_pair(pool, :rsa_pkcs_key_pair_gen, template, template)
 
-      assert Exception.message(error) =~ "the template lacks an attribute that the token wants"
+      assert Exception.message(error) =~ "the template lacks an attribute that the token needs"
 
       assert {:error, %Error{reason: :mechanism_invalid} = error} =
                Pkcs11Pool.generate_key_pair(pool, :sha256, template, template)

@@ -77,7 +77,7 @@ defmodule Pkcs11Pool.ParametersTest do
     secret!(pool, :aes, :crypto.strong_rand_bytes(16))
 
     for {reason, start} <- [
-          mechanism_param_invalid: "the token does not take these parameters of the mechanism ",
+          mechanism_param_invalid: "the token does not accept these parameters of the mechanism ",
           arguments_bad: "the module does not take the arguments, and the parameters of "
         ],
         {mechanism, names, remedy} <- [

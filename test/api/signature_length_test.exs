@@ -114,7 +114,7 @@ defmodule Pkcs11Pool.SignatureLengthTest do
         assert {:error, %Error{reason: :data_len_range, code: nil, executed: false} = error} =
                  call.()
 
-        assert Exception.message(error) =~ "no MAC of no data"
+        assert Exception.message(error) =~ "no MAC of empty data"
         refute Error.retryable?(error)
       end
 

@@ -112,7 +112,7 @@ defmodule Pkcs11Pool.PinTest do
     assert {:error, %Error{reason: :pin_required, executed: false} = error} =
              Pkcs11Pool.generate_key_pair(pool, :ec_key_pair_gen, @public, @private)
 
-    assert Exception.message(error) =~ "the token wants a login and the pool has no PIN"
+    assert Exception.message(error) =~ "the token needs a login and the pool has no PIN"
     refute Map.has_key?(SoftHSM.calls(token), "C_Login")
     assert_drained(pool)
   end

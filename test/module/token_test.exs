@@ -82,7 +82,7 @@ defmodule Pkcs11Pool.TokenTest do
     assert {:error, %Error{reason: :slot_not_found} = error} =
              Token.init(opts(token, :uninitialized), "other", pin(token.so_pin))
 
-    assert Exception.message(error) =~ "no slot has a token that nobody has initialized"
+    assert Exception.message(error) =~ "no slot has an uninitialized token"
     assert Chaos.calls(token.chaos, :C_InitToken) == 0
 
     # Both say that they are not.

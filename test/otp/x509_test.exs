@@ -242,7 +242,7 @@ defmodule Pkcs11Pool.X509Test do
     assert {:error, %Error{reason: :signature_invalid, executed: true, message: message}} =
              X509.certificate(pool, "leaf", root, request)
 
-    assert message =~ "not of one pair"
+    assert message =~ "does not belong to the public key"
   end
 
   test "a forged request, no CA, and rubbish are refused", %{pool: pool} do

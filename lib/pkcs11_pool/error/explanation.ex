@@ -17,17 +17,17 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:queue_timeout, details, _error) do
     {"no session came free#{within(details)}, the operation never started",
-     "Raise :pool_size or :queue_timeout, or ask less of the pool at once"}
+     "Raise :pool_size or :queue_timeout, or make fewer calls at the same time"}
   end
 
   # Of a call of Pkcs11Pool.Token, which has no pool.
   def of(:operation_timeout, %{path: path} = details, _error) do
-    {"#{path}: the module did not answer#{within(details)}, its caller was freed",
-     "Raise :operation_timeout if the module is only slow; until it answers it is not finalized"}
+    {"#{path}: the module did not answer#{within(details)}, and its caller was freed",
+     "Raise :operation_timeout if the module is only slow. It is not finalized before it answers"}
   end
 
   def of(:operation_timeout, details, error) do
-    {"#{error.function || "the operation"} was not done#{within(details)}, its caller was freed",
+    {"#{error.function || "the operation"} was not done#{within(details)}, and its caller was freed",
      "Raise :operation_timeout if the token is only slow; hung calls are counted in status/1"}
   end
 
@@ -35,7 +35,7 @@ defmodule Pkcs11Pool.Error.Explanation do
     waiting = if is_integer(details[:max_waiting]), do: "#{details[:max_waiting]} ", else: ""
 
     {"the call was refused at once, since #{waiting}operations wait already (:max_waiting)",
-     "Raise :pool_size, ask less of the pool at once, or raise :max_waiting"}
+     "Raise :pool_size or :max_waiting, or make fewer calls at the same time"}
   end
 
   def of(:pool_not_found, _details, _error) do
@@ -64,7 +64,7 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:application_not_started, _details, _error) do
-    {"the application :pkcs11_pool is not running, and without it no pool does",
+    {"the application :pkcs11_pool is not running, and no pool runs without it",
      "Start it first: Application.ensure_all_started(:pkcs11_pool) in a script (mix run and releases start it by themselves, as a dependency)"}
   end
 
@@ -88,8 +88,8 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:session_lost, _details, _error) do
     {"the module lost this session while the operation ran and gave its number to another session, " <>
-       "so that the answer may be of another key and is not used",
-     "See on the token whether it ran; if it comes often, look for what ends the sessions there"}
+       "so that the answer may come from another key and is not used",
+     "Check on the token whether the operation ran. If this happens often, find out what ends the sessions"}
   end
 
   # JOSE and OTP
@@ -98,18 +98,18 @@ defmodule Pkcs11Pool.Error.Explanation do
     case details[:cause] do
       :algorithm ->
         {"the header of the JWS names an algorithm that is not among :algorithms",
-         "Take it only if its issuer should sign so: then add it to :algorithms"}
+         "If its issuer should use this algorithm, add it to :algorithms"}
 
       :critical ->
-        {"the header of the JWS has critical members (crit) that nobody here understands",
+        {"the header of the JWS has critical members (crit) that neither this library nor the option :crit knows",
          "If your code checks them, name them in :crit"}
 
       :payload ->
-        {"the JWS and the option :payload do not go together: one of the two has the payload",
+        {"the JWS has its payload in it and there is a :payload option, or there is neither",
          "Give :payload if and only if nothing is between the dots"}
 
       :no_key ->
-        {"no key of the given ones is for this JWS",
+        {"none of the given keys is for this JWS",
          "Compare kid, alg and use of the header and of the keys"}
 
       _malformed ->
@@ -127,7 +127,7 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:key_not_found, %{unproved: _, public_keys: _, certificates: _} = details, _error) do
     {"no key on the token is proved to be the one that the public key belongs to (#{of_public_key(details)})",
-     "See whether the key is on this token; name one that cannot be proved (a key that may not sign, or wants a login for each use) by its label or id"}
+     "Check that the key is on this token. If it cannot be proved (it may not sign, or needs a login for each use), name it by its label or id"}
   end
 
   def of(:key_not_found, _details, _error) do
@@ -147,11 +147,11 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:too_many_objects, details, _error) do
     {"more than #{Map.get(details, :limit, 10_000)} objects match the template",
-     "Give find_objects/3 a narrower template, or the option :limit, with which it returns up to so many"}
+     "Give find_objects/3 a narrower template, or the option :limit to get only so many"}
   end
 
   def of(:object_stale, _details, _error) do
-    {"the object's handle is of an earlier login or token state, and the object was not found again (one that is to be destroyed is looked for by CKA_UNIQUE_ID only)",
+    {"the object's handle is from before a logout, a reload or an absence of the token, and the object was not found again (an object that is to be destroyed or changed is searched by CKA_UNIQUE_ID only)",
      "Find it again with find_objects/3; give objects an id or a label"}
   end
 
@@ -177,25 +177,25 @@ defmodule Pkcs11Pool.Error.Explanation do
   # Login
 
   def of(:pin_required, _details, _error) do
-    {"the token wants a login and the pool has no PIN",
+    {"the token needs a login and the pool has no PIN",
      "Give the pool a :pin source, or call login/3"}
   end
 
   def of(:pin_source_failed, details, %{pool: nil}) do
     {"a PIN source gave no PIN: #{Pin.Source.explain(details[:cause])}",
-     "Nothing was tried, and nothing is blocked"}
+     "No PIN was tried. Correct the source, and call again"}
   end
 
   def of(:pin_source_failed, details, _error) do
     {"the :pin source gave no PIN: #{Pin.Source.explain(details[:cause])}",
-     "No login was tried, and nothing is blocked"}
+     "No login was tried. Correct the source: the next call asks it again"}
   end
 
   def of(:pin_incorrect, details, error),
     do: {"the token refused the PIN", pin_remedy(details, error)}
 
   def of(:pin_invalid, details, error),
-    do: {"the PIN has characters that the token does not take", pin_remedy(details, error)}
+    do: {"the PIN has characters that the token does not accept", pin_remedy(details, error)}
 
   def of(:pin_len_range, details, error),
     do: {"the PIN is too short or too long for the token", pin_remedy(details, error)}
@@ -248,7 +248,7 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:user_not_logged_in, _details, _error) do
-    {"the token wants a login for this", "Give the pool a :pin source, or call login/3"}
+    {"the token needs a login for this", "Give the pool a :pin source, or call login/3"}
   end
 
   # Results
@@ -259,26 +259,26 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:signature_invalid, %{cause: :other_public_key}, _error) do
-    {"the signature that the token made is not one of the public key",
-     "The private key and the public key, or the CA's certificate, are not of one pair: compare their ids and labels"}
+    {"the signature that the token made does not belong to the public key",
+     "The private key does not belong to the public key or to the CA's certificate: compare their ids and labels"}
   end
 
   def of(:signature_invalid, _details, _error),
     do: {"the signature is not valid for this data, key and mechanism", nil}
 
   def of(:encrypted_data_len_range, %{given_bytes: given, expected_bytes: expected}, _error) do
-    {"the ciphertext has #{given} bytes, and those of this key have #{expected}; the module was not asked",
+    {"the ciphertext has #{given} bytes, and a ciphertext for this key has #{expected}; the module was not called",
      "Give the ciphertext as encapsulate made it, and compare the parameter sets of both sides"}
   end
 
   def of(:curve_not_supported, _details, _error) do
-    {"how long r and s of a signature are on the key's curve is not known, so that one in DER cannot be verified",
+    {"this library does not know how long r and s are on the key's curve, so that it cannot verify a signature in DER",
      "Give the raw form, with signature: :raw"}
   end
 
   def of(:decryption_failed, _details, _error) do
-    {"the token could not decrypt: the data was changed, or key or parameters are not those it was " <>
-       "encrypted with", nil}
+    {"the token could not decrypt: the data was changed, or it was encrypted with another key or " <>
+       "other parameters", nil}
   end
 
   def of(:mechanism_invalid, details, _error) do
@@ -312,28 +312,28 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:plaintext_unverified, _details, _error) do
-    {"the token gives out what it has decrypted before it has verified the whole, and none of it is given away",
-     "Decrypt it in one piece with decrypt/5; or give unverified: :allow, and use nothing of it until the stream has ended without an error"}
+    {"the token returns plaintext before it has verified the whole ciphertext, so that nothing of it is returned",
+     "Decrypt it in one piece with decrypt/5. Or give unverified: :allow, and do not use the plaintext before the stream has ended without an error"}
   end
 
   def of(reason, _details, %{function: function})
       when reason in [:operation_not_initialized, :function_not_supported] and
              function in [:C_SignUpdate, :C_VerifyUpdate, :C_DigestUpdate] do
     {"the module has no operation in progress that takes a part of the data: it has lost it, or the mechanism takes its data in one piece",
-     "If it says so whenever it is asked, give it the data in one piece"}
+     "If this happens each time, give the data in one piece"}
   end
 
   def of(:parameters_ignored, details, _error) do
     mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
 
-    {"the module does not look at the parameters of the mechanism#{mechanism}#{taken(details)}, and answers as if there were none: no such answer is given away",
+    {"the module ignores the parameters of the mechanism#{mechanism}#{taken(details)}, so that its answer is not returned",
      "Use a token that knows them, or :eddsa without parameters"}
   end
 
   def of(:mechanism_param_invalid, details, _error) do
     mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
 
-    {"the token does not take these parameters of the mechanism#{mechanism}#{taken(details)}",
+    {"the token does not accept these parameters of the mechanism#{mechanism}#{taken(details)}",
      usual_parameters(details)}
   end
 
@@ -355,17 +355,17 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:output_length_invalid, _details, error) do
-    {"#{error.function || "the module"} returned CKR_OK, but the length that it says its answer has cannot be, and no part of it is given away",
-     "The mechanism does not work on this token: use another one, and tell the module's vendor"}
+    {"#{error.function || "the module"} returned CKR_OK, but the length of its answer cannot be right, so that the answer is not returned",
+     "The mechanism does not work on this token. Use another one, and tell the module's vendor"}
   end
 
   def of(:iv_replaced, _details, _error) do
-    {"the module encrypted with another IV than the given one",
-     "The IV is in details.iv; give iv: :token for tokens that make their own"}
+    {"the module encrypted with another IV than the one that was given",
+     "The module's IV is in details.iv. For a token that makes its own IVs, give iv: :token"}
   end
 
   def of(:iv_not_made, _details, _error) do
-    {"the token made no IV of its own, and what it encrypted without one is not given away",
+    {"the token made no IV of its own, so that the ciphertext is not returned",
      "Give the mechanism an IV that is used once"}
   end
 
@@ -399,8 +399,8 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:module_busy, details, _error) do
-    {"nobody gets into the PKCS#11 module#{path(details)}: it is in C_Initialize or C_Finalize, or a call in it does not return, beside which there may be no other",
-     "Find out what it waits for; the pool looks for its token until it returns"}
+    {"no call can enter the PKCS#11 module#{path(details)}: C_Initialize, C_Finalize or, if it is serialized, another call has not returned from it",
+     "Find out what the module waits for. The pool looks for its token until the call returns"}
   end
 
   def of(:module_stuck, details, _error) do
@@ -422,12 +422,12 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   # Of Pkcs11Pool.Token.init/3.
   def of(:slot_not_found, %{selector: "an uninitialized token"} = details, _error) do
-    {"no slot has a token that nobody has initialized#{available(details)}",
-     "Many modules have but the slots that their own tool or their configuration makes. To make a token anew in place of one that is there, name that one: all that is on it is lost"}
+    {"no slot has an uninitialized token#{available(details)}",
+     "In many modules, slots are made by the vendor's tool or in the configuration. To initialize a token again, name its slot: everything that is on the token is lost"}
   end
 
   def of(:ambiguous_slot, %{selector: "an uninitialized token"} = details, _error) do
-    {"more than one slot has a token that nobody has initialized#{available(details)}",
+    {"more than one slot has an uninitialized token#{available(details)}",
      "Name one by {:slot_id, number}"}
   end
 
@@ -452,7 +452,7 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:slot_in_use, _details, _error) do
     {"the token is used by another pool, and a pool of type :token has its token for itself; " <>
-       "or Pkcs11Pool.Token is at work on it", "Stop the other pool, or share one pool"}
+       "or a call of Pkcs11Pool.Token uses it", "Stop the other pool, or share one pool"}
   end
 
   # Leases
@@ -461,22 +461,22 @@ defmodule Pkcs11Pool.Error.Explanation do
     do: {"the lease belongs to another process", "Use it in the process that runs with_session/3"}
 
   def of(:lease_ended, %{stream: true, timeout_ms: ms}, _error) do
-    {"the stream was not at its end within its :lease_timeout of #{ms} ms, and has lost its session",
+    {"the stream did not end within its :lease_timeout of #{ms} ms, and has lost its session",
      "Raise the option :lease_timeout of the call, or of the pool"}
   end
 
   def of(:lease_ended, %{stream: true}, _error) do
     {"the stream has lost its session before its end, and a stream is never continued on another one",
-     "Begin it again; the log says what became of the token"}
+     "Begin it again. The log says what happened to the token"}
   end
 
   def of(:stream_in_progress, %{sessions: sessions}, _error) do
-    {"the calling process runs streams on all sessions that the pool has (#{sessions}), so that another call of its would wait for itself",
+    {"the calling process runs streams on all sessions that the pool has (#{sessions}), so that another call would wait for the process itself",
      "Raise :pool_size, or make the call before the stream begins or after it has ended"}
   end
 
   def of(:stream_in_progress, _details, _error) do
-    {"the session is in the midst of a stream's operation, and runs nothing else until that has ended",
+    {"a stream uses the session, and nothing else can run on it until the stream has ended",
      "Make the call before the stream begins or after it has ended, or outside of the with_session/3 block"}
   end
 
@@ -487,7 +487,7 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:key_function_not_permitted, _details, _error) do
     {"the key's attributes do not allow this operation",
-     "It needs the operation's attribute, such as sign: true, when it is made"}
+     "Make the key with the operation's attribute, such as sign: true"}
   end
 
   # This library's own use of the code, see Pkcs11Pool.API.Attributes.
@@ -498,13 +498,13 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:key_type_inconsistent, %{cause: :no_public_key}, _error) do
     {"the object holds no public key that OTP knows",
-     "Of a private key other than RSA, ask for the public key's object, or by the label that both have"}
+     "For a private key other than RSA, give the object of its public key, or the label that both have"}
   end
 
   # This library's own as well, before the module is asked.
   def of(:key_type_inconsistent, details, %{code: nil})
       when is_map_key(details, :class) or is_map_key(details, :key_type) do
-    {"#{kind_of_key(details)} does not fit#{mechanism(details)}, and the module was not asked",
+    {"#{kind_of_key(details)} does not fit#{mechanism(details)}, and the module was not called",
      "Give the mechanism a key of its type; a private key signs, decrypts, unwraps and derives, its public key verifies, encrypts and wraps"}
   end
 
@@ -515,8 +515,8 @@ defmodule Pkcs11Pool.Error.Explanation do
     do: {"the key may not leave the token (extractable: false)", nil}
 
   def of(:data_len_range, _details, %{code: nil}) do
-    {"there is no MAC of no data by this mechanism, and the module was not asked: some answer with what was in their memory",
-     "Where data may be empty, use an HMAC or a CMAC"}
+    {"the pool makes no MAC of empty data with this mechanism, since some modules answer with bytes of their memory",
+     "If data may be empty, use an HMAC or a CMAC"}
   end
 
   def of(:data_len_range, _details, _error),
@@ -524,7 +524,7 @@ defmodule Pkcs11Pool.Error.Explanation do
 
   def of(:device_error, details, _error) do
     {"the token refused the operation#{cause(details)}",
-     "Its device is at fault, says the code. Where your token says so of what the caller got wrong, such as a changed ciphertext, give the pool " <>
+     "The code says that the device failed. If your token also answers so when the caller made a mistake, such as a changed ciphertext, give the pool " <>
        "retry_policy: %{device_error: :caller}"}
   end
 
@@ -535,8 +535,8 @@ defmodule Pkcs11Pool.Error.Explanation do
     do: {"the token is write-protected", nil}
 
   def of(:function_not_supported, details, %{function: :C_LoginUser}) do
-    {"the PKCS#11 module#{path(details)} does not offer C_LoginUser (PKCS#11 3.0), by which the pool's :username would be given",
-     "Leave :username out; where the vendor has the name in the PIN (\"user:password\"), put it there"}
+    {"the PKCS#11 module#{path(details)} does not offer C_LoginUser (PKCS#11 3.0), which a pool with a :username needs",
+     "Leave :username out. If the vendor expects the name in the PIN (\"user:password\"), put it there"}
   end
 
   def of(:function_not_supported, _details, error) do
@@ -544,7 +544,7 @@ defmodule Pkcs11Pool.Error.Explanation do
   end
 
   def of(:template_incomplete, _details, _error),
-    do: {"the template lacks an attribute that the token wants", nil}
+    do: {"the template lacks an attribute that the token needs", nil}
 
   def of(:template_inconsistent, _details, _error),
     do: {"the template's attributes contradict each other, the mechanism or the token", nil}

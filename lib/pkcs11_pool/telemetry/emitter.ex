@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Telemetry.Emitter do
   @moduledoc false
   # Emits the events that `Pkcs11Pool.Telemetry` documents.
 
-  @compile {:no_warn_undefined, {:telemetry, :execute, 3}}
+  @compile {:no_warn_undefined, [{:telemetry, :execute, 3}, :telemetry_handler_table]}
   @typedoc "A span: its name, when it started, and the metadata of its start."
   @type span :: {name :: atom, started :: integer, metadata :: map} | nil
 

@@ -1,9 +1,9 @@
 defmodule Pkcs11Pool.Testing.Chaos do
   @moduledoc ~S"""
-  A PKCS#11 module for tests, which wraps a real one and misbehaves on command.
+  A PKCS#11 module for tests, which wraps a real module and misbehaves on command.
 
-  With it `mix test` shows how an application gets along when its HSM is slow, full, hung,
-  unplugged or elsewhere. Any module can be wrapped; SoftHSM is the usual one.
+  With it, `mix test` shows how your application behaves when its HSM is slow, full, hung or
+  unplugged, or is in another slot. Any module can be wrapped; SoftHSM is the usual one.
 
       defmodule MyApp.PaymentsTest do
         use ExUnit.Case, async: true
@@ -33,22 +33,22 @@ defmodule Pkcs11Pool.Testing.Chaos do
         end
       end
 
-  Each `start!/2` makes a module of its own around a copy of the real one, with its own
+  Each `start!/2` makes a new module around a copy of the real one. It has its own
   `C_Initialize`, sessions, login, counts and rules, so that tests can run at the same time.
 
-  Commands work from `start!/2` on: what comes before the pool has loaded the module is done when
-  it does, so that a pool can be started on a token that is away. They work while calls hang, and
+  You can give commands as soon as `start!/2` has returned. Commands that come before the pool has loaded the module take effect
+  when it is loaded, so that you can start a pool on a token that is away. Commands also work while calls hang, and
   whether or not the module is initialized.
 
   *Functions* are atoms (`:C_Sign`), strings, or `:all`. *Codes* are names of
-  `Pkcs11Pool.ReturnCode` (`:device_error`) or numbers. *Times* are milliseconds, may be
+  `Pkcs11Pool.ReturnCode` (`:device_error`) or numbers. *Times* are milliseconds; they may be
   fractions, and are 71 minutes at most.
 
-  The module counts wrong PINs as real tokens do and SoftHSM does not: the third in a row locks,
-  see `pin_limit/2`. It also finds misuse on which real modules crash, answers it with an error,
-  and keeps it out of the real module, see `violations/1`.
+  Unlike SoftHSM, and like real tokens, the module counts wrong PINs: the third one in a row locks the PIN,
+  see `pin_limit/2`. It also notices wrong use on which real modules crash. It answers that with an error,
+  and does not pass it on to the real module, see `violations/1`.
 
-  A chaos module is for tests: whoever may use its folder may steer it. Its library is built when your
+  A chaos module is for tests: everybody who may use its folder can give it commands. Its library is built when your
   project is compiled in `:dev` or `:test`, and is no part of a release. To have it elsewhere, in a
   release too, set `PKCS11_POOL_CHAOS=1` when this application is compiled; `PKCS11_POOL_CHAOS=0`: never.
   """
@@ -81,9 +81,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @typedoc """
   Which calls of a function, counted from now:
 
-    * `:nth` - begin with this one, by default the first
-    * `:count` - so many; by default one if `:nth` is given, else all
-    * `:probability` - of those, each with this probability, from 0.0 to 1.0
+    * `:nth` - the first call, by default 1
+    * `:count` - how many calls; by default one if `:nth` is given, otherwise all
+    * `:probability` - each of these calls with this probability, from 0.0 to 1.0
   """
   @type which :: {:nth, pos_integer} | {:count, pos_integer} | {:probability, float}
 
@@ -95,10 +95,10 @@ defmodule Pkcs11Pool.Testing.Chaos do
   Options:
 
     * `:module_env` - variables that the real module needs, such as `SOFTHSM2_CONF`
-    * `:copy` - wrap a copy of the real module, which so has its own `C_Initialize`, sessions and
-      login. Default `true`. `false`, for a vendor's module that does not work from another folder:
-      nothing else in the VM may then use that file, be it a pool or a second chaos module. They
-      would share it, and the first `C_Finalize` would crash the VM under the other one's calls
+    * `:copy` - `true` (the default): wrap a copy of the real module, so that it has its own `C_Initialize`, sessions and
+      login. `false`: wrap the file itself, for a vendor's module that does not work from another folder. Then
+      nothing else in the VM may use that file, neither a pool nor a second chaos module: they
+      would share it, and the first `C_Finalize` would crash the VM during the other one's calls
     * `:tmp_dir` - where its folder is made, by default `System.tmp_dir!/0`
   """
   @spec start!(Path.t(), [
@@ -111,8 +111,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Undoes everything (`reset/1`) and removes the module's folder. After the pool has stopped: the
-  loaded library stays in the VM, harmless, and no command reaches it any more.
+  Undoes all commands (`reset/1`) and removes the module's folder. Call it after the pool has stopped. The
+  library stays loaded in the VM, which does no harm, and takes no more commands.
   """
   @spec stop(t) :: :ok
   def stop(%__MODULE__{} = chaos) do
@@ -122,8 +122,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  As if no command had come: no rules, no limits, the token back on its own slot, all PIN tries,
-  counts of zero. Hanging calls go on. What was lost stays lost: sessions, handles, the login.
+  Undoes all commands: there are no rules and no limits, the token is back in its own slot, all PIN tries are
+  available, and the counts are zero. Hanging calls go on. Sessions, handles and the login that were lost stay lost.
   """
   @spec reset(t) :: :ok
   def reset(%__MODULE__{} = chaos), do: Control.command!(chaos, ["reset"])
@@ -131,9 +131,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   ## Functions
 
   @doc """
-  Makes each call of a function take so much longer; 0 undoes it.
+  Makes each call of a function take this much longer; 0 undoes it.
 
-  Calls that only ask for a size are left out, see `size_query_latency/2`.
+  Calls that only ask for a size are not delayed, see `size_query_latency/2`.
   """
   @spec latency(t, function_name, time) :: :ok
   def latency(%__MODULE__{} = chaos, function, time) do
@@ -141,8 +141,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Makes each call that only asks how long an answer will be (`C_Sign` and its like without a
-  buffer) take so long, as it does where the HSM is asked over the network.
+  Makes each call that only asks how long an answer will be (`C_Sign` and similar functions without a
+  buffer) take this long, as with an HSM on the network.
   """
   @spec size_query_latency(t, time) :: :ok
   def size_query_latency(%__MODULE__{} = chaos, time) do
@@ -150,8 +150,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Makes calls of a function answer with a return code, *instead of* calling the real module; with
-  `run: true` *after* it, so that the operation ran and nobody knows.
+  Makes calls of a function answer with a return code *instead of* calling the real module. With
+  `run: true` the real module is called first, so that the operation ran, and the caller does not know it.
 
       Chaos.fail(chaos, :C_Sign, :device_error)                    # all calls
       Chaos.fail(chaos, :C_Sign, :device_error, count: 1)          # the next one
@@ -173,9 +173,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Lets hanging calls go on into the real module, and forgets what `hang/3` said.
+  Lets hanging calls go on into the real module, and undoes `hang/3`.
 
-  Options: `:function`, by default `:all`; `:code`, with which they answer instead.
+  Options: `:function`, by default `:all`; `:code`, a return code that the calls answer instead.
   """
   @spec release(t, [{:function, function_name} | {:code, code}]) :: :ok
   def release(%__MODULE__{} = chaos, opts \\ []) do
@@ -185,7 +185,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Makes a function answer this count, whatever it has written, as a module with a fault in its memory does.
+  Makes a function answer this count, whatever it has written, like a module with a bug.
 
   The function is `:C_GetSlotList`, `:C_GetMechanismList`, `:C_FindObjects`, `:C_GetAttributeValue`
   (the length of each attribute), or `:C_GetObjectSize` (the size, which SoftHSM does not tell). `clear/2` undoes it.
@@ -202,15 +202,15 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Makes `C_FindObjects` find one object again and again, without end, as a module with a fault does; or no longer.
+  Makes `C_FindObjects` find one object again and again, without end, like a module with a bug. `false` undoes it.
   """
   @spec endless_search(t, boolean) :: :ok
   def endless_search(%__MODULE__{} = chaos, endless?) when is_boolean(endless?),
     do: Control.command!(chaos, ["endless_search", on_or_off(endless?)])
 
   @doc """
-  An object that is found, and that the module does not describe: `C_GetAttributeValue` answers `code` for it, as
-  SoftHSM does of a key that a failed `C_GenerateKey` left behind. `:ok` as the code mends it.
+  Makes the module refuse to describe an object that it finds: `C_GetAttributeValue` answers `code` for it, as
+  SoftHSM does for a key that a failed `C_GenerateKey` left behind. `:ok` as the code undoes it.
 
   Options: `:attributes`, by default all; `:count`, how many calls are refused, by default all.
   """
@@ -228,13 +228,13 @@ defmodule Pkcs11Pool.Testing.Chaos do
   @doc """
   Whether public and private keys have a `CKA_UNIQUE_ID`, which SoftHSM 2.6 lacks; by default `:off`.
 
-    * `:on` - each has its own, which it keeps, and is found by it
+    * `:on` - each has its own, keeps it, and is found by it
     * `:refused` - the same, but a search for it is answered with `CKR_ATTRIBUTE_TYPE_INVALID`
-    * `:ignored` - the same, but a search for it takes no notice of it, and so finds others, too
-    * `:same` - all have the same, and are found by it
+    * `:ignored` - the same, but a search ignores it, and so finds other keys, too
+    * `:same` - all have the same one, and are found by it
     * `:empty` - all have an empty one
 
-  It is kept in the key's `CKA_SUBJECT`, where that is empty, and so is made when it is first read, with a read-write session.
+  The id is kept in the key's `CKA_SUBJECT` if that is empty. So it is made when it is first read, with a read-write session.
   """
   @spec unique_ids(t, :on | :off | :refused | :ignored | :same | :empty) :: :ok
   def unique_ids(%__MODULE__{} = chaos, mode)
@@ -242,7 +242,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
       do: Control.command!(chaos, ["unique_ids", mode])
 
   @doc """
-  Aborts the VM in a call of a function: for tests that start one of their own.
+  Aborts the VM in a call of a function: for tests that start another VM.
   """
   @spec crash(t, function_name, [which]) :: :ok
   def crash(%__MODULE__{} = chaos, function, opts \\ []) do
@@ -259,7 +259,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
     Control.command!(chaos, ["clear", Control.function!(function)])
   end
 
-  @doc "Makes what happens by chance repeatable."
+  @doc "Sets the seed of the random numbers, so that a run can be repeated."
   @spec seed(t, non_neg_integer) :: :ok
   def seed(%__MODULE__{} = chaos, seed),
     do: Control.command!(chaos, ["seed", option!(:seed, seed)])
@@ -267,8 +267,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   ## Sessions, objects, login
 
   @doc """
-  `CKR_SESSION_COUNT` when more sessions than that would be open; `:infinity` for as many as the
-  real module has.
+  The most sessions that may be open; for more, `C_OpenSession` answers `CKR_SESSION_COUNT`. `:infinity`: as many as the
+  real module allows.
   """
   @spec session_limit(t, non_neg_integer | :infinity) :: :ok
   def session_limit(%__MODULE__{} = chaos, limit) do
@@ -276,9 +276,9 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  A session dies when the device is not called on it for longer than this, as on a token that drops
-  idle sessions; `:infinity` undoes it. `C_GetSessionInfo` is answered by the library alone, and so
-  goes on saying that the session lives; the next call that goes to the device answers
+  A session dies if the device is not called on it for longer than this, as on a token that drops
+  idle sessions; `:infinity` undoes it. `C_GetSessionInfo` does not reach the device, and so
+  still says that the session is alive. The next call that reaches the device answers
   `CKR_SESSION_HANDLE_INVALID`.
   """
   @spec session_idle_limit(t, number | :infinity) :: :ok
@@ -290,21 +290,21 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Closes all sessions without a word to the application: its handles answer
-  `CKR_SESSION_HANDLE_INVALID`. A session that is in use dies, too: its call answers so. As
-  always, the last session takes the login with it.
+  Closes all sessions without telling the application: calls with their handles answer
+  `CKR_SESSION_HANDLE_INVALID`. A session that is in use dies, too, and its call answers the same. As
+  always, the login ends with the last session.
   """
   @spec kill_sessions(t) :: :ok
   def kill_sessions(%__MODULE__{} = chaos), do: Control.command!(chaos, ["kill_sessions"])
 
   @doc """
-  Whether the number of a session that has ended is given to the next one that is opened, as many modules
-  do: after `kill_sessions/1` the number of a session that the application still believes in may lead to
-  another one. Each call looks its session up after the latency of its function, and not before.
+  Whether the number of a session that has ended is given to the next session that is opened, as in many modules:
+  after `kill_sessions/1`, a number that the application still uses may belong to
+  another session. Each call looks up its session after the latency of its function, not before.
 
-  Options: `:objects`, whether `kill_sessions/1` makes handles of objects invalid, too, and gives their
-  numbers out again in the order in which objects are found then, and whether the next object gets the number of
-  one that was destroyed, once `kill_sessions/1` or `invalidate_objects/1` was called; by default `false`.
+  Options: `:objects`, `false` by default. With `true`, `kill_sessions/1` makes the handles of objects invalid, too, and their
+  numbers are given out again in the order in which objects are found then. After `kill_sessions/1` or `invalidate_objects/1`, a new object gets the number of
+  one that was destroyed.
   """
   @spec reuse_handles(t, boolean, [{:objects, boolean}]) :: :ok
   def reuse_handles(%__MODULE__{} = chaos, reuse? \\ true, opts \\ []) when is_boolean(reuse?) do
@@ -323,21 +323,21 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc """
   Makes all handles of objects and keys invalid (`CKR_KEY_HANDLE_INVALID`,
-  `CKR_OBJECT_HANDLE_INVALID`); whatever is found anew has another handle.
+  `CKR_OBJECT_HANDLE_INVALID`). When an object is found again, it has another handle.
   """
   @spec invalidate_objects(t) :: :ok
   def invalidate_objects(%__MODULE__{} = chaos),
     do: Control.command!(chaos, ["invalidate_objects"])
 
   @doc """
-  Trouble of the device behind a library that does not notice, as with a network HSM whose members
-  are all lost: `C_GetSessionInfo`, `C_GetTokenInfo`, `C_GetSlotInfo`, `C_GetSlotList` and
-  `C_GetInfo` go on answering from the library's own state, and every other call answers `code`,
+  The device fails, and the library does not notice, as with a group of network HSMs whose members
+  are all lost. `C_GetSessionInfo`, `C_GetTokenInfo`, `C_GetSlotInfo`, `C_GetSlotList` and
+  `C_GetInfo` still answer from the library's own state. Every other call answers `code`,
   `C_Login` and `C_OpenSession` included, until the application has called `C_Finalize` and
   `C_Initialize`. No PIN is tried meanwhile. `:ok` as the code ends it.
 
-  Options: `:spare`, a list of functions that work all the same; `:until`, `:initialized` by default,
-  or `:told`: until then `C_Initialize` does not help.
+  Options: `:spare`, a list of functions that work all the same; `:until`: with `:initialized`, the default, `C_Initialize`
+  ends the trouble; with `:told`, only this function with `:ok` does.
   """
   @spec device_trouble(t, code, [
           {:spare, [function_name]} | {:until, :initialized | :told}
@@ -362,7 +362,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  As a module that reads its keys when it is initialized, or whose token lost them for a while:
+  Hides all objects, as in a module that reads its keys when it is initialized, or whose token lost them for a while:
   nothing is found, and all handles are invalid, until the application has called `C_Finalize` and
   `C_Initialize`.
   """
@@ -370,7 +370,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def hide_objects(%__MODULE__{} = chaos), do: Control.command!(chaos, ["hide_objects"])
 
   @doc """
-  A real `C_Logout` behind the application's back. Raises when no session is open, so that nobody
+  Makes a real `C_Logout` without telling the application. Raises if no session is open, since then nobody
   is logged in.
   """
   @spec logout(t) :: :ok
@@ -382,11 +382,11 @@ defmodule Pkcs11Pool.Testing.Chaos do
   ## The token
 
   @doc """
-  Takes the token away: it is not listed any more, its sessions answer `:code` (by default
-  `:device_removed`), also those in use; handles and the login are lost; its slot answers
+  Takes the token away: it is no longer listed, and its sessions, also those in use, answer `:code` (by default
+  `:device_removed`). Handles and the login are lost. The slot answers
   `CKR_TOKEN_NOT_PRESENT`.
 
-  Options: `:slot_id` of the one token, by default all; `:code`.
+  Options: `:slot_id`, the slot of the token, by default all tokens; `:code`.
   """
   @spec remove_token(t, [{:slot_id, non_neg_integer} | {:code, code}]) :: :ok
   def remove_token(%__MODULE__{} = chaos, opts \\ []) do
@@ -398,11 +398,11 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Brings the token back: logged out, and with none of its sessions.
+  Brings the token back, logged out and without sessions.
 
-  Options: `:slot_id`, its new slot; by default the one it had. If `remove_token/2` took all
-  tokens away, it is the one that a session was last opened on, or the one in slot `:from`, that
-  gets the new slot.
+  Options: `:slot_id`, its new slot, by default the one that it had. If `remove_token/2` took all
+  tokens away, the new slot is for the token on which a session was last opened, or for the token that was in slot
+  `:from`.
   """
   @spec return_token(t, [{:slot_id, non_neg_integer} | {:from, non_neg_integer}]) :: :ok
   def return_token(%__MODULE__{} = chaos, opts \\ []) do
@@ -412,7 +412,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  What is in two slots changes places, without a word to the application: as when cards are put
+  Exchanges the tokens of two slots without telling the application, as when cards are put
   back into the wrong readers. Sessions stay with their tokens.
   """
   @spec swap_slots(t, non_neg_integer, non_neg_integer) :: :ok
@@ -422,8 +422,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Whether slots are readers, whose tokens may be taken out (`CKF_REMOVABLE_DEVICE`), and the module tells of
-  those that `remove_token/2` and `return_token/2` move (`C_WaitForSlotEvent`). SoftHSM's are not.
+  Whether slots are readers from which tokens can be taken out (`CKF_REMOVABLE_DEVICE`), and the module reports
+  what `remove_token/2` and `return_token/2` do (`C_WaitForSlotEvent`). SoftHSM's slots are not.
   """
   @spec slot_events(t, boolean) :: :ok
   def slot_events(%__MODULE__{} = chaos, slot_events? \\ true) when is_boolean(slot_events?) do
@@ -431,8 +431,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Whether slots and tokens describe themselves as careless modules do: texts that end with a zero
-  byte and junk or are no UTF-8, a time that is none, counts and sizes that are not told.
+  Whether slots and tokens have malformed descriptions, as in some modules: texts that end with a zero
+  byte and junk or are not UTF-8, an invalid time, counts and sizes that are not available.
   """
   @spec malformed_info(t, boolean) :: :ok
   def malformed_info(%__MODULE__{} = chaos, malformed? \\ true) when is_boolean(malformed?) do
@@ -441,8 +441,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc """
   Flags that `C_GetTokenInfo` shows or hides: `set: [:write_protected]`, `clear:
-  [:login_required]`; names as in PKCS#11 in lower case without `CKF_`, or numbers. Replaces what
-  an earlier call said. A token that is `:write_protected` opens only read-only sessions.
+  [:login_required]`; names as in PKCS#11 in lower case without `CKF_`, or numbers. Replaces the flags
+  of an earlier call. A token that is `:write_protected` opens only read-only sessions.
   """
   @spec token_flags(t, [{:set, [atom | non_neg_integer]} | {:clear, [atom | non_neg_integer]}]) ::
           :ok
@@ -452,11 +452,11 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  The wrong PIN in a row that locks the token, 3 by default; `:infinity`: none does.
+  How many wrong PINs in a row lock the token, 3 by default; `:infinity`: it is never locked.
 
-  A wrong PIN is one that the real module answers with `CKR_PIN_INCORRECT`; a right one begins the
-  count again. The token's flags say how far it is (`CKF_USER_PIN_COUNT_LOW`, `_FINAL_TRY`,
-  `_LOCKED`); when locked, `CKR_PIN_LOCKED` without asking the real module.
+  A PIN is wrong if the real module answers `CKR_PIN_INCORRECT`. A right PIN sets the
+  count back. The token's flags show the count (`CKF_USER_PIN_COUNT_LOW`, `_FINAL_TRY`,
+  `_LOCKED`). A locked token answers `CKR_PIN_LOCKED`, and the real module is not called.
   """
   @spec pin_limit(t, pos_integer | :infinity) :: :ok
   def pin_limit(%__MODULE__{} = chaos, limit) do
@@ -464,7 +464,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  How many more wrong PINs of the user, or of the security officer (`:so`), the token takes. The
+  How many more wrong PINs of the user, or of the security officer (`:so`), the token accepts before it locks. The
   module must have been loaded.
   """
   @spec pin_tries(t, :user | :so) :: non_neg_integer | :infinity
@@ -478,7 +478,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
   ## The module as a whole
 
   @doc """
-  As after a failover of a network HSM: every call answers `CKR_CRYPTOKI_NOT_INITIALIZED` until
+  The module loses its initialization, as after a failover of a network HSM: every call answers `CKR_CRYPTOKI_NOT_INITIALIZED` until
   the application calls `C_Initialize` again. Sessions, handles and the login are lost.
   """
   @spec uninitialize(t) :: :ok
@@ -486,7 +486,7 @@ defmodule Pkcs11Pool.Testing.Chaos do
 
   @doc """
   Whether the module cannot lock: `C_Initialize` answers `CKR_CANT_LOCK` to an application with
-  threads, and one that initializes it without is held to it, see `violations/1`.
+  threads. If an application initializes it without threads, two calls at the same time are a violation, see `violations/1`.
   """
   @spec cant_lock(t, boolean) :: :ok
   def cant_lock(%__MODULE__{} = chaos, cant_lock? \\ true) when is_boolean(cant_lock?) do
@@ -494,8 +494,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Whether the token makes the IVs of AES-GCM by itself, as HSMs in FIPS mode do: at `C_EncryptInit` it
-  writes its own over the given one.
+  Whether the token makes the IVs of AES-GCM by itself, as HSMs in FIPS mode do: `C_EncryptInit`
+  overwrites the IV that it is given.
   """
   @spec make_iv(t, boolean) :: :ok
   def make_iv(%__MODULE__{} = chaos, make_iv? \\ true) when is_boolean(make_iv?) do
@@ -503,8 +503,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  Whether the token gives out a plaintext as it comes, and verifies the tag at the end (AES-GCM), as some do: where the real module gathers what it is
-  given, `C_DecryptUpdate` answers with as many bytes. What they are is of no use, and so is the whole.
+  Whether the token returns plaintext before it has verified the tag at the end (AES-GCM), as some tokens do. If the real module keeps the data until the
+  end, `C_DecryptUpdate` returns as many bytes as it was given. These bytes are not the plaintext.
   """
   @spec early_plaintext(t, boolean) :: :ok
   def early_plaintext(%__MODULE__{} = chaos, early? \\ true) when is_boolean(early?) do
@@ -512,8 +512,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  What a function says of how long its output is, when it succeeds: the `:true` length; `:kept`, the length of the buffer that
-  it was given, as by opencryptoki 3.23 of ciphertexts by OFB and CFB; `:exceeded`, one byte more than that.
+  What a function says about the length of its output when it succeeds. `true`: the right length. `:kept`: the length of the buffer that
+  it was given, as opencryptoki 3.23 does for OFB and CFB. `:exceeded`: one byte more than that.
   """
   @spec told_size(t, function_name, :kept | :exceeded | true) :: :ok
   def told_size(%__MODULE__{} = chaos, function, told) when told in [:kept, :exceeded, true] do
@@ -521,8 +521,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  `C_Verify` takes a signature to be so many bytes long, whatever it is told, and reads on behind a shorter one, as opencryptoki
-  3.23 does with MACs; `nil`: it does what it is told.
+  `C_Verify` reads this many bytes as the signature, whatever length it is given, and so reads beyond a shorter one, as opencryptoki
+  3.23 does with MACs. `nil` undoes it.
   """
   @spec signature_size(t, pos_integer | nil) :: :ok
   def signature_size(%__MODULE__{} = chaos, size) when is_nil(size) or size > 0 do
@@ -531,8 +531,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
-  How many random bytes `C_GenerateRandom` gives in one call: for fewer or more it answers `CKR_ARGUMENTS_BAD`. `8..1024` are those
-  of Google's kmsp11, `1..65_536` those of NSS; `:infinity`: as many as the real module gives.
+  How many random bytes `C_GenerateRandom` makes in one call; for fewer or more it answers `CKR_ARGUMENTS_BAD`. `8..1024` are the limits
+  of Google's kmsp11, `1..65_536` those of NSS. `:infinity`: the limits of the real module.
   """
   @spec random_limits(t, Range.t() | :infinity) :: :ok
   def random_limits(%__MODULE__{} = chaos, :infinity),
@@ -568,10 +568,10 @@ defmodule Pkcs11Pool.Testing.Chaos do
   def hanging(%__MODULE__{} = chaos), do: Control.counts(chaos, "hanging")
 
   @doc """
-  What the application did that PKCS#11 does not allow and real modules may crash on, in words:
-  `C_Finalize` while a thread is inside, one session used by two threads at once (the second one waits
-  for the first, as in a module that has a lock for each session), two threads at once in a module that
-  cannot lock. A test of a pool ends with `assert Chaos.violations(chaos) ==
+  What the application did that PKCS#11 does not allow, and that may crash real modules, in words:
+  `C_Finalize` while a thread is inside; two threads that use one session at the same time (the second one waits
+  for the first, as in a module that has a lock for each session); two threads at the same time in a module that
+  cannot lock. End a test with `assert Chaos.violations(chaos) ==
   []`.
   """
   @spec violations(t) :: [String.t()]
