@@ -58,6 +58,8 @@ defmodule Pkcs11Pool.WrapTest do
     |> then(&Pkcs11Pool.create_object!(pool, &1))
   end
 
+  defp template, do: secret(:aes, label())
+
   defp secret(type, label),
     do: [
       class: :secret_key,
@@ -301,6 +303,14 @@ defmodule Pkcs11Pool.WrapTest do
                Pkcs11Pool.unwrap_key(pool, "kek", mechanism, encrypt.(value), template)
 
       assert value!(pool, back) == value
+    end
+
+    # It makes no IV of its own, and what it has wrapped with zeros in its place does not go out.
+    assert {:error, %Error{reason: :iv_not_made, function: :C_WrapKey}} =
+             Pkcs11Pool.wrap_key(pool, "kek", {:aes_gcm, iv: :token}, "kek")
+
+    assert_raise ArgumentError, ~r/:token is for encryption and wrapping/, fn ->
+      Pkcs11Pool.unwrap_key(pool, "kek", {:aes_gcm, iv: :token}, "wrapped", template())
     end
 
     # Of what is wrapped already, the length is known.

@@ -7,6 +7,7 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
 
   alias Pkcs11Pool.{Error, Object}
   alias Pkcs11Pool.Mechanism.Params
+  alias Pkcs11Pool.Test.Tokens.KeyMechanisms
 
   @typedoc "What came of a mechanism: it works, the token refuses it, an answer was wrong, or there is no way to use it here."
   @type result :: :works | {:refused, String.t()} | {:wrong, String.t()} | :not_tried
@@ -59,7 +60,7 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
   ## The ways to use a mechanism
 
   defp ways(name, flags, info) when is_atom(name) do
-    Enum.flat_map([:digest, :sign, :encrypt, :derive, :generate], fn kind ->
+    Enum.flat_map([:digest, :sign, :encrypt, :wrap, :derive, :generate], fn kind ->
       if flag(kind) in flags or (kind == :generate and :generate_key_pair in flags),
         do: ways(kind, name, Atom.to_string(name), info),
         else: []
@@ -184,7 +185,9 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
   end
 
   defp ways(:derive, :ecdh1_derive, _text, _info), do: [{:ecdh, :bare}, {:ecdh, :der}]
-  defp ways(:derive, _name, _text, _info), do: []
+
+  defp ways(kind, name, _text, _info) when kind in [:wrap, :derive],
+    do: for(way <- KeyMechanisms.ways(kind, name), do: {:keys, way})
 
   defp ways(:generate, name, _text, _info) do
     case name do
@@ -207,7 +210,7 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
         [{:generate, {:generic, 32}}]
 
       _other ->
-        []
+        for way <- KeyMechanisms.ways(:generate, name), do: {:keys, way}
     end
   end
 
@@ -379,6 +382,14 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
     objects = ok!(generate(pool, kind, "generated"))
     for object <- objects, do: Pkcs11Pool.destroy_object(pool, object)
     :works
+  end
+
+  defp go({:keys, way}, {pool, _keys}) do
+    case KeyMechanisms.go(way, pool) do
+      :works -> :works
+      {:wrong, text} -> wrong(text)
+      {:error, error} -> throw({:refused, describe(error)})
+    end
   end
 
   # It is taken, and so is nothing else.
