@@ -49,7 +49,7 @@ defmodule Pkcs11Pool.Error do
   | `:output_length_invalid` | the module reported success, but the length of its answer cannot be right. The answer is not returned | |
   | `:iv_replaced` | the module used another IV than the one that you gave | `:iv` |
   | `:iv_not_made` | the token made no IV, although `iv: :token` asked for one | |
-  | `:parameters_ignored` | the module signed or verified as if the mechanism had no parameters: no such answer is given away | |
+  | `:parameters_ignored` | the module signed, verified or decrypted as if the mechanism had no such parameters (a context, a label). The answer is not returned | |
   | `:token_unavailable` | the token is away or does not answer. The pool looks for it | `:retry_after_ms`, `:away_ms`, `:cause` (what the last look found) |
   | `:module_load_failed` | the module could not be loaded | `:path`, `:cause` |
   | `:module_initialize_failed` | `C_Initialize` failed: most often the module's own configuration is wrong, or a service that it needs does not run. The pool tries again | `:path` |

@@ -12,7 +12,7 @@ defmodule Pkcs11Pool.Mechanism do
   | `:rsa_pkcs`, `:sha256_rsa_pkcs`, `:sha384_rsa_pkcs`, ..., `:rsa_x_509` | none |
   | `:sha256_rsa_pkcs_pss`, ... | none needed: the hash and the MGF of the name, and a salt as long as the hash. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` changes that |
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
-  | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""` |
+  | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""`. A token that does not look at the label is found out: `:parameters_ignored` |
   | `:ecdsa`, `:ecdsa_sha256`, ... | none |
   | `:eddsa`, `{:eddsa, prehash: true, context: "app"}` | none needed: Ed25519 or Ed448, by the key. `:prehash` (default false) is Ed25519ph or Ed448ph, where the token hashes the message; `:context` (at most 255 bytes) is that of Ed25519ctx, Ed25519ph, Ed448 and Ed448ph. A token that does not look at them is found out: `:parameters_ignored` |
   | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required: a binary of 1 to 128 bytes (some tokens use only the beginning of a longer one), or `:token` if the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |

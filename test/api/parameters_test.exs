@@ -70,6 +70,81 @@ defmodule Pkcs11Pool.ParametersTest do
     end
   end
 
+  # A ciphertext that openssl has made with a label.
+  defp encrypt_with_label!(n, e, label, data) do
+    path = Path.join(SoftHSM.dir(), "label-#{System.unique_integer([:positive])}")
+    info = :public_key.pem_entry_encode(:SubjectPublicKeyInfo, {:RSAPublicKey, n, e})
+    File.write!(path <> ".pem", :public_key.pem_encode([info]))
+    File.write!(path <> ".data", data)
+
+    oaep =
+      ~w(-pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_label:)
+      |> List.update_at(-1, &(&1 <> Base.encode16(label)))
+
+    files = [
+      "-pubin",
+      "-inkey",
+      path <> ".pem",
+      "-in",
+      path <> ".data",
+      "-out",
+      path <> ".sealed"
+    ]
+
+    SoftHSM.openssl!(["pkeyutl", "-encrypt" | files ++ oaep])
+    File.read!(path <> ".sealed")
+  end
+
+  defp generate_rsa!(pool) do
+    public = [modulus_bits: 2048, public_exponent: 65_537, token: true, label: "rsa"]
+    private = [token: true, label: "rsa", decrypt: true]
+
+    {:ok, {public, _private}} =
+      Pkcs11Pool.generate_key_pair(pool, :rsa_pkcs_key_pair_gen, public, private)
+
+    {:ok, {:RSAPublicKey, n, e}} = Pkcs11Pool.public_key(pool, public)
+    {n, e}
+  end
+
+  defp oaep(label), do: {:rsa_pkcs_oaep, hash: :sha1, source: label}
+
+  test "OAEP: what was encrypted with another label than the given is decrypted for nobody" do
+    pool = start!(SoftHSM.new_token!())
+    {n, e} = generate_rsa!(pool)
+    bare = :crypto.public_encrypt(:rsa, "data", [e, n], :rsa_pkcs1_oaep_padding)
+    assert {:ok, "data"} = Pkcs11Pool.decrypt(pool, "rsa", oaep(""), bare)
+
+    for result <- [
+          Pkcs11Pool.decrypt(pool, "rsa", oaep("label"), bare),
+          hd(Pkcs11Pool.decrypt_many!(pool, "rsa", oaep("label"), [bare]))
+        ] do
+      assert {:error, %Error{reason: :parameters_ignored, function: :C_Decrypt} = error} = result
+      assert Exception.message(error) =~ ":rsa_pkcs_oaep (:hash, :mgf, :source)"
+    end
+
+    labelled = encrypt_with_label!(n, e, "label", "data")
+
+    assert {:error, %Error{reason: :decryption_failed}} =
+             Pkcs11Pool.decrypt(pool, "rsa", oaep("label"), labelled)
+
+    Pools.drained!(pool)
+  end
+
+  test "no key is unwrapped from nothing" do
+    pool = start!(SoftHSM.new_token!())
+
+    {:ok, key} =
+      Pkcs11Pool.generate_key(pool, :aes_key_gen, token: true, value_len: 16, unwrap: true)
+
+    template = [class: :secret_key, key_type: :aes, token: true, label: "unwrapped"]
+
+    assert {:error, %Error{reason: :wrapped_key_len_range, executed: false}} =
+             Pkcs11Pool.unwrap_key(pool, key, :aes_key_wrap, "", template)
+
+    assert {:ok, []} = Pkcs11Pool.find_objects(pool, label: "unwrapped")
+    Pools.drained!(pool)
+  end
+
   test "what a token does not take is its own code, and the message names the parameters" do
     token = ChaosToken.new!()
     on_exit(fn -> Chaos.stop(token.chaos) end)
@@ -186,6 +261,27 @@ defmodule Pkcs11Pool.ParametersTest do
             ] do
           assert {:error, %Error{reason: :signature_invalid}} =
                    Pkcs11Pool.verify(pool, public_key, other, data, bad)
+        end
+      end
+
+      Pools.drained!(pool)
+    end
+
+    test "OAEP: a label that is looked at is the ciphertext's own", %{pool: pool} do
+      {n, e} = generate_rsa!(pool)
+      bare = :crypto.public_encrypt(:rsa, "data", [e, n], :rsa_pkcs1_oaep_padding)
+      labelled = encrypt_with_label!(n, e, "label", "data")
+
+      for {label, ciphertext, good?} <- [
+            {"label", labelled, true},
+            {"other", labelled, false},
+            {"", labelled, false},
+            {"", bare, true},
+            {"label", bare, false}
+          ] do
+        case Pkcs11Pool.decrypt(pool, "rsa", oaep(label), ciphertext) do
+          {:ok, data} -> assert good? and data == "data"
+          {:error, %Error{reason: :decryption_failed}} -> refute good?
         end
       end
 

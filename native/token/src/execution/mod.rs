@@ -4,6 +4,7 @@
 //! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `stream` (the same in parts), `keys` (what comes of keys),
 //!   `objects`, `hashing` and `context_login`
 //! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
+//! * `ignored_params`: whether the module has looked at parameters that change its answer
 //! * `encapsulation`: a secret that is shared with the holder of a private key
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
 //! * `cancel`: what a failed call has left active is ended, rather than its session closed
@@ -13,11 +14,11 @@ pub(crate) mod attempt;
 pub(crate) mod batch;
 pub(crate) mod cancel;
 pub(crate) mod context_login;
-pub(crate) mod eddsa;
 pub(crate) mod encapsulation;
 pub(crate) mod executed;
 pub(crate) mod foreign_answer;
 pub(crate) mod hashing;
+pub(crate) mod ignored_params;
 pub(crate) mod judge;
 pub(crate) mod keys;
 pub(crate) mod newest;

@@ -5,8 +5,8 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_OPERATION
 
 use crate::error::{Error, Executed};
 use crate::execution::attempt::Attempt;
-use crate::execution::eddsa::with_params_of_curve;
 use crate::execution::hashing::{Hasher, Hashing};
+use crate::execution::ignored_params::with_params_of_curve;
 use crate::execution::resolver::Resolver;
 use crate::execution::step::{Fault, Then};
 use crate::execution::task::{check_key, check_signature_length};

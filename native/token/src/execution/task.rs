@@ -10,7 +10,7 @@ use cryptoki_sys::{
 
 use crate::error::Error;
 use crate::execution::attempt::Attempt;
-use crate::execution::eddsa::with_params_of_curve;
+use crate::execution::ignored_params::with_params_of_curve;
 use crate::execution::step::Fault;
 use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
@@ -74,9 +74,12 @@ impl Attempt<'_> {
                 .run_with_login(key, facts, context, |login| {
                     crypto::decrypt_after(functions, session, key, mechanism, data, login)
                 })
-                .and_then(|bytes| check_output_length("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len())))
-                .map(Answer::Bytes)
-                .map_err(|fault| self.tell_refusal_from_failure(fault, |call| Error::DecryptionFailed { call })),
+                .map_err(|fault| self.tell_refusal_from_failure(fault, |call| Error::DecryptionFailed { call }))
+                .and_then(|bytes| {
+                    let bytes = check_output_length("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len()))?;
+                    self.check_params_were_decrypted(key, facts, mechanism, data)?;
+                    Ok(Answer::Bytes(bytes))
+                }),
             Task::DigestKey { prefix, suffix } => {
                 Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
             }

@@ -90,7 +90,8 @@ pub fn wrap_key(
     Ok(Encrypted { bytes: wrapped?, iv })
 }
 
-/// `C_UnwrapKey`: makes a key object of a wrapped key.
+/// `C_UnwrapKey`: makes a key object of a wrapped key. No key is wrapped to nothing: that is `CKR_WRAPPED_KEY_LEN_RANGE`, and the module is not asked, since
+/// kryoptic 1.5.4 makes an empty key of it.
 pub fn unwrap_key(
     functions: &Functions,
     session: CK_SESSION_HANDLE,
@@ -99,6 +100,9 @@ pub fn unwrap_key(
     wrapped: &[u8],
     template: &[Attribute],
 ) -> Result<CK_OBJECT_HANDLE, CallError> {
+    if wrapped.is_empty() {
+        return Err(CallError::new("C_UnwrapKey", CKR_WRAPPED_KEY_LEN_RANGE, Phase::Init));
+    }
     let mut key = CK_INVALID_HANDLE;
     let mechanism = mechanism.for_ciphertext(wrapped.len());
     let code = mechanism.with_ck(|mechanism| {

@@ -1,7 +1,8 @@
-//! EdDSA (RFC 8032): the parameters that a curve wants, and modules that do not look at those that they are given.
+//! Modules that do not look at parameters which they are given, and the parameters of EdDSA that a curve wants.
 //!
-//! SoftHSM 2.6.1 takes a context and a prehash flag, and signs and verifies as if they were not there. What it would answer is the signature of something
-//! else, so that each success is compared with what comes of no parameters: a signature is deterministic, and is valid for one of the two only.
+//! SoftHSM 2.6.1 takes the context and the prehash flag of EdDSA, and the label of OAEP where it decrypts, and goes on as if they were not there. What it
+//! would answer is the signature of something else, or the plaintext of a ciphertext that was made with another label. So each success is compared with
+//! what comes of no parameters: a signature by EdDSA (RFC 8032) is deterministic, and valid for one of the two only, as an OAEP ciphertext is.
 
 use std::borrow::Cow;
 
@@ -73,6 +74,29 @@ impl Attempt<'_> {
         };
         let fault = self.tell_refusal_from_failure(error.into(), |call| Error::SignatureInvalid { call });
         if matches!(fault.error, Error::SignatureInvalid { .. }) { Ok(()) } else { Err(fault) }
+    }
+
+    /// Refuses a plaintext for which it did not. Of a key that wants a login for each use there is no second decryption to compare it with.
+    pub(crate) fn check_params_were_decrypted(
+        &self,
+        key: CK_OBJECT_HANDLE,
+        facts: &KeyFacts,
+        mechanism: &Mechanism,
+        data: &[u8],
+    ) -> Result<(), Fault> {
+        let Params::RsaOaep { hash, mgf, source } = &mechanism.params else { return Ok(()) };
+        if source.is_empty() || self.resolver.wants_login(key, facts) {
+            return Ok(());
+        }
+        let (functions, session) = (self.resolver.functions, self.resolver.session);
+        let params = Params::RsaOaep { hash: *hash, mgf: *mgf, source: Vec::new() };
+        let error = match crypto::decrypt(functions, session, key, &Mechanism { code: mechanism.code, params }, data) {
+            Ok(_plaintext) => return Err(Fault::ran(Error::ParametersIgnored { function: "C_Decrypt" })),
+            Err(error) if self.is_refused(&error) => return Ok(()),
+            Err(error) => error,
+        };
+        let fault = self.tell_refusal_from_failure(error.into(), |call| Error::DecryptionFailed { call });
+        if matches!(fault.error, Error::DecryptionFailed { .. }) { Ok(()) } else { Err(fault) }
     }
 
     /// A module that takes no EdDSA without parameters looks at them.
