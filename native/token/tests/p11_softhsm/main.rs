@@ -2,6 +2,7 @@
 
 mod operations;
 mod support;
+mod wycheproof;
 
 use std::path::Path;
 use std::time::Duration;
