@@ -22,6 +22,10 @@ defmodule Pkcs11Pool.Test.Tokens.NSS do
   @impl true
   def launcher, do: {:ok, []}
 
+  @doc "Whether there is one, with the program that makes its database."
+  @spec installed?() :: boolean
+  def installed?, do: Tokens.find(@paths) != nil and System.find_executable("certutil") != nil
+
   @impl true
   def set_up(dir) do
     database = Path.join(dir, "nss")
