@@ -24,7 +24,9 @@ defmodule Pkcs11Pool.MatrixTest do
       Kryoptic.missing()
 
     :nss ->
-      if Tokens.NSS.installed?(), do: false, else: "NSS is not installed: run script/bootstrap tokens"
+      if Tokens.NSS.installed?(),
+        do: false,
+        else: "NSS is not installed: run script/bootstrap tokens"
   end
 
   for {token, title} <- Matrix.tokens() do

@@ -11,6 +11,13 @@ defmodule Pkcs11Pool.Test.Header do
         do: {String.downcase(name), String.to_integer(number)}
   end
 
+  @doc "The functions of PKCS#11 3.2, by their C names."
+  @spec functions() :: [String.t()]
+  def functions do
+    [_all, fields] = Regex.run(~r/pub struct CK_FUNCTION_LIST_3_2 \{(.*?)\n\}/s, bindings())
+    for [_field, name] <- Regex.scan(~r/pub (C_\w+):/, fields), do: name
+  end
+
   # Read once.
   defp bindings do
     :persistent_term.get(__MODULE__, nil) || tap(read(), &:persistent_term.put(__MODULE__, &1))

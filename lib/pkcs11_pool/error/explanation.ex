@@ -327,7 +327,7 @@ defmodule Pkcs11Pool.Error.Explanation do
     mechanism = if details[:mechanism], do: " #{inspect(details[:mechanism])}", else: ""
 
     {"the module ignores the parameters of the mechanism#{mechanism}#{taken(details)}, so that its answer is not returned",
-     "Use a token that knows them, or :eddsa without parameters"}
+     "Use a token that knows them, or the mechanism without them"}
   end
 
   def of(:mechanism_param_invalid, details, _error) do
