@@ -52,10 +52,10 @@ defmodule Pkcs11Pool.OTP.PrivateKeyTest do
   @bytes "iodata of a message"
 
   for hash <- [:sha, :sha224, :sha256, :sha384, :sha512, :sha3_256] do
+    @tag hash: hash
     test "RSA and ECDSA sign what is asked for with #{hash}, of messages and of digests",
          context do
-      %{pool: pool, public: public} = context
-      hash = unquote(hash)
+      %{pool: pool, public: public, hash: hash} = context
       digest = :crypto.hash(hash, @bytes)
 
       for message <- [@message, {:digest, digest}] do
