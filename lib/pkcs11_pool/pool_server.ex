@@ -198,6 +198,7 @@ defmodule Pkcs11Pool.PoolServer do
   end
 
   defp handle_notice({:up, was_up_before?}, %{options: %{name: name} = options} = state) do
+    Log.write(:debug, name, "the token is there")
     if was_up_before?, do: Emitter.execute([:breaker, :closed], %{}, %{pool: name})
     state = came_up(state)
     Ping.open_first_session(options, state.pool)

@@ -92,10 +92,10 @@ defmodule Pkcs11Pool.Telemetry do
   It is for development, and for a first look at a system. For one that runs, count and alert (`Pkcs11Pool.Metrics`). No line has the caller's metadata, or data. What a pool
   says of itself it writes without this.
 
-  `{:error, :already_exists}` if it is attached already. A bad option, and an application without the library `telemetry`, raise `ArgumentError`.
+  A level alone is `level: level`. `{:error, :already_exists}` if it is attached already. A bad option, and an application without the library `telemetry`, raise `ArgumentError`.
   """
-  @spec attach_default_logger([logger_option]) :: :ok | {:error, :already_exists}
-  def attach_default_logger(opts \\ []), do: DefaultLogger.attach(opts)
+  @spec attach_default_logger(Logger.level() | [logger_option]) :: :ok | {:error, :already_exists}
+  def attach_default_logger(level_or_opts \\ []), do: DefaultLogger.attach(level_or_opts)
 
   @doc """
   Takes the default logger away; `{:error, :not_found}` if it is not attached.

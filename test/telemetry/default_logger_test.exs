@@ -68,6 +68,11 @@ defmodule Pkcs11Pool.DefaultLoggerTest do
     assert lines() == []
     :ok = Telemetry.detach_default_logger()
 
+    :ok = Telemetry.attach_default_logger(:error)
+    stop(:sign, overloaded)
+    assert [{:error, _}] = lines()
+    :ok = Telemetry.detach_default_logger()
+
     :ok = Telemetry.attach_default_logger(interval: 0, level: :error)
     for _ <- 1..3, do: stop(:sign, overloaded)
     assert [{:error, _}, {:error, _}, {:error, _}] = lines()
@@ -151,7 +156,8 @@ defmodule Pkcs11Pool.DefaultLoggerTest do
           {[interval: -1], ~r/invalid value for :interval option/},
           {[slower_than: 0.5], ~r/invalid value for :slower_than option/},
           {[slow: 1], ~r/unknown options \[:slow\]/},
-          {:none, ~r/keyword list/}
+          {:loud, ~r/invalid value for :level option/},
+          {%{}, ~r/keyword list/}
         ] do
       assert_raise ArgumentError, message, fn -> Telemetry.attach_default_logger(opts) end
     end

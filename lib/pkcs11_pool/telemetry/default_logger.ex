@@ -26,7 +26,9 @@ defmodule Pkcs11Pool.Telemetry.DefaultLogger do
   @doc """
   Attaches the handler, with checked options.
   """
-  @spec attach(keyword) :: :ok | {:error, :already_exists}
+  @spec attach(Logger.level() | keyword) :: :ok | {:error, :already_exists}
+  def attach(level) when is_atom(level), do: attach(level: level)
+
   def attach(opts) do
     config = opts |> validate!() |> Map.put(:seen, :atomics.new(2 * @places, []))
     call_library!(:attach_many, [@id, @events, &__MODULE__.handle_event/4, config])
