@@ -268,6 +268,23 @@ defmodule Pkcs11Pool.ReadPublicKeyTest do
       end
     end
 
+    test "make a SubjectPublicKeyInfo as OTP's own encoder does" do
+      rsa = {:RSAPublicKey, Bitwise.bsl(1, 2047) + 1, 65_537}
+
+      curves =
+        for name <- [:secp256r1, :secp521r1, :ed25519, :ed448, :x25519] do
+          {:ECPrivateKey, _, _, curve, point, _} = :public_key.generate_key({:namedCurve, name})
+          {{:ECPoint, point}, curve}
+        end
+
+      for key <- [rsa | curves] do
+        der = Pkcs11Pool.X509.SubjectPublicKey.encode!(key)
+        {:SubjectPublicKeyInfo, _, _} = info = :public_key.der_decode(:SubjectPublicKeyInfo, der)
+        assert :public_key.der_encode(:SubjectPublicKeyInfo, info) == der
+        assert Pkcs11Pool.PublicKey.decode_info(der) == {:ok, key}
+      end
+    end
+
     test "name a key also in the shape of OTP 28", %{pool: pool, label: label} do
       pair!(pool, label, :ec_key_pair_gen, ec_params: :secp256r1)
       {:ok, {{:ECPoint, point}, curve} = key} = Pkcs11Pool.public_key(pool, label)

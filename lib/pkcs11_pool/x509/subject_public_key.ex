@@ -2,6 +2,7 @@ defmodule Pkcs11Pool.X509.SubjectPublicKey do
   @moduledoc false
   # SubjectPublicKeyInfo (RFC 5280, 4.1; RFC 3279, 5480 and 8410) from and to the public keys of :public_key.
 
+  alias Pkcs11Pool.Argument.DER
   alias Pkcs11Pool.PublicKey
   alias Pkcs11Pool.PublicKey.Curve
 
@@ -46,7 +47,13 @@ defmodule Pkcs11Pool.X509.SubjectPublicKey do
 
   @doc false
   @spec encode!(PublicKey.t()) :: binary
-  def encode!(key), do: :public_key.der_encode(:SubjectPublicKeyInfo, record(key))
+  def encode!(key) do
+    {:SubjectPublicKeyInfo, {:AlgorithmIdentifier, oid, parameters}, bits} = record(key)
+    # By hand: OTP 28 does not take the parameters of a curve as DER.
+    parameters = if parameters == :asn1_NOVALUE, do: "", else: parameters
+    algorithm = DER.encode(0x30, [DER.encode_oid(oid), parameters])
+    DER.encode(0x30, [algorithm, DER.encode(0x03, [0, bits])])
+  end
 
   @doc false
   @spec decode!(t) :: PublicKey.t()
