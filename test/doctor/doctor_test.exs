@@ -182,6 +182,26 @@ defmodule Pkcs11Pool.DoctorTest do
       assert %{"C_Login" => 1} = SoftHSM.calls(token)
     end
 
+    test "is tried once also where the token answers with a code that says nothing of a PIN" do
+      for code <- [
+            :general_error,
+            :device_error,
+            :session_handle_invalid,
+            :cryptoki_not_initialized,
+            :token_not_present,
+            :user_not_logged_in,
+            :session_count,
+            0x80000123
+          ] do
+        spied = SoftHSM.spy!(token_with_keys())
+        token = behind_chaos(spied)
+        Chaos.fail(token.chaos, :C_Login, code, run: true)
+        report = json(token, login(@wrong_variable))
+        assert {report["exit_code"], ids(report)} == {5, ["login_failed"]}
+        assert {code, SoftHSM.calls(spied)["C_Login"]} == {code, 1}
+      end
+    end
+
     test "is not tried where the token says that a wrong one locks it, or that it is locked" do
       for {flag, id} <- [
             {:user_pin_final_try, "user_pin_final_try"},

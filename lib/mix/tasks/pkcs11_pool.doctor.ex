@@ -46,7 +46,7 @@ defmodule Mix.Tasks.Pkcs11Pool.Doctor do
   | 2 | the arguments are wrong, and nothing was done |
   | 3 | the module crashed, or ended its VM |
   | 4 | the module did not return in time |
-  | 5 | the PIN was refused, or was not tried, since the token might lock. Do not run it again with the same PIN |
+  | 5 | the login failed (`C_Login`), or was not tried, since the token might lock. Do not run it again with the same PIN |
 
   In a release, where there is no Mix: `bin/my_app eval 'Pkcs11Pool.Release.doctor("--module ...")'`, see `Pkcs11Pool.Release`. All findings, and the JSON report, are
   described in the guide [The doctor](guides/doctor.md).

@@ -155,9 +155,30 @@ defmodule Pkcs11Pool.Doctor.Examination do
     :ok
   end
 
-  defp login_options(:pin_pad), do: [protected_authentication_path: true]
-  defp login_options({:value, pin}), do: [pin: fn -> pin end]
-  defp login_options(source), do: [pin: source]
+  # Codes after which a pool tries again, on another session or when the token or the module is there again. A pool may do that: such a module has not looked at the PIN.
+  # Here nothing is taken for granted, and whatever goes wrong is to be seen.
+  @tried_again [
+    :session_handle_invalid,
+    :session_closed,
+    :cryptoki_not_initialized,
+    :device_removed,
+    :token_not_present,
+    :token_not_recognized,
+    :slot_id_invalid,
+    :device_error,
+    :device_memory,
+    :host_memory,
+    :session_count,
+    :user_not_logged_in,
+    :operation_active
+  ]
+
+  defp login_options(pin),
+    do: [{:retry_policy, Map.new(@tried_again, &{&1, :caller})} | pin_options(pin)]
+
+  defp pin_options(:pin_pad), do: [protected_authentication_path: true]
+  defp pin_options({:value, pin}), do: [pin: fn -> pin end]
+  defp pin_options(source), do: [pin: source]
 
   ## Signature
 

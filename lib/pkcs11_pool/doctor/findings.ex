@@ -64,7 +64,10 @@ defmodule Pkcs11Pool.Doctor.Findings do
   ]
   @pin_refusals [:user_pin_locked, :user_pin_final_try]
 
-  defp pin_trouble?(%{login: {_id, %Error{reason: reason}}}), do: reason in @pin_reasons
+  # Some tokens answer to a wrong PIN with a code of their own.
+  defp pin_trouble?(%{login: {_id, %Error{reason: reason, function: function}}}),
+    do: reason in @pin_reasons or function == :C_Login
+
   defp pin_trouble?(%{login: {_id, {:not_tried, reason}}}), do: reason in @pin_refusals
   defp pin_trouble?(_facts), do: false
 
