@@ -19,12 +19,13 @@ defmodule Pkcs11Pool.Telemetry.Emitter do
   @spec operation_watched?() :: boolean
   def operation_watched? do
     if :erlang.function_exported(handlers(), :list_for_event, 1) do
-      handlers().list_for_event([:pkcs11_pool, :operation, :stop]) != [] or
-        handlers().list_for_event([:pkcs11_pool, :operation, :start]) != []
+      handled?([:pkcs11_pool, :operation, :stop]) or handled?([:pkcs11_pool, :operation, :start])
     else
       enabled?()
     end
   end
+
+  defp handled?(event), do: apply(handlers(), :list_for_event, [event]) != []
 
   # The library's own table, which is no public interface of it. Its public one, list_handlers/1, searches all events.
   defp handlers, do: :telemetry_handler_table
