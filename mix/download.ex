@@ -129,7 +129,9 @@ defmodule Pkcs11Pool.Build.Download do
     end)
   end
 
-  defp in_words({:tls_alert, {alert, text}}), do: "TLS refuses the server (#{alert}): #{text}"
+  defp in_words({:tls_alert, {alert, text}}),
+    do: "TLS refuses the server (#{alert}): #{String.trim(to_string(text))}"
+
   defp in_words(:timeout), do: "no answer in time"
 
   defp in_words(reason) when is_atom(reason) do

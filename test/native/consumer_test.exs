@@ -62,6 +62,11 @@ defmodule Pkcs11Pool.ConsumerTest do
       # Nothing that was built or downloaded for another project.
       "PKCS11_POOL_CACHE_DIR" => Path.join(dir, "cache"),
       # What the caller of this test may have set for this project must not reach the consumer.
+      "PKCS11_POOL_BUILD" => nil,
+      "PKCS11_POOL_PRECOMPILED" => nil,
+      "PKCS11_POOL_CHECKSUMS" => nil,
+      "PKCS11_POOL_CHAOS" => nil,
+      "CARGO_BUILD_TARGET" => nil,
       "MIX_BUILD_PATH" => nil,
       "MIX_BUILD_ROOT" => nil,
       "MIX_DEPS_PATH" => nil,
