@@ -35,6 +35,7 @@ defmodule Pkcs11Pool.Metrics do
   | `pkcs11_pool.pool.down.count` | `pool`, `reason` |
   | `pkcs11_pool.module.reinitialized.count` | `pool`, `reason` |
   | `pkcs11_pool.private_key.failed.count` | `pool`, `algorithm`, `reason` |
+  | `pkcs11_pool.group.failover.count` | `group`, `reason` |
 
   Durations in milliseconds, as distributions or summaries:
 
@@ -120,12 +121,24 @@ defmodule Pkcs11Pool.Metrics do
   Emits the gauges of a pool as the event `[:pkcs11_pool, :status]`, for `:telemetry_poller`. The metadata are `pool`, and as atoms `login`, `state` and `health`.
 
   It takes microseconds and calls neither the module nor a process. A pool that is not running emits nothing and is `{:error, %Pkcs11Pool.Error{}}`: it does not
-  raise, since the poller would not ask again.
+  raise, since the poller would not ask again. With the name of a group (`Pkcs11Pool.Group`) it emits those of the members that run on this node; a group also asks the other
+  nodes, so that it is better to poll each pool by its own name.
   """
   @spec poll(Pkcs11Pool.pool()) :: :ok | {:error, Error.t()}
   def poll(pool) do
-    status = Pkcs11Pool.status(pool)
+    case Pkcs11Pool.status(pool) do
+      %{members: members} ->
+        for %{local: true, pool: pool, status: %{} = status} <- members, do: emit(pool, status)
+        :ok
 
+      status ->
+        emit(Pkcs11Pool.Lease.pool_name(pool), status)
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  defp emit(pool, status) do
     gauges =
       status
       |> Map.take([:size, :ceiling, :idle, :running, :leased, :waiting, :hung])
@@ -136,9 +149,7 @@ defmodule Pkcs11Pool.Metrics do
       })
 
     metadata = Map.take(status, [:login, :state, :health])
-    Emitter.execute([:status], gauges, Map.put(metadata, :pool, Pkcs11Pool.Lease.pool_name(pool)))
-  rescue
-    error in Error -> {:error, error}
+    Emitter.execute([:status], gauges, Map.put(metadata, :pool, pool))
   end
 
   defp number(true), do: 1
@@ -178,6 +189,9 @@ defmodule Pkcs11Pool.Metrics do
       ),
       counter("private_key.failed.count", [:private_key, :failed], [:algorithm, :reason],
         description: "Signatures for :ssl and :public_key that failed"
+      ),
+      counter("group.failover.count", [:group, :failover], [:reason],
+        description: "Calls for which another member of a group was asked"
       )
     ]
   end
@@ -214,10 +228,11 @@ defmodule Pkcs11Pool.Metrics do
     do: metric(:counter, name, event, measurement(event), tags, opts)
 
   defp measurement([_span, step]) when step in [:stop, :exception, :hung], do: :duration
+  defp measurement([:group, :failover]), do: :count
   defp measurement(_event), do: :system_time
 
   defp metric(kind, name, event, measurement, tags, opts) do
-    tags = [:pool | tags]
+    tags = [if(hd(event) == :group, do: :group, else: :pool) | tags]
 
     # By a variable: the library is compiled before, after or without this one.
     apply(library(), kind, [

@@ -6,6 +6,7 @@ defmodule Pkcs11Pool.MetricsTest do
 
   alias Pkcs11Pool.Test.{
     ChaosToken,
+    GroupTokens,
     Poll,
     Pools,
     SoftHSM,
@@ -206,6 +207,28 @@ defmodule Pkcs11Pool.MetricsTest do
 
     Chaos.return_token(chaos)
     :ok = Pkcs11Pool.await_ready(pool, 30_000)
+  end
+
+  test "a group: the gauges of its members on this node, and its failovers" do
+    {key, _public} = GroupTokens.new_key()
+    [a, b] = for _ <- 1..2, do: GroupTokens.start!(key, pool_size: 2)
+    start_supervised!({Pkcs11Pool.Group, name: :both, members: [a.pool, b.pool, :not_running]})
+    assert Metrics.poll(:both) == :ok
+
+    for %{pool: pool} <- [a, b],
+        do: assert_received({[:pkcs11_pool, :status], %{size: 2}, %{pool: ^pool}})
+
+    refute_received {[:pkcs11_pool, :status], _, _}
+
+    Pkcs11Pool.Telemetry.Emitter.execute([:group, :failover], %{count: 1}, %{
+      group: :both,
+      from: {a.pool, node()},
+      to: {b.pool, node()},
+      reason: :token_unavailable
+    })
+
+    failover = %{group: :both, reason: :token_unavailable}
+    assert {"pkcs11_pool.group.failover.count", 1, failover} in record(Metrics.definitions())
   end
 
   test "a pool that does not run has no gauges, and does not stop the poller" do
