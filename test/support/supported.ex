@@ -134,6 +134,8 @@ defmodule Pkcs11Pool.Test.Supported do
     {:ml_dsa, "sign/5", "test/api/post_quantum_test.exs"},
     {:ml_kem_key_pair_gen, "generate_key_pair/5", "test/api/encapsulation_test.exs"},
     {:ml_kem, "encapsulate/5", "test/api/encapsulation_test.exs"},
+    {:ml_kem, "decapsulate/6", "test/wycheproof/ciphers_test.exs"},
+    {:ml_dsa, "verify/6", "test/wycheproof/signatures_test.exs"},
     {:slh_dsa, "sign/5", "test/api/post_quantum_test.exs"},
     {:rsa_aes_key_wrap, "wrap_key/5", "test/api/wrap_test.exs"},
     {:hkdf_derive, "derive_key/5", "test/api/derive_test.exs"},

@@ -351,6 +351,45 @@ defmodule Pkcs11Pool.Wycheproof.CiphersTest do
 
   defp point(_group, _curve, point), do: {:ok, point}
 
+  ## Encapsulation
+
+  defp decapsulate(session, _set, group, vector) do
+    set = %{
+      "ML-KEM-512" => :ml_kem_512,
+      "ML-KEM-768" => :ml_kem_768,
+      "ML-KEM-1024" => :ml_kem_1024
+    }
+
+    secret =
+      if vector["seed"],
+        do: [seed: Wycheproof.bytes(vector, "seed")],
+        else: [value: Wycheproof.bytes(vector, "dk")]
+
+    private =
+      [class: :private_key, key_type: :ml_kem, parameter_set: set[group["parameterSet"]]] ++
+        [decapsulate: true] ++ secret
+
+    template = [
+      class: :secret_key,
+      key_type: :generic_secret,
+      value_len: 32,
+      sensitive: false,
+      extractable: true
+    ]
+
+    outcome =
+      with_object(session, private, fn key ->
+        ciphertext = Wycheproof.bytes(vector, "c")
+
+        with {:ok, shared} <- Pkcs11Pool.decapsulate(session, key, :ml_kem, ciphertext, template),
+             do: value(session, shared)
+      end)
+
+    refusals = [:encrypted_data_len_range | refusals(outcome)]
+    shared = if vector["result"] == "valid", do: Wycheproof.bytes(vector, "K")
+    Wycheproof.judge(vector, Wycheproof.outcome(outcome), refusals, shared)
+  end
+
   describe "SoftHSM" do
     setup do
       %{pool: start!(SoftHSM.new_token!()), list: "softhsm"}
@@ -393,6 +432,16 @@ defmodule Pkcs11Pool.Wycheproof.CiphersTest do
 
     test("RSA-OAEP", context, do: run(context, @oaep, &oaep/4))
     test("X25519 and X448", context, do: run(context, ~w(x25519 x448), agree(:ec_montgomery)))
+
+    test "ML-KEM", context do
+      sets =
+        for bits <- [512, 768, 1024],
+            set <- ["mlkem_#{bits}", "mlkem_#{bits}_semi_expanded_decaps"],
+            do: set
+
+      run(context, sets, &decapsulate/4)
+    end
+
     test("AES key wrap", context, do: run(context, ["aes_wrap"], unwrap(:aes_key_wrap)))
 
     test("AES key wrap with padding", context,

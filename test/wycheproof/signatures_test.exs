@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
   # Signatures that the Wycheproof project has made to be taken, or not to be.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Test.{Pools, SoftHSM, Wycheproof}
+  alias Pkcs11Pool.Test.{Kryoptic, Pools, SoftHSM, Wycheproof}
 
   @moduletag timeout: 300_000
 
@@ -55,54 +55,58 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
     "SHA3-512" => :sha3_512
   }
 
-  setup_all do
-    token = SoftHSM.new_token!()
-    pool = String.to_atom(token.label)
+  @sets [
+    softhsm: [
+      {"ECDSA, in DER and as r and s", @ecdsa},
+      {"EdDSA", @eddsa},
+      {"RSA PKCS #1 v1.5", @rsa},
+      {"RSA PSS", @pss}
+    ],
+    kryoptic: [
+      {"ECDSA, in DER and as r and s", Enum.filter(@ecdsa, &(&1 =~ ~r/secp(256|384|521)r1/))},
+      {"EdDSA", @eddsa},
+      {"RSA PKCS #1 v1.5", @rsa},
+      {"RSA PSS", @pss},
+      {"ML-DSA", ~w(mldsa_44_verify mldsa_65_verify mldsa_87_verify)}
+    ]
+  ]
 
-    start_supervised!(
-      {Pkcs11Pool, SoftHSM.pool_opts(token, pool_size: 2, lease_timeout: 300_000)}
-    )
+  for {token, tests} <- @sets do
+    describe "#{token}" do
+      @describetag skip: token == :kryoptic and Kryoptic.missing()
 
-    %{pool: pool}
-  end
+      setup do
+        token = unquote(if token == :kryoptic, do: Kryoptic, else: SoftHSM).new_token!()
+        opts = SoftHSM.pool_opts(token, pool_size: 2, lease_timeout: 300_000)
+        start_supervised!({Pkcs11Pool, opts})
+        %{pool: opts[:name]}
+      end
 
-  setup %{pool: pool} do
-    on_exit(fn -> Pools.drained!(pool) end)
-  end
+      for {title, sets} <- tests do
+        test title, %{pool: pool} do
+          disagreements =
+            Pkcs11Pool.with_session(pool, fn session ->
+              for {set, groups} <- Wycheproof.load!(unquote(sets)),
+                  group <- groups,
+                  found <- verify_group(session, set, group),
+                  do: found
+            end)
 
-  for {title, sets} <- [
-        {"ECDSA, in DER and as r and s", @ecdsa},
-        {"EdDSA", @eddsa},
-        {"RSA PKCS #1 v1.5", @rsa},
-        {"RSA PSS", @pss}
-      ] do
-    test title, %{pool: pool} do
-      disagreements =
-        Pkcs11Pool.with_session(pool, fn session ->
-          for {set, groups} <- Wycheproof.load!(unquote(sets)),
-              group <- groups,
-              found <- verify_group(session, set, group),
-              do: found
-        end)
+          assert Wycheproof.format(disagreements) ==
+                   Wycheproof.listed(unquote("#{token}"), unquote(sets))
 
-      assert Wycheproof.format(disagreements) == Wycheproof.listed("softhsm", unquote(sets))
+          Pools.drained!(pool)
+        end
+      end
     end
   end
 
   defp verify_group(session, set, group) do
     case Pkcs11Pool.create_object(session, public_key(group)) do
       {:ok, key} ->
-        {mechanism, opts} = mechanism(group)
-
         found =
           for vector <- group["tests"],
-              {message, signature} =
-                {Wycheproof.bytes(vector, "msg"), Wycheproof.bytes(vector, "sig")},
-              outcome =
-                Pkcs11Pool.verify(session, key, mechanism, input(group, message), signature, opts),
-              {:disagrees, what} <- [
-                Wycheproof.judge(vector, Wycheproof.outcome(outcome), [:signature_invalid])
-              ],
+              {:disagrees, what} <- [verify_vector(session, key, group, vector)],
               do: {set, what, vector["tcId"]}
 
         :ok = Pkcs11Pool.destroy_object(session, key)
@@ -113,6 +117,36 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
             vector["result"] == "valid",
             do: {set, "the key is #{error.reason}", vector["tcId"]}
     end
+  end
+
+  defp verify_vector(session, key, group, vector) do
+    {mechanism, opts} = mechanism(group, vector)
+    message = input(group, Wycheproof.bytes(vector, "msg"))
+    signature = Wycheproof.bytes(vector, "sig")
+    outcome = Pkcs11Pool.verify(session, key, mechanism, message, signature, opts)
+    Wycheproof.judge(vector, Wycheproof.outcome(outcome), [:signature_invalid])
+  rescue
+    # A context that is longer than there is one.
+    _error in ArgumentError ->
+      Wycheproof.judge(vector, {:error, :argument_error}, [:argument_error])
+  end
+
+  defp public_key(%{"type" => "MlDsaVerify"} = group) do
+    # By its size, which of an invalid one is one too many or too few.
+    set =
+      case byte_size(Wycheproof.bytes(group, "publicKey")) do
+        size when size < 1_500 -> :ml_dsa_44
+        size when size < 2_500 -> :ml_dsa_65
+        _size -> :ml_dsa_87
+      end
+
+    [
+      class: :public_key,
+      key_type: :ml_dsa,
+      verify: true,
+      parameter_set: set,
+      value: Wycheproof.bytes(group, "publicKey")
+    ]
   end
 
   defp public_key(%{"publicKey" => %{"type" => "EcPublicKey"} = key}) do
@@ -142,7 +176,12 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
     [class: :public_key, key_type: key_type, verify: true, ec_params: curve, ec_point: der]
   end
 
-  defp mechanism(group) do
+  defp mechanism(%{"type" => "MlDsaVerify"}, vector) do
+    context = if vector["ctx"], do: Wycheproof.bytes(vector, "ctx"), else: ""
+    {{:ml_dsa, context: context}, []}
+  end
+
+  defp mechanism(group, _vector) do
     hash = @hashes[group["sha"]]
 
     case group["type"] do

