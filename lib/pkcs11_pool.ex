@@ -891,33 +891,33 @@ defmodule Pkcs11Pool do
           ) :: %{optional(Template.name()) => term}
 
   @doc """
-  Wraps a key: `{:ok, wrapped}`, a binary. That is the key encrypted with another one, as it may be stored or given to another token, which unwraps it (`unwrap_key/6`).
+  Wraps a key: `{:ok, wrapped}`, a binary. This is the key, encrypted with another key. It may be stored, or given to another token, which unwraps it (`unwrap_key/6`).
 
       {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, "kek", :aes_key_wrap_pad, [label: "signing", class: :private_key])
       {:ok, wrapped} = Pkcs11Pool.wrap_key(MyApp.HSM, "partner", {:rsa_pkcs_oaep, hash: :sha256}, "dek")
 
-  The wrapping key must be on the token: another one's public key is put there by `create_object/3`.
+  The wrapping key must be on the token. To wrap with somebody else's public key, put it on the token by `create_object/3`.
 
   | mechanism | the wrapping key | what it wraps |
   |---|---|---|
   | `:aes_key_wrap` | AES | keys of 16 bytes or more, a multiple of 8 (RFC 3394): AES keys; private keys on few tokens |
   | `:aes_key_wrap_kwp`, on many tokens by its older name `:aes_key_wrap_pad` | AES | keys of any length (RFC 5649), private keys in PKCS #8, too |
-  | `{:aes_cbc_pad, iv: iv}`, `{:aes_cbc, iv: iv}` | AES | keys of any length; with `:aes_cbc` whole blocks. A changed one may be unwrapped to another key: nothing is verified |
+  | `{:aes_cbc_pad, iv: iv}`, `{:aes_cbc, iv: iv}` | AES | keys of any length; with `:aes_cbc` whole blocks only. Nothing is verified: if the wrapped key was changed, another key may come out |
   | `{:aes_gcm, iv: iv}` | AES | keys of any length, verified; with `iv: :token` the result is `{:ok, {iv, wrapped}}` |
   | `{:rsa_pkcs_oaep, hash: :sha256}`, `:rsa_pkcs` | the public key of RSA | secret keys that are shorter than the modulus |
-  | `{:rsa_aes_key_wrap, hash: :sha256}` | the public key of RSA | keys of any length, private keys, too: with an AES key that is made for it, and wrapped by OAEP |
+  | `{:rsa_aes_key_wrap, hash: :sha256}` | the public key of RSA | keys of any length, also private keys: the token makes an AES key for it, and wraps that with OAEP |
 
-  Of the key that is wrapped, nothing tells its class: where several objects have its label or id, such as the two halves of a pair, name the `:class`, too. `select: :newest` or a
-  function (see `sign/5`) is asked for each of the two keys.
+  The mechanism does not imply the class of the key that is wrapped. If several objects have its label or id, such as the two halves of a pair, give the `:class`, too. `:select`
+  (`t:key_option/0`) is used for each of the two keys.
 
-  The key needs `extractable: true` (else `:key_unextractable`), and one that has `wrap_with_trusted: true` is wrapped only by a key that is `trusted: true`
-  (`:key_not_wrappable`). A wrapping key that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. An error of one of the two keys says which in
-  `details.argument`: `:wrapping_key` or `:key`.
+  The key needs `extractable: true`; otherwise the error is `:key_unextractable`. A key with `wrap_with_trusted: true` can be wrapped only by a key with `trusted: true`;
+  otherwise the error is `:key_not_wrappable`. A wrapping key that does not fit the mechanism is `:key_type_inconsistent`, and the module is not called. An error says in
+  `details.argument` which of the two keys it is about: `:wrapping_key` or `:key`.
 
-  To see whether the other side has the same key, compare key check values (see `key_info/3`). SoftHSM 2.6.1 loses the length of a key that is no
-  multiple of 8 bytes when it wraps it with padding: it comes back with zeros behind it.
+  To check that the other side has the same key, compare key check values (see `key_info/3`). If the length of a key is not a multiple of 8 bytes, SoftHSM 2.6.1 loses the length when it wraps the
+  key with padding: the unwrapped key has zeros at its end.
 
-  Calls `C_WrapKey` (PKCS#11 2.40, 5.13). Never tried again where it may have run.
+  Calls `C_WrapKey` (PKCS#11 2.40, 5.13). Never tried again if it may have run.
   """
   @spec wrap_key(pool, key, mechanism, key, [key_option]) ::
           {:ok, binary | {iv :: binary, wrapped :: binary}} | {:error, Error.t()}
@@ -938,12 +938,12 @@ defmodule Pkcs11Pool do
       Pkcs11Pool.unwrap_key(MyApp.HSM, "kek", :aes_key_wrap, wrapped,
         class: :secret_key, key_type: :aes, token: true, label: "dek", sensitive: true, encrypt: true, decrypt: true)
 
-  `wrap_key/5` lists the mechanisms. The template needs `:class` and `:key_type` of what was wrapped (of a private key, `class: :private_key, key_type: :ec`); its length comes with it.
+  `wrap_key/5` lists the mechanisms. The template needs the `:class` and `:key_type` of the key that was wrapped (for instance `class: :private_key, key_type: :ec`), but not its length.
 
-  A wrapped key that was changed, or that was wrapped otherwise, is an error whose reason is the token's affair (`:wrapped_key_invalid`, `:encrypted_data_invalid`, with SoftHSM `:general_error`, with
-  kryoptic `:device_error`). Tell nobody who sends wrapped keys which it was, above all with `:rsa_pkcs` and `:aes_cbc_pad`: by such answers others have decrypted what they could not read.
+  If the wrapped key was changed, or was wrapped in another way, the token decides which error it is (`:wrapped_key_invalid`, `:encrypted_data_invalid`, with SoftHSM `:general_error`, with
+  kryoptic `:device_error`). Do not tell the sender of a wrapped key which error it was, above all with `:rsa_pkcs` and `:aes_cbc_pad`: with many such answers an attacker can find out the key.
 
-  The unwrapping key needs `unwrap: true`. One that is none of the mechanism's is `:key_type_inconsistent`, and the module is not asked. The mechanism implies its class. About templates and session objects see `generate_key_pair/5`.
+  The unwrapping key needs `unwrap: true`. If it does not fit the mechanism, the error is `:key_type_inconsistent`, and the module is not called. The mechanism implies its class. About templates and session objects see `generate_key_pair/5`.
 
   Calls `C_UnwrapKey` (PKCS#11 2.40, 5.13). Never tried again if it may have run: after an error with `executed: :unknown`, look for the key.
   """
@@ -1084,19 +1084,19 @@ defmodule Pkcs11Pool do
   defbang create_object!(pool, template, opts :: [generate_option]) :: Object.t()
 
   @doc """
-  Makes a private key on the token of one that was made elsewhere: `{:ok, object}`.
+  Puts a private key that was made elsewhere on the token: `{:ok, object}`.
 
       pem = File.read!("key.pem")
       Pkcs11Pool.import_private_key(MyApp.HSM, pem, token: true, label: "tls", id: <<1>>, private: true, sensitive: true, sign: true)
 
-  The *key* is an RSA key, or one on a curve (ECDSA, Edwards, Montgomery; also with parameters that are written out): an `RSAPrivateKey`, `ECPrivateKey` or
-  `PrivateKeyInfo` as OTP's `:public_key` has it, DER of one of these, or PEM that has one private key and, maybe, certificates beside it. One that is
-  encrypted is to be decrypted before (`:public_key.pem_entry_decode/2`). What is none raises `ArgumentError`, which shows nothing of it.
+  The *key* is an RSA key, or a key on a curve (ECDSA, Edwards, Montgomery; the curve may also be given by explicit parameters): an `RSAPrivateKey`, `ECPrivateKey` or
+  `PrivateKeyInfo` as OTP's `:public_key` has it, DER of one of these, or PEM with one private key and perhaps certificates. Decrypt an encrypted key
+  before (`:public_key.pem_entry_decode/2`). Anything else raises `ArgumentError`, whose message shows nothing of it.
 
-  The template is what `create_object/3` takes, without what the key says itself: `:class`, `:key_type`, and `:modulus` and so on, or `:ec_params` and `:value`. One that says
-  otherwise raises `ArgumentError`. About templates and session objects see `generate_key_pair/5`.
+  The template is that of `create_object/3`, without the attributes that the key determines: `:class`, `:key_type`, and `:modulus` and so on, or `:ec_params` and `:value`. If the template contradicts
+  the key, it raises `ArgumentError`. About templates and session objects see `generate_key_pair/5`.
 
-  No public key is made. Where one is wanted on the token, for `verify/6` and `public_key/3`, `create_object/3` makes it:
+  No public key is made. If you need it on the token, for `verify/6` and `public_key/3`, make it by `create_object/3`:
 
       {:ECPrivateKey, _, _, {:namedCurve, _}, point, _} = key = :public_key.generate_key({:namedCurve, :secp256r1})
 
@@ -1104,7 +1104,7 @@ defmodule Pkcs11Pool do
         class: :public_key, key_type: :ec, token: true, label: "tls", id: <<1>>, verify: true,
         ec_params: :secp256r1, ec_point: <<4, byte_size(point)>> <> point)
 
-  The template's bytes are overwritten in native memory after the call; the caller's key is the VM's. Many tokens take no key in the clear: theirs is the error.
+  After the call, the key's bytes are overwritten in native memory, but not in your own binary. Many tokens take no key in the clear; the error is the token's then.
 
   Calls `C_CreateObject` (PKCS#11 2.40, 5.7). Never tried again: after an error with `executed: :unknown`, look for the key.
   """

@@ -14,29 +14,29 @@ defmodule Pkcs11Pool.Group do
 
   ## Which member
 
-  A member of this node goes before those of other nodes. With `strategy: :balance`, of two members chosen at random the one with fewer operations waiting gets the
-  call; with `strategy: :priority`, the first of `:members` that is available, for active and standby. A member is left out while it drains, while its token is away or
-  refuses calls, and while its health is `:down` (`Pkcs11Pool.Health`), which the group looks at every second. If none is left, the call goes to a member all the same, whose error says what
+  Members on this node are used before members on other nodes. With `strategy: :balance`, the group chooses two members at random, and the one with fewer waiting operations gets the
+  call. With `strategy: :priority`, the first available member of `:members` gets it (active and standby). A member is not used while it drains, while its token is away or
+  refuses calls, or while its health is `:down` (`Pkcs11Pool.Health`; the group looks at it every second). If no member is left, the call goes to a member all the same, and its error says what
   is wrong.
 
   ## When a member fails
 
-  Another member is asked, once, if the error has `executed: false` and the time that the call may wait is not over. So nothing is done twice: where `executed` is
-  `:unknown`, or `true`, the error is yours. Both attempts share one `:queue_timeout`. Items of a list (`sign_many/5` and the others) have their own results, and are not tried again.
+  The call goes to another member, once, if the error has `executed: false` and the time that the call may wait is not over. So nothing is done twice: if `executed` is
+  `:unknown` or `true`, you get the error. Both attempts share one `:queue_timeout`. Items of a list (`sign_many/5` and the others) have their own results, and are not tried again.
 
-  What belongs to one member stays there: the calls of a `with_session/3` block with the group's name, streams, and calls with an object (`%Pkcs11Pool.Object{}`), which go to the member whose
-  token it is of. Blocks and streams run on members of this node only.
+  Some calls stay on one member: the calls of a `with_session/3` block with the group's name, streams, and calls with an object (`%Pkcs11Pool.Object{}`), which go to the member that has the
+  object's token. Blocks and streams run on members of this node only.
 
-  Keys are named by what they have on every member: label, id, public key. `check_keys/2` says what each has.
+  Name keys by something that is the same on every member: label, id, public key. `check_keys/2` says which keys each member has.
 
-  What makes or changes something (`generate_key/4`, `create_object/3`, `destroy_object/3` and so on), and what concerns one pool (`login/3`, `resize/2`, `drain/2`, `reload/2`), raises `ArgumentError`
-  for a group: name the member.
+  Functions that make or change something (`generate_key/4`, `create_object/3`, `destroy_object/3` and so on), and functions for one pool (`login/3`, `resize/2`, `drain/2`, `reload/2`), raise `ArgumentError`
+  for a group: call them with the name of the member.
 
   ## Several nodes
 
-  With `scope: MyApp.PG`, groups of the same name on connected nodes find each other by OTP's `:pg`, in this scope. A node without tokens has `members: []`. A call on a member of another node is
-  one `:erpc` call that takes at most its `:queue_timeout` and its `:operation_timeout` together (longer for calls of several operations). A node that went away, or did not answer in time, while it had the call, is
-  `:node_unavailable` with `executed: :unknown`; one that is not connected is not asked. PINs stay where they are: each node has its own source. What is encrypted, decrypted or signed does cross the network: have the distribution use TLS.
+  With `scope: MyApp.PG`, groups of the same name on connected nodes find each other by OTP's `:pg`, in this scope. On a node without tokens, give `members: []`. A call on a member of another node is
+  one `:erpc` call, which takes at most its `:queue_timeout` and its `:operation_timeout` together (longer for calls of several operations). If a node goes away, or does not answer in time, while it has the call, the error is
+  `:node_unavailable` with `executed: :unknown`. A node that is not connected gets no calls. PINs are not sent: each node has its own source. But the data of the calls goes over the network: use TLS for the distribution.
   """
 
   alias Pkcs11Pool.Error

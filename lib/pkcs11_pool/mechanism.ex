@@ -12,32 +12,32 @@ defmodule Pkcs11Pool.Mechanism do
   | `:rsa_pkcs`, `:sha256_rsa_pkcs`, `:sha384_rsa_pkcs`, ..., `:rsa_x_509` | none |
   | `:sha256_rsa_pkcs_pss`, ... | none needed: the hash and the MGF of the name, and a salt as long as the hash. `{:sha256_rsa_pkcs_pss, salt_length: 20, mgf: :sha1}` changes that |
   | `{:rsa_pkcs_pss, hash: :sha256, mgf: :sha256, salt_length: 32}` | `:hash` is required; `:mgf` defaults to the hash, `:salt_length` (bytes) to its length |
-  | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""`. A token that does not look at the label is found out: `:parameters_ignored` |
+  | `{:rsa_pkcs_oaep, hash: :sha256, mgf: :sha256, source: ""}` | `:hash` is required; `:mgf` defaults to the hash, `:source` (the label, a binary) to `""`. If the token ignores the label, the error is `:parameters_ignored` |
   | `:ecdsa`, `:ecdsa_sha256`, ... | none |
-  | `:eddsa`, `{:eddsa, prehash: true, context: "app"}` | none needed: Ed25519 or Ed448, by the key. `:prehash` (default false) is Ed25519ph or Ed448ph, where the token hashes the message; `:context` (at most 255 bytes) is that of Ed25519ctx, Ed25519ph, Ed448 and Ed448ph. A token that does not look at them is found out: `:parameters_ignored` |
+  | `:eddsa`, `{:eddsa, prehash: true, context: "app"}` | none needed: Ed25519 or Ed448, by the key. `:prehash` (default false) is Ed25519ph or Ed448ph: the token hashes the message first; `:context` (at most 255 bytes) is for Ed25519ctx, Ed25519ph, Ed448 and Ed448ph. If the token ignores them, the error is `:parameters_ignored` |
   | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required: a binary of 1 to 128 bytes (some tokens use only the beginning of a longer one), or `:token` if the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
-  | `{:aes_ccm, nonce: nonce, aad: "", mac_length: 16}` | `:nonce` of 7 to 13 bytes is required, as short as leaves room for the data's length; `:aad` defaults to `""`, `:mac_length` (4, 6, ..., 16 bytes) to 16. A stream needs `:data_length`, the bytes of the whole plaintext |
-  | `{:chacha20_poly1305, nonce: nonce, aad: ""}` | `:nonce` of 12 bytes (of some tokens 8 or 24) is required; `:aad` defaults to `""`. The same for `:salsa20_poly1305` |
+  | `{:aes_ccm, nonce: nonce, aad: "", mac_length: 16}` | `:nonce` of 7 to 13 bytes is required; the longer the data, the shorter the nonce must be (13 bytes: data up to 64 KiB); `:aad` defaults to `""`, `:mac_length` (4, 6, ..., 16 bytes) to 16. A stream needs `:data_length`, the bytes of the whole plaintext |
+  | `{:chacha20_poly1305, nonce: nonce, aad: ""}` | `:nonce` of 12 bytes (on some tokens 8 or 24) is required; `:aad` defaults to `""`. The same for `:salsa20_poly1305` |
   | `{:chacha20, nonce: nonce, counter: 0}` | `:nonce` of 12 or 8 bytes is required; `:counter`, the number of the first block, defaults to 0. It has 32 bits, or 64 with a nonce of 8 bytes |
   | `{:aes_cbc, iv: iv}`, `:aes_cbc_pad`, `:aes_ofb`, `:aes_cfb8`, ... | `:iv` of 16 bytes is required |
   | `{:aes_cts, iv: iv}` | CBC with ciphertext stealing (CBC-CS1): data of 16 bytes or more, of any length; `:iv` of 16 bytes is required |
   | `{:aes_xts, iv: iv}` | `:iv` of 16 bytes is required: the tweak, or the number of the data unit, little-endian. Its key is of type `:aes_xts`, 32 or 64 bytes, from `:aes_xts_key_gen` |
   | `{:des3_cbc, iv: iv}`, `:des3_cbc_pad`, ... | `:iv` of 8 bytes is required |
   | `{:aes_ctr, counter_block: block, counter_bits: 128}` | `:counter_block` of 16 bytes is required; `:counter_bits` defaults to 128 |
-  | `:aes_key_wrap`, `:aes_key_wrap_pad`, `:aes_key_wrap_kwp` | none needed; `:iv` replaces the standard's own |
+  | `:aes_key_wrap`, `:aes_key_wrap_pad`, `:aes_key_wrap_kwp` | none needed; `:iv` replaces the IV of the standard |
   | `{:sha256_hmac_general, length: 16}`, `:aes_cmac_general`, ... | `:length` of the MAC in bytes is required |
   | `:sha256_hmac`, `:aes_cmac`, `:sha256`, `:aes_key_gen`, `:ec_key_pair_gen`, ... | none |
   | `{:ecdh1_derive, kdf: :null, public_data: point, shared_data: ""}` | `:public_data` is required; `:kdf` (`CKD_` in lower case, `:sha256_kdf` or `:sha256`) defaults to `:null`, `:shared_data` to `""`. The same for `:ecdh1_cofactor_derive` |
   | `{:dh_pkcs_derive, public_data: binary}` | `:public_data` is required |
   | `{:hkdf_derive, hash: :sha256, salt: nil, info: "", extract: true, expand: true}` | `:hash` is required. `:salt` is a binary, `{:key, key}` for the value of another secret key, or nil (or `""`): none; `:info` defaults to `""`. `extract: false` or `expand: false` leaves a step out (RFC 5869). The same for `:hkdf_data`, which makes a data object |
-  | `{:concatenate_base_and_key, key: key}` | the base key's value, then that of another secret key: `:key` is required, whatever names a key |
+  | `{:concatenate_base_and_key, key: key}` | the value of the base key, followed by that of another secret key: `:key` is required, a `t:Pkcs11Pool.key/0` |
   | `{:concatenate_base_and_data, data: binary}`, `:concatenate_data_and_base`, `:xor_base_and_data` | `:data` is required |
   | `{:extract_key_from_key, first_bit: 0}` | `:first_bit` is required: the key begins with this bit of the base key |
   | `{:aes_ecb_encrypt_data, data: binary}`, `{:aes_cbc_encrypt_data, iv: iv, data: binary}`, and of other ciphers (`:des3_ecb_encrypt_data`, ...) | `:data` is required, in whole blocks, and with CBC an `:iv` of a block: the key is `:data`, encrypted with the base key |
-  | `{:pkcs5_pbkd2, prf: :hmac_sha256, iterations: 600_000, salt: salt, password: password}` | all are required; for `Pkcs11Pool.generate_key/4`, as the base is a password. `:prf` is `CKP_PKCS5_PBKD2_` in lower case, or the hash alone |
-  | `{:rsa_aes_key_wrap, hash: :sha256, mgf: :sha256, source: "", aes_bits: 256}` | `:hash` is required; the others as of `:rsa_pkcs_oaep`, which wraps an AES key of `:aes_bits` (256 by default), by which `:aes_key_wrap_kwp` wraps the key |
-  | `:ml_dsa`, `:slh_dsa`, `:hash_ml_dsa_sha256`, `:hash_slh_dsa_sha256`, ... | none needed. `{:ml_dsa, context: "", hedge: :preferred}`: `:context` is a binary of at most 255 bytes, `""` by default; `:hedge` says whether a signature is made with fresh random bytes: `:preferred` (the default), `:required`, or `:deterministic`. Who verifies needs the context |
-  | `{:hash_ml_dsa, hash: :sha256}`, `{:hash_slh_dsa, hash: :sha256}` | `:hash` is required, `:context` and `:hedge` as above: what is signed is a digest of that hash, by HashML-DSA and HashSLH-DSA |
+  | `{:pkcs5_pbkd2, prf: :hmac_sha256, iterations: 600_000, salt: salt, password: password}` | all are required. It is for `Pkcs11Pool.generate_key/4`, since it starts from a password, not from a key. `:prf` is `CKP_PKCS5_PBKD2_` in lower case, or the hash alone |
+  | `{:rsa_aes_key_wrap, hash: :sha256, mgf: :sha256, source: "", aes_bits: 256}` | `:hash` is required; `:mgf` and `:source` as in `:rsa_pkcs_oaep`. The token makes an AES key of `:aes_bits` (256 by default), wraps the key with it by `:aes_key_wrap_kwp`, and wraps the AES key by OAEP |
+  | `:ml_dsa`, `:slh_dsa`, `:hash_ml_dsa_sha256`, `:hash_slh_dsa_sha256`, ... | none needed. `{:ml_dsa, context: "", hedge: :preferred}`: `:context` is a binary of at most 255 bytes, `""` by default; `:hedge` says whether a signature is made with fresh random bytes: `:preferred` (the default), `:required`, or `:deterministic`. To verify, give the same context |
+  | `{:hash_ml_dsa, hash: :sha256}`, `{:hash_slh_dsa, hash: :sha256}` | `:hash` is required, `:context` and `:hedge` as above. The data is a digest of that hash; the signature is HashML-DSA or HashSLH-DSA |
   | `:ml_dsa_key_pair_gen`, `:slh_dsa_key_pair_gen`, `:ml_kem_key_pair_gen`, `:ml_kem` | none. The templates have the `:parameter_set` |
   | `{name, binary}` | for a mechanism that is not in this table: the bytes of its C struct as they are |
   | `{:vendor, code, parameters}` | a number of your vendor's; `nil`, a binary, or a mechanism of this table whose C struct is used: `{:vendor, 0x80000001, {:rsa_pkcs_pss, hash: :sha256}}` |

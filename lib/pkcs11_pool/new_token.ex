@@ -180,7 +180,7 @@ defmodule Pkcs11Pool.NewToken do
   defp refused(:pin_source, {option, explained}, _options), do: "#{option}: #{explained}."
 
   defp refused(:same_pins, _details, _options) do
-    "The security officer's PIN and the user's are one and the same: whoever knows the user's could set a new one, and make the token anew. Give two."
+    "The security officer's PIN and the user's PIN are the same: everybody who knows the user's PIN could set a new one, and initialize the token again. Give two PINs."
   end
 
   defp not_done(:token, %Error{reason: :pin_incorrect}, options) do

@@ -8,54 +8,53 @@ defmodule Pkcs11Pool.Telemetry do
 
   ## Spans
 
-  A span is a `:start` event, then a `:stop` or an `:exception` event. `{:error, _}` is a `:stop` with
-  `result: :error` and the error's `reason`; `:exception` is only for what raised, threw or exited.
-  The events of an operation and of a lease are emitted in the caller's process, those of logins and
-  opened sessions in the pool's server: there a `:start` comes together with its `:stop`, and its
-  `system_time` says when it was.
+  A span is a `:start` event, then a `:stop` or an `:exception` event. If a call returns `{:error, _}`, the event is `:stop` with
+  `result: :error` and the error's `reason`. `:exception` is only for calls that raised, threw or exited.
+  The events of an operation and of a lease are emitted in the caller's process. Those of logins and
+  opened sessions are emitted in the pool's server; there, the `:start` comes together with the `:stop`, and its
+  `system_time` says when the login or the opening began.
 
   | event | measurements | metadata |
   |---|---|---|
-  | `[:pkcs11_pool, :operation, :start]` | `system_time` | `pool`, `operation` (`:sign`, ...), `mechanism` where the operation has one, the caller's own |
-  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its number, where it had one), `result` (`:ok`, `:error`), `reason` |
+  | `[:pkcs11_pool, :operation, :start]` | `system_time` | `pool`, `operation` (`:sign`, ...), `mechanism` if the operation has one, the caller's own metadata |
+  | `[:pkcs11_pool, :operation, :stop]` | `duration`, `queue_time` | the same, `session` (its number, if there was one), `result` (`:ok`, `:error`), `reason` |
   | `[:pkcs11_pool, :operation, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
   | `[:pkcs11_pool, :lease, :start]` | `system_time` | `pool`, the caller's own |
   | `[:pkcs11_pool, :lease, :stop]` | `duration`, `queue_time` | the same, `session`, `result`, `reason` |
   | `[:pkcs11_pool, :lease, :exception]` | `duration` | those of `:start`, `kind`, `reason`, `stacktrace` |
   | `[:pkcs11_pool, :login, :start]` | `system_time` | `pool`, `user` |
   | `[:pkcs11_pool, :login, :stop]` | `duration` | the same, `result`, `reason` |
-  | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` where it was opened |
+  | `[:pkcs11_pool, :open_session, :start]` | `system_time` | `pool`, `session` if it was opened |
   | `[:pkcs11_pool, :open_session, :stop]` | `duration` | the same, `result`, `reason` |
 
-  `queue_time` is the time from the call to the operation's start on a session; of one that never started
-  (`:queue_timeout`, `:overloaded`, `:token_unavailable`, `:pool_not_found`, ...) it is all of its `duration`, so that a distribution
-  of queue times has the worst ones in it. That of `login/3` begins when the PIN source has given its PIN; that of `reload/2`
-  ends when nobody is inside the module any more. `await_ready/2`, health checks, and the first session that a pool opens by itself are
-  nobody's operation, and no events of that name. A list (`sign_many/5`
-  and its like) is one operation: `:stop` has `count`, how many items it has, and `failed`, how many of
-  them are errors, among its measurements, `queue_time` of its first slice, and no `session`. A stream
-  (`sign_stream/5` and its like) is one operation, too: `:stop` and `:exception` have `bytes`, how many went into it, and
-  `queue_time` is that of its session. A lazy one (`encrypt_stream/5`, `decrypt_stream/5`) that was left
-  before its end, whether by its consumer or by an exception, ends with `:stop` and `result: :halted`. The caller's own
-  metadata is the `:telemetry_metadata` option of a call; the library's keys win over it. The `mechanism` is
-  without its parameters, and nothing in any event is a PIN, key material or data: `reason` of an
-  `:exception` is the exception's module or a bare atom, and stack traces hold arities, not
-  arguments.
+    * `queue_time` is the time from the call to the operation's start on a session. If an operation never started
+      (`:queue_timeout`, `:overloaded`, `:token_unavailable`, `:pool_not_found`, ...), it is the whole `duration`, so that a distribution
+      of queue times contains the worst ones. The `queue_time` of `login/3` begins when the PIN source has given its PIN. That of `reload/2`
+      ends when no thread is inside the module any more
+    * `await_ready/2`, health checks, and the first session that a pool opens by itself are not operations, and have no such events
+    * A list (`sign_many/5`, `verify_many/5`, `encrypt_many/5`, `decrypt_many/5`) is one operation. The measurements of its `:stop` have `count`, the number of items, and `failed`, the number of
+      items that are errors. `queue_time` is that of its first slice, and there is no `session`
+    * A stream (`sign_stream/5`, ...) is one operation, too. `:stop` and `:exception` have `bytes`, the number of bytes that went into it, and
+      `queue_time` is the wait for its session. If a lazy stream (`encrypt_stream/5`, `decrypt_stream/5`) is left
+      before its end, by its consumer or by an exception, it ends with `:stop` and `result: :halted`
+    * The caller's own metadata is the `:telemetry_metadata` option of a call. The library's own keys win over it
+    * The `mechanism` is without its parameters, and no event contains a PIN, key material or data. The `reason` of an
+      `:exception` is the exception's module or an atom, and stack traces contain arities, not arguments
 
   ## Events
 
   | event | measurements | metadata |
   |---|---|---|
   | `[:pkcs11_pool, :session, :opened]` | `system_time` | `pool`, `session`, `reason` |
-  | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:ttl`, `:surplus`, `:drain`, `:hung` when its call has returned after all, the class of a return code, ...) |
-  | `[:pkcs11_pool, :session, :hung]` | `duration` until now | `pool`, `session` (0: it is being opened), `operation` (`:keepalive` for one of the pool's own), `executor` (`:threads`, `:dirty_io`), `hung` (as in `status/1`), `reason`: what it costs (`:replaced`: nothing more; a `:session` of the pool; a `:scheduler` of the VM's; the `:login`) |
+  | `[:pkcs11_pool, :session, :closed]` | `system_time` | `pool`, `session`, `reason` (`:ttl`, `:surplus`, `:drain`, `:hung` if its hung call has returned at last, the class of a return code, ...) |
+  | `[:pkcs11_pool, :session, :hung]` | `duration` until now | `pool`, `session` (0: it is being opened), `operation` (`:keepalive` for one of the pool's own), `executor` (`:threads`, `:dirty_io`), `hung` (as in `status/1`), `reason`: what it costs until it returns (`:replaced`: nothing, there is a new session; `:session`: a session of the pool; `:scheduler`: a dirty-IO scheduler of the VM; `:login`: nobody can log in or out) |
   | `[:pkcs11_pool, :operation, :retry]` | `system_time` | `pool`, `class` and `reason` (of the return code), `function` (that returned it, as in an error: `:C_Sign`) |
   | `[:pkcs11_pool, :pool, :down]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :pool, :up]` | `system_time` | `pool` |
-  | `[:pkcs11_pool, :group, :failover]` | `count` (1) | `group`, `from`, `to` (each a member, `{pool, node}`), `reason`: that of the first attempt |
+  | `[:pkcs11_pool, :group, :failover]` | `count` (1) | `group`, `from`, `to` (each a member, `{pool, node}`), `reason` (of the first attempt) |
   | `[:pkcs11_pool, :breaker, :open]` | `system_time` | `pool`, `reason` |
   | `[:pkcs11_pool, :breaker, :closed]` | `system_time` | `pool` |
-  | `[:pkcs11_pool, :module, :reinitialized]` | `system_time` | `pool` (the one that had it done; all pools of the module are concerned), `reason`: `:lost` (the module had lost its initialization), `:trouble` (all calls failed for `:trouble_timeout`), `:keys_vanished` (none of the keys that were known was found), `:reload` (`Pkcs11Pool.reload/2`) |
+  | `[:pkcs11_pool, :module, :reinitialized]` | `system_time` | `pool` (the one that did it; it concerns all pools of the module), `reason`: `:lost` (the module had lost its initialization), `:trouble` (all calls failed for `:trouble_timeout`), `:keys_vanished` (none of the keys that were known was found), `:reload` (`Pkcs11Pool.reload/2`) |
   | `[:pkcs11_pool, :private_key, :failed]` | `system_time` | `pool`, `algorithm`, `reason`: a signature for `:ssl` or `:public_key` failed (`Pkcs11Pool.OTP`) |
   | `[:pkcs11_pool, :key, :ambiguous]` | `count` (of candidates) | `pool`, `operation` |
 
@@ -70,11 +69,11 @@ defmodule Pkcs11Pool.Telemetry do
   @typedoc """
   Options of `attach_default_logger/1`:
 
-    * `:level` - of the lines about what fails or is slow. Default `:warning`
-    * `:interval` - ms in which the same failure (pool, operation, mechanism and reason) is logged once; the next line says how many there were. Default 30,000;
-      0 logs each
-    * `:slower_than` - ms; what took longer is logged though it succeeded. Default `:infinity`
-    * `:success_level` - the level at which each success is logged, such as `:debug`. Default nil: none is
+    * `:level` - the level of the lines about failed and slow operations. Default `:warning`
+    * `:interval` - ms. During this time the same failure (pool, operation, mechanism and reason) is logged once; the next line says how many there were. Default 30,000;
+      0 logs each failure
+    * `:slower_than` - ms. Operations that took longer are logged even if they succeeded. Default `:infinity`
+    * `:success_level` - the level at which each success is logged, such as `:debug`. Default nil: successes are not logged
   """
   @type logger_option ::
           {:level, Logger.level()}
@@ -83,7 +82,7 @@ defmodule Pkcs11Pool.Telemetry do
           | {:success_level, Logger.level() | nil}
 
   @doc """
-  Logs operations, leases, logins and openings of sessions that fail, and what the pool tries again. Call it once, before the pools are started.
+  Logs operations, leases, logins and openings of sessions that fail, and operations that the pool tries again. Call it once, before the pools are started.
 
       :ok = Pkcs11Pool.Telemetry.attach_default_logger(slower_than: 1_000)
 
@@ -98,7 +97,7 @@ defmodule Pkcs11Pool.Telemetry do
   def attach_default_logger(level_or_opts \\ []), do: DefaultLogger.attach(level_or_opts)
 
   @doc """
-  Takes the default logger away; `{:error, :not_found}` if it is not attached.
+  Detaches the default logger. Returns `{:error, :not_found}` if it is not attached.
   """
   @spec detach_default_logger() :: :ok | {:error, :not_found}
   def detach_default_logger, do: DefaultLogger.detach()

@@ -32,8 +32,8 @@ defmodule Pkcs11Pool.Testing do
       Pkcs11Pool.Testing.generate_keys!(MyApp.HSM, signing: :rsa2048)
       ExUnit.after_suite(fn _result -> Pkcs11Pool.Testing.delete_token(token) end)
 
-  SoftHSM finds its configuration by the environment variable `SOFTHSM2_CONF`, of which a process has one. These functions set it for the C library. A pool on another SoftHSM
-  token in the same VM needs its own configuration as an option, lest it reads that of a throwaway token: `module_env: %{"SOFTHSM2_CONF" => "/path/of/softhsm2.conf"}`.
+  SoftHSM finds its configuration by the environment variable `SOFTHSM2_CONF`, and there is only one for the whole VM. These functions set it for the C library. So if the same VM has a pool on
+  another SoftHSM token, give that pool its own configuration: `module_env: %{"SOFTHSM2_CONF" => "/path/of/softhsm2.conf"}`.
 
   Most systems have a package of SoftHSM: `softhsm2` on Debian, `softhsm` on Alpine, Fedora and Homebrew. Its library is found where these packages put it; for another place, set the variable
   `SOFTHSM2_MODULE`.

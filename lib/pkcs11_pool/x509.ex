@@ -253,7 +253,7 @@ defmodule Pkcs11Pool.X509 do
 
     Extensions.ca?(extensions) ||
       raise ArgumentError,
-            "the CA's certificate is none of a CA: its basic constraints do not say so"
+            "ca_certificate is not the certificate of a CA: its basic constraints do not say so"
 
     %{
       name: elem(tbs, 6),

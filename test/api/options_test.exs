@@ -200,7 +200,7 @@ defmodule Pkcs11Pool.OptionsTest do
           {:retry_policy, %{general_error: :retry}, "one of [:dead_session"},
           {:retry_policy, %{-1 => :caller}, "got: -1"},
           {:retry_policy, %{0 => :caller}, "got: 0"},
-          {:retry_policy, %{pin_incorrect: :device_trouble}, "lest a PIN be tried twice"}
+          {:retry_policy, %{pin_incorrect: :device_trouble}, "so that no PIN is tried twice"}
         ] do
       text_given = message([{name, value}])
       assert text_given =~ "invalid value for #{inspect(name)} option: expected"

@@ -201,7 +201,7 @@ defmodule Pkcs11Pool.InitTest do
              "--pin: the token takes PINs of 4 to 255 bytes"},
             {"INIT_TEST_SHORT_PIN", "INIT_TEST_PIN",
              "--so-pin: the token takes PINs of 4 to 255 bytes"},
-            {"INIT_TEST_PIN", "INIT_TEST_PIN", "are one and the same"},
+            {"INIT_TEST_PIN", "INIT_TEST_PIN", "are the same"},
             {"INIT_TEST_NOT_SET", "INIT_TEST_PIN",
              "--so-pin-env: the environment variable INIT_TEST_NOT_SET is not set"}
           ] do

@@ -47,7 +47,7 @@ defmodule Mix.Tasks.Pkcs11Pool.Init do
   | 2 | the arguments are wrong, and nothing was done |
   | 3 | the module crashed, or ended its VM |
   | 4 | the module did not return in time |
-  | 5 | the security officer's PIN was refused, or was not tried lest the token lock |
+  | 5 | the security officer's PIN was refused, or was not tried, since the token might lock |
 
   In a release: `bin/my_app eval 'Pkcs11Pool.Release.init("--module ...")'`.
   """

@@ -274,7 +274,7 @@ defmodule Pkcs11Pool.Options.Value do
       code in ReturnCode.credential_codes() ->
         invalid!(
           :retry_policy,
-          "no return code that speaks of a PIN, whose class is always :credential lest a PIN be " <>
+          "no return code that is about a PIN: its class is always :credential, so that no PIN is " <>
             "tried twice",
           written
         )
