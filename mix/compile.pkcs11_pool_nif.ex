@@ -290,10 +290,20 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     end
   end
 
-  # Across projects: what was downloaded for one need not be downloaded for the next.
+  # Across projects: what was downloaded or built for one need not be for the next. A user without a home folder has it in the project.
   defp cache_dir do
-    System.get_env("PKCS11_POOL_CACHE_DIR") ||
-      to_string(:filename.basedir(:user_cache, ~c"pkcs11_pool"))
+    configured = System.get_env("PKCS11_POOL_CACHE_DIR")
+
+    cond do
+      configured not in [nil, ""] ->
+        configured
+
+      System.user_home() || System.get_env("XDG_CACHE_HOME") ->
+        to_string(:filename.basedir(:user_cache, ~c"pkcs11_pool"))
+
+      true ->
+        Path.join(Mix.Project.app_path(), "cache")
+    end
   end
 
   defp default_target_dir, do: Path.join(Mix.Project.app_path(), "native")

@@ -44,12 +44,13 @@ defmodule Pkcs11Pool.Build.KeptBuilds do
   end
 
   defp forget_old(builds) do
-    builds
-    |> Path.join("*")
-    |> Path.wildcard()
-    |> Enum.sort_by(&File.stat!(&1, time: :posix).mtime, :desc)
-    |> Enum.drop(@most)
-    |> Enum.each(&File.rm_rf/1)
+    # Another build may be forgetting the same ones.
+    folders =
+      for folder <- Path.wildcard(Path.join(builds, "*")),
+          {:ok, stat} <- [File.stat(folder, time: :posix)],
+          do: {stat.mtime, folder}
+
+    for {_time, folder} <- folders |> Enum.sort(:desc) |> Enum.drop(@most), do: File.rm_rf(folder)
   end
 
   ## What decides
@@ -65,7 +66,7 @@ defmodule Pkcs11Pool.Build.KeptBuilds do
 
   # Cargo reads those of the folders above, too.
   defp configuration(root) do
-    home = System.get_env("CARGO_HOME") || Path.expand("~/.cargo")
+    home = System.get_env("CARGO_HOME") || Path.join(System.user_home() || "/", ".cargo")
 
     above =
       root |> Path.split() |> Enum.scan(&Path.join(&2, &1)) |> Enum.map(&Path.join(&1, ".cargo"))

@@ -74,6 +74,27 @@ defmodule Pkcs11Pool.KeptBuildsTest do
     assert {{:error, [_]}, _} = compile_in(second, :dev)
   end
 
+  # As some containers have it. Mix itself wants MIX_HOME then.
+  test "a user without a home folder can build, too", %{tmp_dir: dir, first: first} do
+    write_own_project(first)
+    cargo(first, "echo cargo was run >&2; exit 101")
+
+    env = %{
+      "HOME" => nil,
+      "CARGO_HOME" => nil,
+      "PKCS11_POOL_CACHE_DIR" => nil,
+      "MIX_HOME" => dir,
+      "MIX_BUILD_PATH" => nil
+    }
+
+    mix = System.find_executable("mix")
+
+    assert {output, 1} =
+             System.cmd(mix, ["compile"], cd: first.dir, env: env, stderr_to_stdout: true)
+
+    assert output =~ "cargo was run"
+  end
+
   test "only the newest builds are kept", %{tmp_dir: dir, first: first} do
     for number <- 1..7 do
       rust(first, "#[unsafe(no_mangle)] pub extern \"C\" fn n() -> i32 { #{number} }")
@@ -89,19 +110,7 @@ defmodule Pkcs11Pool.KeptBuildsTest do
     first: first,
     second: second
   } do
-    files = Path.wildcard(Path.expand("mix/*.ex"))
-
-    for project <- [first, second] do
-      write(project.dir, "mix.exs", """
-      Code.compiler_options(ignore_module_conflict: true)
-      Kernel.ParallelCompiler.require(#{inspect(files)})
-
-      defmodule #{inspect(__MODULE__)}.Small do
-        use Mix.Project
-        def project, do: [app: :small, version: "1.0.0", compilers: [:pkcs11_pool_nif] ++ Mix.compilers()]
-      end
-      """)
-    end
+    Enum.each([first, second], &write_own_project/1)
 
     assert install(dir, "one", first) =~ "Compiling the native library"
 
@@ -110,6 +119,21 @@ defmodule Pkcs11Pool.KeptBuildsTest do
     assert output =~ "Took the native library that was built before"
     refute output =~ "Compiling the native library"
     assert File.read!(second.library) == File.read!(first.library)
+  end
+
+  # One that Mix can compile without this test's VM.
+  defp write_own_project(project) do
+    files = Path.wildcard(Path.expand("mix/*.ex"))
+
+    write(project.dir, "mix.exs", """
+    Code.compiler_options(ignore_module_conflict: true)
+    Kernel.ParallelCompiler.require(#{inspect(files)})
+
+    defmodule #{inspect(__MODULE__)}.Small do
+      use Mix.Project
+      def project, do: [app: :small, version: "1.0.0", compilers: [:pkcs11_pool_nif] ++ Mix.compilers()]
+    end
+    """)
   end
 
   defp install(dir, folder, project) do
