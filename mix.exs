@@ -104,7 +104,7 @@ defmodule Pkcs11Pool.MixProject do
   end
 
   # In the order in which a newcomer wants them. One that is not in this list comes after them.
-  @guides ~w(getting_started tls_and_phoenix jwt_and_x509 testing failure_handling groups secrets performance telemetry vendors tokens process_isolation migrating)
+  @guides ~w(getting_started tls_and_phoenix jwt_and_x509 testing failure_handling groups secrets performance telemetry doctor deployment supported vendors tokens process_isolation migrating)
 
   defp extras do
     first = Enum.map(@guides, &"guides/#{&1}.md")

@@ -88,10 +88,10 @@ defmodule Pkcs11Pool.Telemetry do
 
       [warning] pool MyApp.HSM: sign (sha256_rsa_pkcs) failed: queue_timeout, after 5001 ms, of which it waited 5001 ms (and 213 more since the last such line)
 
-  It is for development, and for a first look at a system. For one that runs, count and alert (`Pkcs11Pool.Metrics`). No line has the caller's metadata, or data. What a pool
-  says of itself it writes without this.
+  It is for development, and for a first look at a system. In production, count and alert (`Pkcs11Pool.Metrics`). No line contains the caller's metadata, or data. The lines that a pool
+  writes about itself come without this logger, too.
 
-  A level alone is `level: level`. `{:error, :already_exists}` if it is attached already. A bad option, and an application without the library `telemetry`, raise `ArgumentError`.
+  Instead of options you may give a level: `:info` is the same as `level: :info`. Returns `{:error, :already_exists}` if it is attached already. A bad option, and an application without the library `telemetry`, raise `ArgumentError`.
   """
   @spec attach_default_logger(Logger.level() | [logger_option]) :: :ok | {:error, :already_exists}
   def attach_default_logger(level_or_opts \\ []), do: DefaultLogger.attach(level_or_opts)
