@@ -17,16 +17,9 @@ defmodule Pkcs11Pool.MatrixTest do
   ]
 
   missing = fn
-    :softhsm ->
-      false
-
-    :kryoptic ->
-      Kryoptic.missing()
-
-    :nss ->
-      if Tokens.NSS.installed?(),
-        do: false,
-        else: "NSS is not installed: run script/bootstrap tokens"
+    :softhsm -> false
+    :kryoptic -> Kryoptic.missing()
+    :nss -> Tokens.NSS.missing()
   end
 
   for {token, title} <- Matrix.tokens() do
@@ -53,13 +46,7 @@ defmodule Pkcs11Pool.MatrixTest do
 
   defp start!(:softhsm), do: start_pool!(SoftHSM.pool_opts(SoftHSM.new_token!(), []))
   defp start!(:kryoptic), do: start_pool!(SoftHSM.pool_opts(Kryoptic.new_token!(), []))
-
-  defp start!(:nss) do
-    dir = Path.join(SoftHSM.dir(), "nss-#{System.unique_integer([:positive])}")
-    File.mkdir_p!(dir)
-    {:ok, [%{opts: opts, pin: pin}]} = Tokens.NSS.set_up(dir)
-    start_pool!(opts ++ [name: :"#{dir}", pin: fn -> pin end])
-  end
+  defp start!(:nss), do: start_pool!(Tokens.NSS.pool_opts())
 
   defp start_pool!(opts) do
     start_supervised!({Pkcs11Pool, opts})

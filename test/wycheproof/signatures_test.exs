@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
   # Signatures that the Wycheproof project has made to be taken, or not to be.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Test.{Kryoptic, Pools, SoftHSM, Wycheproof}
+  alias Pkcs11Pool.Test.{Kryoptic, Pools, SoftHSM, Tokens, Wycheproof}
 
   @moduletag timeout: 300_000
 
@@ -68,16 +68,26 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
       {"RSA PKCS #1 v1.5", @rsa},
       {"RSA PSS", @pss},
       {"ML-DSA", ~w(mldsa_44_verify mldsa_65_verify mldsa_87_verify)}
+    ],
+    nss: [
+      {"ECDSA, in DER and as r and s", Enum.filter(@ecdsa, &(&1 =~ ~r/secp(256|384|521)r1/))},
+      {"RSA PKCS #1 v1.5", @rsa},
+      {"RSA PSS", @pss}
     ]
   ]
 
+  missing = fn
+    :softhsm -> false
+    :kryoptic -> Kryoptic.missing()
+    :nss -> Tokens.NSS.missing()
+  end
+
   for {token, tests} <- @sets do
     describe "#{token}" do
-      @describetag skip: token == :kryoptic and Kryoptic.missing()
+      @describetag skip: missing.(token)
 
       setup do
-        token = unquote(if token == :kryoptic, do: Kryoptic, else: SoftHSM).new_token!()
-        opts = SoftHSM.pool_opts(token, pool_size: 2, lease_timeout: 300_000)
+        opts = [pool_size: 2, lease_timeout: 300_000] |> Keyword.merge(opts(unquote(token)))
         start_supervised!({Pkcs11Pool, opts})
         %{pool: opts[:name]}
       end
@@ -100,6 +110,10 @@ defmodule Pkcs11Pool.Wycheproof.SignaturesTest do
       end
     end
   end
+
+  defp opts(:softhsm), do: SoftHSM.pool_opts(SoftHSM.new_token!())
+  defp opts(:kryoptic), do: SoftHSM.pool_opts(Kryoptic.new_token!())
+  defp opts(:nss), do: Tokens.NSS.pool_opts()
 
   defp verify_group(session, set, group) do
     case Pkcs11Pool.create_object(session, public_key(group)) do

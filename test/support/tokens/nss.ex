@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.Test.Tokens.NSS do
 
   @behaviour Pkcs11Pool.Test.Tokens
 
-  alias Pkcs11Pool.Test.Tokens
+  alias Pkcs11Pool.Test.{SoftHSM, Tokens}
 
   @pin "12345678"
   @paths [
@@ -22,9 +22,32 @@ defmodule Pkcs11Pool.Test.Tokens.NSS do
   @impl true
   def launcher, do: {:ok, []}
 
-  @doc "Whether there is one, with the program that makes its database."
-  @spec installed?() :: boolean
-  def installed?, do: Tokens.find(@paths) != nil and System.find_executable("certutil") != nil
+  @doc "Why there is none, with the program that makes its database, or false."
+  @spec missing() :: String.t() | false
+  def missing do
+    if Tokens.find(@paths) && System.find_executable("certutil"),
+      do: false,
+      else: "NSS is not installed: run script/bootstrap tokens"
+  end
+
+  @doc "The options of a pool on the database of this VM: a module has one set of arguments, and so there is one database."
+  @spec pool_opts() :: keyword
+  def pool_opts do
+    %{opts: opts, pin: pin} = :global.trans({__MODULE__, self()}, &database/0)
+    [name: :"nss-#{System.unique_integer([:positive])}", pin: fn -> pin end] ++ opts
+  end
+
+  defp database do
+    :persistent_term.get(__MODULE__, nil) ||
+      tap(new_database(), &:persistent_term.put(__MODULE__, &1))
+  end
+
+  defp new_database do
+    dir = Path.join(SoftHSM.dir(), "nss")
+    File.mkdir_p!(dir)
+    {:ok, [token]} = set_up(dir)
+    token
+  end
 
   @impl true
   def set_up(dir) do
