@@ -40,12 +40,12 @@ defmodule Pkcs11Pool do
   ignore it.
 
   `{:public_key, key}` and `{:certificate, certificate}` name the key on the token that belongs to it: the private key for operations that sign, decrypt, unwrap or
-  derive, the public key for those that verify or encrypt, and the private key otherwise. A *public key* is of RSA, or on a curve (ECDSA,
-  Edwards, Montgomery), as OTP has it (`{:RSAPublicKey, n, e}`, `{{:ECPoint, point}, {:namedCurve, oid}}`, or what `public_key/3` returns), or its SubjectPublicKeyInfo in DER or
+  derive, the public key for those that verify or encrypt, and the private key otherwise. A *public key* is of RSA, on a curve (ECDSA,
+  Edwards, Montgomery), or of a post-quantum algorithm, as OTP has it (`{:RSAPublicKey, n, e}`, `{{:ECPoint, point}, {:namedCurve, oid}}`, or what `public_key/3` returns), or its SubjectPublicKeyInfo in DER or
   PEM; a *certificate* is one X.509 certificate in DER, in PEM, or as OTP's `:public_key` decodes it.
 
   Such a key is searched by modulus and exponent, by its point, or by `CKA_PUBLIC_KEY_INFO`, and what the search finds must have these attributes itself. Many tokens have no such
-  attribute of private keys on curves. There the pool takes the private keys whose `CKA_ID` is that of the same public key or certificate on the token, and each of them must
+  attribute of private keys on curves, and some none of post-quantum ones. There the pool takes the private keys whose `CKA_ID` is that of the same public key or certificate on the token, and each of them must
   prove that it belongs to it: it signs the text `pkcs11_pool key test` (`C_SignInit`, `C_Sign`), and the token verifies the signature (`C_Verify`; if the token has the public
   key only in a certificate, with a session object that is made for this). A key without this proof (it is another one; it may not sign; it needs a login for each use) is not
   used: the error is `:key_not_found`, and `details` says how many `:public_keys` and `:certificates` were found, and how many private keys were

@@ -35,7 +35,8 @@ defmodule Pkcs11Pool.JWK do
   @doc """
   The JWK of a key on the token, with `use` and `kid`. The public key is read as by `Pkcs11Pool.public_key/3`.
 
-  Fails as `Pkcs11Pool.public_key/3` does, and with `:curve_not_supported` for a curve that JOSE has no name for.
+  Fails as `Pkcs11Pool.public_key/3` does, and with `:curve_not_supported` for a curve that JOSE has no name for. A post-quantum key is
+  `:key_type_inconsistent`.
   """
   @spec public(Pkcs11Pool.pool(), Pkcs11Pool.key(), [option]) :: {:ok, t} | {:error, Error.t()}
   def public(pool, key, opts \\ []) do
@@ -44,10 +45,13 @@ defmodule Pkcs11Pool.JWK do
     with {:ok, public} <- Pkcs11Pool.public_key(pool, key, opts) do
       case from_public_key(public) do
         {:ok, jwk} -> {:ok, describe(jwk, own)}
-        :error -> {:error, Error.new(:curve_not_supported, pool: pool, executed: false)}
+        :error -> {:error, Error.new(without_name(public), pool: pool, executed: false)}
       end
     end
   end
+
+  defp without_name({{:ECPoint, _point}, _curve}), do: :curve_not_supported
+  defp without_name(_other), do: :key_type_inconsistent
 
   defbang public!(pool :: Pkcs11Pool.pool(), key :: Pkcs11Pool.key(), opts :: [option]) :: t
 

@@ -128,19 +128,37 @@ defmodule Pkcs11Pool.PublicKey do
   @doc """
   The object identifier of the algorithm of such a key, and its bytes; `:error` for any other key.
   """
-  @spec info_of_post_quantum(t) :: {tuple, binary} | :error
-  def info_of_post_quantum({record, name, key})
-      when record in [:"ML-DSAPublicKey", :"SLH-DSAPublicKey"],
-      do: info_of_post_quantum({name, key})
+  @spec info_of_post_quantum(term) :: {tuple, binary} | :error
+  def info_of_post_quantum(key) do
+    with {_set, oid, value} <- parts_of_post_quantum(key), do: {oid, value}
+  end
 
-  def info_of_post_quantum({name, key}) when is_atom(name) and is_binary(key) do
+  @doc """
+  The `CKA_KEY_TYPE`, `CKA_PARAMETER_SET` and `CKA_VALUE` of such a key; `:error` for any other key.
+  """
+  @spec attributes_of_post_quantum(term) :: {type :: atom, set :: atom, binary} | :error
+  def attributes_of_post_quantum(key) do
+    with {set, _oid, value} <- parts_of_post_quantum(key) do
+      case Atom.to_string(set) do
+        "ml_kem" <> _size -> {:ml_kem, set, value}
+        "ml_dsa" <> _size -> {:ml_dsa, set, value}
+        "slh_dsa" <> _set -> {:slh_dsa, set, value}
+      end
+    end
+  end
+
+  defp parts_of_post_quantum({record, name, key})
+       when record in [:"ML-DSAPublicKey", :"SLH-DSAPublicKey"],
+       do: parts_of_post_quantum({name, key})
+
+  defp parts_of_post_quantum({name, key}) when is_atom(name) and is_binary(key) do
     case List.keyfind(@post_quantum, name, 1) do
-      {_set, _name, oid, size} when byte_size(key) == size -> {oid, key}
+      {set, _name, oid, size} when byte_size(key) == size -> {set, oid, key}
       _other -> :error
     end
   end
 
-  def info_of_post_quantum(_other), do: :error
+  defp parts_of_post_quantum(_other), do: :error
 
   # A DER OCTET STRING by the standard. Some tokens give the bare point, which may look like one: its size tells.
   defp point(encoded, curve) do

@@ -126,6 +126,15 @@ defmodule Pkcs11Pool.EncapsulationTest do
                Pkcs11Pool.encapsulate(pool, "nobody", :ml_kem, secret())
     end
 
+    test "keys are found by the public key, which came from elsewhere", %{pool: pool} do
+      {public, _private} = generate!(pool, :ml_kem_768)
+      {:ok, key} = Pkcs11Pool.public_key(pool, public)
+      named = {:public_key, key}
+      assert {:ok, {ciphertext, one}} = Pkcs11Pool.encapsulate(pool, named, :ml_kem, secret())
+      assert {:ok, same} = Pkcs11Pool.decapsulate(pool, named, :ml_kem, ciphertext, secret())
+      assert value!(pool, one) == value!(pool, same)
+    end
+
     test "a ciphertext of another length is refused before the token is asked", %{pool: pool} do
       {_public, private} = generate!(pool, :ml_kem_768)
 

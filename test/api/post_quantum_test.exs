@@ -4,10 +4,39 @@ defmodule Pkcs11Pool.PostQuantumTest do
 
   alias Pkcs11Pool.Error
   alias Pkcs11Pool.Test.{Kryoptic, SoftHSM}
+  alias Pkcs11Pool.Testing.Chaos
 
   @moduletag skip: Kryoptic.missing()
 
-  @hashes [:sha224, :sha256, :sha384, :sha512, :sha3_224, :sha3_256, :sha3_384, :sha3_512]
+  @generated [ml_dsa: :ml_dsa_key_pair_gen, slh_dsa: :slh_dsa_key_pair_gen]
+
+  # {the digest's mechanism, those of messages}
+  @hashed [
+    ml_dsa:
+      {:hash_ml_dsa,
+       [
+         hash_ml_dsa_sha224: :sha224,
+         hash_ml_dsa_sha256: :sha256,
+         hash_ml_dsa_sha384: :sha384,
+         hash_ml_dsa_sha512: :sha512,
+         hash_ml_dsa_sha3_224: :sha3_224,
+         hash_ml_dsa_sha3_256: :sha3_256,
+         hash_ml_dsa_sha3_384: :sha3_384,
+         hash_ml_dsa_sha3_512: :sha3_512
+       ]},
+    slh_dsa:
+      {:hash_slh_dsa,
+       [
+         hash_slh_dsa_sha224: :sha224,
+         hash_slh_dsa_sha256: :sha256,
+         hash_slh_dsa_sha384: :sha384,
+         hash_slh_dsa_sha512: :sha512,
+         hash_slh_dsa_sha3_224: :sha3_224,
+         hash_slh_dsa_sha3_256: :sha3_256,
+         hash_slh_dsa_sha3_384: :sha3_384,
+         hash_slh_dsa_sha3_512: :sha3_512
+       ]}
+  ]
 
   setup_all do
     token = Kryoptic.new_token!()
@@ -29,7 +58,7 @@ defmodule Pkcs11Pool.PostQuantumTest do
   defp generate(pool, type, set) do
     names = [token: true, label: Atom.to_string(set), id: Atom.to_string(set)]
     public = [parameter_set: set, verify: true] ++ names
-    Pkcs11Pool.generate_key_pair(pool, :"#{type}_key_pair_gen", public, [sign: true] ++ names)
+    Pkcs11Pool.generate_key_pair(pool, @generated[type], public, [sign: true] ++ names)
   end
 
   # FIPS 204, table 2; FIPS 205, table 2.
@@ -48,7 +77,7 @@ defmodule Pkcs11Pool.PostQuantumTest do
 
       public = [parameter_set: set, verify: true, token: true, label: label]
       private = [sign: true, token: true, label: label]
-      mechanism = :"#{type}_key_pair_gen"
+      mechanism = @generated[type]
 
       assert {:ok, {public_key, private_key}} =
                Pkcs11Pool.generate_key_pair(pool, mechanism, public, private)
@@ -73,6 +102,13 @@ defmodule Pkcs11Pool.PostQuantumTest do
                Pkcs11Pool.get_attributes(pool, public_key, [:public_key_info])
 
       assert Pkcs11Pool.X509.subject_public_key_info(pool, label) == {:ok, info}
+
+      # By itself, as the record and as SubjectPublicKeyInfo.
+      for named <- [{:public_key, otp_key}, {:public_key, info}] do
+        assert {:ok, %{class: :private_key, label: ^label}} = Pkcs11Pool.key_info(pool, named)
+        assert {:ok, signature} = Pkcs11Pool.sign(pool, named, type, "data")
+        assert Pkcs11Pool.verify(pool, named, type, "data", signature) == :ok
+      end
 
       assert {:ok, signature} = Pkcs11Pool.sign(pool, label, type, "data")
       assert byte_size(signature) == unquote(signature_bytes)
@@ -189,10 +225,12 @@ defmodule Pkcs11Pool.PostQuantumTest do
       test "a message that the token hashes, and its digest, have the same signature", %{
         pool: pool
       } do
-        for hash <- @hashes do
+        {of_digest, of_messages} = @hashed[unquote(type)]
+
+        for {name, hash} <- of_messages do
           params = [context: "app", hedge: :deterministic]
-          message = {:"hash_#{unquote(type)}_#{hash}", params}
-          digest = {:"hash_#{unquote(type)}", [hash: hash] ++ params}
+          message = {name, params}
+          digest = {of_digest, [hash: hash] ++ params}
           digested = :crypto.hash(hash, "data")
 
           assert {:ok, signature} = Pkcs11Pool.sign(pool, @key, message, "data")
@@ -249,6 +287,77 @@ defmodule Pkcs11Pool.PostQuantumTest do
     for {key, mechanism} <- [{"ml_dsa_44", :slh_dsa}, {"slh_dsa_sha2_128f", :hash_ml_dsa_sha256}] do
       assert {:error, %Error{reason: :key_type_inconsistent, code: nil, executed: false}} =
                Pkcs11Pool.sign(pool, key, mechanism, "data")
+    end
+  end
+
+  test "a public key that is not on the token names no key there", %{pool: pool} do
+    raw = :crypto.strong_rand_bytes(1_312)
+
+    assert {:error, %Error{reason: :key_not_found, details: details}} =
+             Pkcs11Pool.sign(
+               pool,
+               {:public_key, {:"ML-DSAPublicKey", :mldsa44, raw}},
+               :ml_dsa,
+               ""
+             )
+
+    assert details.public_keys == 0
+
+    for malformed <- [
+          {:"ML-DSAPublicKey", :mldsa44, raw <> "0"},
+          {:"ML-DSAPublicKey", :mldsa66, raw},
+          {:mldsa44},
+          {:slh_dsa_sha2_128s, raw}
+        ] do
+      assert_raise ArgumentError, ~r/RSA, EC, Edwards or post-quantum key/, fn ->
+        Pkcs11Pool.sign(pool, {:public_key, malformed}, :ml_dsa, "")
+      end
+    end
+  end
+
+  test "a private key that tells nothing of its public half proves itself by a signature" do
+    token = Kryoptic.new_token!()
+    chaos = Chaos.start!(token.module, module_env: token.module_env, tmp_dir: SoftHSM.dir())
+    on_exit(fn -> Chaos.stop(chaos) end)
+    token = %{token | module: chaos.module, module_env: chaos.module_env}
+    pool = String.to_atom(token.label)
+    start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, [])}, id: pool)
+
+    for {type, set} <- [ml_dsa: :ml_dsa_44, slh_dsa: :slh_dsa_sha2_128f] do
+      {:ok, {public, own}} = generate(pool, type, set)
+      {:ok, {_public, other}} = generate(pool, type, set)
+      {:ok, key} = Pkcs11Pool.public_key(pool, public)
+
+      # All of them have the same id and label.
+      for object <- [own, other] do
+        refused = [attributes: [:public_key_info]]
+        Chaos.refuse_attributes(chaos, object, :attribute_type_invalid, refused)
+      end
+
+      Chaos.reset_counts(chaos)
+      assert {:ok, signature} = Pkcs11Pool.sign(pool, {:public_key, key}, type, "data")
+      # One for each of the two private keys that it may be.
+      assert Chaos.calls(chaos, :C_Verify) == 2
+      assert Pkcs11Pool.verify(pool, public, type, "data", signature) == :ok
+
+      # Without the right one there is none.
+      :ok = Pkcs11Pool.destroy_object(pool, own)
+
+      assert {:error, %Error{reason: :key_not_found, details: %{public_keys: 1}}} =
+               Pkcs11Pool.sign(pool, {:public_key, key}, type, "data")
+    end
+  end
+
+  test "what takes no such key says so", %{pool: pool} do
+    for key <- ["ml_dsa_44", "slh_dsa_sha2_128f"] do
+      assert {:error, %Error{reason: :key_type_inconsistent}} = Pkcs11Pool.JWK.public(pool, key)
+
+      assert {:error, %Error{reason: reason}} = Pkcs11Pool.OTP.private_key(pool, key)
+      assert reason in [:key_type_inconsistent, :otp_too_old]
+
+      assert_raise ArgumentError, "a key of this type signs no certificates", fn ->
+        Pkcs11Pool.X509.request(pool, key, common_name: "x")
+      end
     end
   end
 

@@ -4,13 +4,16 @@ defmodule Pkcs11Pool.Argument.PublicKey do
 
   alias Pkcs11Pool.Argument.DER
   alias Pkcs11Pool.PublicKey.Curve
+  alias Pkcs11Pool.Template
 
   @typedoc """
-  Of RSA modulus and exponent; of a curve the key type (`CKK_EC`, `CKK_EC_EDWARDS`, `CKK_EC_MONTGOMERY`), the DER of the curve and the point.
+  Of RSA modulus and exponent; of a curve the key type (`CKK_EC`, `CKK_EC_EDWARDS`, `CKK_EC_MONTGOMERY`), the DER of the curve and the point;
+  of a post-quantum key the key type (`CKK_ML_KEM`, `CKK_ML_DSA`, `CKK_SLH_DSA`), the parameter set and the key.
   """
   @type numbers ::
           {:rsa, modulus :: binary, exponent :: binary}
           | {:curve, key_type :: non_neg_integer, params :: binary, point :: binary}
+          | {:post_quantum, key_type :: non_neg_integer, set :: non_neg_integer, value :: binary}
 
   @typedoc "The numbers, DER of the `SubjectPublicKeyInfo`, and the certificate's DER."
   @type encoded :: {numbers, info :: binary, certificate :: binary | nil}
@@ -45,8 +48,9 @@ defmodule Pkcs11Pool.Argument.PublicKey do
   """
   @spec encode!({:public_key | :certificate, term}) :: encoded
   def encode!({:public_key, key}) do
-    numbers = key |> public_key() |> numbers!()
-    {numbers, info(numbers), nil}
+    key = public_key(key)
+    numbers = numbers!(key)
+    {numbers, info(numbers, key), nil}
   rescue
     error in [ArgumentError] -> reraise error, __STACKTRACE__
     _malformed -> no_public_key!()
@@ -54,8 +58,9 @@ defmodule Pkcs11Pool.Argument.PublicKey do
 
   def encode!({:certificate, certificate}) do
     {der, plain} = certificate(certificate)
-    numbers = plain |> elem(1) |> elem(7) |> subject_public_key() |> numbers!()
-    {numbers, info(numbers), der}
+    key = plain |> elem(1) |> elem(7) |> subject_public_key()
+    numbers = numbers!(key)
+    {numbers, info(numbers, key), der}
   rescue
     error in [ArgumentError] -> reraise error, __STACKTRACE__
     _malformed -> no_certificate!()
@@ -133,7 +138,27 @@ defmodule Pkcs11Pool.Argument.PublicKey do
           "the public key has a compressed point, by which no token finds a key: name the key by its label or id"
   end
 
-  defp numbers!(_other), do: no_public_key!()
+  defp numbers!(other) do
+    case Pkcs11Pool.PublicKey.attributes_of_post_quantum(other) do
+      {type, set, value} ->
+        [{_, {:ulong, type}}, {_, {:ulong, set}}] =
+          Template.encode!(key_type: type, parameter_set: set)
+
+        {:post_quantum, type, set, value}
+
+      :error ->
+        no_public_key!()
+    end
+  end
+
+  # RFC 9881, 9909 and 9935: the parameter set is the algorithm.
+  defp info({:post_quantum, _type, _set, value}, key) do
+    {oid, ^value} = Pkcs11Pool.PublicKey.info_of_post_quantum(key)
+    algorithm = DER.encode(0x30, DER.encode_oid(oid))
+    DER.encode(0x30, [algorithm, DER.encode(0x03, [<<0>>, value])])
+  end
+
+  defp info(numbers, _key), do: info(numbers)
 
   defp info({:rsa, modulus, exponent}) do
     key = DER.encode(0x30, [integer(modulus), integer(exponent)])
@@ -152,14 +177,14 @@ defmodule Pkcs11Pool.Argument.PublicKey do
   @spec no_public_key!() :: no_return
   defp no_public_key! do
     raise ArgumentError,
-          "expected {:public_key, key} with an RSA, EC or Edwards key as OTP's :public_key has it, such as {:RSAPublicKey, n, e} or " <>
+          "expected {:public_key, key} with an RSA, EC, Edwards or post-quantum key as OTP's :public_key has it, such as {:RSAPublicKey, n, e} or " <>
             "{{:ECPoint, point}, {:namedCurve, oid}}, or its SubjectPublicKeyInfo in DER or PEM"
   end
 
   @spec no_certificate!() :: no_return
   defp no_certificate! do
     raise ArgumentError,
-          "expected {:certificate, certificate} with one X.509 certificate of an RSA, EC or Edwards key, in DER, in PEM, or as OTP's " <>
+          "expected {:certificate, certificate} with one X.509 certificate of an RSA, EC, Edwards or post-quantum key, in DER, in PEM, or as OTP's " <>
             ":public_key has it"
   end
 end

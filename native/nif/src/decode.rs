@@ -228,18 +228,21 @@ fn key(term: Term<'_>) -> NifResult<KeyRef> {
     Ok(KeyRef::Object { handle, epoch, token: bytes(token)?, find: template(find)?, unique_id })
 }
 
-/// `{:rsa, modulus, exponent}` or `{:curve, key_type, params, point}`.
+/// `{:rsa, modulus, exponent}`, `{:curve, key_type, params, point}` or `{:post_quantum, key_type, parameter_set, value}`.
 fn numbers(term: Term<'_>) -> NifResult<Numbers> {
     if let Ok((tag, modulus, exponent)) = term.decode::<(Atom, Term, Term)>()
         && tag == atoms::rsa()
     {
         return Ok(Numbers::Rsa { modulus: bytes(modulus)?, exponent: bytes(exponent)? });
     }
-    let (tag, key_type, params, point): (Atom, u64, Term, Term) = term.decode()?;
-    if tag != atoms::curve() {
-        return Err(Error::BadArg);
+    let (tag, key_type, params, value): (Atom, u64, Term, Term) = term.decode()?;
+    if tag == atoms::curve() {
+        Ok(Numbers::Curve { key_type, params: bytes(params)?, point: bytes(value)? })
+    } else if tag == atoms::post_quantum() {
+        Ok(Numbers::PostQuantum { key_type, set: params.decode()?, value: bytes(value)? })
+    } else {
+        Err(Error::BadArg)
     }
-    Ok(Numbers::Curve { key_type, params: bytes(params)?, point: bytes(point)? })
 }
 
 /// `{code, params}`, whose parameters name no key.

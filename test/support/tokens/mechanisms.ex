@@ -18,6 +18,10 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
   @iv "an IV: 16 bytes."
   @gcm_iv "IV 12 bytes."
 
+  # Of SLH-DSA the one that signs in the shortest time.
+  @signing [ml_dsa: [:ml_dsa_44, :ml_dsa_65, :ml_dsa_87], slh_dsa: [:slh_dsa_sha2_128f]]
+  @encapsulated [:ml_kem_512, :ml_kem_768, :ml_kem_1024]
+
   @doc "Every mechanism that the token offers, with what came of it, in the order of their names."
   @spec exercise(term) :: [{atom | {:vendor, non_neg_integer}, result}]
   def exercise(pool) do
@@ -60,7 +64,7 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
   ## The ways to use a mechanism
 
   defp ways(name, flags, info) when is_atom(name) do
-    Enum.flat_map([:digest, :sign, :encrypt, :wrap, :derive, :generate], fn kind ->
+    Enum.flat_map([:digest, :sign, :encrypt, :wrap, :derive, :encapsulate, :generate], fn kind ->
       if flag(kind) in flags or (kind == :generate and :generate_key_pair in flags),
         do: ways(kind, name, Atom.to_string(name), info),
         else: []
@@ -139,6 +143,20 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
       name == :eddsa ->
         for m <- @messages, do: {:signature, :ed25519, name, :none, m}
 
+      match = Regex.run(~r/^(ml|slh)_dsa$/, text) ->
+        for m <- @messages,
+            mechanism <- [name, {name, context: "app", hedge: :deterministic}],
+            do: {:signature, post_quantum(match), mechanism, nil, m}
+
+      match = Regex.run(~r/^hash_(ml|slh)_dsa$/, text) ->
+        for hash <- [:sha256, :sha512],
+            do:
+              {:signature, post_quantum(match), {name, hash: hash}, nil,
+               :crypto.hash(hash, "message")}
+
+      match = Regex.run(~r/^hash_(ml|slh)_dsa_\w+$/, text) ->
+        for m <- @messages, do: {:signature, post_quantum(match), name, nil, m}
+
       true ->
         []
     end
@@ -189,6 +207,11 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
   defp ways(kind, name, _text, _info) when kind in [:wrap, :derive],
     do: for(way <- KeyMechanisms.ways(kind, name), do: {:keys, way})
 
+  defp ways(:encapsulate, :ml_kem, _text, _info),
+    do: for(set <- @encapsulated, do: {:kem, {:ml_kem, set}})
+
+  defp ways(:encapsulate, _name, _text, _info), do: []
+
   defp ways(:generate, name, _text, _info) do
     case name do
       :rsa_pkcs_key_pair_gen ->
@@ -199,6 +222,13 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
 
       :ec_edwards_key_pair_gen ->
         [{:generate, :ed25519}]
+
+      name when name in [:ml_dsa_key_pair_gen, :slh_dsa_key_pair_gen] ->
+        type = if name == :ml_dsa_key_pair_gen, do: :ml_dsa, else: :slh_dsa
+        for set <- @signing[type], do: {:generate, {type, set}}
+
+      :ml_kem_key_pair_gen ->
+        for set <- @encapsulated, do: {:generate, {:ml_kem, set}}
 
       :aes_key_gen ->
         [{:generate, :aes}]
@@ -213,6 +243,9 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
         for way <- KeyMechanisms.ways(:generate, name), do: {:keys, way}
     end
   end
+
+  defp post_quantum([_all, "ml"]), do: {:ml_dsa, :ml_dsa_65}
+  defp post_quantum([_all, "slh"]), do: {:slh_dsa, :slh_dsa_sha2_128f}
 
   defp hmac_ways(name, [_all, text | general]) do
     with_hash([nil, text], fn hash ->
@@ -378,6 +411,40 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
     :works
   end
 
+  # Both sides on the token, since no OTP that is supported knows ML-KEM.
+  defp go({:kem, kind}, {pool, _keys} = token) do
+    %{objects: [public, private]} = key!(token, kind)
+
+    template =
+      [class: :secret_key, key_type: :generic_secret, value_len: 32, token: true, label: "shared"] ++
+        [sensitive: false, extractable: true]
+
+    {ciphertext, one} = ok!(Pkcs11Pool.encapsulate(pool, public, :ml_kem, template))
+    other = ok!(Pkcs11Pool.decapsulate(pool, private, :ml_kem, ciphertext, template))
+    third = ok!(Pkcs11Pool.decapsulate(pool, private, :ml_kem, flip(ciphertext), template))
+
+    values =
+      for object <- [one, other, third] do
+        value = Pkcs11Pool.get_attributes(pool, object, [:value])
+        Pkcs11Pool.destroy_object(pool, object)
+        value
+      end
+
+    case values do
+      [{:ok, secret}, {:ok, secret}, {:ok, secret}] ->
+        wrong("a changed ciphertext has the same secret")
+
+      [{:ok, secret}, {:ok, secret}, {:ok, _other}] ->
+        :works
+
+      [{:ok, _secret}, {:ok, _other}, _third] ->
+        wrong("both sides have other secrets")
+
+      _unreadable ->
+        :works
+    end
+  end
+
   defp go({:generate, kind}, {pool, _keys}) do
     objects = ok!(generate(pool, kind, "generated"))
     for object <- objects, do: Pkcs11Pool.destroy_object(pool, object)
@@ -463,6 +530,9 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
   defp verifies?(:none, :ed25519, {{:ECPoint, point}, _params}, data, signature),
     do: :crypto.verify(:eddsa, :none, data, signature, [point, :ed25519])
 
+  # No OTP that is supported knows them.
+  defp verifies?(nil, {_type, _set}, _key, _data, _signature), do: true
+
   defp pss(hash),
     do: [
       rsa_padding: :rsa_pkcs1_pss_padding,
@@ -546,6 +616,22 @@ defmodule Pkcs11Pool.Test.Tokens.Mechanisms do
           :ec_edwards_key_pair_gen,
           common ++ [ec_params: :ed25519, verify: true],
           common ++ [private: true, sign: true]
+        )
+
+      {type, set} when type in [:ml_dsa, :slh_dsa] ->
+        pair(
+          pool,
+          if(type == :ml_dsa, do: :ml_dsa_key_pair_gen, else: :slh_dsa_key_pair_gen),
+          common ++ [parameter_set: set, verify: true],
+          common ++ [private: true, sign: true]
+        )
+
+      {:ml_kem, set} ->
+        pair(
+          pool,
+          :ml_kem_key_pair_gen,
+          common ++ [parameter_set: set, encapsulate: true],
+          common ++ [private: true, decapsulate: true]
         )
 
       :aes ->

@@ -1,4 +1,4 @@
-//! The key on the token that a public key belongs to. Most tokens tell of a private key on a curve neither its point nor its public half: such a key is
+//! The key on the token that a public key belongs to. Most tokens tell of a private key on a curve, and some of a post-quantum one, neither its point nor its public half: such a key is
 //! found by the `CKA_ID` that it shares with its public key or certificate, and proved by a signature. What is not proved is not used.
 
 use std::collections::BTreeSet;
@@ -141,24 +141,47 @@ impl Resolver<'_> {
                 [None, Some(info)] if *info == key.info => Ok(Told::Same),
                 _ => Ok(Told::Nothing),
             },
+            Numbers::PostQuantum { key_type, set, value } => match &read(&[CKA_CLASS, CKA_PUBLIC_KEY_INFO])?[..] {
+                [_, Some(info)] if *info == key.info => Ok(Told::Same),
+                // Of a private key it is the secret, and not read.
+                [Some(class), _] if *class == CKO_PUBLIC_KEY.to_ne_bytes() => {
+                    match &read(&[CKA_KEY_TYPE, CKA_PARAMETER_SET, CKA_VALUE])?[..] {
+                        [own_type, own_set, Some(own)] => Ok(same_if(
+                            own == value
+                                && own_type.as_ref().is_none_or(|own| *own == key_type.to_ne_bytes())
+                                && own_set.as_ref().is_none_or(|own| *own == set.to_ne_bytes()),
+                        )),
+                        _ => Ok(Told::Nothing),
+                    }
+                }
+                _ => Ok(Told::Nothing),
+            },
         }
     }
 
     /// Whether a private key is the other half of a public key: by what it says of itself, or else by a signature.
     fn prove(&self, key: &PublicKey, private: CK_OBJECT_HANDLE, public_keys: &[CK_OBJECT_HANDLE]) -> Result<Told, CallError> {
         let told = self.told(key, private)?;
-        let Numbers::Curve { key_type, params, .. } = &key.numbers else { return Ok(told) };
-        let facts = self.facts(private)?;
-        let is_of_curve = |own: &Vec<u8>| own.first() != params.first() || own == params;
         if told != Told::Nothing {
             return Ok(told);
         }
-        if facts.key_type.is_some_and(|own| own != *key_type) || !facts.ec_params.as_ref().is_none_or(is_of_curve) {
+        let facts = self.facts(private)?;
+        let (key_type, may_be_its_own) = match &key.numbers {
+            Numbers::Rsa { .. } => return Ok(told),
+            Numbers::Curve { key_type, params, .. } => {
+                let is_of_curve = |own: &Vec<u8>| own.first() != params.first() || own == params;
+                (*key_type, facts.ec_params.as_ref().is_none_or(is_of_curve))
+            }
+            Numbers::PostQuantum { key_type, set, .. } => (*key_type, facts.parameter_set.is_none_or(|own| own == *set)),
+        };
+        if facts.key_type.is_some_and(|own| own != key_type) || !may_be_its_own {
             return Ok(Told::Other);
         }
-        let code = match *key_type {
+        let code = match key_type {
             CKK_EC => CKM_ECDSA,
             CKK_EC_EDWARDS => CKM_EDDSA,
+            CKK_ML_DSA => CKM_ML_DSA,
+            CKK_SLH_DSA => CKM_SLH_DSA,
             _ => return Ok(Told::Nothing),
         };
         // A login for each use is for the caller's operation.
@@ -193,19 +216,26 @@ impl Resolver<'_> {
     }
 }
 
-/// A public key on a curve, as an object of the session that verifies.
+/// A public key, as an object of the session that verifies.
 fn verifier(key: &PublicKey) -> Template {
-    let Numbers::Curve { key_type, params, .. } = &key.numbers else { return Template::new() };
-    let point = key.points().swap_remove(0);
-    vec![
+    let (key_type, own) = match &key.numbers {
+        Numbers::Rsa { .. } => return Template::new(),
+        Numbers::Curve { key_type, params, .. } => {
+            let point = key.points().swap_remove(0);
+            (key_type, [Attribute::bytes(CKA_EC_PARAMS, params.clone()), Attribute::bytes(CKA_EC_POINT, point)])
+        }
+        Numbers::PostQuantum { key_type, set, value } => {
+            (key_type, [Attribute::ulong(CKA_PARAMETER_SET, *set), Attribute::bytes(CKA_VALUE, value.clone())])
+        }
+    };
+    let common = [
         Attribute::ulong(CKA_CLASS, CKO_PUBLIC_KEY),
         Attribute::ulong(CKA_KEY_TYPE, *key_type),
         Attribute::bool(CKA_TOKEN, false),
         Attribute::bool(CKA_PRIVATE, false),
         Attribute::bool(CKA_VERIFY, true),
-        Attribute::bytes(CKA_EC_PARAMS, params.clone()),
-        Attribute::bytes(CKA_EC_POINT, point),
-    ]
+    ];
+    common.into_iter().chain(own).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! How a caller names a key or another object.
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CKA_CLASS, CKA_EC_POINT, CKA_MODULUS, CKA_PUBLIC_KEY_INFO,
-    CKA_UNIQUE_ID, CKA_VENDOR_DEFINED, CKO_PUBLIC_KEY,
+    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_ULONG, CKA_CLASS, CKA_EC_POINT, CKA_MODULUS,
+    CKA_PUBLIC_KEY_INFO, CKA_UNIQUE_ID, CKA_VALUE, CKA_VENDOR_DEFINED, CKO_PUBLIC_KEY,
 };
 
 use crate::p11::{Attribute, Template, Value};
@@ -74,6 +74,15 @@ pub enum Numbers {
         /// The point, bare.
         point: Vec<u8>,
     },
+    /// Those of ML-KEM, ML-DSA or SLH-DSA.
+    PostQuantum {
+        /// `CKK_ML_KEM`, `CKK_ML_DSA` or `CKK_SLH_DSA`.
+        key_type: CK_KEY_TYPE,
+        /// `CKA_PARAMETER_SET`.
+        set: CK_ULONG,
+        /// The public key, as in `CKA_VALUE`.
+        value: Vec<u8>,
+    },
 }
 
 /// No token's attribute: what has it is a name in the cache, and never looked for. No caller can write such a value of it.
@@ -106,6 +115,11 @@ impl PublicKey {
             Numbers::Curve { .. } => {
                 let by_point = self.points().into_iter().map(|point| of_class(CKA_EC_POINT, point));
                 by_point.chain([of_class(CKA_PUBLIC_KEY_INFO, self.info.clone())]).collect()
+            }
+            // A private key's CKA_VALUE is another.
+            Numbers::PostQuantum { value, .. } => {
+                let by_value = (class == CKO_PUBLIC_KEY).then(|| of_class(CKA_VALUE, value.clone()));
+                by_value.into_iter().chain([of_class(CKA_PUBLIC_KEY_INFO, self.info.clone())]).collect()
             }
         }
     }
