@@ -92,14 +92,17 @@ impl Door {
         let given_up =
             || if are_closed_for_good() { Error::Halting } else { Error::Interrupted { cause: "nobody waits for it" } };
         let turn = self.one_at_a_time.wait_for_turn(goes_on).ok_or_else(given_up)?;
-        // Those who came in before the rule was switched on.
-        while self.inside() > 0 {
+        loop {
+            // Also where the turn came at once: nobody may have waited for it since the last look.
             if !goes_on() {
                 return Err(given_up());
             }
+            // Those who came in before the rule was switched on.
+            if self.inside() == 0 {
+                return self.count_in(Some(turn));
+            }
             std::thread::sleep(RECHECK);
         }
-        self.count_in(Some(turn))
     }
 
     fn count_in<'a>(&'a self, turn: Option<Turn<'a>>) -> Result<Inside<'a>, Error> {

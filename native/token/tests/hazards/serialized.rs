@@ -1,6 +1,7 @@
 //! Modules that serve one thread at a time.
 
 use cryptoki_sys::CKR_CANT_LOCK;
+use session_pool::Abandoned;
 
 use crate::login::warm_up;
 use crate::support::module::Module;
@@ -36,7 +37,8 @@ fn a_caller_who_gives_up_while_he_waits_for_his_turn_in_the_module_does_not_get_
     module.await_inside("C_Sign", 1);
     // It has a session, and a runner that waits at the module's door.
     let waits = pool.ask_on(&lease, sign(b"three"));
-    let _ = waits.give_up();
+    waits.await_running();
+    assert!(matches!(waits.give_up(), Abandoned::WhileRunning { .. }));
     module.release("C_Sign");
     assert_eq!(running.bytes(), signature(b"two"));
     pool.holder_is_done(&lease);

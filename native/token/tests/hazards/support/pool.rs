@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use cryptoki_sys::{CK_SLOT_ID, CKA_LABEL, CKM_GENERIC_SECRET_KEY_GEN, CKM_SHA256_HMAC, CKU_USER};
 use fake_module::{KEY_LABEL, PIN};
 use parking_lot::Mutex;
-use session_pool::{Abandoned, Config, RunnerId, Ticket};
+use session_pool::{Abandoned, Config, RunnerId, State, Ticket};
 use token::p11::{Attribute, Mechanism};
 use token::{
     Answer, Budget, Data, Error, Failure, KeyRef, LeaseEnd, LoginMode, ModuleConfig, Notice, Outcome, Pin, Policy, PoolOptions,
@@ -391,6 +391,11 @@ impl Asked {
     /// Its caller dies.
     pub fn caller_dies(&self) {
         self.caller.dies();
+    }
+
+    /// Waits until a runner has it.
+    pub fn await_running(&self) {
+        poll("a runner has it", || matches!(self.header.progress.state(), State::Running { .. }));
     }
 
     /// Its caller does not wait any longer.
