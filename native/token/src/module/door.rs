@@ -191,7 +191,9 @@ mod tests {
         let thread = std::thread::spawn(move || other.enter(always).map(|_inside| other.inside()));
         drop(before);
         assert_eq!(thread.join().unwrap().unwrap(), 1);
-        assert!(door.enter(|| false).is_ok(), "its turn has ended");
+        let until = Instant::now() + LONG;
+        assert!(door.enter(|| Instant::now() < until).is_ok(), "its turn has ended");
+        assert!(matches!(door.enter(|| false), Err(Error::Interrupted { .. })), "nobody waits for it");
     }
 
     #[test]
