@@ -153,7 +153,7 @@ defmodule Pkcs11Pool.SerializedTest do
       assert %{state: :down} = Pkcs11Pool.status(opts[:name])
       assert {:error, %Error{reason: :module_busy} = error} = random(opts[:name])
       assert %{executed: false, details: %{path: _path}} = error
-      assert Exception.message(error) =~ "a call in it does not return"
+      assert Exception.message(error) =~ "another call has not returned from it"
       assert Error.retryable?(error)
 
       # It looks again until the call has returned.
