@@ -24,21 +24,56 @@ defmodule Pkcs11Pool.Group.Call do
   def any(api, name, function, arguments) do
     arguments = if Emitter.enabled?(), do: with_group(arguments, name), else: arguments
 
-    with {:ok, entry} <- fetch(name),
-         {:ok, member, bound?} <- member_for(name, entry, arguments) do
-      started = now()
-      result = on_member(api, name, member, function, arguments)
+    started = :erlang.monotonic_time()
 
-      case result do
-        {:error, %Error{executed: false, reason: reason} = error}
-        when not bound? and reason not in @callers_own ->
-          fail_over(api, name, entry, member, function, arguments, started, error)
+    case quick(name, arguments) do
+      {:ok, pool} ->
+        api
+        |> apply(function, [pool | arguments])
+        |> or_another(api, name, {pool, node()}, function, arguments, started)
 
-        _done ->
-          result
-      end
+      :none ->
+        with {:ok, entry} <- fetch(name),
+             {:ok, member, bound?} <- member_for(name, entry, arguments) do
+          result = on_member(api, name, member, function, arguments)
+
+          if bound?,
+            do: result,
+            else: or_another(result, api, name, place(member), function, arguments, started)
+        end
     end
   end
+
+  defp quick(name, arguments) do
+    if Process.get({__MODULE__, name}) == nil and object(arguments) == nil,
+      do: name |> Table.local() |> Choice.quick(),
+      else: :none
+  end
+
+  # The result, or that of another member.
+  defp or_another(
+         {:error, %Error{executed: false, reason: reason} = error},
+         api,
+         name,
+         place,
+         function,
+         arguments,
+         started
+       )
+       when reason not in @callers_own do
+    with {:ok, %{members: members} = entry} <- Table.fetch(name),
+         %Member{} = member <- Enum.find(members, &(place(&1) == place)),
+         %Member{} = other <- Choice.choose(entry, [member]),
+         {:ok, arguments} <- with_time_left(arguments, member, ms_since(started)) do
+      metadata = %{group: name, from: place, to: place(other), reason: reason}
+      Emitter.execute([:group, :failover], %{count: 1}, metadata)
+      on_member(api, name, other, function, arguments)
+    else
+      _none -> {:error, error}
+    end
+  end
+
+  defp or_another(result, _api, _name, _place, _function, _arguments, _started), do: result
 
   @doc "A session of one member of this node, for what the calling process does with it."
   @spec session(api :: module, name :: atom, function :: atom, arguments :: [term]) :: term
@@ -109,7 +144,9 @@ defmodule Pkcs11Pool.Group.Call do
     end
   end
 
-  defp object(arguments), do: Enum.find(arguments, &is_struct(&1, Object))
+  defp object([%Object{} = object | _]), do: object
+  defp object([_other | arguments]), do: object(arguments)
+  defp object([]), do: nil
 
   defp no_member(name), do: Error.new(:no_member, pool: name, executed: false)
 
@@ -125,17 +162,6 @@ defmodule Pkcs11Pool.Group.Call do
   end
 
   ## One member, then another
-
-  defp fail_over(api, name, entry, member, function, arguments, started, error) do
-    with %Member{} = other <- Choice.choose(entry, [member]),
-         {:ok, arguments} <- with_time_left(arguments, member, now() - started) do
-      metadata = %{group: name, from: place(member), to: place(other), reason: error.reason}
-      Emitter.execute([:group, :failover], %{count: 1}, metadata)
-      on_member(api, name, other, function, arguments)
-    else
-      _none -> {:error, error}
-    end
-  end
 
   defp place(%Member{pool: pool, node: node}), do: {pool, node}
 
@@ -239,5 +265,6 @@ defmodule Pkcs11Pool.Group.Call do
   defp steps(function, _arguments, opts),
     do: Map.get(@steps, function, 1) + if(opts[:select], do: 4, else: 0)
 
-  defp now, do: System.monotonic_time(:millisecond)
+  defp ms_since(started),
+    do: System.convert_time_unit(:erlang.monotonic_time() - started, :native, :millisecond)
 end

@@ -14,6 +14,9 @@ defmodule Pkcs11Pool.Group.Table do
           available: %{local: tuple, remote: tuple}
         }
 
+  @typedoc "What most calls need of it: the available members of this node, each `{pool, native pool}`."
+  @type local :: {:balance | :priority, tuple}
+
   @doc "By the application's supervisor: so the table outlives the group's servers."
   @spec new() :: :ok
   def new do
@@ -29,14 +32,23 @@ defmodule Pkcs11Pool.Group.Table do
   @spec fetch(name :: atom) :: {:ok, entry} | :error
   def fetch(name) do
     case :ets.lookup(__MODULE__, name) do
-      [{_name, entry}] -> {:ok, entry}
+      [{_name, _local, entry}] -> {:ok, entry}
       [] -> :error
     end
   end
 
+  @doc "The same, of which only this is copied."
+  @spec local(name :: atom) :: local
+  def local(name) do
+    :ets.lookup_element(__MODULE__, name, 2)
+  rescue
+    _gone in ArgumentError -> {:balance, {}}
+  end
+
   @spec put(name :: atom, entry) :: :ok
   def put(name, entry) do
-    :ets.insert(__MODULE__, {name, entry})
+    local = for member <- Tuple.to_list(entry.available.local), do: {member.pool, member.native}
+    :ets.insert(__MODULE__, {name, {entry.strategy, List.to_tuple(local)}, entry})
     unless group?(name), do: :persistent_term.put({__MODULE__, name}, true)
     :ok
   end
