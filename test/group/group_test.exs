@@ -196,6 +196,20 @@ defmodule Pkcs11Pool.GroupTest do
     end
   end
 
+  test "an object's error is that of its member, and no other is asked", %{
+    group: group,
+    a: a,
+    b: b
+  } do
+    {:ok, [object]} = Pkcs11Pool.find_objects(a.pool, class: :private_key)
+    Pkcs11Pool.drain!(a.pool, 10_000)
+
+    assert {:error, %Error{reason: :draining}} =
+             Pkcs11Pool.sign(group, object, @mechanism, "data")
+
+    assert calls(b) == 0
+  end
+
   test "the calls of a block stay on its member", %{group: group, a: a, b: b} do
     Pkcs11Pool.with_session(group, fn ->
       for _ <- 1..10,
