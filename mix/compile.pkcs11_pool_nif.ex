@@ -57,6 +57,7 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
   @impl Mix.Task.Compiler
   def run(args) do
     {opts, _rest, _invalid} = OptionParser.parse(args, switches: [warnings_as_errors: :boolean])
+    ensure_crypto()
     libraries = libraries()
 
     {status, diagnostics} =
@@ -71,6 +72,12 @@ defmodule Mix.Tasks.Compile.Pkcs11PoolNif do
     end
 
     {status, diagnostics}
+  end
+
+  # For digests. A newer Mix takes what the project does not list out of the code path.
+  defp ensure_crypto do
+    if function_exported?(Mix, :ensure_application!, 1),
+      do: apply(Mix, :ensure_application!, [:crypto])
   end
 
   @impl Mix.Task.Compiler
