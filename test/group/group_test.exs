@@ -395,6 +395,17 @@ defmodule Pkcs11Pool.GroupTest do
     end
   end
 
+  test "a group of which no pool runs says that of a pool" do
+    for strategy <- [:balance, :priority] do
+      group = :"group-#{System.unique_integer([:positive])}"
+      options = [name: group, members: [:"#{group}-1", :"#{group}-2"], strategy: strategy]
+      start_supervised!({Group, options}, id: group)
+
+      assert {:error, %Error{reason: :pool_not_found, executed: false}} =
+               Pkcs11Pool.sign(group, "signing", @mechanism, "data")
+    end
+  end
+
   test "a group without members says so" do
     group = :"group-#{System.unique_integer([:positive])}"
     start_supervised!({Group, name: group, members: []}, id: :empty)

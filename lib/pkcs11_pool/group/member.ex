@@ -56,6 +56,7 @@ defmodule Pkcs11Pool.Group.Member do
 
   @doc "How much it has to do now, to be compared with others of its kind; nil if it takes nothing."
   @spec load(t) :: non_neg_integer | nil
+  def load(%__MODULE__{native: nil, calls: nil}), do: nil
   def load(%__MODULE__{native: nil, calls: calls}), do: :counters.get(calls, 1)
   def load(%__MODULE__{native: native}), do: Native.load(native)
 end

@@ -9,7 +9,7 @@ defmodule Pkcs11Pool.Group.Server do
   # ms between two looks at all members, and for the answers of other nodes.
   @interval 1_000
 
-  defstruct [:name, :members, :scope, :strategy, remote: %{}, suspects: %{}]
+  defstruct [:name, :members, :scope, :strategy, remote: %{}]
 
   @spec start_link(map) :: GenServer.on_start()
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: via(options.name))
@@ -23,10 +23,6 @@ defmodule Pkcs11Pool.Group.Server do
   @doc "A member of another node that did not answer in time is left out until it answers again."
   @spec suspect(name :: atom, Member.t()) :: :ok
   def suspect(name, member), do: GenServer.cast(via(name), {:suspect, member.node})
-
-  @doc "For servers of other nodes: the members here."
-  @spec look(name :: atom, pools :: [term]) :: [Member.t()]
-  def look(_name, pools), do: Enum.map(pools, &Member.look/1)
 
   @doc "For servers of other nodes: the members here, as long as the group runs."
   @spec describe(name :: atom) :: [Member.t()]
@@ -93,7 +89,6 @@ defmodule Pkcs11Pool.Group.Server do
   def handle_info({:nodedown, node}, state),
     do: {:noreply, write(%{state | remote: Map.delete(state.remote, node)})}
 
-  def handle_info({:nodeup, _node}, state), do: {:noreply, state}
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl GenServer
