@@ -28,8 +28,8 @@ defmodule Pkcs11Pool.JWSTest do
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
     rsa = [modulus_bits: 2048, public_exponent: 65_537]
-    pair!(pool, "rsa", :rsa_pkcs_key_pair_gen, rsa)
-    pair!(pool, "other", :rsa_pkcs_key_pair_gen, rsa)
+    Pools.signing_pair!(pool, "rsa", :rsa_pkcs_key_pair_gen, rsa)
+    Pools.signing_pair!(pool, "other", :rsa_pkcs_key_pair_gen, rsa)
 
     for {label, curve} <- [
           {"p256", :secp256r1},
@@ -37,23 +37,10 @@ defmodule Pkcs11Pool.JWSTest do
           {"p521", :secp521r1},
           {"k256", :secp256k1}
         ],
-        do: pair!(pool, label, :ec_key_pair_gen, ec_params: curve)
+        do: Pools.signing_pair!(pool, label, :ec_key_pair_gen, ec_params: curve)
 
-    pair!(pool, "ed25519", :ec_edwards_key_pair_gen, ec_params: :ed25519)
+    Pools.signing_pair!(pool, "ed25519", :ec_edwards_key_pair_gen, ec_params: :ed25519)
     %{pool: pool}
-  end
-
-  defp pair!(pool, label, mechanism, public) do
-    {:ok, _pair} =
-      Pkcs11Pool.generate_key_pair(
-        pool,
-        mechanism,
-        [token: true, label: label, verify: true] ++ public,
-        token: true,
-        label: label,
-        private: true,
-        sign: true
-      )
   end
 
   defp encode(bytes), do: Base.url_encode64(bytes, padding: false)

@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.JOSEInteroperabilityTest do
   # Signed JSON in the eyes of two other implementations: Erlang's jose and Python's jwcrypto.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.Test.{OTPLibrary, SoftHSM}
+  alias Pkcs11Pool.Test.{OTPLibrary, Pools, SoftHSM}
   alias Pkcs11Pool.{Error, JOSE, JWK, JWS}
 
   @compile {:no_warn_undefined, [:jose, :jose_jwk, :jose_jws, :jose_jwt]}
@@ -33,7 +33,11 @@ defmodule Pkcs11Pool.JOSEInteroperabilityTest do
     opts = SoftHSM.pool_opts(token)
     start_supervised!({Pkcs11Pool, opts})
     pool = opts[:name]
-    pair!(pool, "rsa", :rsa_pkcs_key_pair_gen, modulus_bits: 2048, public_exponent: 65_537)
+
+    Pools.signing_pair!(pool, "rsa", :rsa_pkcs_key_pair_gen,
+      modulus_bits: 2048,
+      public_exponent: 65_537
+    )
 
     for {label, curve} <- [
           {"p256", :secp256r1},
@@ -41,23 +45,10 @@ defmodule Pkcs11Pool.JOSEInteroperabilityTest do
           {"p521", :secp521r1},
           {"k256", :secp256k1}
         ],
-        do: pair!(pool, label, :ec_key_pair_gen, ec_params: curve)
+        do: Pools.signing_pair!(pool, label, :ec_key_pair_gen, ec_params: curve)
 
-    pair!(pool, "ed25519", :ec_edwards_key_pair_gen, ec_params: :ed25519)
+    Pools.signing_pair!(pool, "ed25519", :ec_edwards_key_pair_gen, ec_params: :ed25519)
     %{pool: pool}
-  end
-
-  defp pair!(pool, label, mechanism, public) do
-    {:ok, _pair} =
-      Pkcs11Pool.generate_key_pair(
-        pool,
-        mechanism,
-        [token: true, label: label, verify: true] ++ public,
-        token: true,
-        label: label,
-        private: true,
-        sign: true
-      )
   end
 
   describe "Erlang's jose" do

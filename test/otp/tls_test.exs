@@ -43,26 +43,17 @@ defmodule Pkcs11Pool.OTP.TLSTest do
   end
 
   defp key_pair!(pool, "rsa") do
-    pair!(pool, "rsa", :rsa_pkcs_key_pair_gen, modulus_bits: 2048, public_exponent: 65_537)
+    Pools.signing_pair!(pool, "rsa", :rsa_pkcs_key_pair_gen,
+      modulus_bits: 2048,
+      public_exponent: 65_537
+    )
   end
 
   defp key_pair!(pool, "ed25519"),
-    do: pair!(pool, "ed25519", :ec_edwards_key_pair_gen, ec_params: :ed25519)
+    do: Pools.signing_pair!(pool, "ed25519", :ec_edwards_key_pair_gen, ec_params: :ed25519)
 
-  defp key_pair!(pool, label), do: pair!(pool, label, :ec_key_pair_gen, ec_params: :secp256r1)
-
-  defp pair!(pool, label, mechanism, public) do
-    {:ok, _pair} =
-      Pkcs11Pool.generate_key_pair(
-        pool,
-        mechanism,
-        [token: true, label: label, verify: true] ++ public,
-        token: true,
-        label: label,
-        private: true,
-        sign: true
-      )
-  end
+  defp key_pair!(pool, label),
+    do: Pools.signing_pair!(pool, label, :ec_key_pair_gen, ec_params: :secp256r1)
 
   defp pair(context, key),
     do: %{cert: context.certificates[key], key: OTP.private_key!(context.pool, key)}

@@ -103,4 +103,19 @@ defmodule Pkcs11Pool.Test.Pools do
     {:ok, pair} = key_pair(pool, label, extra)
     pair
   end
+
+  @doc "Makes a token key pair that signs, by this mechanism, with these attributes of the public key besides its label."
+  @spec signing_pair!(term, String.t(), atom, keyword) ::
+          {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}
+  def signing_pair!(pool, label, mechanism, public) do
+    Pkcs11Pool.generate_key_pair!(
+      pool,
+      mechanism,
+      [token: true, label: label, verify: true] ++ public,
+      token: true,
+      label: label,
+      private: true,
+      sign: true
+    )
+  end
 end
