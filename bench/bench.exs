@@ -1,6 +1,6 @@
-# The benchmarks, by way of script/bench, which builds bench/raw first.
+# The benchmarks, by way of script/bench, which builds bench/raw and bench/bare first.
 #
-#     mix run bench/bench.exs --raw PROGRAM [...]
+#     mix run bench/bench.exs --raw PROGRAM --bare LIBRARY [...]
 #
 # Options: bench/support/options.ex. What is measured: bench/support/grid.ex, queue.ex and floors.ex.
 
@@ -24,6 +24,7 @@ defmodule Bench do
   defp measure(options, arguments) do
     Logger.configure(level: :error)
     SoftHSM.start!()
+    Bench.Bare.load!(options.bare)
 
     try do
       machine = Machine.describe()
@@ -65,7 +66,8 @@ defmodule Bench do
       if options.floors, do: Floors.cells(), else: Grid.cells(small?) ++ Grid.slow_cells(small?)
 
     for {spec, _names} = cell <- all,
-        wanted?(options, if(spec.latency, do: :slow, else: spec.operation)),
+        wanted?(options, if(spec.latency, do: :slow, else: spec.operation)) or
+          (:bare in options.only and Floors.bare?(spec)),
         do: cell
   end
 
@@ -91,8 +93,8 @@ defmodule Bench do
   # Where it can be seen and is not in the way.
   defp say(text), do: IO.puts(:stderr, text)
 
-  # Without the program that script/bench has added.
-  defp command(["--raw", _program | arguments]), do: Enum.join(["script/bench" | arguments], " ")
+  # Without what script/bench has added.
+  defp command(["--raw", _program, "--bare", _library | arguments]), do: command(arguments)
   defp command(arguments), do: Enum.join(["script/bench" | arguments], " ")
 end
 

@@ -55,7 +55,8 @@ defmodule Bench.Arena do
 
       %{spec: spec, rounds: rounds, skipped: skipped}
     after
-      for {_name, running} <- running, do: running.stop.()
+      # The last one that begins on the module ends first on it.
+      for {_name, running} <- Enum.reverse(running), do: running.stop.()
       Tokens.fast(token)
     end
   end

@@ -25,7 +25,7 @@ defmodule Bench.Contender do
 
   @type t :: {name :: String.t(), module, keyword}
 
-  alias Bench.Contenders.{Batch, Original, Pool, Poolboy, Program}
+  alias Bench.Contenders.{Bare, Batch, Original, Pool, Poolboy, Program}
 
   @all [
     {"raw", Program, program: :raw},
@@ -33,6 +33,8 @@ defmodule Bench.Contender do
     {"pool :threads", Pool, executor: :threads},
     {"pool at once", Pool, executor: :dirty_io, call: [operation_timeout: :infinity]},
     {"pool", Pool, []},
+    {"bare :dirty_io", Bare, executor: :dirty_io},
+    {"bare :threads", Bare, executor: :threads},
     {"batch of 64", Batch, []},
     {"original", Original, []},
     {"poolboy", Poolboy, []},

@@ -4,24 +4,29 @@ defmodule Bench.Floors do
   alias Bench.{Arena, Context, Grid, Row}
   alias Bench.Floors.{Calls, FileRead, Keys, Memory, Queue, Tail}
 
-  # {operation, latency, sessions, callers, contender, at least so much of raw}
-  @of_raw [
-            for sessions <- [2, 8], pool <- ["pool :dirty_io", "pool :threads"] do
-              {:rsa, nil, sessions, 32, pool, 0.97}
-            end,
-            for pool <- ["pool :dirty_io", "pool :threads"] do
-              {:ec, nil, 8, 32, pool, 0.95}
-            end,
-            for pool <- ["pool :dirty_io", "pool :threads"] do
-              {:hmac, nil, 8, 32, pool, 0.85}
-            end,
-            {:hmac, nil, 1, 1, "pool at once", 0.75},
-            {:hmac, nil, 1, 1, "batch of 64", 0.92},
-            for latency <- [:sign, :size_query], sessions <- [8, 32, 64] do
-              {:hmac, latency, sessions, 200, "pool", 0.97}
-            end
-          ]
-          |> List.flatten()
+  # {operation, latency, sessions, callers, contender, at least so much, of whom}
+  @known [
+           for sessions <- [2, 8], pool <- ["pool :dirty_io", "pool :threads"] do
+             {:rsa, nil, sessions, 32, pool, 0.97, "raw"}
+           end,
+           for pool <- ["pool :dirty_io", "pool :threads"] do
+             {:ec, nil, 8, 32, pool, 0.95, "raw"}
+           end,
+           for pool <- ["pool :dirty_io", "pool :threads"] do
+             {:hmac, nil, 8, 32, pool, 0.85, "raw"}
+           end,
+           for operation <- [:rsa, :ec, :hmac],
+               sessions <- [2, 8],
+               executor <- [":dirty_io", ":threads"] do
+             {operation, nil, sessions, 32, "pool " <> executor, 0.97, "bare " <> executor}
+           end,
+           {:hmac, nil, 1, 1, "pool at once", 0.75, "raw"},
+           {:hmac, nil, 1, 1, "batch of 64", 0.92, "raw"},
+           for latency <- [:sign, :size_query], sessions <- [8, 32, 64] do
+             {:hmac, latency, sessions, 200, "pool", 0.97, "raw"}
+           end
+         ]
+         |> List.flatten()
 
   @groups [
     calls: &Calls.rows/1,
@@ -45,9 +50,9 @@ defmodule Bench.Floors do
   @doc "The comparisons that the other rows come from, with nobody in them but whom they are about."
   @spec cells() :: [Grid.cell()]
   def cells do
-    @of_raw
-    |> Enum.group_by(&spec/1, &elem(&1, 4))
-    |> Enum.map(fn {spec, names} -> {spec, ["raw" | names]} end)
+    @known
+    |> Enum.group_by(&spec/1, &[elem(&1, 4), elem(&1, 6)])
+    |> Enum.map(fn {spec, names} -> {spec, Enum.uniq(["raw" | List.flatten(names)])} end)
     |> Enum.sort_by(fn {spec, _names} ->
       {spec.latency && spec.latency.size_query, spec.operation, spec.sessions}
     end)
@@ -55,28 +60,32 @@ defmodule Bench.Floors do
 
   @doc "Whether a row comes from this comparison."
   @spec cell?(Arena.spec()) :: boolean
-  def cell?(spec), do: Enum.any?(@of_raw, &(spec(&1) == spec))
+  def cell?(spec), do: Enum.any?(@known, &(spec(&1) == spec))
+
+  @doc "Whether a row that comes from this comparison is about the bare runners."
+  @spec bare?(Arena.spec()) :: boolean
+  def bare?(spec), do: Enum.any?(@known, &(spec(&1) == spec and elem(&1, 6) =~ "bare"))
 
   @doc "The rows that come from these comparisons."
   @spec rows([Arena.result()]) :: [Row.t()]
   def rows(results) do
-    for {_, _, _, _, name, floor} = known <- @of_raw,
+    for {_, _, _, _, name, floor, base} = known <- @known,
         result <- results,
         result.spec == spec(known),
-        name in Arena.names(result) do
+        [name, base] -- Arena.names(result) == [] do
       rate = Arena.rate(result, name).median
-      raw = Arena.rate(result, "raw").median
+      of = Arena.rate(result, base).median
 
       %Row{
         work: "#{Arena.title(result.spec)}: #{name}",
         floor: {:at_least, floor},
-        of: "× raw",
-        measured: Arena.ratio(result, name),
-        note: "#{round(rate)} against #{round(raw)} ops/s"
+        of: "× #{base}",
+        measured: Arena.ratio(result, name, base),
+        note: "#{round(rate)} against #{round(of)} ops/s"
       }
     end
   end
 
-  defp spec({operation, latency, sessions, callers, _name, _floor}),
+  defp spec({operation, latency, sessions, callers, _name, _floor, _base}),
     do: Grid.spec(operation, sessions, callers, latency && Grid.slow(latency))
 end

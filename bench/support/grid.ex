@@ -12,7 +12,8 @@ defmodule Bench.Grid do
   @slow_query %{sign: 5, size_query: 5}
 
   @contenders ["raw", "pool :dirty_io", "pool :threads", "original", "poolboy", "SunPKCS11"]
-  @slow_contenders ["raw", "pool", "original", "poolboy", "SunPKCS11"]
+  @slow_contenders ["raw", "pool", "bare :threads", "original", "poolboy", "SunPKCS11"]
+  @bare ["bare :dirty_io", "bare :threads"]
 
   @type cell :: {Arena.spec(), contenders :: [String.t()]}
 
@@ -24,7 +25,8 @@ defmodule Bench.Grid do
       alone? = callers == 1
 
       more =
-        if(alone?, do: ["pool at once"], else: []) ++
+        if(Work.mechanism(operation), do: @bare, else: []) ++
+          if(alone?, do: ["pool at once"], else: []) ++
           if(alone? and operation in Work.batched(), do: ["batch of 64"], else: [])
 
       {spec(operation, sessions, callers), @contenders ++ more}

@@ -9,6 +9,7 @@ defmodule Bench.Options do
           only: [atom],
           out: Path.t() | nil,
           raw: Path.t(),
+          bare: Path.t(),
           context: keyword
         }
 
@@ -22,13 +23,14 @@ defmodule Bench.Options do
     only: :keep,
     out: :string,
     raw: :string,
+    bare: :string,
     rounds: :integer,
     window: :integer
   ]
 
   @doc "The parts that `--only` names."
   @spec parts() :: [atom]
-  def parts, do: Work.names() ++ [:slow, :queue] ++ Floors.groups()
+  def parts, do: Work.names() ++ [:slow, :bare, :queue] ++ Floors.groups()
 
   defp usage do
     """
@@ -36,7 +38,8 @@ defmodule Bench.Options do
 
       --quick    a third of the rounds, shorter windows: a look, no figures to quote
       --floors   only what the floor table needs
-      --only     a part, as often as wanted: #{Enum.join(parts(), ", ")}
+      --only     a part, as often as wanted: #{Enum.join(parts(), ", ")};
+                 --floors --only bare: only the pool, bare runners and raw
       --rounds   rounds of each comparison (7)
       --window   milliseconds of what a floor depends on (350)
       --out      the folder for RESULTS.md, results.json and plots; by default bench, if everything is measured in full, else none\
@@ -50,7 +53,8 @@ defmodule Bench.Options do
     only = options |> Keyword.get_values(:only) |> Enum.map(&part/1)
     context = Keyword.take(options, [:rounds, :window])
 
-    if rest == [] and unknown == [] and nil not in only and options[:raw] != nil and
+    if rest == [] and unknown == [] and nil not in only and
+         options[:raw] != nil and options[:bare] != nil and
          Enum.all?(context, fn {_name, number} -> number > 0 end),
        do: {:ok, options(options, only, context)},
        else: {:usage, usage()}
@@ -67,6 +71,7 @@ defmodule Bench.Options do
       only: only,
       out: options[:out] || if(whole?, do: @home),
       raw: options[:raw],
+      bare: options[:bare],
       context: context
     }
   end

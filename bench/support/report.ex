@@ -23,6 +23,8 @@ defmodule Bench.Report do
     "pool :dirty_io",
     "pool :threads",
     "pool at once",
+    "bare :dirty_io",
+    "bare :threads",
     "batch of 64",
     "original",
     "poolboy",

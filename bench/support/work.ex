@@ -16,6 +16,8 @@ defmodule Bench.Work do
     verify_ec: "P-256 verify"
   }
 
+  @mechanisms %{rsa: :sha256_rsa_pkcs, ec: :ecdsa, hmac: :sha256_hmac}
+
   @message :binary.copy("a message to sign. ", 3)
   @kibibyte :binary.copy("0123456789abcdef", 64)
   @iv :binary.copy(<<7>>, 12)
@@ -39,6 +41,10 @@ defmodule Bench.Work do
   def data(name) when name in [:hmac, :aes_gcm], do: @kibibyte
   def data(:random), do: ""
 
+  @doc "The mechanism by which it signs; `nil`: it does not."
+  @spec mechanism(name) :: atom | nil
+  def mechanism(name), do: @mechanisms[name]
+
   @doc "What it verifies: a signature that OTP has made."
   @spec signature(name, Bench.Tokens.t()) :: binary
   def signature(:verify_rsa, token),
@@ -59,14 +65,10 @@ defmodule Bench.Work do
     run(name, pool, key, data, signature, opts)
   end
 
-  defp run(:rsa, pool, key, data, _signature, opts),
-    do: fn -> Pkcs11Pool.sign!(pool, key, :sha256_rsa_pkcs, data, opts) end
-
-  defp run(:ec, pool, key, data, _signature, opts),
-    do: fn -> Pkcs11Pool.sign!(pool, key, :ecdsa, data, opts) end
-
-  defp run(:hmac, pool, key, data, _signature, opts),
-    do: fn -> Pkcs11Pool.sign!(pool, key, :sha256_hmac, data, opts) end
+  defp run(name, pool, key, data, _signature, opts) when is_map_key(@mechanisms, name) do
+    mechanism = mechanism(name)
+    fn -> Pkcs11Pool.sign!(pool, key, mechanism, data, opts) end
+  end
 
   defp run(:aes_gcm, pool, key, data, _signature, opts) do
     mechanism = gcm()

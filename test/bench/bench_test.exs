@@ -29,6 +29,8 @@ defmodule Pkcs11Pool.BenchTest do
 
     assert Enum.sort(contenders -- ["SunPKCS11", "poolboy"]) ==
              [
+               "bare :dirty_io",
+               "bare :threads",
                "batch of 64",
                "original",
                "pool",
