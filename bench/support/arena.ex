@@ -4,7 +4,7 @@ defmodule Bench.Arena do
   else the machine does hits all of them, and ratios are those of one round.
   """
 
-  alias Bench.{Contender, Stats, Tokens, Work}
+  alias Bench.{Contender, Processor, Stats, Tokens, Work}
 
   # Milliseconds.
   @first_window 100
@@ -16,10 +16,11 @@ defmodule Bench.Arena do
           callers: pos_integer
         }
 
-  @typedoc "Operations a second, of each contender in each round; who was left out, and why."
+  @typedoc "Operations a second, of each contender in each round, and microseconds of processor time that one took; who was left out, and why."
   @type result :: %{
           spec: spec,
           rounds: [%{String.t() => float}],
+          costs: [%{String.t() => float}],
           skipped: [{String.t(), String.t()}]
         }
 
@@ -48,18 +49,31 @@ defmodule Bench.Arena do
 
       rounds =
         for round <- 1..context.rounds do
-          for {name, running} <- turned(running, round), into: %{} do
-            {name, running.rate.(context.warm_up, context.window)}
+          for {name, running} <- turned(running, round) do
+            {rate, cost} = measure(running, context)
+            {{name, rate}, {name, cost}}
           end
         end
 
-      %{spec: spec, rounds: rounds, skipped: skipped}
+      {rates, costs} = rounds |> Enum.map(&Enum.unzip/1) |> Enum.unzip()
+      %{spec: spec, rounds: maps(rates), costs: maps(costs), skipped: skipped}
     after
       # The last one that begins on the module ends first on it.
       for {_name, running} <- Enum.reverse(running), do: running.stop.()
       Tokens.fast(token)
     end
   end
+
+  # The operations of the warm-up, which cost as much as the others, are those of a window of that length.
+  defp measure(running, context) do
+    {used, started} = {Processor.time(running.os_pid), System.monotonic_time()}
+    rate = running.rate.(context.warm_up, context.window)
+    {used, passed} = {Processor.time(running.os_pid) - used, System.monotonic_time() - started}
+    seconds = System.convert_time_unit(passed, :native, :microsecond) / 1.0e6
+    {rate, used / max(rate * seconds, 1)}
+  end
+
+  defp maps(lists), do: Enum.map(lists, &Map.new/1)
 
   # Another one begins each time.
   defp turned(list, round) do
@@ -95,6 +109,10 @@ defmodule Bench.Arena do
   @doc "Operations a second."
   @spec rate(result, String.t()) :: Stats.summary()
   def rate(result, name), do: Stats.summary(for round <- result.rounds, do: round[name])
+
+  @doc "Microseconds of processor time for an operation."
+  @spec cost(result, String.t()) :: Stats.summary()
+  def cost(result, name), do: Stats.summary(for round <- result.costs, do: round[name])
 
   @doc "How one compares with another in the same round."
   @spec ratio(result, String.t(), String.t()) :: Stats.summary()

@@ -13,11 +13,12 @@ defmodule Bench.Contender do
           raw: Path.t()
         }
 
-  @typedoc "One that is ready: how many operations a second it does, what it gives, and how it ends."
+  @typedoc "One that is ready: how many operations a second it does, what it gives, how it ends, and the process of the operating system that it is."
   @type running :: %{
           rate: (warm_up :: non_neg_integer, window :: pos_integer -> float),
           sample: (() -> binary),
-          stop: (() -> term)
+          stop: (() -> term),
+          os_pid: String.t() | non_neg_integer
         }
 
   @doc "Gets it ready, or says why it is left out."
@@ -51,7 +52,8 @@ defmodule Bench.Contender do
     %{
       rate: &(Bench.Window.rate(operation, callers, &1, &2) * per_call),
       sample: operation,
-      stop: stop
+      stop: stop,
+      os_pid: "self"
     }
   end
 end

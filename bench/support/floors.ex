@@ -81,10 +81,13 @@ defmodule Bench.Floors do
         floor: {:at_least, floor},
         of: "× #{base}",
         measured: Arena.ratio(result, name, base),
-        note: "#{round(rate)} against #{round(of)} ops/s"
+        note:
+          "#{round(rate)} against #{round(of)} ops/s, #{cost(result, name)} against #{cost(result, base)} µs of processor time"
       }
     end
   end
+
+  defp cost(result, name), do: Float.round(Arena.cost(result, name).median, 1)
 
   defp spec({operation, latency, sessions, callers, _name, _floor, _base}),
     do: Grid.spec(operation, sessions, callers, latency && Grid.slow(latency))

@@ -198,6 +198,7 @@ defmodule Bench.Report do
           Map.merge(result.spec, %{
             contender: name,
             operations_per_second: for(round <- result.rounds, do: round[name]),
+            processor_microseconds: for(round <- result.costs, do: round[name]),
             of_raw: Arena.ratio(result, name)
           })
         end,

@@ -53,7 +53,8 @@ defmodule Bench.Contenders.Program do
       stop: fn ->
         External.stop(port)
         Tokens.fast(token)
-      end
+      end,
+      os_pid: port |> Port.info(:os_pid) |> elem(1)
     }
   end
 

@@ -1,0 +1,20 @@
+defmodule Bench.Processor do
+  @moduledoc """
+  Processor time, of all threads of a process, in user and kernel mode: unlike throughput, it hardly depends on what else the machine does.
+  """
+
+  # Microseconds in the unit of /proc, which is the same on all architectures that OTP and Rust run on.
+  @tick 10_000
+
+  @doc "Microseconds that a process of the operating system has used: by default this VM."
+  @spec time(pid :: String.t() | non_neg_integer) :: non_neg_integer
+  def time(pid \\ "self") do
+    # Behind the name, which may hold anything.
+    fields = "/proc/#{pid}/stat" |> File.read!() |> String.split(")") |> List.last()
+
+    [user, system] =
+      fields |> String.split() |> Enum.slice(11, 2) |> Enum.map(&String.to_integer/1)
+
+    (user + system) * @tick
+  end
+end
