@@ -434,13 +434,18 @@ defmodule Pkcs11Pool do
       {:ok, ciphertext} = Pkcs11Pool.encrypt(MyApp.HSM, "vault", {:aes_gcm, iv: iv, aad: "user 42"}, data)
       {:ok, {iv, ciphertext}} = Pkcs11Pool.encrypt(MyApp.HSM, "vault", {:aes_gcm, iv: :token}, data)
 
-  AES-GCM returns the ciphertext with its tag at the end, as PKCS#11 does. With `iv: :token` the token makes the IV, of 12 bytes, and it is returned with
-  the ciphertext. If the token makes no IV, the error is `:iv_not_made`. If the token replaces an IV that you gave, the error is `:iv_replaced`, with the token's IV in
+  AES-GCM, AES-CCM and ChaCha20-Poly1305 return the ciphertext with its tag at the end, as PKCS#11 does. With `iv: :token` (of AES-CCM `nonce: :token`) the token makes the IV,
+  of 12 bytes, and it is returned with the ciphertext. If the token makes no IV, the error is `:iv_not_made`. If the token replaces an IV that you gave, the error is `:iv_replaced`, with the token's IV in
   `details.iv`: you never get a ciphertext without the IV that it was made with.
 
-  Once the key is known, this makes two C calls: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again. A module that encrypts by
-  messages (PKCS#11 3.0, 5.9) is asked for a random IV in that way: `C_MessageEncryptInit`, `C_EncryptMessage`, `C_MessageEncryptFinal`. Any other module gets an IV of
-  zeros in `C_EncryptInit`, and writes its own in their place.
+  Once the key is known, this makes two C calls: `C_EncryptInit` and `C_Encrypt` (PKCS#11 2.40, 5.8). With `iv: :token` it is never tried again.
+
+  The message functions of PKCS#11 3.0 (5.9: `C_MessageEncryptInit`, `C_EncryptMessage`, `C_MessageEncryptFinal`) are called in two cases. You need not know which:
+  the result is the same.
+
+    * With `iv: :token`, if the module encrypts by messages. It is asked for a random IV (`CKG_GENERATE_RANDOM`), never for a counter's: that is unique among the messages of one
+      operation only, but all sessions of the pool use the same key. Any other module gets an IV of zeros in `C_EncryptInit`, and writes its own in their place.
+    * If the token offers AES-GCM, AES-CCM or ChaCha20-Poly1305 by messages only: `C_GetMechanismInfo` says `CKF_MESSAGE_ENCRYPT` and not `CKF_ENCRYPT`.
   """
   @spec encrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
@@ -461,7 +466,8 @@ defmodule Pkcs11Pool do
   many such answers an attacker can find out the plaintext (a padding oracle). AES-GCM does not have this problem, because it authenticates the ciphertext. For RSA PKCS #1 v1.5
   some tokens return random bytes instead of an error, for this reason.
 
-  Once the key is known, this makes two C calls: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9).
+  Once the key is known, this makes two C calls: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9). If the token offers AES-GCM, AES-CCM or ChaCha20-Poly1305 by messages only
+  (`C_GetMechanismInfo` says `CKF_MESSAGE_DECRYPT` and not `CKF_DECRYPT`), these are `C_MessageDecryptInit`, `C_DecryptMessage` and `C_MessageDecryptFinal` (PKCS#11 3.0, 5.11).
   """
   @spec decrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary} | {:error, Error.t()}
@@ -540,7 +546,8 @@ defmodule Pkcs11Pool do
   does the same counter block, whatever its `:counter_bits`. You must make sure that a counter does not run into another item's block, and that no IV is used again in
   another call. For a mechanism whose parameters are bytes that this library does not know (`{name, binary}`), you must make sure of all of this.
 
-  Makes the C calls of `encrypt/5` for each item.
+  Makes the C calls of `encrypt/5` for each item. Where those are the message functions, `C_MessageEncryptInit` and `C_MessageEncryptFinal` are called once for all items that
+  are encrypted in one go; an item that fails ends that for itself, and the others get a new one.
   """
   @spec encrypt_many(pool, key, mechanism, [item], [key_option]) ::
           results(binary | {iv :: binary, ciphertext :: binary})
@@ -555,7 +562,8 @@ defmodule Pkcs11Pool do
 
       Pkcs11Pool.decrypt_many(MyApp.HSM, "vault", :aes_gcm, for({iv, ciphertext} <- list, do: {[iv: iv], ciphertext}))
 
-  Makes the C calls of `decrypt/5` for each item.
+  Makes the C calls of `decrypt/5` for each item. Where those are the message functions, `C_MessageDecryptInit` and `C_MessageDecryptFinal` are called once for all items that
+  are decrypted in one go, as in `encrypt_many/5`.
   """
   @spec decrypt_many(pool, key, mechanism, [item], [key_option]) :: results(binary)
   def decrypt_many(pool, key, mechanism, list, opts \\ []),

@@ -16,7 +16,7 @@ defmodule Pkcs11Pool.Mechanism do
   | `:ecdsa`, `:ecdsa_sha256`, ... | none |
   | `:eddsa`, `{:eddsa, prehash: true, context: "app"}` | none needed: Ed25519 or Ed448, by the key. `:prehash` (default false) is Ed25519ph or Ed448ph: the token hashes the message first; `:context` (at most 255 bytes) is for Ed25519ctx, Ed25519ph, Ed448 and Ed448ph. If the token ignores them, the error is `:parameters_ignored` |
   | `{:aes_gcm, iv: iv, aad: "", tag_bits: 128}` | `:iv` is required: a binary of 1 to 128 bytes (some tokens use only the beginning of a longer one), or `:token` if the token makes it; `:aad` defaults to `""`, `:tag_bits` to 128 |
-  | `{:aes_ccm, nonce: nonce, aad: "", mac_length: 16}` | `:nonce` of 7 to 13 bytes is required; the longer the data, the shorter the nonce must be (13 bytes: data up to 64 KiB); `:aad` defaults to `""`, `:mac_length` (4, 6, ..., 16 bytes) to 16. A stream needs `:data_length`, the bytes of the whole plaintext |
+  | `{:aes_ccm, nonce: nonce, aad: "", mac_length: 16}` | `:nonce` is required: a binary of 7 to 13 bytes (the longer the data, the shorter it must be; 13 bytes: data up to 64 KiB), or `:token` if the token makes it; `:aad` defaults to `""`, `:mac_length` (4, 6, ..., 16 bytes) to 16. A stream needs `:data_length`, the bytes of the whole plaintext |
   | `{:chacha20_poly1305, nonce: nonce, aad: ""}` | `:nonce` of 12 bytes (on some tokens 8 or 24) is required; `:aad` defaults to `""`. The same for `:salsa20_poly1305` |
   | `{:chacha20, nonce: nonce, counter: 0}` | `:nonce` of 12 or 8 bytes is required; `:counter`, the number of the first block, defaults to 0. It has 32 bits, or 64 with a nonce of 8 bytes |
   | `{:aes_cbc, iv: iv}`, `:aes_cbc_pad`, `:aes_ofb`, `:aes_cfb8`, ... | `:iv` of 16 bytes is required |
@@ -187,10 +187,9 @@ defmodule Pkcs11Pool.Mechanism do
             "parameter :hash of mechanism #{inspect(name(mechanism))} is for signatures: leave it out"
     end
 
-    if match?({_code, {:gcm, :token, _aad, _tag_bits}}, encoded) and
-         operation not in [:encrypt, :wrap] do
+    if (param = Params.token_iv(elem(encoded, 1))) && operation not in [:encrypt, :wrap] do
       raise ArgumentError,
-            "invalid parameter :iv of mechanism #{inspect(name(mechanism))}: :token is for encryption and wrapping; " <>
+            "invalid parameter #{inspect(param)} of mechanism #{inspect(name(mechanism))}: :token is for encryption and wrapping; " <>
               "give the IV that came with the ciphertext"
     end
 

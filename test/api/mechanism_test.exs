@@ -120,8 +120,16 @@ defmodule Pkcs11Pool.MechanismTest do
     assert Mechanism.iv({:aes_gcm, iv: :token}, gcm) == :token
     assert Mechanism.encode_for!(:decrypt, {:aes_cbc, iv: @iv16}) == {0x1082, @iv16}
 
+    ccm = {0x1088, {:ccm, :token, "", 16, nil}}
+    assert Mechanism.encode_for!(:encrypt, {:aes_ccm, nonce: :token}) == ccm
+    assert Mechanism.iv({:aes_ccm, nonce: :token}, ccm) == :token
+
     for operation <- [:decrypt, :sign, :verify] do
-      for mechanism <- [{:aes_gcm, iv: :token}, {:vendor, 0x80000001, {:aes_gcm, iv: :token}}] do
+      for mechanism <- [
+            {:aes_gcm, iv: :token},
+            {:aes_ccm, nonce: :token},
+            {:vendor, 0x80000001, {:aes_gcm, iv: :token}}
+          ] do
         assert message(fn -> Mechanism.encode_for!(operation, mechanism) end) =~
                  ":token is for encryption"
       end
@@ -370,11 +378,13 @@ defmodule Pkcs11Pool.MechanismTest do
           {:chacha20_poly1305, "give {:chacha20_poly1305, nonce: binary}"},
           {{:aes_ccm, aad: ""}, "needs the parameter :nonce"},
           {{:aes_ccm, nonce: <<0::48>>}, ":nonce"},
-          {{:aes_ccm, nonce: <<0::112>>}, "7 to 13 bytes, got: a binary of 14 bytes"},
+          {{:aes_ccm, nonce: <<0::112>>},
+           "7 to 13 bytes, or :token for one that the token makes, got: a binary of 14 bytes"},
           {{:aes_ccm, nonce: nonce, mac_length: 5}, ":mac_length"},
           {{:aes_ccm, nonce: nonce, data_length: -1}, ":data_length"},
           {{:aes_ccm, nonce: nonce, aad: nil}, ":aad"},
           {{:chacha20_poly1305, nonce: <<0::72>>}, "8, 12 or 24 bytes"},
+          {{:chacha20_poly1305, nonce: :token}, "8, 12 or 24 bytes"},
           {{:chacha20_poly1305, iv: nonce}, "unknown parameter :iv"},
           {{:chacha20, nonce: nonce, counter: 0x1_0000_0000}, ":counter"},
           {{:chacha20, nonce: nonce, counter: -1}, "32 bits"},

@@ -534,6 +534,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
       :aes_ecb,
       {:aes_gcm, iv: Gen.binary(12)},
       {:aes_gcm, iv: :token},
+      {:aes_ccm, nonce: :token},
       {:aes_cbc, iv: Gen.binary(16)},
       :aes_cbc_pad,
       {:aes_ctr, counter_block: Gen.binary(16)},

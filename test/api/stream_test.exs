@@ -207,8 +207,10 @@ defmodule Pkcs11Pool.StreamTest do
     end
 
     test "an IV that the token makes", %{pool: pool} do
-      assert_raise ArgumentError, ~r/:token is for encrypt\/5/, fn ->
-        Pkcs11Pool.encrypt_stream(pool, "aes", {:aes_gcm, iv: :token}, ["x"])
+      for mechanism <- [{:aes_gcm, iv: :token}, {:aes_ccm, nonce: :token, data_length: 1}] do
+        assert_raise ArgumentError, ~r/:token is for encrypt\/5/, fn ->
+          Pkcs11Pool.encrypt_stream(pool, "aes", mechanism, ["x"])
+        end
       end
     end
 

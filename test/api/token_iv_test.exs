@@ -1,5 +1,5 @@
 defmodule Pkcs11Pool.TokenIVTest do
-  # AES-GCM with an IV that the token makes, on a token of PKCS#11 3.0, which has functions for that. What tokens of 2.40 do is in CipherTest.
+  # AES-GCM and AES-CCM with an IV that the token makes, on a token of PKCS#11 3.0, which has functions for that. What tokens of 2.40 do is in CipherTest.
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.Error
@@ -32,9 +32,9 @@ defmodule Pkcs11Pool.TokenIVTest do
   end
 
   # What :crypto makes of it, which has the key, too.
-  defp open(value, iv, sealed, aad, tag_bytes) do
+  defp open(cipher \\ :aes_256_gcm, value, iv, sealed, aad, tag_bytes) do
     {bytes, tag} = :erlang.split_binary(sealed, byte_size(sealed) - tag_bytes)
-    :crypto.crypto_one_time_aead(:aes_256_gcm, value, iv, bytes, aad, tag, false)
+    :crypto.crypto_one_time_aead(cipher, value, iv, bytes, aad, tag, false)
   end
 
   test "any data is encrypted with an IV of its own", %{pool: pool, value: value} do
@@ -66,6 +66,28 @@ defmodule Pkcs11Pool.TokenIVTest do
       assert byte_size(sealed) == 4 + div(bits, 8)
       assert open(value, iv, sealed, "", div(bits, 8)) == "data"
     end
+  end
+
+  test "AES-CCM has such a nonce, too", %{pool: pool, value: value} do
+    nonces =
+      for size <- [0, 1, 15, 16, 17, 1_000, 65_536], aad <- ["", "aad"], bytes <- [4, 16] do
+        data = :crypto.strong_rand_bytes(size)
+        params = [aad: aad, mac_length: bytes]
+        mechanism = {:aes_ccm, [nonce: :token] ++ params}
+
+        assert {:ok, {<<_::96>> = nonce, sealed}} =
+                 Pkcs11Pool.encrypt(pool, "aes", mechanism, data)
+
+        assert byte_size(sealed) == size + bytes
+        assert open(:aes_256_ccm, value, nonce, sealed, aad, bytes) == data
+
+        assert Pkcs11Pool.decrypt(pool, "aes", {:aes_ccm, [nonce: nonce] ++ params}, sealed) ==
+                 {:ok, data}
+
+        nonce
+      end
+
+    assert nonces == Enum.uniq(nonces)
   end
 
   test "a list has an IV for each item", %{pool: pool, value: value} do

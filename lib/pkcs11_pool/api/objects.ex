@@ -120,17 +120,8 @@ defmodule Pkcs11Pool.API.Objects do
           keyword
         ) :: {:ok, Object.t()} | {:error, Error.t()}
   def unwrap_key(pool, unwrapping_key, mechanism, wrapped, template, opts) do
-    opts = Options.Call.validate!(opts, [:session_object, :select])
-    encoded = Mechanism.encode_for!(:unwrap, mechanism)
-    class = Mechanism.class_for(:unwrap, mechanism)
-    template = Template.encode!(template)
-    wrapped = binary!(wrapped, "wrapped")
-
-    with {:ok, key} <- Selection.choose(pool, unwrapping_key, class, opts) do
-      request = {:unwrap_key, Selection.encode!(key, class, opts), encoded, wrapped, template}
-
-      make(pool, :unwrap_key, template, request, opts, Mechanism.name(mechanism))
-    end
+    wrapped = {"wrapped", wrapped}
+    open_key(pool, {:unwrap, :unwrap_key}, unwrapping_key, mechanism, wrapped, template, opts)
   end
 
   @doc """
@@ -194,15 +185,22 @@ defmodule Pkcs11Pool.API.Objects do
           keyword
         ) :: {:ok, Object.t()} | {:error, Error.t()}
   def decapsulate(pool, private_key, mechanism, ciphertext, template, opts) do
-    opts = Options.Call.validate!(opts, [:session_object, :select])
-    encoded = Mechanism.encode_for!(:decapsulate, mechanism)
-    class = Mechanism.class_for(:decapsulate, mechanism)
-    template = Template.encode!(template)
-    ciphertext = binary!(ciphertext, "ciphertext")
+    ciphertext = {"ciphertext", ciphertext}
+    kind = {:decapsulate, :decapsulate}
+    open_key(pool, kind, private_key, mechanism, ciphertext, template, opts)
+  end
 
-    with {:ok, key} <- Selection.choose(pool, private_key, class, opts) do
-      request = {:decapsulate, Selection.encode!(key, class, opts), encoded, ciphertext, template}
-      make(pool, :decapsulate, template, request, opts, Mechanism.name(mechanism))
+  # A key that another key makes of bytes, which have a name as an argument.
+  defp open_key(pool, {usage, operation}, key, mechanism, {name, bytes}, template, opts) do
+    opts = Options.Call.validate!(opts, [:session_object, :select])
+    encoded = Mechanism.encode_for!(usage, mechanism)
+    class = Mechanism.class_for(usage, mechanism)
+    template = Template.encode!(template)
+    bytes = binary!(bytes, name)
+
+    with {:ok, key} <- Selection.choose(pool, key, class, opts) do
+      request = {operation, Selection.encode!(key, class, opts), encoded, bytes, template}
+      make(pool, operation, template, request, opts, Mechanism.name(mechanism))
     end
   end
 

@@ -19,7 +19,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | {:hashed, hash :: non_neg_integer}
           | {:hashed, hash :: non_neg_integer, ec_params :: binary}
           | {:gcm, iv :: binary | :token, aad :: binary, tag_bits :: non_neg_integer}
-          | {:ccm, nonce :: binary, aad :: binary, mac_length :: pos_integer,
+          | {:ccm, nonce :: binary | :token, aad :: binary, mac_length :: pos_integer,
              data_length :: non_neg_integer | nil}
           | {:poly1305, nonce :: binary, aad :: binary}
           | {:chacha20, counter :: binary, nonce :: binary}
@@ -171,6 +171,14 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   def put_key({:hkdf, hash, extract, expand, _salt, info}, encoded),
     do: {:hkdf, hash, extract, expand, encoded, info}
+
+  @doc """
+  The name of the parameter that says that the token makes the IV; nil if it does not.
+  """
+  @spec token_iv(t) :: :iv | :nonce | nil
+  def token_iv({:gcm, :token, _aad, _tag_bits}), do: :iv
+  def token_iv({:ccm, :token, _aad, _mac_length, _data_length}), do: :nonce
+  def token_iv(_params), do: nil
 
   @doc """
   Whether what is signed is a message, of a mechanism that takes digests.
@@ -401,7 +409,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   def encode!(:ccm, name, params) do
     params = params!(name, params, names(:ccm, name))
-    nonce = sized!(name, :nonce, fetch!(name, params, :nonce), @ccm_nonce_sizes, "7 to 13")
+    nonce = ccm_nonce!(name, fetch!(name, params, :nonce))
     aad = binary!(name, :aad, Keyword.get(params, :aad, ""))
     mac_length = Keyword.get(params, :mac_length, 16)
     data_length = params[:data_length]
@@ -622,6 +630,20 @@ defmodule Pkcs11Pool.Mechanism.Params do
     if is_binary(value) and byte_size(value) in sizes,
       do: value,
       else: bad!(name, key, "a binary of #{text} bytes", value)
+  end
+
+  defp ccm_nonce!(_name, :token), do: :token
+
+  defp ccm_nonce!(name, nonce) do
+    if is_binary(nonce) and byte_size(nonce) in @ccm_nonce_sizes,
+      do: nonce,
+      else:
+        bad!(
+          name,
+          :nonce,
+          "a binary of 7 to 13 bytes, or :token for one that the token makes",
+          nonce
+        )
   end
 
   defp binary!(_name, _key, value) when is_binary(value), do: value

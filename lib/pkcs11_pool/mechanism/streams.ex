@@ -33,9 +33,10 @@ defmodule Pkcs11Pool.Mechanism.Streams do
     if Params.hashed?(params), do: :ok, else: refuse!(operation, Map.fetch!(@names, code))
   end
 
-  def check!(:encrypt, {code, {:gcm, :token, _aad, _tag_bits}}) do
+  def check!(:encrypt, {code, params})
+      when elem(params, 0) in [:gcm, :ccm] and elem(params, 1) == :token do
     raise ArgumentError,
-          "invalid parameter :iv of mechanism #{inspect(Names.decode(code))}: :token is for encrypt/5, since a stream of ciphertext has no place " <>
+          "invalid parameter #{inspect(Params.token_iv(params))} of mechanism #{inspect(Names.decode(code))}: :token is for encrypt/5, since a stream of ciphertext has no place " <>
             "for the IV; give an IV that is used once"
   end
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use cryptoki_sys::*;
 
-use crate::model::{Message, ciphertext_for, code};
+use crate::model::{Message, Model, ciphertext_for, code};
 use crate::{C_GetFunctionList, C_GetInterface, FAKE};
 
 /// A list of the functions that there are, and their names; those of later versions apart.
@@ -39,9 +39,9 @@ macro_rules! functions {
 functions! {
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_OpenSession C_CloseSession C_GetSessionInfo C_Login
     C_Logout C_FindObjectsInit C_FindObjects C_FindObjectsFinal C_GetAttributeValue C_SignInit C_Sign C_VerifyInit C_Verify
-    C_GenerateRandom C_GenerateKey C_DestroyObject;
+    C_GenerateRandom C_GenerateKey C_DestroyObject C_GetMechanismInfo;
     C_GetInterfaceList C_SessionCancel C_LoginUser C_EncapsulateKey C_DecapsulateKey C_MessageEncryptInit C_EncryptMessage
-    C_MessageEncryptFinal
+    C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage C_MessageDecryptFinal
 }
 
 /// The name of the interfaces that the standard defines.
@@ -418,35 +418,120 @@ unsafe fn label(template: CK_ATTRIBUTE_PTR, count: CK_ULONG) -> Vec<u8> {
     label.unwrap_or_default().1
 }
 
+/// Begins an operation by messages.
+///
+/// # Safety
+/// `mechanism` is one, as the application promises.
+unsafe fn begin_messages(
+    function: &'static str,
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+    flags: CK_FLAGS,
+) -> CK_RV {
+    FAKE.call(function, Some(session), |model| {
+        // SAFETY: the caller's promise.
+        let mechanism = unsafe { mechanism.read_unaligned() }.mechanism;
+        code(model.begin_messages(session, mechanism, key, flags))
+    })
+}
+
 unsafe extern "C" fn C_MessageEncryptInit(
     session: CK_SESSION_HANDLE,
-    _mechanism: CK_MECHANISM_PTR,
+    mechanism: CK_MECHANISM_PTR,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    FAKE.call("C_MessageEncryptInit", Some(session), |model| code(model.begin_messages(session, key)))
+    // SAFETY: the application's promise.
+    unsafe { begin_messages("C_MessageEncryptInit", session, mechanism, key, CKF_MESSAGE_ENCRYPT) }
+}
+
+unsafe extern "C" fn C_MessageDecryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    // SAFETY: the application's promise.
+    unsafe { begin_messages("C_MessageDecryptInit", session, mechanism, key, CKF_MESSAGE_DECRYPT) }
+}
+
+/// Where the parameters of a message have its IV and its tag.
+struct Places {
+    iv: CK_BYTE_PTR,
+    iv_size: usize,
+    is_iv_given: bool,
+    tag: CK_BYTE_PTR,
+    tag_size: usize,
+}
+
+/// # Safety
+/// They are those of the mechanism, as the application promises.
+unsafe fn places(mechanism: CK_MECHANISM_TYPE, params: CK_VOID_PTR, size: CK_ULONG) -> Result<Places, CK_RV> {
+    fn is<P>(size: CK_ULONG) -> Result<(), CK_RV> {
+        if size as usize == size_of::<P>() { Ok(()) } else { Err(CKR_MECHANISM_PARAM_INVALID) }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        Ok(match mechanism {
+            CKM_AES_CCM => {
+                is::<CK_CCM_MESSAGE_PARAMS>(size)?;
+                let params = params.cast::<CK_CCM_MESSAGE_PARAMS>().read_unaligned();
+                Places {
+                    iv: params.pNonce,
+                    iv_size: params.ulNonceLen as usize,
+                    is_iv_given: params.nonceGenerator == CKG_NO_GENERATE,
+                    tag: params.pMAC,
+                    tag_size: params.ulMACLen as usize,
+                }
+            }
+            CKM_CHACHA20_POLY1305 => {
+                is::<CK_SALSA20_CHACHA20_POLY1305_MSG_PARAMS>(size)?;
+                let params = params.cast::<CK_SALSA20_CHACHA20_POLY1305_MSG_PARAMS>().read_unaligned();
+                let (iv, iv_size) = (params.pNonce, params.ulNonceLen as usize);
+                Places { iv, iv_size, is_iv_given: true, tag: params.pTag, tag_size: 16 }
+            }
+            _ => {
+                is::<CK_GCM_MESSAGE_PARAMS>(size)?;
+                let params = params.cast::<CK_GCM_MESSAGE_PARAMS>().read_unaligned();
+                Places {
+                    iv: params.pIv,
+                    iv_size: params.ulIvLen as usize,
+                    is_iv_given: params.ivGenerator == CKG_NO_GENERATE,
+                    tag: params.pTag,
+                    tag_size: (params.ulTagBits / 8) as usize,
+                }
+            }
+        })
+    }
 }
 
 unsafe extern "C" fn C_EncryptMessage(
     session: CK_SESSION_HANDLE,
     params: CK_VOID_PTR,
-    _params_size: CK_ULONG,
-    _aad: CK_BYTE_PTR,
-    _aad_size: CK_ULONG,
+    params_size: CK_ULONG,
+    aad: CK_BYTE_PTR,
+    aad_size: CK_ULONG,
     data: CK_BYTE_PTR,
     size: CK_ULONG,
     ciphertext: CK_BYTE_PTR,
     ciphertext_size: CK_ULONG_PTR,
 ) -> CK_RV {
     FAKE.call("C_EncryptMessage", Some(session), |model| {
-        // SAFETY: the application promises such a structure.
-        let params = unsafe { params.cast::<CK_GCM_MESSAGE_PARAMS>().read_unaligned() };
-        // SAFETY: and so many bytes.
-        match model.encrypt_message(session, unsafe { bytes(data, size) }) {
-            Ok(Message { iv, bytes, tag }) => {
+        let is_silent = model.makes_no_iv;
+        let encrypted = model.next_message(session, CKF_MESSAGE_ENCRYPT).and_then(|(mechanism, number, label)| {
+            // SAFETY: the application promises all these bytes, and such a structure.
+            unsafe {
+                let places = places(mechanism, params, params_size)?;
+                let given = (places.is_iv_given || is_silent).then(|| bytes(places.iv, places.iv_size as CK_ULONG));
+                let message = Model::encrypt_message(number, &label, given, bytes(aad, aad_size), bytes(data, size));
+                Ok((places, message))
+            }
+        });
+        match encrypted {
+            Ok((places, Message { iv, bytes, tag })) => {
                 // SAFETY: and as much room as it says.
                 unsafe {
-                    ptr::copy_nonoverlapping(iv.as_ptr(), params.pIv, iv.len().min(params.ulIvLen as usize));
-                    ptr::copy_nonoverlapping(tag.as_ptr(), params.pTag, tag.len().min((params.ulTagBits / 8) as usize));
+                    ptr::copy_nonoverlapping(iv.as_ptr(), places.iv, iv.len().min(places.iv_size));
+                    ptr::copy_nonoverlapping(tag.as_ptr(), places.tag, tag.len().min(places.tag_size));
                     write(&bytes, ciphertext, ciphertext_size)
                 }
             }
@@ -455,6 +540,47 @@ unsafe extern "C" fn C_EncryptMessage(
     })
 }
 
+unsafe extern "C" fn C_DecryptMessage(
+    session: CK_SESSION_HANDLE,
+    params: CK_VOID_PTR,
+    params_size: CK_ULONG,
+    aad: CK_BYTE_PTR,
+    aad_size: CK_ULONG,
+    ciphertext: CK_BYTE_PTR,
+    ciphertext_size: CK_ULONG,
+    data: CK_BYTE_PTR,
+    size: CK_ULONG_PTR,
+) -> CK_RV {
+    FAKE.call("C_DecryptMessage", Some(session), |model| {
+        let decrypted = model.next_message(session, CKF_MESSAGE_DECRYPT).and_then(|(mechanism, _, label)| {
+            // SAFETY: the application promises all these bytes, and such a structure.
+            unsafe {
+                let places = places(mechanism, params, params_size)?;
+                let (iv, tag) = (bytes(places.iv, places.iv_size as CK_ULONG), bytes(places.tag, places.tag_size as CK_ULONG));
+                Model::decrypt_message(&label, iv, bytes(aad, aad_size), bytes(ciphertext, ciphertext_size), tag)
+            }
+        });
+        match decrypted {
+            // SAFETY: and as much room as it says.
+            Ok(plain) => unsafe { write(&plain, data, size) },
+            Err(code) => code,
+        }
+    })
+}
+
 unsafe extern "C" fn C_MessageEncryptFinal(session: CK_SESSION_HANDLE) -> CK_RV {
-    FAKE.call("C_MessageEncryptFinal", Some(session), |model| code(model.end_messages(session)))
+    FAKE.call("C_MessageEncryptFinal", Some(session), |model| code(model.end_messages(session, CKF_MESSAGE_ENCRYPT)))
+}
+
+unsafe extern "C" fn C_MessageDecryptFinal(session: CK_SESSION_HANDLE) -> CK_RV {
+    FAKE.call("C_MessageDecryptFinal", Some(session), |model| code(model.end_messages(session, CKF_MESSAGE_DECRYPT)))
+}
+
+unsafe extern "C" fn C_GetMechanismInfo(slot: CK_SLOT_ID, _mechanism: CK_MECHANISM_TYPE, info: CK_MECHANISM_INFO_PTR) -> CK_RV {
+    FAKE.call("C_GetMechanismInfo", None, |model| {
+        let flags = model.mechanism_flags;
+        let found = model.token_info(slot).map(|_| CK_MECHANISM_INFO { ulMinKeySize: 16, ulMaxKeySize: 32, flags });
+        // SAFETY: the application promises room for it.
+        unsafe { put(found, info) }
+    })
 }

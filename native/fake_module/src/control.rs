@@ -258,6 +258,11 @@ impl FakeModule {
         self.lock().model.makes_no_iv = !makes;
     }
 
+    /// What `C_GetMechanismInfo` says from now on that each mechanism can do: at first encryption and decryption, by messages and otherwise.
+    pub fn mechanism_flags(&self, flags: CK_FLAGS) {
+        self.lock().model.mechanism_flags = flags;
+    }
+
     /// What `C_EncapsulateKey` says of the length of its ciphertext from now on; `None`: the truth.
     pub fn claim_ciphertext_length(&self, bytes: Option<usize>) {
         self.lock().model.ciphertext_claim = bytes.map(|bytes| bytes as CK_ULONG);

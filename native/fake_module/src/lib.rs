@@ -12,7 +12,7 @@ mod control;
 mod model;
 
 pub use control::{Call, FakeModule};
-pub use model::{KEY_LABEL, PIN, Token, ciphertext_for, signature};
+pub use model::{KEY_LABEL, PIN, Token, ciphertext_for, signature, tag};
 
 use cryptoki_sys::{
     CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_PTR_PTR, CK_INTERFACE_PTR_PTR, CK_RV, CK_UTF8CHAR_PTR, CK_VERSION_PTR,

@@ -30,6 +30,8 @@ pub(crate) struct Model {
     pub(crate) cancelled: Vec<CK_FLAGS>,
     /// Whether `C_EncryptMessage` leaves the IV as it was.
     pub(crate) makes_no_iv: bool,
+    /// What `C_GetMechanismInfo` says that each mechanism can do.
+    pub(crate) mechanism_flags: CK_FLAGS,
     /// What `C_EncapsulateKey` says of the length of its ciphertext, in place of the truth.
     pub(crate) ciphertext_claim: Option<CK_ULONG>,
     /// The versions of the standard's interface that there are.
@@ -67,8 +69,8 @@ pub(crate) struct Session {
     flags: CK_FLAGS,
     /// The key of the operation that was begun, and whether the login that it wants has been made.
     operation: Option<(CK_OBJECT_HANDLE, bool)>,
-    /// The key of the messages that are encrypted, and how many have been.
-    messages: Option<(CK_OBJECT_HANDLE, u8)>,
+    /// The messages that are encrypted or decrypted.
+    messages: Option<Messages>,
     /// What a search has found, and was not yet asked for.
     search: Option<Vec<CK_OBJECT_HANDLE>>,
 }
@@ -81,6 +83,22 @@ pub fn signature(label: &[u8], data: &[u8]) -> Vec<u8> {
         signature[place] = signature[place].rotate_left(3) ^ byte.wrapping_add(index as u8);
     }
     signature
+}
+
+/// The tag of a message, of which each byte depends on all of it. No cryptography, either.
+pub fn tag(label: &[u8], iv: &[u8], aad: &[u8], data: &[u8]) -> Vec<u8> {
+    let bytes = signature(label, &[iv, aad, data].concat());
+    let all = bytes.iter().fold(0, |all, byte| all ^ byte);
+    bytes.into_iter().map(|byte| byte ^ all).collect()
+}
+
+/// An operation by messages.
+struct Messages {
+    flags: CK_FLAGS,
+    mechanism: CK_MECHANISM_TYPE,
+    key: CK_OBJECT_HANDLE,
+    /// How many there have been.
+    count: u8,
 }
 
 /// A message that is encrypted: no cryptography, as with [`signature`].
@@ -157,6 +175,7 @@ impl Model {
             tried_names: Vec::new(),
             cancelled: Vec::new(),
             makes_no_iv: false,
+            mechanism_flags: CKF_ENCRYPT | CKF_DECRYPT | CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT,
             ciphertext_claim: None,
             interfaces: Vec::new(),
         }
@@ -306,9 +325,7 @@ impl Model {
         if flags & (CKF_SIGN | CKF_VERIFY) != 0 {
             session.operation = None;
         }
-        if flags & CKF_MESSAGE_ENCRYPT != 0 {
-            session.messages = None;
-        }
+        session.messages = session.messages.take().filter(|messages| messages.flags & flags == 0);
         if flags & CKF_FIND_OBJECTS != 0 {
             session.search = None;
         }
@@ -416,28 +433,57 @@ impl Model {
         Ok(self.handle_of(number))
     }
 
-    pub(crate) fn begin_messages(&mut self, session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> Checked<()> {
+    /// Begins to encrypt (`CKF_MESSAGE_ENCRYPT`) or to decrypt messages.
+    pub(crate) fn begin_messages(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        mechanism: CK_MECHANISM_TYPE,
+        key: CK_OBJECT_HANDLE,
+        flags: CK_FLAGS,
+    ) -> Checked<()> {
         if self.session(session)?.messages.is_some() {
             return Err(CKR_OPERATION_ACTIVE);
         }
         self.key(session, key, CKR_KEY_HANDLE_INVALID).map(drop)?;
-        self.session(session)?.messages = Some((key, 0));
+        self.session(session)?.messages = Some(Messages { flags, mechanism, key, count: 0 });
         Ok(())
     }
 
-    pub(crate) fn encrypt_message(&mut self, session: CK_SESSION_HANDLE, data: &[u8]) -> Checked<Message> {
-        let is_silent = self.makes_no_iv;
-        let (key, count) = self.session(session)?.messages.as_mut().ok_or(CKR_OPERATION_NOT_INITIALIZED)?;
-        *count += 1;
-        let (key, number) = (*key, *count);
+    /// The mechanism of the operation by messages, which is one more message; its number, and the label of its key.
+    pub(crate) fn next_message(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        wanted: CK_FLAGS,
+    ) -> Checked<(CK_MECHANISM_TYPE, u8, Vec<u8>)> {
+        let messages = self.session(session)?.messages.as_mut().filter(|messages| messages.flags == wanted);
+        let messages = messages.ok_or(CKR_OPERATION_NOT_INITIALIZED)?;
+        messages.count += 1;
+        let (mechanism, key, count) = (messages.mechanism, messages.key, messages.count);
         let (token, place) = self.key(session, key, CKR_USER_NOT_LOGGED_IN)?;
-        let tag = signature(token.keys[place].as_deref().unwrap_or_default(), data);
-        let iv = if is_silent { Vec::new() } else { vec![number; 12] };
-        Ok(Message { iv, bytes: data.iter().rev().copied().collect(), tag })
+        Ok((mechanism, count, token.keys[place].clone().unwrap_or_default()))
     }
 
-    pub(crate) fn end_messages(&mut self, session: CK_SESSION_HANDLE) -> Checked<()> {
-        self.session(session)?.messages.take().map(drop).ok_or(CKR_OPERATION_NOT_INITIALIZED)
+    /// `given`: the IV that the application gives; `None`: the token is to make it.
+    pub(crate) fn encrypt_message(number: u8, label: &[u8], given: Option<&[u8]>, aad: &[u8], data: &[u8]) -> Message {
+        let iv = given.map_or_else(|| vec![number; 12], <[u8]>::to_vec);
+        let tag = tag(label, &iv, aad, data);
+        Message { iv, bytes: data.iter().rev().copied().collect(), tag }
+    }
+
+    /// The plaintext, if this is the beginning of its tag.
+    pub(crate) fn decrypt_message(label: &[u8], iv: &[u8], aad: &[u8], data: &[u8], tag: &[u8]) -> Checked<Vec<u8>> {
+        let plain: Vec<u8> = data.iter().rev().copied().collect();
+        let own = Self::encrypt_message(0, label, Some(iv), aad, &plain).tag;
+        if own.starts_with(tag) { Ok(plain) } else { Err(CKR_AEAD_DECRYPT_FAILED) }
+    }
+
+    pub(crate) fn end_messages(&mut self, session: CK_SESSION_HANDLE, flags: CK_FLAGS) -> Checked<()> {
+        let session = self.session(session)?;
+        if session.messages.as_ref().is_none_or(|messages| messages.flags != flags) {
+            return Err(CKR_OPERATION_NOT_INITIALIZED);
+        }
+        session.messages = None;
+        Ok(())
     }
 
     /// A key of a secret that is encapsulated for another key, or was.

@@ -326,14 +326,12 @@ fn params(term: Term<'_>) -> NifResult<Params> {
             Params::RsaAes { aes_bits, hash, mgf, source: bytes(*source)? }
         }
         [iv, aad, tag_bits] if tag == atoms::gcm() => {
-            let tag_bits = tag_bits.decode()?;
-            let iv = if iv.is_atom() && iv.decode::<Atom>()? == atoms::token() { Iv::Token } else { Iv::Given(bytes(*iv)?) };
-            Params::Gcm { iv, tag_bits, aad: bytes(*aad)? }
+            Params::Gcm { tag_bits: tag_bits.decode()?, iv: self::iv(*iv)?, aad: bytes(*aad)? }
         }
         [nonce, aad, mac_length, data_length] if tag == atoms::ccm() => Params::Ccm {
             mac_length: mac_length.decode()?,
             data_length: data_length.decode()?,
-            nonce: bytes(*nonce)?,
+            nonce: iv(*nonce)?,
             aad: bytes(*aad)?,
         },
         [nonce, aad] if tag == atoms::poly1305() => Params::Poly1305 { nonce: bytes(*nonce)?, aad: bytes(*aad)? },
@@ -348,6 +346,11 @@ fn params(term: Term<'_>) -> NifResult<Params> {
         }
         _ => return Err(Error::BadArg),
     })
+}
+
+/// An IV, or `:token`.
+fn iv(term: Term<'_>) -> NifResult<Iv> {
+    if term.is_atom() && term.decode::<Atom>()? == atoms::token() { Ok(Iv::Token) } else { Ok(Iv::Given(bytes(term)?)) }
 }
 
 /// `[{code, value}]`.

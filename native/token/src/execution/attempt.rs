@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::execution::resolver::Resolver;
 use crate::module::handle::HandleUse;
 use crate::options::{LoginMode, PoolOptions};
+use crate::p11::messages::Messages;
 use crate::p11::session::session_info;
 use crate::p11::{CallError, Class, Phase, crypto};
 use crate::token::diagnosis::PROBE_BYTES;
@@ -28,6 +29,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) is_over: &'a dyn Fn() -> bool,
     /// Whether it has ended what an earlier operation had left active.
     pub(crate) has_cancelled: Cell<bool>,
+    /// The operation by messages that has begun, and not ended.
+    pub(crate) messages: Cell<Option<Messages>>,
     /// How the session has failed after the operation has done what it is for: it is of no use to the next.
     pub(crate) session_failed: Cell<Option<Class>>,
 }

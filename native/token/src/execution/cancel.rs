@@ -2,19 +2,21 @@
 //! such function, or that fails, the session is closed.
 
 use cryptoki_sys::{
-    CK_FLAGS, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_MESSAGE_ENCRYPT, CKF_SIGN, CKF_VERIFY,
-    CKR_OPERATION_ACTIVE,
+    CK_FLAGS, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_SIGN,
+    CKF_VERIFY, CKR_OPERATION_ACTIVE,
 };
 
 use crate::execution::attempt::Attempt;
 use crate::operation::request::Request;
 use crate::operation::stream::StreamKind;
 use crate::p11::fit::Use;
+use crate::p11::messages::Direction;
 use crate::p11::session::cancel;
 use crate::p11::{CallError, Phase};
 
 /// Each operation that we begin.
-const ALL: CK_FLAGS = CKF_SIGN | CKF_VERIFY | CKF_ENCRYPT | CKF_DECRYPT | CKF_DIGEST | CKF_FIND_OBJECTS;
+const ALL: CK_FLAGS =
+    CKF_SIGN | CKF_VERIFY | CKF_ENCRYPT | CKF_DECRYPT | CKF_DIGEST | CKF_FIND_OBJECTS | CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT;
 
 impl Attempt<'_> {
     /// Ends the operation in whose midst a call of this function has failed; `false`: the session has to be closed.
@@ -40,6 +42,18 @@ impl Attempt<'_> {
         self.cancel_operations(kind.usage().map_or(CKF_DIGEST, flags_of_use))
     }
 
+    /// Ends an operation by messages whose final call has failed; `false`: the session has to be closed.
+    pub(crate) fn cancel_messages(&self, direction: Direction) -> bool {
+        let is_cancelled = self.cancel_operations(match direction {
+            Direction::Encrypt => CKF_MESSAGE_ENCRYPT,
+            Direction::Decrypt => CKF_MESSAGE_DECRYPT,
+        });
+        if is_cancelled {
+            self.session.set_unclear();
+        }
+        is_cancelled
+    }
+
     fn cancel_operations(&self, flags: CK_FLAGS) -> bool {
         // The handle may be another session's by now, whose operations are not ours to end.
         self.used.is_owner() && cancel(self.resolver.functions, self.resolver.session, flags).is_ok()
@@ -51,6 +65,8 @@ fn flags_of(function: &str) -> Option<CK_FLAGS> {
     let families = [
         ("C_MessageEncrypt", CKF_MESSAGE_ENCRYPT),
         ("C_EncryptMessage", CKF_MESSAGE_ENCRYPT),
+        ("C_MessageDecrypt", CKF_MESSAGE_DECRYPT),
+        ("C_DecryptMessage", CKF_MESSAGE_DECRYPT),
         ("C_Sign", CKF_SIGN),
         ("C_Verify", CKF_VERIFY),
         ("C_Encrypt", CKF_ENCRYPT),

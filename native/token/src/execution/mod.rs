@@ -4,6 +4,7 @@
 //! * `perform`: the C calls of each request, with `task` and `batch` (what a key does with data), `stream` (the same in parts), `keys` (what comes of keys),
 //!   `objects`, `hashing` and `context_login`
 //! * `resolver`: the handle of a key that a caller names, with `public_key` and `newest` (what takes more than one search)
+//! * `messages`: the same as `task` on a token that offers it by messages only, or makes the IV
 //! * `ignored_params`: whether the module has looked at parameters that change its answer
 //! * `encapsulation`: a secret that is shared with the holder of a private key
 //! * `judge`: what a fault asks for, with `executed` (whether the operation may have run) and `vanished` (keys that are not found any more)
@@ -21,6 +22,7 @@ pub(crate) mod hashing;
 pub(crate) mod ignored_params;
 pub(crate) mod judge;
 pub(crate) mod keys;
+pub(crate) mod messages;
 pub(crate) mod newest;
 pub(crate) mod objects;
 pub(crate) mod perform;
@@ -72,8 +74,18 @@ pub(crate) fn execute<H: Host>(
         found: Found::default(),
     };
     let (slice_end, is_first) = (Instant::now() + SLICE, session.begin_use());
-    let (has_cancelled, session_failed) = (Cell::new(false), Cell::new(None));
-    let attempt = Attempt { options, resolver, slice_end, session, used, is_first, is_over, has_cancelled, session_failed };
+    let attempt = Attempt {
+        options,
+        resolver,
+        slice_end,
+        session,
+        used,
+        is_first,
+        is_over,
+        has_cancelled: Cell::new(false),
+        messages: Cell::new(None),
+        session_failed: Cell::new(None),
+    };
     if operation.last_failure.is_some_and(|failure| attempt.may_be_dead_as_well(failure)) && !attempt.is_alive() {
         token.doubt(epoch);
         return Step::TakeAnother;
@@ -104,7 +116,9 @@ impl Attempt<'_> {
     /// Performs the operation until there is an answer, or something else to be done.
     fn run<H: Host>(&self, operation: &mut Operation<H>) -> Step {
         loop {
-            let fault = match self.perform(&mut operation.request, &mut operation.context) {
+            let performed = self.perform(&mut operation.request, &mut operation.context);
+            self.end_messages();
+            let fault = match performed {
                 Ok(answer) => {
                     // Nothing is asked of the module for a ping.
                     if self.is_first && !matches!(operation.request, Request::Ping) {
@@ -120,7 +134,7 @@ impl Attempt<'_> {
                 }
                 Err(fault) => fault,
             };
-            if let Some(step) = self.judge(fault, operation)
+            if let Some(step) = self.judge(fault, operation).map(|step| self.discard_failed_session(step))
                 && let Some(step) = self.continue_slice(step, operation)
             {
                 return step;

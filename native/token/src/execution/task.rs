@@ -18,7 +18,6 @@ use crate::operation::task::Task;
 use crate::p11::crypto::{self, Encrypted, SIGNATURE_HINT};
 use crate::p11::fit::{Use, fits};
 use crate::p11::lengths;
-use crate::p11::messages;
 use crate::p11::{CallError, Class, Mechanism, Params, Phase};
 use crate::support::wiped::Wiped;
 use crate::token::key_facts::KeyFacts;
@@ -65,21 +64,27 @@ impl Attempt<'_> {
             Task::Encrypt(data) => {
                 let allowed = lengths::of_ciphertext(mechanism, data.len(), facts.modulus_size);
                 let is_allowed = |size| allowed.as_ref().is_none_or(|allowed| allowed.contains(&size));
-                if let Some(made) = messages::encrypt(functions, session, key, mechanism, data)? {
+                if let Some(made) = self.encrypt_message(key, mechanism, data)? {
                     return check_ciphertext("C_EncryptMessage", mechanism, made, is_allowed);
                 }
                 check_ciphertext("C_Encrypt", mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, is_allowed)
             }
-            Task::Decrypt(data) => self
-                .run_with_login(key, facts, context, |login| {
-                    crypto::decrypt_after(functions, session, key, mechanism, data, login)
-                })
-                .map_err(|fault| self.tell_refusal_from_failure(fault, |call| Error::DecryptionFailed { call }))
-                .and_then(|bytes| {
-                    let bytes = check_output_length("C_Decrypt", bytes, lengths::of_plaintext(mechanism, data.len()))?;
-                    self.check_params_were_decrypted(key, facts, mechanism, data)?;
-                    Ok(Answer::Bytes(bytes))
-                }),
+            Task::Decrypt(data) => {
+                let is_message = self.decrypts_messages(mechanism);
+                let bytes = self
+                    .run_with_login(key, facts, context, |login| {
+                        if is_message {
+                            self.decrypt_message(key, mechanism, data, login)
+                        } else {
+                            crypto::decrypt_after(functions, session, key, mechanism, data, login)
+                        }
+                    })
+                    .map_err(|fault| self.tell_refusal_from_failure(fault, |call| Error::DecryptionFailed { call }))?;
+                let function = if is_message { "C_DecryptMessage" } else { "C_Decrypt" };
+                let bytes = check_output_length(function, bytes, lengths::of_plaintext(mechanism, data.len()))?;
+                self.check_params_were_decrypted(key, facts, mechanism, data)?;
+                Ok(Answer::Bytes(bytes))
+            }
             Task::DigestKey { prefix, suffix } => {
                 Ok(Answer::Bytes(crypto::digest_key(functions, session, key, mechanism, prefix, suffix)?))
             }

@@ -155,6 +155,14 @@ impl Functions {
         (self.version >= interfaces::V3_2).then(|| self.list.cast())
     }
 
+    /// Whether the module offers `C_MessageEncryptInit` or `C_MessageDecryptInit`.
+    pub fn has_messages(&self) -> bool {
+        // SAFETY: the list has room for them, and stays mapped.
+        self.v3_0().is_some_and(|list| unsafe {
+            (*list.as_ptr()).C_MessageEncryptInit.is_some() || (*list.as_ptr()).C_MessageDecryptInit.is_some()
+        })
+    }
+
     /// Whether the module offers `C_LoginUser`.
     pub fn has_login_user(&self) -> bool {
         // SAFETY: the list has room for it, and stays mapped.

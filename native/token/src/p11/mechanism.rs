@@ -28,7 +28,7 @@ impl Mechanism {
 
     /// Whether the token is to make the IV.
     pub fn has_token_iv(&self) -> bool {
-        matches!(self.params, Params::Gcm { iv: Iv::Token, .. })
+        matches!(self.params, Params::Gcm { iv: Iv::Token, .. } | Params::Ccm { nonce: Iv::Token, .. })
     }
 
     /// The mechanism for an operation on a whole plaintext of so many bytes, which some parameters must say.
@@ -163,10 +163,8 @@ impl Parts {
     fn of(params: &Params) -> Self {
         let mut writable = match params {
             Params::Bytes(bytes) => Wiped::from(&bytes[..]),
-            Params::Gcm { iv, .. } => Wiped::from(iv.buffer()),
-            Params::Ccm { nonce, .. } | Params::Poly1305 { nonce, .. } | Params::ChaCha20 { nonce, .. } => {
-                Wiped::from(&nonce[..])
-            }
+            Params::Gcm { iv, .. } | Params::Ccm { nonce: iv, .. } => Wiped::from(iv.buffer()),
+            Params::Poly1305 { nonce, .. } | Params::ChaCha20 { nonce, .. } => Wiped::from(&nonce[..]),
             _ => Wiped::default(),
         };
         let parameter = match params {
@@ -271,15 +269,14 @@ impl Parts {
 
     /// What the module has written in place of what it was given.
     fn replaced_iv(&self, params: &Params) -> Option<Vec<u8>> {
-        let is_as_given = match params {
-            Params::Bytes(bytes) | Params::Gcm { iv: Iv::Given(bytes), .. } => self.writable == *bytes,
-            Params::Ccm { nonce, .. } | Params::Poly1305 { nonce, .. } | Params::ChaCha20 { nonce, .. } => {
-                self.writable == *nonce
+        let is_replaced = match params {
+            Params::Gcm { iv, .. } | Params::Ccm { nonce: iv, .. } => iv.is_replaced_by(&self.writable),
+            Params::Bytes(bytes) | Params::Poly1305 { nonce: bytes, .. } | Params::ChaCha20 { nonce: bytes, .. } => {
+                self.writable != *bytes
             }
-            Params::Gcm { iv: Iv::Token, .. } => self.writable.iter().all(|byte| *byte == 0),
-            _ => true,
+            _ => false,
         };
-        (!is_as_given).then(|| self.writable.to_vec())
+        is_replaced.then(|| self.writable.to_vec())
     }
 }
 

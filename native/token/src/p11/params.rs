@@ -50,8 +50,8 @@ pub enum Params {
     },
     /// `CK_CCM_PARAMS`.
     Ccm {
-        /// The nonce, of 7 to 13 bytes.
-        nonce: Vec<u8>,
+        /// The nonce, of 7 to 13 bytes if it is given.
+        nonce: Iv,
         /// Additional authenticated data; may be empty.
         aad: Vec<u8>,
         /// Bytes of the MAC.
@@ -122,7 +122,7 @@ pub enum Iv {
     Token,
 }
 
-/// Bytes of an IV that the token makes: what NIST SP 800-38D recommends for GCM.
+/// Bytes of an IV that the token makes: what NIST SP 800-38D recommends for GCM. It is one of the sizes of a nonce for CCM, too: data up to 16 MiB.
 pub(super) const TOKEN_IV_SIZE: usize = 12;
 
 impl Iv {
@@ -131,6 +131,20 @@ impl Iv {
         match self {
             Self::Given(bytes) => bytes.clone(),
             Self::Token => vec![0; TOKEN_IV_SIZE],
+        }
+    }
+
+    /// Whether the module has written another into the buffer.
+    pub(super) fn is_replaced_by(&self, buffer: &[u8]) -> bool {
+        match self {
+            Self::Given(bytes) => bytes != buffer,
+            Self::Token => buffer.iter().any(|byte| *byte != 0),
+        }
+    }
+
+    fn wipe(&mut self) {
+        if let Self::Given(bytes) = self {
+            wipe(bytes);
         }
     }
 }
@@ -144,11 +158,13 @@ impl Drop for Params {
             Params::RsaOaep { source, .. } | Params::RsaAes { source, .. } => wipe(source),
             Params::Gcm { iv, aad, .. } => {
                 wipe(aad);
-                if let Iv::Given(iv) = iv {
-                    wipe(iv);
-                }
+                iv.wipe();
             }
-            Params::Ccm { nonce, aad, .. } | Params::Poly1305 { nonce, aad } => {
+            Params::Ccm { nonce, aad, .. } => {
+                wipe(aad);
+                nonce.wipe();
+            }
+            Params::Poly1305 { nonce, aad } => {
                 wipe(aad);
                 wipe(nonce);
             }
@@ -192,8 +208,7 @@ impl fmt::Debug for Params {
             }
             Params::Ccm { nonce, aad, mac_length, data_length } => write!(
                 f,
-                "Ccm {{ nonce: [{} bytes], aad: [{} bytes], mac_length: {mac_length}, data_length: {data_length:?} }}",
-                nonce.len(),
+                "Ccm {{ nonce: {nonce:?}, aad: [{} bytes], mac_length: {mac_length}, data_length: {data_length:?} }}",
                 aad.len()
             ),
             Params::Poly1305 { nonce, aad } => {
@@ -227,7 +242,7 @@ mod tests {
         let secret = || b"secret".to_vec();
         for params in [
             Params::Bytes(secret()),
-            Params::Ccm { nonce: secret(), aad: secret(), mac_length: 16, data_length: None },
+            Params::Ccm { nonce: Iv::Given(secret()), aad: secret(), mac_length: 16, data_length: None },
             Params::Poly1305 { nonce: secret(), aad: secret() },
             Params::ChaCha20 { counter: vec![0; 4], nonce: secret() },
             Params::Eddsa { prehash: true, context: secret() },

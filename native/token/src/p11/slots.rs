@@ -220,18 +220,22 @@ pub fn mechanisms(functions: &Functions, slot: CK_SLOT_ID) -> Result<Vec<Mechani
     })?;
     let mut mechanisms = Vec::with_capacity(codes.len());
     for code in codes {
-        let mut info = CK_MECHANISM_INFO::default();
-        // SAFETY: the structure is a local that outlives the call.
-        let answer = unsafe { call!(functions, C_GetMechanismInfo(slot, code, &mut info)) };
-        if answer == CKR_MECHANISM_INVALID {
+        mechanisms.push(match mechanism_info(functions, slot, code) {
             // It is in the list all the same, and may work.
-            info = CK_MECHANISM_INFO::default();
-        } else {
-            check("C_GetMechanismInfo", Phase::Single, answer)?;
-        }
-        mechanisms.push(MechanismInfo { code, min: info.ulMinKeySize, max: info.ulMaxKeySize, flags: info.flags });
+            Err(error) if error.code == CKR_MECHANISM_INVALID => MechanismInfo { code, min: 0, max: 0, flags: 0 },
+            info => info?,
+        });
     }
     Ok(mechanisms)
+}
+
+/// `C_GetMechanismInfo`.
+pub fn mechanism_info(functions: &Functions, slot: CK_SLOT_ID, code: CK_MECHANISM_TYPE) -> Result<MechanismInfo, CallError> {
+    let mut info = CK_MECHANISM_INFO::default();
+    // SAFETY: the structure is a local that outlives the call.
+    let answer = unsafe { call!(functions, C_GetMechanismInfo(slot, code, &mut info)) };
+    check("C_GetMechanismInfo", Phase::Single, answer)?;
+    Ok(MechanismInfo { code, min: info.ulMinKeySize, max: info.ulMaxKeySize, flags: info.flags })
 }
 
 /// Reads a list whose length has to be asked for first, and may change until it is read. One of more than 65,536 items is not believed:

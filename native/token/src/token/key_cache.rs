@@ -1,9 +1,9 @@
-//! What is remembered of a token's keys, in one epoch: the handles that templates have found, and what is known of the keys.
+//! What is remembered of a token's keys, in one epoch: the handles that templates have found, what is known of the keys, and of mechanisms.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_UNIQUE_ID};
+use cryptoki_sys::{CK_FLAGS, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_UNIQUE_ID};
 use parking_lot::RwLock;
 use session_pool::Millis;
 
@@ -27,6 +27,8 @@ struct Cached {
     logins: HashSet<CK_OBJECT_HANDLE>,
     /// Mechanisms that hash a message, and that the token refuses for a key.
     refused: HashSet<(CK_OBJECT_HANDLE, CK_MECHANISM_TYPE)>,
+    /// What `C_GetMechanismInfo` has said that mechanisms can do.
+    flags: HashMap<CK_MECHANISM_TYPE, CK_FLAGS>,
 }
 
 impl Cached {
@@ -44,6 +46,7 @@ impl Cached {
         self.facts.clear();
         self.logins.clear();
         self.refused.clear();
+        self.flags.clear();
     }
 
     /// Forgets what is known of the key with this handle.
@@ -106,6 +109,21 @@ impl KeyCache {
         let count = cached.refused.len();
         if cached.admits(epoch, count) {
             cached.refused.insert((key, mechanism));
+        }
+    }
+
+    /// What the token has said that a mechanism can do.
+    pub(crate) fn mechanism_flags(&self, mechanism: CK_MECHANISM_TYPE, epoch: u64) -> Option<CK_FLAGS> {
+        let cached = self.0.read();
+        cached.flags.get(&mechanism).filter(|_| cached.epoch == epoch).copied()
+    }
+
+    /// The token says that a mechanism can do this.
+    pub(crate) fn put_mechanism_flags(&self, mechanism: CK_MECHANISM_TYPE, epoch: u64, flags: CK_FLAGS) {
+        let mut cached = self.0.write();
+        let count = cached.flags.len();
+        if cached.admits(epoch, count) {
+            cached.flags.insert(mechanism, flags);
         }
     }
 
