@@ -101,6 +101,42 @@ defmodule Pkcs11Pool.SessionHandleTest do
     Poll.until(fn -> Chaos.status(chaos).sessions == Pools.native_status(pool).idle end)
   end
 
+  # Somebody logs in again while a key is wrapped (the epoch moves), and one of the two handles is another key's by then; the other handle is still good.
+  for replaced <- ["kek", "key"] do
+    test "a wrapped key is not believed where the handle of the #{replaced} was another key's before the module looked at it",
+         %{token: token, chaos: chaos} do
+      Chaos.reuse_handles(chaos, true, objects: true)
+      pool = start(token, pool_size: 2)
+      # The numbers that the application knows are the chaos module's own from here on.
+      Chaos.invalidate_objects(chaos)
+      [kek, key, other, new] = for _ <- 1..4, do: :crypto.strong_rand_bytes(32)
+      for {label, value} <- [{"kek", kek}, {"key", key}], do: create!(pool, label, value)
+      template = [token: true, private: true, label: "private", value_len: 32, encrypt: true]
+      {:ok, _object} = Pkcs11Pool.generate_key(pool, :aes_key_gen, template)
+      wrap = fn -> Pkcs11Pool.wrap_key(pool, "kek", :aes_key_wrap, "key") end
+      assert wrap.() == {:ok, KeyWrap.wrap(kek, key)}
+
+      # The handles are found, and the module has not looked at them.
+      Chaos.hang(chaos, :C_WrapKey, nth: 1)
+      caller = Task.async(wrap)
+      Poll.until(fn -> Chaos.hanging(chaos)["C_WrapKey"] == 1 end)
+      %{handle: handle} = find!(pool, unquote(replaced))
+      :ok = Pkcs11Pool.destroy_object(pool, unquote(replaced))
+      assert %{handle: ^handle} = create!(pool, "other", other)
+      create!(pool, unquote(replaced), new)
+      log_in_again(pool, chaos)
+      Chaos.release(chaos)
+
+      # It was wrapped, and with the other key: nobody gets that.
+      assert {:error, %Error{reason: :session_lost, executed: :unknown}} = Task.await(caller)
+      assert Chaos.calls(chaos, :C_WrapKey) == 2
+      [kek, key] = if unquote(replaced) == "kek", do: [new, key], else: [kek, new]
+      assert wrap.() == {:ok, KeyWrap.wrap(kek, key)}
+      assert Chaos.violations(chaos) == []
+      Pools.drained!(pool)
+    end
+  end
+
   test "an operation that must not run twice says so when its session was lost under it", %{
     token: token,
     chaos: chaos
@@ -121,6 +157,34 @@ defmodule Pkcs11Pool.SessionHandleTest do
 
     assert Exception.message(error) =~ "not used"
     refute Error.retryable?(error)
+  end
+
+  # A public object: its handle is good whoever is logged in.
+  defp create!(pool, label, value) do
+    Pkcs11Pool.create_object!(pool,
+      class: :secret_key,
+      key_type: :aes,
+      token: true,
+      private: false,
+      label: label,
+      value: value,
+      wrap: true,
+      sensitive: false,
+      extractable: true
+    )
+  end
+
+  defp find!(pool, label) do
+    {:ok, [object]} = Pkcs11Pool.find_objects(pool, label: label)
+    object
+  end
+
+  # The module has logged out by itself, and the pool notices it when it uses a private key.
+  defp log_in_again(pool, chaos) do
+    logins = Chaos.calls(chaos, :C_Login)
+    Chaos.logout(chaos)
+    {:ok, _ciphertext} = Pkcs11Pool.encrypt(pool, "private", :aes_ecb, <<0::128>>)
+    assert Chaos.calls(chaos, :C_Login) == logins + 1
   end
 
   # A process that has a session for itself, and calculates a digest on it when it is told to.
