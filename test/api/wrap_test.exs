@@ -449,7 +449,7 @@ defmodule Pkcs11Pool.WrapTest do
     end
   end
 
-  # No token that is tried here has it: what reaches the module is tested in native/token.
+  # What a token that has it makes of it: test/tokens/open_cryptoki_test.exs.
   test "RSA-AES: the mechanism that the token does not have is its answer", %{pool: pool} do
     alias Pkcs11Pool.Mechanism
 

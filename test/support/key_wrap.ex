@@ -1,6 +1,7 @@
 defmodule Pkcs11Pool.Test.KeyWrap do
   @moduledoc """
-  AES key wrap without padding (RFC 3394) and with it (RFC 5649), by OTP's `:crypto`: another implementation than a token's.
+  AES key wrap without padding (RFC 3394) and with it (RFC 5649), and what is made of that with RSA and ECDH (PKCS#11 3.2, 6.1.22 and 6.3.20), by OTP's `:crypto`:
+  another implementation than a token's.
   """
 
   @icv :binary.copy(<<0xA6>>, 8)
@@ -47,6 +48,32 @@ defmodule Pkcs11Pool.Test.KeyWrap do
     else
       _other -> :error
     end
+  end
+
+  @doc "Wraps a key with an AES key of so many bits, and that with an RSA key by OAEP (`CKM_RSA_AES_KEY_WRAP`)."
+  @spec wrap_rsa_aes(tuple, bits :: pos_integer, hash :: atom, label :: binary, binary) :: binary
+  def wrap_rsa_aes(public_key, bits, hash, label, key) do
+    aes = :crypto.strong_rand_bytes(div(bits, 8))
+    :public_key.encrypt_public(aes, public_key, oaep(hash, label)) <> wrap_padded(aes, key)
+  end
+
+  @doc "Unwraps what `wrap_rsa_aes/5` wrapped: the key, and the bits of the AES key."
+  @spec unwrap_rsa_aes(tuple, hash :: atom, label :: binary, binary) ::
+          {:ok, binary, bits :: pos_integer} | :error
+  def unwrap_rsa_aes({:RSAPrivateKey, _, n, _, _, _, _, _, _, _, _} = key, hash, label, wrapped) do
+    size = byte_size(:binary.encode_unsigned(n))
+    <<first::binary-size(size), rest::binary>> = wrapped
+    aes = :public_key.decrypt_private(first, key, oaep(hash, label))
+    with {:ok, value} <- unwrap_padded(aes, rest), do: {:ok, value, bit_size(aes)}
+  end
+
+  defp oaep(hash, label) do
+    [
+      rsa_padding: :rsa_pkcs1_oaep_padding,
+      rsa_oaep_md: hash,
+      rsa_mgf1_md: hash,
+      rsa_oaep_label: label
+    ]
   end
 
   # RFC 3394, 2.2.1.

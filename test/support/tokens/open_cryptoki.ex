@@ -57,6 +57,8 @@ defmodule Pkcs11Pool.Test.Tokens.OpenCryptoki do
     Enum.reduce_while(@folders, :ok, fn folder, :ok ->
       own = Path.join([dir, "opencryptoki", folder])
       File.mkdir_p!(own)
+      # Newer versions want strength.conf, too.
+      if folder == "/etc/opencryptoki", do: File.cp_r!(folder, own)
 
       case Tokens.run("mount", ["--bind", own, folder]) do
         :ok -> {:cont, :ok}
@@ -78,17 +80,26 @@ defmodule Pkcs11Pool.Test.Tokens.OpenCryptoki do
     }
     """)
 
+    shared = ["/var/lib/opencryptoki", "/run/lock/opencryptoki", "/run/opencryptoki"]
+
     folders = [
       "/var/lib/opencryptoki/swtok/TOK_OBJ",
+      "/var/lib/opencryptoki/HSM_MK_CHANGE",
       "/run/lock/opencryptoki/swtok",
       "/run/opencryptoki"
     ]
 
     Enum.each(folders, &File.mkdir_p!/1)
+    # The daemon of newer versions becomes a user of its own.
+    owner =
+      if match?({_id, 0}, System.cmd("id", ["pkcsslotd"], stderr_to_stdout: true)),
+        do: "pkcsslotd",
+        else: "root"
 
-    with :ok <-
-           Tokens.run("chgrp", ["-R", "pkcs11", "/var/lib/opencryptoki", "/run/lock/opencryptoki"]),
-         do: Tokens.run("chmod", ["-R", "770", "/var/lib/opencryptoki", "/run/lock/opencryptoki"])
+    with :ok <- Tokens.run("chown", ["-R", "#{owner}:pkcs11" | shared]),
+         :ok <- Tokens.run("chmod", ["-R", "770" | shared]),
+         :ok <- Tokens.run("chgrp", ["-R", "pkcs11", "/etc/opencryptoki"]),
+         do: Tokens.run("chmod", ["1777", "/dev/shm"])
   end
 
   defp present?(module) do
