@@ -64,4 +64,4 @@ pub use token::suspicion::Limits;
 pub use token::{Claim, Selector, Token, UriAttribute};
 
 /// A session that one caller has for itself.
-pub type Lease<H> = operation::lease::Lease<Operation<H>>;
+pub type Lease<H> = operation::OperationLease<H>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustler::{Encoder, Env, LocalPid, ResourceArc, Term};
 use token::host::Posting;
-use token::{Error, LeaseEnd, now};
+use token::{Error, LeaseEnd};
 
 use super::operations::encode_submitted;
 use crate::args::{Arg, Timeout, answer};
@@ -28,7 +28,7 @@ fn submit_lease<'a>(
     answer(env, || {
         let (pool, request, queue_timeout) = (pool.get()?, decode::request(request)?, queue_timeout.get()?);
         let holder = env.pid();
-        let header = Header::new(Caller::new(holder, tag), now(), queue_timeout);
+        let header = Header::new(Caller::new(holder, tag), queue_timeout);
         Ok(match pool.pool.submit_lease(header.clone(), request, &mut Scheduler(env)) {
             Ok((ticket, lease)) => {
                 let lease = ResourceArc::new(LeaseResource { pool: pool.pool.clone(), lease, holder });
@@ -48,7 +48,7 @@ fn submit_within<'a>(env: Env<'a>, pool: args::Pool<'a>, lease: args::Lease<'a>,
     answer(env, || {
         let (pool, lease, request) = (pool.get()?, lease.get()?, decode::request(request)?);
         let caller = env.pid();
-        let header = Header::new(Caller::new(caller, tag), now(), None);
+        let header = Header::new(Caller::new(caller, tag), None);
         let submitted = if lease.holder == caller {
             lease.pool.submit_within(&lease.lease, header.clone(), request, &mut Scheduler(env))
         } else {

@@ -17,7 +17,7 @@ use crate::{args, atoms, decode, encode, error};
 fn submit<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, request: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
     answer(env, || {
         let (pool, request, queue_timeout) = (pool.get()?, decode::request(request)?, queue_timeout.get()?);
-        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        let header = Header::new(Caller::new(env.pid(), tag), queue_timeout);
         let submitted = pool.pool.submit(header.clone(), request, &mut Scheduler(env));
         Ok(encode_submitted(env, &pool, header, submitted))
     })
@@ -48,7 +48,7 @@ fn has_idle<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
 fn run_here<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, request: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
     answer(env, || {
         let (pool, request, queue_timeout) = (pool.get()?, decode::request(request)?, queue_timeout.get()?);
-        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        let header = Header::new(Caller::new(env.pid(), tag), queue_timeout);
         Ok(match pool.pool.run_here(header.clone(), request, &mut Scheduler(env)) {
             Ok(Direct::Done(outcome)) => (atoms::done(), encode::outcome(env, &outcome), timing_of(&header)).encode(env),
             Ok(Direct::Later(ticket)) => encode_submitted(env, &pool, header, Ok(ticket)),
@@ -107,7 +107,7 @@ fn login<'a>(
 ) -> Term<'a> {
     answer(env, || {
         let (pool, force, queue_timeout) = (pool.get()?, force.get()?, queue_timeout.get()?);
-        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        let header = Header::new(Caller::new(env.pid(), tag), queue_timeout);
         pool.pool.login(header.clone(), decode::optional_pin(pin)?, force);
         Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
     })
@@ -118,7 +118,7 @@ fn login<'a>(
 fn logout<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, force: Arg<'a, bool>, queue_timeout: Timeout<'a>) -> Term<'a> {
     answer(env, || {
         let (pool, force, queue_timeout) = (pool.get()?, force.get()?, queue_timeout.get()?);
-        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        let header = Header::new(Caller::new(env.pid(), tag), queue_timeout);
         pool.pool.logout(header.clone(), force);
         Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
     })
@@ -129,7 +129,7 @@ fn logout<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, force: Arg<'a, 
 fn reload<'a>(env: Env<'a>, pool: args::Pool<'a>, tag: Term<'a>, queue_timeout: Timeout<'a>) -> Term<'a> {
     answer(env, || {
         let (pool, queue_timeout) = (pool.get()?, queue_timeout.get()?);
-        let header = Header::new(Caller::new(env.pid(), tag), now(), queue_timeout);
+        let header = Header::new(Caller::new(env.pid(), tag), queue_timeout);
         pool.pool.reload(header.clone());
         Ok(ResourceArc::new(TicketResource { pool: pool.pool.clone(), header, ticket: None }))
     })

@@ -1,7 +1,6 @@
 //! One attempt at an operation on one session: what it is made with, and what it asks of the session.
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use crate::execution::resolver::Resolver;
 use crate::module::handle::HandleUse;
@@ -18,8 +17,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) options: &'a PoolOptions,
     /// Finds the keys that are named.
     pub(crate) resolver: Resolver<'a>,
-    /// When a slice of a list is to end.
-    pub(crate) slice_end: Instant,
+    /// When it began, in nanoseconds.
+    pub(crate) began: u64,
     pub(crate) session: &'a Session,
     /// The use of the session's handle.
     pub(crate) used: &'a HandleUse<'a>,

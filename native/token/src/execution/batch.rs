@@ -1,7 +1,7 @@
 //! A slice of a caller's list, on one session. One that has had its time is answered as far as it is: the caller asks for the rest again, behind
 //! whatever waits by then. So no list keeps a session for long, however slow the token.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Executed, Failure};
 use crate::execution::attempt::Attempt;
@@ -12,12 +12,17 @@ use crate::operation::host::Host;
 use crate::operation::request::Request;
 use crate::operation::{ContextPin, Operation};
 use crate::p11::Class;
+use crate::support::clock::nanos;
 use crate::token::session::next_number;
 
 /// How long a slice may run; a task that has begun is finished.
-pub(crate) const SLICE: Duration = Duration::from_millis(5);
+const SLICE: Duration = Duration::from_millis(5);
 
 impl Attempt<'_> {
+    fn is_slice_over(&self) -> bool {
+        u128::from(nanos().saturating_sub(self.began)) >= SLICE.as_nanos()
+    }
+
     /// Does the tasks of a slice that are left, up to its end or one that fails.
     pub(crate) fn run_slice(&self, batch: &mut Batch, context: &mut ContextPin) -> Result<(), Fault> {
         batch.is_key_found = false;
@@ -25,7 +30,7 @@ impl Attempt<'_> {
         batch.is_key_found = true;
         while let Some((mechanism, task)) = batch.next_task() {
             // A PIN is for one use: each of these tasks is a slice of its own.
-            let is_over = || Instant::now() >= self.slice_end || matches!(context, ContextPin::Used);
+            let is_over = || self.is_slice_over() || matches!(context, ContextPin::Used);
             if batch.answered() > 0 && is_over() {
                 break;
             }

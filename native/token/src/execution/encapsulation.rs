@@ -59,6 +59,6 @@ impl Attempt<'_> {
             return Err(Error::CiphertextLength { expected, given: ciphertext.len() }.into());
         }
         let key = decapsulate_key(functions, session, mechanism, private, ciphertext, template)?;
-        Ok(Answer::Object(self.describe_new_object(key, None, template)))
+        Ok(Answer::Object(Box::new(self.describe_new_object(key, None, template))))
     }
 }

@@ -36,7 +36,7 @@ impl Attempt<'_> {
         let unwrapping = self.resolver.resolve(unwrapping)?;
         check_key(mechanism, Use::Unwrap, &*self.resolver.facts(unwrapping)?)?;
         let key = unwrap_key(functions, session, mechanism, unwrapping, wrapped, template)?;
-        Ok(Answer::Object(self.describe_new_object(key, None, template)))
+        Ok(Answer::Object(Box::new(self.describe_new_object(key, None, template))))
     }
 
     /// A new key, made from another one.
@@ -56,7 +56,7 @@ impl Attempt<'_> {
         check_key(mechanism, Use::Derive, &*self.resolver.facts(base)?)?;
         self.fit_parameters(mechanism)?;
         let key = derive_key(functions, session, mechanism, base, template)?;
-        Ok(Answer::Object(self.describe_new_object(key, None, template)))
+        Ok(Answer::Object(Box::new(self.describe_new_object(key, None, template))))
     }
 
     /// Gives the parameters the form that the module takes.

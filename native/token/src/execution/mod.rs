@@ -34,11 +34,9 @@ pub(crate) mod task;
 pub(crate) mod vanished;
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use crate::error::{Error, Failure};
 use crate::execution::attempt::Attempt;
-use crate::execution::batch::SLICE;
 use crate::execution::resolver::{Found, Resolver};
 use crate::execution::step::Step;
 use crate::module::handle::HandleUse;
@@ -47,7 +45,7 @@ use crate::operation::request::Request;
 use crate::operation::{LastFailure, Operation};
 use crate::options::PoolOptions;
 use crate::p11::Class;
-use crate::support::clock::now;
+use crate::support::clock::{millis, nanos};
 use crate::token::session::Session;
 
 /// Runs an operation on a session, and says what is to be done then. `epoch`: the one in which the session was found logged in. `is_over`: whether
@@ -64,23 +62,23 @@ pub(crate) fn execute<H: Host>(
         return Step::Answer(Err(operation.failure(Error::StreamInProgress)));
     }
     let token = session.token();
+    let began = nanos();
     let resolver = Resolver {
         token,
         functions: token.module.functions(),
         session: used.handle(),
         epoch,
-        now: now(),
+        now: millis(began),
         ttl: options.key_cache_ttl,
         found: Found::default(),
     };
-    let (slice_end, is_first) = (Instant::now() + SLICE, session.begin_use());
     let attempt = Attempt {
         options,
         resolver,
-        slice_end,
+        began,
         session,
         used,
-        is_first,
+        is_first: session.begin_use(),
         is_over,
         has_cancelled: Cell::new(false),
         messages: Cell::new(None),

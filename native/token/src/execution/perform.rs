@@ -45,7 +45,7 @@ impl Attempt<'_> {
             Request::GenerateKey { mechanism, template } => {
                 self.fit_parameters(mechanism)?;
                 let key = generate_key(functions, session, mechanism, template)?;
-                Answer::Object(self.describe_new_object(key, Some(CKO_SECRET_KEY), template))
+                Answer::Object(Box::new(self.describe_new_object(key, Some(CKO_SECRET_KEY), template)))
             }
             Request::GenerateKeyPair { mechanism, public, private } => {
                 let keys = generate_key_pair(functions, session, mechanism, public, private)?;
@@ -69,11 +69,15 @@ impl Attempt<'_> {
             }
             Request::ObjectSize { object } => Answer::Size(self.read_size(object)?),
             Request::CreateObject { template } => {
-                Answer::Object(self.describe_new_object(create_object(functions, session, template)?, None, template))
+                Answer::Object(Box::new(self.describe_new_object(create_object(functions, session, template)?, None, template)))
             }
             Request::CopyObject { object, template } => {
                 let original = self.resolver.resolve_anew(object)?;
-                Answer::Object(self.describe_new_object(copy_object(functions, session, original, template)?, None, template))
+                Answer::Object(Box::new(self.describe_new_object(
+                    copy_object(functions, session, original, template)?,
+                    None,
+                    template,
+                )))
             }
             Request::SetAttributes { object, template } => {
                 let handle = self.resolver.resolve_anew(object)?;

@@ -46,7 +46,7 @@ pub enum Answer {
     /// Those of a batch's first tasks, in their order; at least one.
     Many(Vec<Outcome>),
     /// A key.
-    Object(Object),
+    Object(Box<Object>),
     /// A public and a private key.
     KeyPair(Box<(Object, Object)>),
     /// Objects.

@@ -8,7 +8,7 @@ use session_pool::{Abandoned, Millis, Progress, State};
 use crate::error::Error;
 use crate::operation::answer::Outcome;
 use crate::operation::host::{Host, Outlet, Reply};
-use crate::support::clock::nanos;
+use crate::support::clock::{millis, nanos};
 use crate::support::tally::Tally;
 
 /// What caller, queue and runner share of an operation.
@@ -42,14 +42,16 @@ pub struct Timing {
 
 impl<H: Host> Header<H> {
     /// The header of a new operation.
-    pub fn new(reply: H::Reply, submitted: Millis, queue_timeout: Option<Millis>) -> Arc<Self> {
+    pub fn new(reply: H::Reply, queue_timeout: Option<Millis>) -> Arc<Self> {
+        let asked_at = nanos();
+        let submitted = millis(asked_at);
         let start_by = queue_timeout.map(|timeout| submitted.saturating_add(timeout));
         Arc::new(Self {
             progress: Progress::new(),
             reply,
             submitted,
             start_by,
-            asked_at: nanos(),
+            asked_at,
             queued_for: AtomicU64::new(0),
             session: AtomicU64::new(0),
             tally: OnceLock::new(),

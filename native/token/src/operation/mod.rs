@@ -66,28 +66,39 @@ pub enum ContextPin {
     Used,
 }
 
+/// A lease on which operations run.
+pub type OperationLease<H> = Lease<Box<Operation<H>>>;
+
 /// Where an operation runs.
 pub enum Place<H: Host> {
     /// On any session of the pool.
     Pool,
     /// On any session, which becomes this lease's.
-    Takes(Arc<Lease<Operation<H>>>),
+    Takes(Arc<OperationLease<H>>),
     /// On this lease's session.
-    Within(Arc<Lease<Operation<H>>>),
+    Within(Arc<OperationLease<H>>),
 }
 
 impl<H: Host> Place<H> {
+    /// The lease whose session it is.
+    pub(crate) fn lease(&self) -> Option<&Arc<OperationLease<H>>> {
+        match self {
+            Self::Within(lease) => Some(lease),
+            Self::Pool | Self::Takes(_) => None,
+        }
+    }
+
     /// Whether it is a lease's session, on which nothing is done behind its holder's back. On one that is to become a lease's, nothing of the holder's has
     /// run yet.
     pub(crate) fn is_leased(&self) -> bool {
-        matches!(self, Self::Within(_))
+        self.lease().is_some()
     }
 }
 
 impl<H: Host> Operation<H> {
     /// A new operation.
-    pub fn new(header: Arc<Header<H>>, request: Request, place: Place<H>) -> Self {
-        Self {
+    pub fn new(header: Arc<Header<H>>, request: Request, place: Place<H>) -> Box<Self> {
+        Box::new(Self {
             header,
             request,
             place,
@@ -96,7 +107,7 @@ impl<H: Host> Operation<H> {
             retries: 0,
             last_failure: None,
             untold_retry: None,
-        }
+        })
     }
 
     /// It is to be tried again, after this call. `next_session`: the number that the next session to be opened will have.
@@ -215,8 +226,8 @@ mod tests {
         fn post(&self, _notice: Notice) {}
     }
 
-    fn operation(request: Request, place: Place<Deaf>) -> Operation<Deaf> {
-        Operation::new(Header::new(Nobody, 0, None), request, place)
+    fn operation(request: Request, place: Place<Deaf>) -> Box<Operation<Deaf>> {
+        Operation::new(Header::new(Nobody, None), request, place)
     }
 
     fn changing() -> Request {
@@ -248,8 +259,7 @@ mod tests {
 
     #[test]
     fn it_is_not_tried_again_on_a_lease_nor_with_a_pin_that_was_used_nor_for_nobody() {
-        let on_lease =
-            |place: fn(Arc<Lease<Operation<Deaf>>>) -> Place<Deaf>| operation(Request::TokenInfo, place(Arc::default()));
+        let on_lease = |place: fn(Arc<OperationLease<Deaf>>) -> Place<Deaf>| operation(Request::TokenInfo, place(Arc::default()));
         assert!(!on_lease(Place::Within).may_retry(Executed::No));
         // Nothing of the holder's has run yet.
         assert!(on_lease(Place::Takes).may_retry(Executed::No));

@@ -20,7 +20,7 @@ use crate::token::session::Session;
 
 impl<H: Host> TokenPool<H> {
     pub(crate) fn submit_control(&self, work: Control<H>) {
-        let (is_logout, work) = (work.is_logout(), Work::Control(work));
+        let (is_logout, work) = (work.is_logout(), Work::Control(Box::new(work)));
         let submitted = if is_logout { self.sessions.submit_exclusive(work) } else { self.sessions.submit_control(work) };
         match submitted {
             Submitted::Granted(grant) => self.dispatch(grant, &mut Posting),

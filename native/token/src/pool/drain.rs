@@ -6,11 +6,8 @@ use crate::error::{Error, Executed, Failure};
 use crate::module::exit;
 use crate::operation::host::{Host, PoolServer, Posting, Wake};
 use crate::operation::notice::Notice;
-use crate::operation::{Operation, Place};
 use crate::pool::TokenPool;
-use crate::pool::grant::Grant;
 use crate::pool::in_flight::{InFlight, Reported};
-use crate::pool::work::Work;
 
 impl<H: Host> TokenPool<H> {
     /// Takes nothing any more: what waits is answered, what is idle closed, what runs goes on.
@@ -101,19 +98,16 @@ impl<H: Host> TokenPool<H> {
     }
 
     fn refuse_backlog(&self) {
-        let is_leased = |grant: &Grant<H>| matches!(&grant.waiter.payload, Work::Call(Operation { place: Place::Within(_), .. }));
         for grant in self.roster.take_backlog() {
-            if is_leased(&grant) && !self.roster.is_empty() {
+            if grant.waiter.payload.lease().is_some() && !self.roster.is_empty() {
                 // What a lease's holder does on it is part of what runs already.
                 self.dispatch(grant, &mut Posting);
                 continue;
             }
-            match (grant.source, &grant.waiter.payload) {
+            match (grant.source, grant.waiter.payload.lease()) {
                 // A closed session grants nothing.
-                (Source::Session(held), Work::Call(Operation { place: Place::Within(lease), .. })) => {
-                    drop(self.give_back_to_lease(lease, held, Some("drain")));
-                }
-                (Source::Session(held), _) => {
+                (Source::Session(held), Some(lease)) => drop(self.give_back_to_lease(lease, held, Some("drain"))),
+                (Source::Session(held), None) => {
                     let (closing, session) = self.sessions.discard(held);
                     self.close(closing, session, "drain");
                 }

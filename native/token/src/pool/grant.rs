@@ -16,7 +16,7 @@ pub(crate) type SessionPool<H> = Pool<Session, Work<H>>;
 
 /// An operation that waits outside of the pool's queue, where it has a place to come back to.
 pub(crate) struct Parked<H: Host> {
-    pub(crate) operation: Operation<H>,
+    pub(crate) operation: Box<Operation<H>>,
     pub(crate) ticket: Ticket,
     /// The session of its lease.
     pub(crate) held: Option<Held<Session>>,
@@ -27,7 +27,7 @@ pub(crate) struct Handled<H: Host> {
     /// What to run next.
     pub(crate) next: Option<Grant<H>>,
     /// The answer, to be sent when the session is free already: a caller that has its answer finds the pool drained.
-    pub(crate) answer: Option<(Operation<H>, Outcome)>,
+    pub(crate) answer: Option<(Box<Operation<H>>, Outcome)>,
 }
 
 impl<H: Host> Handled<H> {
@@ -37,7 +37,7 @@ impl<H: Host> Handled<H> {
     }
 
     /// It is answered.
-    pub(crate) fn answer(operation: Operation<H>, outcome: Outcome, next: Option<Grant<H>>) -> Self {
+    pub(crate) fn answer(operation: Box<Operation<H>>, outcome: Outcome, next: Option<Grant<H>>) -> Self {
         Self { next, answer: Some((operation, outcome)) }
     }
 }

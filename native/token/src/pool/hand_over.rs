@@ -43,7 +43,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// Puts an operation back to its place. What is granted meanwhile: the first for this runner, the rest for others.
-    pub(crate) fn requeue(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+    pub(crate) fn requeue(&self, operation: Box<Operation<H>>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
         match self.sessions.requeue(Waiting { payload: Work::Call(operation), ticket }) {
             Ok(grants) => self.keep_first_of(grants, outlet),
             Err(work) => {

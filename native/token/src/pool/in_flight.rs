@@ -11,10 +11,9 @@ use parking_lot::{Mutex, MutexGuard};
 use session_pool::{Closing, Held, Lent, Millis, Opening, RunnerId, Source, Stake, State};
 
 use crate::module::{Module, StuckCall};
+use crate::operation::OperationLease;
 use crate::operation::header::Header;
 use crate::operation::host::Host;
-use crate::operation::lease::Lease;
-use crate::operation::{Operation, Place};
 use crate::pool::grant::SessionPool;
 use crate::pool::pace::Pace;
 use crate::pool::work::{Kind, Work};
@@ -157,23 +156,17 @@ pub(crate) struct Purpose<H: Host> {
     /// Who waits for it.
     pub(crate) header: Option<Arc<Header<H>>>,
     /// The lease whose session it runs on.
-    pub(crate) lease: Option<Arc<Lease<Operation<H>>>>,
+    pub(crate) lease: Option<Arc<OperationLease<H>>>,
 }
 
 impl<H: Host> Purpose<H> {
     pub(crate) fn of(work: &Work<H>) -> Self {
-        let asked = |kind, header: Option<&Arc<Header<H>>>| Self { kind, header: header.cloned(), lease: None };
-        match work {
-            Work::Call(Operation { header, request, place, .. }) => {
-                let lease = match place {
-                    Place::Within(lease) => Some(lease.clone()),
-                    Place::Pool | Place::Takes(_) => None,
-                };
-                Self { lease, ..asked(Kind::Call(request.name()), Some(header)) }
-            }
-            Work::Control(control) => asked(control.kind(), control.header()),
-            Work::Keepalive(_) => asked(Kind::Keepalive, None),
-        }
+        let (kind, header) = match work {
+            Work::Call(operation) => (Kind::Call(operation.request.name()), Some(&operation.header)),
+            Work::Control(control) => (control.kind(), control.header()),
+            Work::Keepalive(_) => (Kind::Keepalive, None),
+        };
+        Self { kind, header: header.cloned(), lease: work.lease().cloned() }
     }
 }
 
@@ -220,7 +213,7 @@ impl<H: Host> InFlight<H> {
     }
 
     /// A runner takes a grant in hand.
-    pub(crate) fn take(&self, source: Source<Session>, purpose: Purpose<H>) -> Taken<'_, H> {
+    pub(crate) fn take(&self, source: Source<Session>, purpose: Purpose<H>, now: Millis) -> Taken<'_, H> {
         let (session, index, stake) = match source {
             Source::Session(held) => {
                 let index = held.session.index();
@@ -229,7 +222,7 @@ impl<H: Host> InFlight<H> {
             }
             Source::Capacity(opening) => (None, 0, opening.lend()),
         };
-        self.begin(purpose, Some(now()), index, stake);
+        self.begin(purpose, Some(now), index, stake);
         Taken { record: self, session }
     }
 

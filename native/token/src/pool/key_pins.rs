@@ -21,7 +21,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn park_operation(
         &self,
         held: Held<Session>,
-        mut operation: Operation<H>,
+        mut operation: Box<Operation<H>>,
         ticket: Ticket,
         needs: Needs,
     ) -> Option<Grant<H>> {

@@ -7,15 +7,12 @@ use session_pool::{Ended, GivenBack, Grant as PoolGrant, Held, LeaseEnd, OnLease
 use crate::error::Error;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet};
-use crate::operation::lease::Lease;
 use crate::operation::request::Request;
-use crate::operation::{Operation, Place};
+use crate::operation::{Operation, OperationLease, Place};
 use crate::pool::TokenPool;
 use crate::pool::grant::Grant;
 use crate::pool::work::Work;
 use crate::token::session::Session;
-
-type OperationLease<H> = Lease<Operation<H>>;
 
 impl<H: Host> TokenPool<H> {
     /// Takes a call for a session of its own, on which this is to run first: it is answered when the lease has one.
@@ -25,7 +22,7 @@ impl<H: Host> TokenPool<H> {
         request: Request,
         outlet: &mut impl Outlet<H>,
     ) -> Result<(Ticket, Arc<OperationLease<H>>), Error> {
-        let lease = Arc::new(Lease::default());
+        let lease = Arc::new(OperationLease::default());
         let ticket = self.submit_operation(Operation::new(header, request, Place::Takes(lease.clone())), outlet)?;
         let mut leases = self.leases.lock();
         leases.retain(|lease| lease.strong_count() > 0);
@@ -140,7 +137,7 @@ impl<H: Host> TokenPool<H> {
     }
 }
 
-fn on_lease<H: Host>(PoolGrant { source, waiter }: PoolGrant<Session, Operation<H>>) -> Grant<H> {
+fn on_lease<H: Host>(PoolGrant { source, waiter }: PoolGrant<Session, Box<Operation<H>>>) -> Grant<H> {
     let Waiting { payload, ticket } = waiter;
     PoolGrant { source, waiter: Waiting { payload: Work::Call(payload), ticket } }
 }

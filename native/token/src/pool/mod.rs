@@ -46,10 +46,9 @@ use session_pool::{Abandoned, ConfigError, Departed, Pool, Refusal, Roster, Runn
 use crate::error::Error;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet, PoolServer, Posting, Wake};
-use crate::operation::lease::Lease;
 use crate::operation::notice::Notice;
 use crate::operation::request::Request;
-use crate::operation::{Operation, Place};
+use crate::operation::{Operation, OperationLease, Place};
 use crate::options::{LoginMode, PoolOptions};
 use crate::pool::availability::Availability;
 use crate::pool::grant::{Grant, SessionPool};
@@ -75,7 +74,7 @@ pub struct TokenPool<H: Host> {
     /// Logins and logouts that wait for the token to be there again.
     pub(crate) held_controls: Mutex<Vec<Control<H>>>,
     pub(crate) login: Login<H>,
-    pub(crate) leases: Mutex<Vec<Weak<Lease<Operation<H>>>>>,
+    pub(crate) leases: Mutex<Vec<Weak<OperationLease<H>>>>,
     /// The most sessions: what the options say, until it is resized.
     size: AtomicUsize,
     pub(crate) record: Record,
@@ -143,7 +142,7 @@ impl<H: Host> TokenPool<H> {
         self.submit_operation(Operation::new(header, request, Place::Pool), outlet)
     }
 
-    pub(crate) fn submit_operation(&self, operation: Operation<H>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
+    pub(crate) fn submit_operation(&self, operation: Box<Operation<H>>, outlet: &mut impl Outlet<H>) -> Result<Ticket, Error> {
         self.count(&operation);
         if let Some(error) = self.availability.refusal() {
             // The caller gets it as this function's result.
@@ -159,7 +158,8 @@ impl<H: Host> TokenPool<H> {
         match self.sessions.submit(work, is_dead, &mut swept) {
             Submitted::Granted(grant) => {
                 let ticket = grant.waiter.ticket;
-                if let Work::Call(Operation { header, .. }) = &grant.waiter.payload
+                if let Work::Call(operation) = &grant.waiter.payload
+                    && let header = &operation.header
                     && header.start_by == Some(header.submitted)
                 {
                     // It may not wait, and it doesn't: it has a session, and its runner is on the way.

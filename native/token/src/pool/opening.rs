@@ -27,7 +27,6 @@ pub(crate) struct NoSession<'a, H: Host> {
 }
 
 /// What becomes of work for which no session could be opened.
-#[expect(clippy::large_enum_variant, reason = "it is handed over once, and never kept")]
 pub(crate) enum Unopened<H: Host> {
     /// It is back in its place; what is next.
     Waits(Option<Grant<H>>),

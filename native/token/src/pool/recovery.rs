@@ -110,7 +110,12 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// An operation goes back to its place, with the pool's gate closed, until the recovery has ended.
-    pub(crate) fn hold_back(&self, operation: Operation<H>, ticket: Ticket, outlet: &mut impl Outlet<H>) -> Option<Grant<H>> {
+    pub(crate) fn hold_back(
+        &self,
+        operation: Box<Operation<H>>,
+        ticket: Ticket,
+        outlet: &mut impl Outlet<H>,
+    ) -> Option<Grant<H>> {
         self.sessions.close_gate();
         let next = self.requeue(operation, ticket, outlet);
         // It may have ended before.

@@ -23,7 +23,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_vanished(
         &self,
         held: Held<Session>,
-        operation: Operation<H>,
+        operation: Box<Operation<H>>,
         ticket: Ticket,
         vanished: Vanished,
     ) -> Option<Grant<H>> {

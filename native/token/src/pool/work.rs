@@ -5,20 +5,20 @@ use std::sync::Arc;
 use session_pool::Millis;
 
 use crate::error::{Error, Failure};
-use crate::operation::Operation;
 use crate::operation::answer::Outcome;
 use crate::operation::asker::Asker;
 use crate::operation::header::Header;
 use crate::operation::host::{Host, Outlet};
+use crate::operation::{Operation, OperationLease};
 use crate::support::clock::nanos;
 use crate::token::login_gate::{LoginAttempt, MarkedPin};
 
 /// What the pool queues.
 pub enum Work<H: Host> {
     /// A caller's operation.
-    Call(Operation<H>),
+    Call(Box<Operation<H>>),
     /// A login or logout of everybody.
-    Control(Control<H>),
+    Control(Box<Control<H>>),
     /// A session that lies idle is kept alive.
     Keepalive(Keepalive),
 }
@@ -67,6 +67,14 @@ impl<H: Host> Work<H> {
         match self {
             Self::Keepalive(keepalive) => Some(*keepalive),
             Self::Call(_) | Self::Control(_) => None,
+        }
+    }
+
+    /// The lease on whose session it runs.
+    pub(crate) fn lease(&self) -> Option<&Arc<OperationLease<H>>> {
+        match self {
+            Self::Call(operation) => operation.place.lease(),
+            Self::Control(_) | Self::Keepalive(_) => None,
         }
     }
 

@@ -35,7 +35,7 @@ impl<H: Host> TokenPool<H> {
     pub(super) fn handle_call(
         &self,
         in_use: InUse<'_, H>,
-        mut operation: Operation<H>,
+        mut operation: Box<Operation<H>>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {
@@ -92,7 +92,7 @@ impl<H: Host> TokenPool<H> {
     }
 
     /// A call that hung has returned. Nobody waits for the operation any more: its caller has given it up, or is dead.
-    fn finish_hung_call(&self, held: Held<Session>, operation: Operation<H>, step: CallStep) {
+    fn finish_hung_call(&self, held: Held<Session>, operation: Box<Operation<H>>, step: CallStep) {
         let token = held.session.token().clone();
         let generation = held.session.generation();
         self.discard(held, &operation.place, "hung");
@@ -111,7 +111,7 @@ impl<H: Host> TokenPool<H> {
     fn finish_call(
         &self,
         held: Held<Session>,
-        operation: Operation<H>,
+        operation: Box<Operation<H>>,
         ticket: Ticket,
         outcome: Outcome,
         outlet: &mut impl Outlet<H>,
@@ -154,7 +154,7 @@ impl<H: Host> TokenPool<H> {
     fn wait_at_gate(
         &self,
         held: Held<Session>,
-        operation: Operation<H>,
+        operation: Box<Operation<H>>,
         ticket: Ticket,
         wait: Wait,
         outlet: &mut impl Outlet<H>,

@@ -1,6 +1,6 @@
 //! What becomes of a grant: it runs on its session, which is opened if need be; or it goes back to its place, or is answered.
 
-use session_pool::{Grant as PoolGrant, Started, State, Waiting};
+use session_pool::{Grant as PoolGrant, Millis, Started, State, Waiting};
 
 use crate::error::{Error, Failure};
 use crate::operation::header::Header;
@@ -12,7 +12,7 @@ use crate::pool::grant::{Grant, Handled};
 use crate::pool::in_flight::{InFlight, Purpose, Taken};
 use crate::pool::opening::{Refusal, Unopened};
 use crate::pool::work::Work;
-use crate::support::clock::{nanos, now};
+use crate::support::clock::{millis, nanos};
 
 impl<H: Host> TokenPool<H> {
     /// One grant, from there to the next one.
@@ -40,8 +40,8 @@ impl<H: Host> TokenPool<H> {
             }
         }
         let started = nanos();
-        let taken = record.take(source, Purpose::of(&payload));
-        match self.admit_work(&payload, outlet) {
+        let taken = record.take(source, Purpose::of(&payload), millis(started));
+        match self.admit_work(&payload, outlet, millis(started)) {
             Admission::Run => (),
             Admission::Refuse(error) => return self.refuse_taken(taken, payload, error),
             Admission::Drop => return self.drop_taken(taken, payload),
@@ -53,7 +53,7 @@ impl<H: Host> TokenPool<H> {
                     Unopened::Waits(next) => Handled::next(next),
                     Unopened::Refused(refusal, Work::Call(operation)) => self.handle_unopened(refusal, operation, ticket, outlet),
                     Unopened::Refused(Refusal { error, remains, next }, Work::Control(control)) => {
-                        self.handle_unopened_control(control, error, &remains, started);
+                        self.handle_unopened_control(*control, error, &remains, started);
                         Handled::next(next)
                     }
                     Unopened::Refused(Refusal { next, .. }, Work::Keepalive(_)) => Handled::next(next),
@@ -62,7 +62,7 @@ impl<H: Host> TokenPool<H> {
         };
         match payload {
             Work::Keepalive(_) => Handled::next(self.handle_keepalive(in_use)),
-            Work::Control(control) => Handled::next(self.handle_control(in_use, control, started)),
+            Work::Control(control) => Handled::next(self.handle_control(in_use, *control, started)),
             Work::Call(operation) => self.handle_call(in_use, operation, ticket, outlet),
         }
     }
@@ -105,9 +105,9 @@ impl<H: Host> TokenPool<H> {
         }
     }
 
-    fn admit_work(&self, work: &Work<H>, outlet: &impl Outlet<H>) -> Admission {
+    fn admit_work(&self, work: &Work<H>, outlet: &impl Outlet<H>, now: Millis) -> Admission {
         match work {
-            Work::Call(operation) => admit_call(operation, outlet, self.is_draining()),
+            Work::Call(operation) => admit_call(operation, outlet, self.is_draining(), now),
             Work::Control(control) if !self.begin_control(control, outlet) => Admission::Drop,
             Work::Control(_) | Work::Keepalive(_) => Admission::Run,
         }
@@ -122,9 +122,8 @@ enum Admission {
     Drop,
 }
 
-fn admit_call<H: Host>(operation: &Operation<H>, outlet: &impl Outlet<H>, draining: bool) -> Admission {
+fn admit_call<H: Host>(operation: &Operation<H>, outlet: &impl Outlet<H>, draining: bool, now: Millis) -> Admission {
     let Header { progress, reply, start_by, .. } = &*operation.header;
-    let now = now();
     if operation.header.is_over() || !outlet.is_wanted(reply) {
         return Admission::Drop;
     }

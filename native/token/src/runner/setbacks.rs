@@ -31,18 +31,18 @@ impl<H: Host> TokenPool<H> {
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {
+        if work.lease().is_some() {
+            let error = self.availability.refusal().unwrap_or(Error::Reinitializing);
+            return self.refuse_granted(source, work, error);
+        }
         let next = match work {
-            Work::Call(Operation { place: Place::Within(_), .. }) => {
-                let error = self.availability.refusal().unwrap_or(Error::Reinitializing);
-                return self.refuse_granted(source, work, error);
-            }
             Work::Call(operation) => {
                 let granted = self.hold_back(operation, ticket, outlet);
                 self.keep_first(granted, self.put_back(source, &Place::Pool), outlet)
             }
             Work::Control(control) => {
                 let next = self.put_back(source, &Place::Pool);
-                self.hold_control(control);
+                self.hold_control(*control);
                 next
             }
             Work::Keepalive(_over) => self.put_back(source, &Place::Pool),
@@ -71,7 +71,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_stale(
         &self,
         held: Held<Session>,
-        operation: Operation<H>,
+        operation: Box<Operation<H>>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {
@@ -87,7 +87,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_trouble(
         &self,
         held: Held<Session>,
-        mut operation: Operation<H>,
+        mut operation: Box<Operation<H>>,
         ticket: Ticket,
         Recover { trouble, call, class, failure, retry }: Recover,
         outlet: &mut impl Outlet<H>,
@@ -107,7 +107,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn pause(
         &self,
         held: Held<Session>,
-        operation: Operation<H>,
+        operation: Box<Operation<H>>,
         ticket: Ticket,
         broken: Option<&'static str>,
     ) -> Option<Grant<H>> {
@@ -122,7 +122,7 @@ impl<H: Host> TokenPool<H> {
         next
     }
 
-    fn resume_later(&self, operation: Operation<H>, ticket: Ticket) {
+    fn resume_later(&self, operation: Box<Operation<H>>, ticket: Ticket) {
         let pool = self.me.clone();
         let millis = PAUSE.start + random_unit() * (PAUSE.end - PAUSE.start);
         let resume = move || match pool.upgrade() {
@@ -135,7 +135,7 @@ impl<H: Host> TokenPool<H> {
     pub(crate) fn handle_unopened(
         &self,
         Refusal { error, next, remains }: Refusal<H>,
-        mut operation: Operation<H>,
+        mut operation: Box<Operation<H>>,
         ticket: Ticket,
         outlet: &mut impl Outlet<H>,
     ) -> Handled<H> {

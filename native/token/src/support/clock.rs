@@ -17,6 +17,11 @@ pub fn nanos() -> u64 {
     START.0.elapsed().as_nanos() as u64
 }
 
+/// A time in nanoseconds, in milliseconds.
+pub(crate) fn millis(nanos: u64) -> Millis {
+    nanos / 1_000_000
+}
+
 /// The same clock's time of an instant.
 pub(crate) fn at(instant: Instant) -> Millis {
     instant.saturating_duration_since(START.0).as_millis() as Millis

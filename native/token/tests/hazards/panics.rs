@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use session_pool::RunnerId;
 use token::host::{Delivery, Outlet, Posting, Reply};
-use token::{Budget, Error, Executed, LoginMode, Notice, Outcome, Request, Served, now};
+use token::{Budget, Error, Executed, LoginMode, Notice, Outcome, Request, Served};
 
 use crate::support::host::{Caller, Channels, Header, Runner, Server, TokenPool};
 use crate::support::module::Module;
@@ -80,7 +80,7 @@ impl OwnRunner {
 
     fn ping(&self, outlet: &mut impl Outlet<Channels>) -> Receiver<Outcome> {
         let (caller, answers) = Caller::new();
-        self.pool.submit(Header::new(caller, now(), None), Request::Ping, outlet).unwrap();
+        self.pool.submit(Header::new(caller, None), Request::Ping, outlet).unwrap();
         answers
     }
 

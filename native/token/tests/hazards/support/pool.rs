@@ -14,7 +14,7 @@ use session_pool::{Abandoned, Config, RunnerId, State, Ticket};
 use token::p11::{Attribute, Mechanism};
 use token::{
     Answer, Budget, Data, Error, Failure, KeyRef, LeaseEnd, LoginMode, ModuleConfig, Notice, Outcome, Pin, Policy, PoolOptions,
-    Request, Selector, Served, Task, Wiped, now,
+    Request, Selector, Served, Task, Wiped,
 };
 
 use super::host::{Caller, Direct, Header, Lease, Runner, Server, Serving, TokenPool};
@@ -336,7 +336,7 @@ pub struct Asked {
 impl Asked {
     fn new(pool: &Arc<TokenPool>, queue_timeout: Option<u64>, submit: impl FnOnce(Arc<Header>) -> Result<Ticket, Error>) -> Self {
         let (caller, answers) = Caller::new();
-        let header = Header::new(caller.clone(), now(), queue_timeout);
+        let header = Header::new(caller.clone(), queue_timeout);
         let ticket = match submit(header.clone()) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
@@ -350,7 +350,7 @@ impl Asked {
 
     fn control(pool: &Arc<TokenPool>, submit: impl FnOnce(Arc<Header>)) -> Self {
         let (caller, answers) = Caller::new();
-        let header = Header::new(caller.clone(), now(), None);
+        let header = Header::new(caller.clone(), None);
         submit(header.clone());
         Self { pool: pool.clone(), header, caller, ticket: None, answers }
     }
