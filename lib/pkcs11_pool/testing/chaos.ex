@@ -503,6 +503,16 @@ defmodule Pkcs11Pool.Testing.Chaos do
   end
 
   @doc """
+  Whether the token offers AES-GCM, AES-CCM and ChaCha20-Poly1305 by messages only (PKCS#11 3.0): `C_EncryptInit` and `C_DecryptInit` refuse them, and `C_GetMechanismInfo` says so. The
+  real module must have the message functions.
+  """
+  @spec messages_only(t, boolean) :: :ok
+  def messages_only(%__MODULE__{} = chaos, messages_only? \\ true)
+      when is_boolean(messages_only?) do
+    Control.command!(chaos, ["messages_only", on_or_off(messages_only?)])
+  end
+
+  @doc """
   Whether the token returns plaintext before it has verified the tag at the end (AES-GCM), as some tokens do. If the real module keeps the data until the
   end, `C_DecryptUpdate` returns as many bytes as it was given. These bytes are not the plaintext.
   """

@@ -31,6 +31,7 @@
 //! | `signature_size N\|off` | `C_Verify` takes a signature to be so long |
 //! | `random_limits MIN MAX\|off` | `CKR_ARGUMENTS_BAD` from `C_GenerateRandom` for fewer or more bytes |
 //! | `make_iv on\|off` | writes an IV of its own over that of AES-GCM |
+//! | `messages_only on\|off` | offers AES-GCM, AES-CCM and ChaCha20-Poly1305 by messages only |
 //! | `early_plaintext on\|off` | gives out bytes at `C_DecryptUpdate` where the real module gathers |
 //! | `slot_events on\|off` | slots are removable, and `C_WaitForSlotEvent` tells of tokens that come and go |
 //! | `malformed_info on\|off` | slots and tokens describe themselves carelessly |
@@ -262,6 +263,7 @@ fn set(name: &str, words: &Words<'_>) -> Result<(), String> {
             CHAOS.random_max.store(max, Ordering::SeqCst);
         }
         "make_iv" => CHAOS.makes_iv.store(words.word(0)? == "on", Ordering::SeqCst),
+        "messages_only" => CHAOS.messages_only.store(words.word(0)? == "on", Ordering::SeqCst),
         "early_plaintext" => CHAOS.early_plaintext.store(words.word(0)? == "on", Ordering::SeqCst),
         "slot_events" => CHAOS.slot_events.store(words.word(0)? == "on", Ordering::SeqCst),
         "malformed_info" => CHAOS.malformed_info.store(words.word(0)? == "on", Ordering::SeqCst),

@@ -42,7 +42,7 @@ pub fn apply() {
     let Some(module) = find("module") else { return };
     *applied = true;
     match real::load(&module) {
-        Ok(list) => CHAOS.set_real(list),
+        Ok(real) => CHAOS.set_real(real),
         Err(message) => complain(&message),
     }
     if let Err(error) = control::start(find("socket"), find("init")) {

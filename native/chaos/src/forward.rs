@@ -11,6 +11,7 @@ use crate::function::Function;
 use crate::iv::C_EncryptInit;
 use crate::lifecycle::{C_Finalize, C_Initialize};
 use crate::login::{C_InitPIN, C_InitToken, C_Login, C_SetPIN};
+use crate::messages::{C_DecryptInit, C_GetMechanismInfo};
 use crate::real::real;
 use crate::slot_calls::{
     C_CloseAllSessions, C_CloseSession, C_GetSessionInfo, C_GetSlotInfo, C_GetSlotList, C_GetTokenInfo, C_OpenSession,
@@ -64,7 +65,6 @@ on_session! {
     C_Encrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_EncryptUpdate(part: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_EncryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
-    C_DecryptInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key: CKR_KEY_HANDLE_INVALID);
     C_Decrypt(data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DecryptFinal(output: *mut CK_BYTE, output_size: *mut CK_ULONG) asks(output, output_size);
     C_DigestInit(mechanism: *mut CK_MECHANISM);
@@ -180,14 +180,7 @@ unsafe extern "C" fn C_GetMechanismList(slot: CK_SLOT_ID, mechanisms: *mut CK_ME
     })
 }
 
-unsafe extern "C" fn C_GetMechanismInfo(slot: CK_SLOT_ID, mechanism: CK_MECHANISM_TYPE, info: *mut CK_MECHANISM_INFO) -> CK_RV {
-    on_slot(Function::C_GetMechanismInfo, slot, |list, slot| {
-        // SAFETY: the application promises the real function what it needs; the slot is the real one.
-        unsafe { real!(list, C_GetMechanismInfo(slot, mechanism, info)) }
-    })
-}
-
-/// The list that the application gets.
+/// The list that the application gets, or its beginning.
 pub static LIST: CK_FUNCTION_LIST = CK_FUNCTION_LIST {
     version: CK_VERSION { major: 2, minor: 40 },
     C_Initialize: Some(C_Initialize),

@@ -1,8 +1,8 @@
-//! The functions of PKCS#11 2.40, by name and number.
+//! The functions of PKCS#11 2.40, and some of 3.0, by name and number.
 
 macro_rules! functions {
     ($($name:ident)*) => {
-        /// A function. `C_GetFunctionList` is none of them: it is called before there is anything to steer.
+        /// A function. `C_GetFunctionList` and `C_GetInterface` are none of them: they are called before there is anything to steer.
         #[allow(non_camel_case_types, clippy::enum_variant_names)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
@@ -29,7 +29,8 @@ functions! {
     C_DigestFinal C_SignInit C_Sign C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover C_VerifyInit C_Verify
     C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate C_DecryptDigestUpdate
     C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey C_SeedRandom
-    C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+    C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent C_SessionCancel C_MessageEncryptInit C_EncryptMessage
+    C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage C_MessageDecryptFinal
 }
 
 impl Function {
@@ -54,9 +55,9 @@ mod tests {
 
     #[test]
     fn functions_are_found_by_name() {
-        assert_eq!(Function::COUNT, 67);
+        assert_eq!(Function::COUNT, 74);
         assert_eq!(Function::named("C_Sign"), Ok(vec![Function::C_Sign]));
-        assert_eq!(Function::named("*").map(|all| all.len()), Ok(67));
+        assert_eq!(Function::named("*").map(|all| all.len()), Ok(74));
         assert_eq!(Function::named("C_Sing"), Err("unknown function C_Sing".into()));
     }
 }

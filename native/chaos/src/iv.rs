@@ -6,6 +6,7 @@ use cryptoki_sys::*;
 
 use crate::call::on_session;
 use crate::function::Function;
+use crate::messages::check_offered;
 use crate::real::real;
 use crate::state::CHAOS;
 
@@ -15,6 +16,8 @@ static MADE: AtomicU64 = AtomicU64::new(0);
 pub unsafe extern "C" fn C_EncryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) -> CK_RV {
     on_session(Function::C_EncryptInit, session, false, |list, claim| {
         let key = CHAOS.objects.real(key, claim.generation(), CKR_KEY_HANDLE_INVALID)?;
+        // SAFETY: the application's promise.
+        unsafe { check_offered(mechanism) }?;
         if CHAOS.makes_iv.load(Ordering::SeqCst) {
             // SAFETY: the application promises the real function what it needs.
             unsafe { make(mechanism) };

@@ -24,9 +24,11 @@ mod config;
 mod control;
 mod forward;
 mod function;
+mod interfaces;
 mod iv;
 mod lifecycle;
 mod login;
+mod messages;
 mod objects;
 mod pins;
 mod point;
@@ -43,7 +45,9 @@ mod unique_ids;
 
 use std::ptr;
 
-use cryptoki_sys::{CK_FUNCTION_LIST, CK_RV, CKR_ARGUMENTS_BAD, CKR_OK};
+use cryptoki_sys::{
+    CK_FLAGS, CK_FUNCTION_LIST, CK_INTERFACE, CK_RV, CK_UTF8CHAR, CK_VERSION, CKR_ARGUMENTS_BAD, CKR_FUNCTION_FAILED, CKR_OK,
+};
 
 /// The one symbol that a PKCS#11 module must have. The control starts here, at the latest at `C_Initialize`.
 ///
@@ -58,6 +62,31 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
         config::apply();
         // SAFETY: not NULL, and room for one pointer is the caller's promise. Nobody may write to the list.
         unsafe { *list = ptr::from_ref(&forward::LIST).cast_mut() };
+        Ok(CKR_OK)
+    })
+}
+
+/// The symbol that a module of PKCS#11 3.0 has beside it.
+///
+/// # Safety
+/// `name` is NULL or a text with a NUL behind it, `version` NULL or a version, `interface` NULL or room for one pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetInterface(
+    name: *mut CK_UTF8CHAR,
+    version: *mut CK_VERSION,
+    interface: *mut *mut CK_INTERFACE,
+    flags: CK_FLAGS,
+) -> CK_RV {
+    if interface.is_null() {
+        return CKR_ARGUMENTS_BAD;
+    }
+    call::guarded(|| {
+        config::apply();
+        // SAFETY: the caller's promise.
+        let (is_standard, version) = unsafe { (interfaces::is_standard(name), version.as_ref().copied()) };
+        let found = interfaces::find(version).filter(|_| is_standard && flags == 0).ok_or(CKR_FUNCTION_FAILED)?;
+        // SAFETY: not NULL, and room for one pointer is the caller's promise.
+        unsafe { *interface = found };
         Ok(CKR_OK)
     })
 }

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::ptr;
 
-use cryptoki_sys::{CK_FUNCTION_LIST, CKR_OK, Pkcs11};
+use cryptoki_sys::*;
 
 /// Calls a function of the real module's list; a NULL pointer there is `CKR_FUNCTION_NOT_SUPPORTED`. For use inside
 /// `unsafe`: the arguments must be what that C function allows.
@@ -19,8 +19,16 @@ macro_rules! real {
 }
 pub(crate) use real;
 
-/// Loads the module and gives its function list. It is never unloaded.
-pub fn load(path: &Path) -> Result<&'static CK_FUNCTION_LIST, String> {
+/// Its functions, for the life of the process.
+pub struct Real {
+    /// Those of PKCS#11 2.40.
+    pub list: &'static CK_FUNCTION_LIST,
+    /// Those of 3.0, if it has them.
+    pub later: Option<&'static CK_FUNCTION_LIST_3_0>,
+}
+
+/// Loads the module and gives its functions. It is never unloaded.
+pub fn load(path: &Path) -> Result<Real, String> {
     let failed = |cause: String| format!("cannot load {}: {cause}", path.display());
     // SAFETY: loading runs the library's constructors. That the file can be trusted is for whoever configured it.
     let library = unsafe { Pkcs11::new(path) }.map_err(|error| match error.source() {
@@ -39,5 +47,22 @@ pub fn load(path: &Path) -> Result<&'static CK_FUNCTION_LIST, String> {
         return Err(failed(format!("C_GetFunctionList answers 0x{code:x}")));
     }
     // SAFETY: not NULL, and it stays, with the library, for the life of the process. It is only read.
-    Ok(unsafe { &*list })
+    let list = unsafe { &*list };
+    // SAFETY: the library's function of this name.
+    let later = unsafe { later(library.C_GetInterface.as_ref().ok().copied()) };
+    Ok(Real { list, later })
+}
+
+/// # Safety
+/// The function behaves as the PKCS#11 function of its name.
+unsafe fn later(get_interface: CK_C_GetInterface) -> Option<&'static CK_FUNCTION_LIST_3_0> {
+    let get_interface = get_interface?;
+    let (mut name, mut version) = (*b"PKCS 11\0", CK_VERSION { major: 3, minor: 0 });
+    let mut interface = ptr::null_mut();
+    // SAFETY: name and version are locals, as is the place for one pointer.
+    let code = unsafe { get_interface(name.as_mut_ptr(), &mut version, &mut interface, 0) };
+    // SAFETY: NULL, or what the module has given, which stays.
+    let interface = unsafe { interface.as_ref() }.filter(|_| code == CKR_OK)?;
+    // SAFETY: the list of an interface of this version, or a later one, which stays; it is only read.
+    unsafe { interface.pFunctionList.cast::<CK_FUNCTION_LIST_3_0>().as_ref() }.filter(|list| list.version.major >= 3)
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use cryptoki_sys::{CK_FLAGS, CK_FUNCTION_LIST};
+use cryptoki_sys::{CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_3_0};
 use parking_lot::Mutex;
 
 use crate::function::Function;
 use crate::objects::Objects;
 use crate::pins::Pins;
 use crate::point::{Latency, Point};
+use crate::real::Real;
 use crate::sessions::Sessions;
 use crate::slots::Slots;
 use crate::trouble::Trouble;
@@ -34,7 +35,7 @@ pub enum Mode {
 
 /// The state.
 pub struct Chaos {
-    real: OnceLock<&'static CK_FUNCTION_LIST>,
+    real: OnceLock<Real>,
     mode: AtomicU8,
     /// Held around the real `C_Initialize` and `C_Finalize`, and around the control's own calls, so that it does not
     /// call what is being finalized.
@@ -63,6 +64,8 @@ pub struct Chaos {
     pub random_max: AtomicUsize,
     /// The token makes IVs by itself.
     pub makes_iv: AtomicBool,
+    /// The token offers authenticating ciphers by messages only.
+    pub messages_only: AtomicBool,
     /// Where the real module gathers what it decrypts, this one gives out as much at once.
     pub early_plaintext: AtomicBool,
     /// Slots are readers of cards, which tell when one comes and goes.
@@ -106,6 +109,7 @@ pub static CHAOS: Chaos = Chaos {
     random_min: AtomicUsize::new(0),
     random_max: AtomicUsize::new(usize::MAX),
     makes_iv: AtomicBool::new(false),
+    messages_only: AtomicBool::new(false),
     early_plaintext: AtomicBool::new(false),
     slot_events: AtomicBool::new(false),
     malformed_info: AtomicBool::new(false),
@@ -122,12 +126,17 @@ pub static CHAOS: Chaos = Chaos {
 impl Chaos {
     /// The real module, if it could be loaded.
     pub fn real(&self) -> Option<&'static CK_FUNCTION_LIST> {
-        self.real.get().copied()
+        self.real.get().map(|real| real.list)
+    }
+
+    /// Its functions of PKCS#11 3.0, if it has them.
+    pub fn later(&self) -> Option<&'static CK_FUNCTION_LIST_3_0> {
+        self.real.get().and_then(|real| real.later)
     }
 
     /// Sets it, once.
-    pub fn set_real(&self, list: &'static CK_FUNCTION_LIST) {
-        let _first_one_stays = self.real.set(list);
+    pub fn set_real(&self, real: Real) {
+        let _first_one_stays = self.real.set(real);
     }
 
     pub fn mode(&self) -> Mode {
@@ -218,6 +227,7 @@ impl Chaos {
         self.random_min.store(0, Ordering::SeqCst);
         self.random_max.store(usize::MAX, Ordering::SeqCst);
         self.makes_iv.store(false, Ordering::SeqCst);
+        self.messages_only.store(false, Ordering::SeqCst);
         self.early_plaintext.store(false, Ordering::SeqCst);
         self.slot_events.store(false, Ordering::SeqCst);
         self.malformed_info.store(false, Ordering::SeqCst);

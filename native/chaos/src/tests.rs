@@ -1,5 +1,5 @@
 //! The module as an application sees it, around a real module that is made up. Its state is the process's, so that
-//! there is one test, which goes from one scene to the next.
+//! there is one test that changes it, which goes from one scene to the next.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -136,7 +136,7 @@ fn violations() -> String {
 
 #[test]
 fn scenes() {
-    CHAOS.set_real(&REAL);
+    CHAOS.set_real(crate::real::Real { list: &REAL, later: None });
 
     // Nothing works before C_Initialize, nor after C_Finalize.
     assert_eq!(do_open(), Err(CKR_CRYPTOKI_NOT_INITIALIZED));
@@ -278,4 +278,25 @@ fn scenes() {
     let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
     assert_eq!(c!(C_OpenSession(1, flags, ptr::null_mut(), None, &mut 0)), CKR_TOKEN_WRITE_PROTECTED);
     assert_eq!(do_finalize(), CKR_OK);
+}
+
+#[test]
+fn a_module_of_2_40_has_the_interface_of_that() {
+    let ask = |name: &[u8], version: Option<(u8, u8)>, flags| {
+        let mut version = version.map(|(major, minor)| CK_VERSION { major, minor });
+        let version = version.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+        let name = if name.is_empty() { ptr::null_mut() } else { name.as_ptr().cast_mut() };
+        let mut interface = ptr::null_mut();
+        // SAFETY: locals that outlive the call; a name ends with a NUL.
+        let code = unsafe { crate::C_GetInterface(name, version, &mut interface, flags) };
+        // SAFETY: NULL, or an interface, which stays, whose list begins with its version.
+        let list = unsafe { interface.as_ref().map(|interface| (*interface.pFunctionList.cast::<CK_FUNCTION_LIST>()).version) };
+        assert_eq!(code == CKR_OK, list.is_some());
+        list.map(|version| (version.major, version.minor))
+    };
+    assert_eq!(ask(b"", None, 0), Some((2, 40)));
+    assert_eq!(ask(b"PKCS 11\0", Some((2, 40)), 0), Some((2, 40)));
+    assert_eq!(ask(b"PKCS 11\0", Some((3, 0)), 0), None);
+    assert_eq!(ask(b"Vendor\0", None, 0), None);
+    assert_eq!(ask(b"", None, CKF_INTERFACE_FORK_SAFE), None);
 }

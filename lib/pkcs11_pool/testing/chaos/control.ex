@@ -10,7 +10,7 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   # The longest answer is that of all functions with their counts.
   @socket_options [:binary, active: false, packet: :line, buffer: 65_536]
 
-  # Every function of PKCS#11 2.40 but C_GetFunctionList; known here, since the module may not be
+  # Every function of PKCS#11 2.40 but C_GetFunctionList, and some of 3.0; known here, since the module may not be
   # loaded yet.
   @functions ~w(
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo
@@ -24,7 +24,9 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
     C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate
     C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey
     C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey C_SeedRandom C_GenerateRandom
-    C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+    C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent C_SessionCancel C_MessageEncryptInit
+    C_EncryptMessage C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage
+    C_MessageDecryptFinal
   )
 
   @type files :: %{
