@@ -123,6 +123,7 @@ defmodule Pkcs11Pool.MixProject do
         Pkcs11Pool.Lease,
         Pkcs11Pool.Metrics,
         Pkcs11Pool.Object,
+        Pkcs11Pool.Prepared,
         Pkcs11Pool.Profile,
         Pkcs11Pool.Slots,
         Pkcs11Pool.Telemetry

@@ -17,6 +17,7 @@ defmodule Pkcs11Pool do
     Mechanism,
     Object,
     Options,
+    Prepared,
     Template,
     Token
   }
@@ -571,6 +572,135 @@ defmodule Pkcs11Pool do
 
   defbang decrypt_many!(pool, key, mechanism, list :: [item], opts :: [key_option]) ::
             item_results(binary)
+
+  ## Prepared operations
+
+  @doc """
+  Prepares an operation with one key that is to be done often: `{:ok, prepared}`. The arguments are checked and encoded once, and the key is looked for.
+
+      {:ok, prepared} = Pkcs11Pool.prepare(MyApp.HSM, :sign, "tokens", :sha256_hmac)
+      {:ok, mac} = Pkcs11Pool.sign(prepared, "data")
+
+  `operation` is `:sign`, `:verify`, `:encrypt`, `:decrypt` or `:digest`. What is prepared takes the place of pool, key and mechanism in `sign/3`, `verify/4`, `encrypt/3`, `decrypt/3`,
+  `sign_many/3`, `verify_many/3`, `encrypt_many/3`, `decrypt_many/3` and `digest/2`. `:digest` takes nil as its key. Everything else is as without it, except that it takes less
+  processor time: [how much](guides/performance.md#prepared-operations).
+
+    * It is plain data, see `Pkcs11Pool.Prepared`. Any process of the node may use it, as long as it likes; nobody has to give it back.
+    * It holds no session and no handle. Each use looks for the pool by its name, and finds the key as `sign/5` does: so it goes on after a restart of the pool or of the token, and
+      a key that is there in place of another one, with the same label, is used from then on. With a `%Pkcs11Pool.Object{}`, use is as strict as in `sign/5`: `:object_stale` if
+      it is gone, `:object_of_other_token` on another token.
+    * Options given here are for each use. `:queue_timeout`, `:operation_timeout` and `:telemetry_metadata` may be given to a use, too, and then replace those. A function as `:select` chooses once, now.
+    * The errors are those of the operation: `:key_not_found`, `:ambiguous_key`, `:key_type_inconsistent` (the key is none for this operation and mechanism), `:pool_not_found`,
+      `:token_unavailable`, ... For `:digest` only the pool has to be there.
+    * An IV (or a counter) must not be used twice with one key. So a mechanism with an IV of yours cannot be prepared for `:encrypt` or `:sign`, nor can parameters that are bytes (`{name, binary}`), since an IV may be
+      in them: both raise `ArgumentError`. Prepare `iv: :token` if the token makes the IV, or give `encrypt/5` a new one each time. For `:decrypt`, an IV that is prepared is for all ciphertexts.
+    * A name of a group (`Pkcs11Pool.Group`) raises `ArgumentError`, as does a lease: prepare for each pool. Within `with_session/3` what is prepared for the pool uses its session.
+
+  Makes the C calls that look for a key and read its attributes, unless they are known: `C_FindObjectsInit`, `C_FindObjects`, `C_FindObjectsFinal`, `C_GetAttributeValue` (PKCS#11 2.40, 5.7).
+  """
+  @spec prepare(pool, Prepared.operation(), key | nil, mechanism, [signature_option]) ::
+          {:ok, Prepared.t()} | {:error, Error.t()}
+  def prepare(pool, operation, key, mechanism, opts \\ []),
+    do: API.Preparation.prepare(pool, operation, key, mechanism, opts)
+
+  defbang prepare!(
+            pool,
+            operation :: Prepared.operation(),
+            key :: key | nil,
+            mechanism,
+            opts :: [signature_option]
+          ) :: Prepared.t()
+
+  @doc """
+  `sign/5` with what `prepare/5` has prepared for `:sign`.
+  """
+  @spec sign(Prepared.t(), iodata, [call_option]) :: {:ok, binary} | {:error, Error.t()}
+  def sign(prepared, data, opts \\ []), do: API.Signature.sign(prepared, data, opts)
+
+  defbang sign!(prepared :: Prepared.t(), data :: iodata, opts :: [call_option]) :: binary
+
+  @doc """
+  `verify/6` with what `prepare/5` has prepared for `:verify`.
+  """
+  @spec verify(Prepared.t(), iodata, iodata, [call_option]) :: :ok | {:error, Error.t()}
+  def verify(prepared, data, signature, opts \\ []),
+    do: API.Signature.verify(prepared, data, signature, opts)
+
+  defbang verify!(
+            prepared :: Prepared.t(),
+            data :: iodata,
+            signature :: iodata,
+            opts :: [call_option]
+          ) :: :ok
+
+  @doc """
+  `encrypt/5` with what `prepare/5` has prepared for `:encrypt`.
+  """
+  @spec encrypt(Prepared.t(), iodata, [call_option]) ::
+          {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
+  def encrypt(prepared, data, opts \\ []), do: API.Cipher.encrypt(prepared, data, opts)
+
+  defbang encrypt!(prepared :: Prepared.t(), data :: iodata, opts :: [call_option]) ::
+            binary | {iv :: binary, ciphertext :: binary}
+
+  @doc """
+  `decrypt/5` with what `prepare/5` has prepared for `:decrypt`.
+  """
+  @spec decrypt(Prepared.t(), iodata, [call_option]) :: {:ok, binary} | {:error, Error.t()}
+  def decrypt(prepared, data, opts \\ []), do: API.Cipher.decrypt(prepared, data, opts)
+
+  defbang decrypt!(prepared :: Prepared.t(), data :: iodata, opts :: [call_option]) :: binary
+
+  @doc """
+  `sign_many/5` with what `prepare/5` has prepared for `:sign`.
+  """
+  @spec sign_many(Prepared.t(), [iodata], [call_option]) :: results(binary)
+  def sign_many(prepared, list, opts \\ []), do: API.Signature.sign_many(prepared, list, opts)
+
+  defbang sign_many!(prepared :: Prepared.t(), list :: [iodata], opts :: [call_option]) ::
+            item_results(binary)
+
+  @doc """
+  `verify_many/5` with what `prepare/5` has prepared for `:verify`.
+  """
+  @spec verify_many(Prepared.t(), [{iodata, iodata}], [call_option]) :: results(true)
+  def verify_many(prepared, list, opts \\ []),
+    do: API.Signature.verify_many(prepared, list, opts)
+
+  defbang verify_many!(
+            prepared :: Prepared.t(),
+            list :: [{iodata, iodata}],
+            opts :: [call_option]
+          ) :: item_results(true)
+
+  @doc """
+  `encrypt_many/5` with what `prepare/5` has prepared for `:encrypt`. An item has no parameters of its own.
+  """
+  @spec encrypt_many(Prepared.t(), [iodata], [call_option]) ::
+          results(binary | {iv :: binary, ciphertext :: binary})
+  def encrypt_many(prepared, list, opts \\ []),
+    do: API.Cipher.encrypt_many(prepared, list, opts)
+
+  defbang encrypt_many!(prepared :: Prepared.t(), list :: [iodata], opts :: [call_option]) ::
+            item_results(binary | {iv :: binary, ciphertext :: binary})
+
+  @doc """
+  `decrypt_many/5` with what `prepare/5` has prepared for `:decrypt`. An item has no parameters of its own.
+  """
+  @spec decrypt_many(Prepared.t(), [iodata], [call_option]) :: results(binary)
+  def decrypt_many(prepared, list, opts \\ []),
+    do: API.Cipher.decrypt_many(prepared, list, opts)
+
+  defbang decrypt_many!(prepared :: Prepared.t(), list :: [iodata], opts :: [call_option]) ::
+            item_results(binary)
+
+  @doc """
+  `digest/4` with what `prepare/5` has prepared for `:digest`.
+  """
+  @spec digest(Prepared.t(), iodata) :: {:ok, binary} | {:error, Error.t()}
+  def digest(prepared, data), do: API.Digest.digest(prepared, data)
+
+  defbang digest!(prepared :: Prepared.t(), data :: iodata) :: binary
 
   ## Streams
 

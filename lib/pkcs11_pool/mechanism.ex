@@ -249,8 +249,8 @@ defmodule Pkcs11Pool.Mechanism do
 
   @doc false
   # The same of what the native side found too long for the key's curve. Any other result is returned.
-  @spec digested!(result, t) :: result when result: term
-  defdelegate digested!(result, mechanism), to: Digests, as: :check_result!
+  @spec digested!(result, name :: atom | {:vendor, non_neg_integer}) :: result when result: term
+  defdelegate digested!(result, name), to: Digests, as: :check_result!
 
   @doc false
   # Raises `ArgumentError` for an encoded mechanism that cannot be streamed.

@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   # many are good ones of which one part was replaced. Functions and arguments are read from the documentation, so that new ones are tried, too.
   use ExUnit.Case, async: true
 
-  alias Pkcs11Pool.{Error, Object}
+  alias Pkcs11Pool.{Error, Object, Prepared}
   alias Pkcs11Pool.Test.{OTPLibrary, Pools, SoftHSM}
   alias :proper_types, as: Gen
 
@@ -126,9 +126,24 @@ defmodule Pkcs11Pool.RandomTermsTest do
     entry = :public_key.pem_entry_encode(:RSAPrivateKey, rsa)
     private_keys = [ec, rsa, entry, elem(entry, 1), :public_key.pem_encode([entry])]
 
+    prepared =
+      for {operation, key, mechanism} <- [
+            {:sign, "generic", :sha256_hmac},
+            {:sign, "ec", {:ecdsa, hash: :sha256}},
+            {:verify, "ec", :ecdsa},
+            {:verify, "rsa", :sha256_rsa_pkcs},
+            {:encrypt, "aes", :aes_ecb},
+            {:encrypt, "rsa", :rsa_pkcs},
+            {:decrypt, "aes", :aes_ecb},
+            {:decrypt, "aes", {:aes_ctr, counter_block: <<0::128>>}},
+            {:digest, nil, :sha256}
+          ],
+          do: Pkcs11Pool.prepare!(pool, operation, key, mechanism)
+
     %{
       pool: pool,
       other: other,
+      prepared: Enum.group_by(prepared, & &1.operation),
       objects: objects,
       named: named,
       private_keys: private_keys,
@@ -294,6 +309,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(:get_attributes, _arguments, {:ok, map}), do: is_map(map)
   defp success?(:public_key, _arguments, {:ok, key}), do: is_tuple(key)
   defp success?(:key_info, _arguments, {:ok, info}), do: is_map(info)
+  defp success?(:prepare, _arguments, {:ok, %Prepared{}}), do: true
   defp success?(:drain, _arguments, {:ok, left}), do: is_integer(left)
   defp success?(:mechanisms, _arguments, {:ok, list}), do: is_list(list)
   defp success?(:token_info, _arguments, {:ok, info}), do: is_map(info)
@@ -306,7 +322,10 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
   defp success?(name, arguments, {:ok, results})
        when name in [:sign_many, :verify_many, :encrypt_many, :decrypt_many] do
-    length(results) == length(Enum.at(arguments, 3)) and
+    # Behind pool, key and mechanism, or behind what is prepared.
+    list = Enum.at(arguments, 3) || Enum.at(arguments, 1)
+
+    length(results) == length(list) and
       Enum.all?(results, fn
         {:ok, _value} -> true
         {:error, %Error{} = error} -> well_formed?(error)
@@ -320,7 +339,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp success?(_name, _arguments, _other), do: false
 
   defp known do
-    ~w(sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects find_certificates get_attributes public_key key_info drain
+    ~w(prepare sign verify encrypt decrypt digest digest_key generate_random generate_key generate_key_pair find_objects find_certificates get_attributes public_key key_info drain
        mechanisms token_info sign_many verify_many encrypt_many decrypt_many
        sign_stream verify_stream digest_stream encrypt_stream decrypt_stream status child_spec with_session resize login logout
        await_ready forget_keys destroy_object object_size create_object import_private_key copy_object set_attributes unwrap_key derive_key wrap_key
@@ -347,6 +366,19 @@ defmodule Pkcs11Pool.RandomTermsTest do
   defp good("pool", :drain, _context), do: Gen.oneof([:nobody, "nobody"])
   defp good("pool", name, context) when name in @of_whole_pool, do: context.other
   defp good("pool", _name, context), do: context.pool
+
+  defp good("prepared", name, %{prepared: prepared}) do
+    operation =
+      name |> Atom.to_string() |> String.trim_trailing("_many") |> String.to_existing_atom()
+
+    Gen.oneof(Map.fetch!(prepared, operation))
+  end
+
+  defp good("operation", :prepare, _context),
+    do: Gen.oneof([:sign, :verify, :encrypt, :decrypt, :digest])
+
+  defp good("key", :prepare, context),
+    do: Gen.frequency([{4, good("key", :sign, context)}, {1, nil}])
 
   defp good("object", name, _context)
        when name in [:destroy_object, :copy_object, :set_attributes],
@@ -473,6 +505,9 @@ defmodule Pkcs11Pool.RandomTermsTest do
   end
 
   defp good(_unknown, _name, _context), do: random()
+
+  defp mechanism(:prepare),
+    do: Gen.oneof([mechanism(:sign), mechanism(:encrypt), mechanism(:digest)])
 
   defp mechanism(:digest_stream), do: mechanism(:digest)
   defp mechanism(:digest), do: Gen.oneof([:sha256, :sha_1, :sha512])
@@ -626,6 +661,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
       %{},
       %{label: "ec"},
       struct(Object),
+      struct(Prepared),
       struct(Pkcs11Pool.Lease, pool: :nobody),
       %Pkcs11Pool.Lease{pool: :nobody, holder: self(), native: make_ref(), entry: %{}},
       MapSet.new([1]),

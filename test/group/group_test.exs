@@ -259,6 +259,7 @@ defmodule Pkcs11Pool.GroupTest do
           fn -> Pkcs11Pool.destroy_object(group, "signing") end,
           fn -> Pkcs11Pool.login(group, {:env, "PIN"}) end,
           fn -> Pkcs11Pool.resize(group, 3) end,
+          fn -> Pkcs11Pool.prepare(group, :sign, "signing", @mechanism) end,
           fn -> Pkcs11Pool.drain!(group, 0) end
         ] do
       assert %ArgumentError{message: message} = catch_error(call.())

@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.API.Attributes do
   # The attributes of an object, read from the token, and the public key that they tell.
 
   alias Pkcs11Pool.API.Selection
+  alias Pkcs11Pool.Argument.Key
   alias Pkcs11Pool.{Call, Error, Object, Options, PublicKey, Template}
 
   @parameter_set Template.name!(:parameter_set)
@@ -20,13 +21,24 @@ defmodule Pkcs11Pool.API.Attributes do
         ) :: {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
   def read(pool, object, class, names, opts) do
     codes = codes!(names)
+
+    with {:ok, object} <- Selection.choose(pool, object, class, opts),
+         do: read_encoded(pool, Selection.encode!(object, class, opts), codes, opts)
+  end
+
+  @doc """
+  The same of an object in the form that the native side takes, by the attributes' numbers.
+  """
+  @spec read_encoded(Pkcs11Pool.pool(), Key.encoded(), [non_neg_integer], Options.Call.t()) ::
+          {:ok, %{optional(Template.name()) => term}} | {:error, Error.t()}
+  def read_encoded(pool, object, codes, opts) do
     # What the number of a parameter set means, the key type says.
     asked =
       codes ++ if(@parameter_set in codes and @key_type not in codes, do: [@key_type], else: [])
 
-    with {:ok, object} <- Selection.choose(pool, object, class, opts),
-         request = {:get_attributes, Selection.encode!(object, class, opts), asked},
-         {:ok, attributes} <- Call.run(pool, :get_attributes, nil, request, opts) do
+    request = {:get_attributes, object, asked}
+
+    with {:ok, attributes} <- Call.run(pool, :get_attributes, nil, request, opts) do
       {attributes, further} = Enum.split(attributes, length(codes))
 
       case for({code, why} when is_atom(why) <- attributes, do: {Template.name(code), why}) do

@@ -6,7 +6,7 @@ defmodule Pkcs11Pool.API.Cipher do
 
   alias Pkcs11Pool.API.KeyOperation
   alias Pkcs11Pool.Call.Batch
-  alias Pkcs11Pool.{Call, Error, Mechanism, Options}
+  alias Pkcs11Pool.{Call, Error, Mechanism, Options, Prepared}
 
   @doc """
   Encrypts data.
@@ -25,6 +25,16 @@ defmodule Pkcs11Pool.API.Cipher do
       )
 
   @doc """
+  Encrypts data with what is prepared.
+  """
+  @spec encrypt(Prepared.t(), iodata, keyword) ::
+          {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
+  def encrypt(prepared, data, opts) do
+    opts = Prepared.options!(prepared, :encrypt, opts)
+    KeyOperation.run_prepared(prepared, :encrypt, binary!(data, "data"), opts)
+  end
+
+  @doc """
   Decrypts data.
   """
   @spec decrypt(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), iodata, keyword) ::
@@ -39,6 +49,16 @@ defmodule Pkcs11Pool.API.Cipher do
         binary!(data, "data"),
         Options.Call.validate!(opts, [:select])
       )
+
+  @doc """
+  Decrypts data with what is prepared.
+  """
+  @spec decrypt(Prepared.t(), iodata, keyword) ::
+          {:ok, binary} | {:error, Error.t()}
+  def decrypt(prepared, data, opts) do
+    opts = Prepared.options!(prepared, :decrypt, opts)
+    KeyOperation.run_prepared(prepared, :decrypt, binary!(data, "data"), opts)
+  end
 
   @doc """
   Encrypts data that comes in parts.
@@ -97,6 +117,17 @@ defmodule Pkcs11Pool.API.Cipher do
   end
 
   @doc """
+  Encrypts each of a list of data with what is prepared.
+  """
+  @spec encrypt_many(Prepared.t(), [iodata], keyword) ::
+          Pkcs11Pool.results(binary | {iv :: binary, ciphertext :: binary})
+  def encrypt_many(prepared, list, opts) do
+    opts = Prepared.options!(prepared, :encrypt, opts)
+    items = Batch.Items.of_prepared!(:encrypt, prepared.encoded, list)
+    KeyOperation.run_many_prepared(prepared, :encrypt, items, opts)
+  end
+
+  @doc """
   Decrypts each of a list of data.
   """
   @spec decrypt_many(
@@ -117,5 +148,15 @@ defmodule Pkcs11Pool.API.Cipher do
       items,
       Options.Call.validate!(opts, [:select])
     )
+  end
+
+  @doc """
+  Decrypts each of a list of data with what is prepared.
+  """
+  @spec decrypt_many(Prepared.t(), [iodata], keyword) :: Pkcs11Pool.results(binary)
+  def decrypt_many(prepared, list, opts) do
+    opts = Prepared.options!(prepared, :decrypt, opts)
+    items = Batch.Items.of_prepared!(:decrypt, prepared.encoded, list)
+    KeyOperation.run_many_prepared(prepared, :decrypt, items, opts)
   end
 end

@@ -5,7 +5,7 @@ defmodule Pkcs11Pool.API.Digest do
   import Pkcs11Pool.Argument.Data, only: [binary!: 2]
 
   alias Pkcs11Pool.API.Selection
-  alias Pkcs11Pool.{Call, Error, Mechanism, Options}
+  alias Pkcs11Pool.{Call, Error, Mechanism, Options, Prepared}
 
   @doc """
   The digest of data.
@@ -16,6 +16,16 @@ defmodule Pkcs11Pool.API.Digest do
     opts = Options.Call.validate!(opts)
     request = {:digest, Mechanism.encode!(mechanism), binary!(data, "data")}
     Call.run(pool, :digest, Mechanism.name(mechanism), request, opts)
+  end
+
+  @doc """
+  The digest of data with what is prepared.
+  """
+  @spec digest(Prepared.t(), iodata) :: {:ok, binary} | {:error, Error.t()}
+  def digest(prepared, data) do
+    opts = Prepared.options!(prepared, :digest, [])
+    request = {:digest, prepared.encoded, binary!(data, "data")}
+    Call.run(prepared.pool, :digest, prepared.mechanism, request, opts)
   end
 
   @doc """

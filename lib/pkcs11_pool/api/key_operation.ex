@@ -4,7 +4,7 @@ defmodule Pkcs11Pool.API.KeyOperation do
 
   alias Pkcs11Pool.API.Selection
   alias Pkcs11Pool.Call.Batch
-  alias Pkcs11Pool.{Call, Error, Mechanism, Options}
+  alias Pkcs11Pool.{Call, Error, Mechanism, Options, Prepared}
 
   @doc """
   Signs, verifies, encrypts or decrypts.
@@ -23,10 +23,25 @@ defmodule Pkcs11Pool.API.KeyOperation do
     class = Mechanism.class_for(verb, mechanism)
 
     with {:ok, key} <- Selection.choose(pool, key, class, opts) do
-      request = {:apply, verb, Selection.encode!(key, class, opts), encoded, input}
-      result = Call.run(pool, verb, Mechanism.name(mechanism), request, opts)
-      Mechanism.digested!(result, mechanism)
+      key = Selection.encode!(key, class, opts)
+      run_encoded(pool, verb, key, {Mechanism.name(mechanism), encoded}, input, opts)
     end
+  end
+
+  @doc """
+  The same with what is prepared for this operation.
+  """
+  @spec run_prepared(Prepared.t(), Batch.Items.verb(), Batch.Items.input(), Options.Call.t()) ::
+          :ok | {:ok, term} | {:error, Error.t()}
+  def run_prepared(prepared, verb, input, opts) do
+    %Prepared{pool: pool, key: key, mechanism: name, encoded: encoded} = prepared
+    if verb == :sign, do: Mechanism.digest!(encoded, input)
+    run_encoded(pool, verb, key, {name, encoded}, input, opts)
+  end
+
+  defp run_encoded(pool, verb, key, {name, encoded}, input, opts) do
+    result = Call.run(pool, verb, name, {:apply, verb, key, encoded, input}, opts)
+    Mechanism.digested!(result, name)
   end
 
   @doc """
@@ -76,10 +91,26 @@ defmodule Pkcs11Pool.API.KeyOperation do
       end
 
     key = Selection.encode!(key, class, opts)
-    result = Batch.run(pool, verb, key, Mechanism.name(mechanism), items, opts)
+    run_many_encoded(pool, verb, key, Mechanism.name(mechanism), items, opts)
+  end
+
+  @doc """
+  The same with what is prepared for this operation.
+  """
+  @spec run_many_prepared(
+          Prepared.t(),
+          Batch.Items.verb(),
+          [Batch.Items.t() | {:error, Error.t()}],
+          Options.Call.t()
+        ) :: {:ok, [Batch.result()]} | {:error, Error.t()}
+  def run_many_prepared(%Prepared{pool: pool, key: key, mechanism: name}, verb, items, opts),
+    do: run_many_encoded(pool, verb, key, name, items, opts)
+
+  defp run_many_encoded(pool, verb, key, name, items, opts) do
+    result = Batch.run(pool, verb, key, name, items, opts)
 
     # Only now that all items are answered: an exception before would leave messages in the caller's mailbox.
-    with {:ok, results} <- result, do: Enum.each(results, &Mechanism.digested!(&1, mechanism))
+    with {:ok, results} <- result, do: Enum.each(results, &Mechanism.digested!(&1, name))
     result
   end
 

@@ -7,7 +7,17 @@ defmodule Pkcs11Pool.API.Signature do
 
   alias Pkcs11Pool.API.{Attributes, KeyOperation, Selection}
   alias Pkcs11Pool.Call.Batch
-  alias Pkcs11Pool.{Call, EcdsaSignature, Error, Mechanism, Options, PublicKey}
+
+  alias Pkcs11Pool.{
+    Call,
+    EcdsaSignature,
+    Error,
+    Mechanism,
+    Options,
+    Prepared,
+    PublicKey,
+    Template
+  }
 
   @doc """
   Signs data.
@@ -22,6 +32,16 @@ defmodule Pkcs11Pool.API.Signature do
   end
 
   @doc """
+  Signs data with what is prepared.
+  """
+  @spec sign(Prepared.t(), iodata, keyword) :: {:ok, binary} | {:error, Error.t()}
+  def sign(prepared, data, opts) do
+    opts = Prepared.options!(prepared, :sign, opts)
+    result = KeyOperation.run_prepared(prepared, :sign, binary!(data, "data"), opts)
+    with {:ok, signature} <- result, do: encode(prepared.pool, signature, opts)
+  end
+
+  @doc """
   Signs each of a list of data.
   """
   @spec sign_many(Pkcs11Pool.pool(), Pkcs11Pool.key(), Mechanism.t(), [iodata], keyword) ::
@@ -30,13 +50,21 @@ defmodule Pkcs11Pool.API.Signature do
     opts = Options.Call.validate!(opts, [:signature, :select])
     check_form!(opts, mechanism)
     items = Batch.Items.encode!(:sign, mechanism, list)
+    result = KeyOperation.run_many(pool, :sign, key, mechanism, items, opts)
+    with {:ok, results} <- result, do: {:ok, Enum.map(results, &encode_item(pool, &1, opts))}
+  end
 
-    with {:ok, results} <- KeyOperation.run_many(pool, :sign, key, mechanism, items, opts) do
-      {:ok,
-       for result <- results do
-         with {:ok, signature} <- result, do: encode(pool, signature, opts)
-       end}
-    end
+  @doc """
+  Signs each of a list of data with what is prepared.
+  """
+  @spec sign_many(Prepared.t(), [iodata], keyword) :: Pkcs11Pool.results(binary)
+  def sign_many(prepared, list, opts) do
+    opts = Prepared.options!(prepared, :sign, opts)
+    items = Batch.Items.of_prepared!(:sign, prepared.encoded, list)
+    result = KeyOperation.run_many_prepared(prepared, :sign, items, opts)
+
+    with {:ok, results} <- result,
+         do: {:ok, Enum.map(results, &encode_item(prepared.pool, &1, opts))}
   end
 
   @doc """
@@ -54,6 +82,20 @@ defmodule Pkcs11Pool.API.Signature do
          {:ok, decoder} <- decoder(pool, key, mechanism, opts),
          {:ok, signature} <- decode(pool, signature, decoder),
          do: KeyOperation.run(pool, :verify, key, mechanism, {data, signature}, opts)
+  end
+
+  @doc """
+  Verifies a signature with what is prepared.
+  """
+  @spec verify(Prepared.t(), iodata, iodata, keyword) :: :ok | {:error, Error.t()}
+  def verify(prepared, data, signature, opts) do
+    opts = Prepared.options!(prepared, :verify, opts)
+    {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
+    Mechanism.digest!(prepared.encoded, data)
+
+    with {:ok, decoder} <- decoder_of_prepared(prepared, opts),
+         {:ok, signature} <- decode(prepared.pool, signature, decoder),
+         do: KeyOperation.run_prepared(prepared, :verify, {data, signature}, opts)
   end
 
   @doc """
@@ -79,6 +121,23 @@ defmodule Pkcs11Pool.API.Signature do
       end
 
     KeyOperation.run_many(pool, :verify, key, mechanism, items, opts)
+  end
+
+  @doc """
+  Verifies each of a list of `{data, signature}` with what is prepared.
+  """
+  @spec verify_many(Prepared.t(), [{iodata, iodata}], keyword) :: Pkcs11Pool.results(true)
+  def verify_many(prepared, list, opts) do
+    opts = Prepared.options!(prepared, :verify, opts)
+    items = Batch.Items.of_prepared!(:verify, prepared.encoded, list)
+
+    items =
+      case decoder_of_prepared(prepared, opts) do
+        {:ok, decoder} -> Enum.map(items, &decode_item(prepared.pool, &1, decoder))
+        {:error, error} -> Enum.map(items, fn _item -> {:error, error} end)
+      end
+
+    KeyOperation.run_many_prepared(prepared, :verify, items, opts)
   end
 
   @doc """
@@ -126,13 +185,20 @@ defmodule Pkcs11Pool.API.Signature do
 
   ## From the token to the caller
 
-  # Before anything is signed: a signature cannot be taken back.
-  defp check_form!(%{signature: :der}, mechanism) do
+  @doc """
+  Raises `ArgumentError` if the option `:signature` does not fit the mechanism: before anything is signed, since a signature cannot be taken back.
+  """
+  @spec check_form!(Options.Call.t(), Mechanism.t()) :: term
+  def check_form!(%{signature: :der}, mechanism) do
     _checked = Mechanism.encode!(mechanism)
     ecdsa!(mechanism)
   end
 
-  defp check_form!(_opts, _mechanism), do: :ok
+  def check_form!(_opts, _mechanism), do: :ok
+
+  defp encode_item(pool, result, opts) do
+    with {:ok, signature} <- result, do: encode(pool, signature, opts)
+  end
 
   defp encode(pool, signature, %{signature: :der}) do
     with :error <- EcdsaSignature.to_der(signature) do
@@ -156,21 +222,33 @@ defmodule Pkcs11Pool.API.Signature do
   defp decoder(pool, key, mechanism, %{signature: :der} = opts) do
     ecdsa!(mechanism)
     class = Mechanism.class_for(:verify, mechanism)
-    opts = %{opts | partial: true}
+    der_decoder(pool, Selection.encode!(key, class, opts), Mechanism.name(mechanism), opts)
+  end
 
-    with {:ok, attributes} <- Attributes.read(pool, key, class, [:key_type, :ec_params], opts) do
+  defp decoder(_pool, _key, _mechanism, _opts), do: {:ok, &{:ok, &1}}
+
+  # Each time anew: the key may be another one by now, on another curve.
+  defp decoder_of_prepared(%{pool: pool, key: key, mechanism: name}, %{signature: :der} = opts),
+    do: der_decoder(pool, key, name, opts)
+
+  defp decoder_of_prepared(_prepared, _opts), do: {:ok, &{:ok, &1}}
+
+  @attributes_of_curve Enum.map([:key_type, :ec_params], &Template.name!/1)
+
+  defp der_decoder(pool, key, name, opts) do
+    read = Attributes.read_encoded(pool, key, @attributes_of_curve, %{opts | partial: true})
+
+    with {:ok, attributes} <- read do
       case PublicKey.order_size(attributes) do
         {:ok, size} ->
           {:ok, &EcdsaSignature.from_der(&1, size)}
 
         {:error, reason} ->
           error = Error.new(reason, pool: pool, executed: false)
-          Call.Errors.with_mechanism({:error, error}, Mechanism.name(mechanism))
+          Call.Errors.with_mechanism({:error, error}, name)
       end
     end
   end
-
-  defp decoder(_pool, _key, _mechanism, _opts), do: {:ok, &{:ok, &1}}
 
   defp decode(pool, signature, decoder) do
     with :error <- decoder.(signature),

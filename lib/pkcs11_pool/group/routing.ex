@@ -17,7 +17,7 @@ defmodule Pkcs11Pool.Group.Routing do
 
   # What makes or changes something on a token, or is a matter of one pool.
   @member ~w(generate_key generate_key_pair create_object copy_object set_attributes destroy_object import_private_key unwrap_key derive_key encapsulate decapsulate seed_random
-             login logout reload resize drain forget_keys)a
+             prepare login logout reload resize drain forget_keys)a
 
   @no_pool ~w(child_spec start_link)a
 

@@ -26,13 +26,14 @@ defmodule Pkcs11Pool.Mechanism.Digests do
   @doc """
   The same of what the native side found too long for the key's curve. Any other result is returned.
   """
-  @spec check_result!(result, Mechanism.t()) :: result when result: term
-  def check_result!({:error, %{reason: :digest_too_long, details: details}}, mechanism) do
+  @spec check_result!(result, name :: atom | {:vendor, non_neg_integer}) :: result
+        when result: term
+  def check_result!({:error, %{reason: :digest_too_long, details: details}}, name) do
     %{size: size, longest: longest} = details
-    no_digest_but_message!(Names.name(mechanism), size, longest)
+    no_digest_but_message!(name, size, longest)
   end
 
-  def check_result!(result, _mechanism), do: result
+  def check_result!(result, _name), do: result
 
   @spec no_digest_but_message!(atom | {:vendor, non_neg_integer}, pos_integer, pos_integer) ::
           no_return

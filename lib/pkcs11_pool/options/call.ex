@@ -58,6 +58,13 @@ defmodule Pkcs11Pool.Options.Call do
   def validate!([], _extra), do: @defaults
   def validate!(options, extra), do: with_defaults!(options, @names ++ extra, @defaults)
 
+  @doc """
+  Options that were validated, with these in their place, of those that every call takes. Raises `ArgumentError` that names the option.
+  """
+  @spec override!(t, keyword) :: t
+  def override!(checked, []), do: checked
+  def override!(checked, options), do: with_defaults!(options, @names, checked)
+
   @health_defaults %{call: false, timeout: 1_000}
 
   @doc """

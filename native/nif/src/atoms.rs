@@ -5,7 +5,7 @@ rustler::atoms! {
     // provisioning
     init_token, init_pin, set_pin,
     // requests
-    ping, probe, apply, batch, sign, verify, encrypt, decrypt, digest, digest_key, stream_begin, stream_update, stream_finish, stream_break_off, generate_random, seed_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, object_size, unwrap_key,
+    ping, probe, apply, prepare, batch, sign, verify, encrypt, decrypt, digest, digest_key, stream_begin, stream_update, stream_finish, stream_break_off, generate_random, seed_random, generate_key, generate_key_pair, find_objects, get_attributes, destroy_object, object_size, unwrap_key,
     wrap_key, encapsulate, decapsulate,
     argument, derive_key, create_object, copy_object, set_attributes, mechanisms, token_info,
     // keys

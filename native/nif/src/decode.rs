@@ -73,6 +73,11 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         [verb, key, inputs] if tag == atoms::batch() => {
             Request::Batch(Batch::new(self::key(*key)?, tasks(verb.decode()?, *inputs)?))
         }
+        [verb, key, mechanism] if tag == atoms::prepare() => Request::Prepare {
+            kind: stream_kind(verb.decode()?)?,
+            key: self::key(*key)?,
+            mechanism: self::mechanism(*mechanism)?,
+        },
         [mechanism, message] if tag == atoms::digest() => {
             Request::Digest { mechanism: self::mechanism(*mechanism)?, data: data(*message)? }
         }

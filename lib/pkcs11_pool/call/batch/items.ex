@@ -37,8 +37,31 @@ defmodule Pkcs11Pool.Call.Batch.Items do
     items
   end
 
-  def encode!(_verb, _mechanism, _other),
-    do: raise(ArgumentError, "expected a list of what is to be done")
+  def encode!(_verb, _mechanism, _other), do: no_list!()
+
+  @doc """
+  The items of a caller's list for an encoded mechanism that has all its parameters. Raises `ArgumentError`, without an item's value.
+  """
+  @spec of_prepared!(verb, encoded, list) :: [t]
+        when encoded: {non_neg_integer, Mechanism.Params.t()}
+  def of_prepared!(verb, encoded, list) when verb in [:sign, :verify] and length(list) >= 0,
+    do: for(item <- list, do: {encoded, input!(verb, item, encoded)})
+
+  def of_prepared!(_verb, encoded, list) when length(list) >= 0 do
+    for item <- list do
+      if is_tuple(item) do
+        raise ArgumentError,
+              "expected a list of data, since the parameters of the mechanism are prepared: give encrypt_many/5 and decrypt_many/5 a list of {parameters, data}"
+      end
+
+      {encoded, binary!(item, "data")}
+    end
+  end
+
+  def of_prepared!(_verb, _encoded, _other), do: no_list!()
+
+  @spec no_list!() :: no_return
+  defp no_list!, do: raise(ArgumentError, "expected a list of what is to be done")
 
   defp input!(:verify, {data, signature}, encoded) do
     data = binary!(data, "data")

@@ -118,8 +118,8 @@ impl Attempt<'_> {
             self.end_messages();
             let fault = match performed {
                 Ok(answer) => {
-                    // Nothing is asked of the module for a ping.
-                    if self.is_first && !matches!(operation.request, Request::Ping) {
+                    // Nothing is asked of the module for a ping, and for a key that is known.
+                    if self.is_first && !matches!(operation.request, Request::Ping | Request::Prepare { .. }) {
                         self.resolver.token.escalation.reset();
                     }
                     if operation.request.reaches_device() {

@@ -5,7 +5,7 @@ use cryptoki_sys::{CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY};
 use crate::execution::attempt::Attempt;
 use crate::execution::resolver::Resolver;
 use crate::execution::step::Fault;
-use crate::execution::task::check_output_length;
+use crate::execution::task::{check_key, check_output_length};
 use crate::operation::ContextPin;
 use crate::operation::answer::Answer;
 use crate::operation::request::Request;
@@ -25,6 +25,14 @@ impl Attempt<'_> {
             Request::Apply { key, mechanism, task } => {
                 let key = self.resolver.resolve(key)?;
                 self.run_task(key, mechanism, task, context)?
+            }
+            Request::Prepare { kind, key, mechanism } => {
+                let key = self.resolver.resolve(key)?;
+                let facts = self.resolver.facts(key)?;
+                if let Some(usage) = kind.usage() {
+                    check_key(mechanism, usage, &facts)?;
+                }
+                Answer::Done
             }
             Request::Batch(batch) => {
                 self.run_slice(batch, context)?;

@@ -30,6 +30,15 @@ pub enum Request {
         /// What it does.
         task: Task,
     },
+    /// Whether there is a key, and it is one for what is to be done with it: asked before the first of many operations.
+    Prepare {
+        /// What is to be done.
+        kind: StreamKind,
+        /// The key.
+        key: KeyRef,
+        /// The mechanism.
+        mechanism: Mechanism,
+    },
     /// What a key does with much data.
     Batch(Batch),
     /// `C_DigestInit`, `C_Digest`.
@@ -171,10 +180,10 @@ pub enum Request {
 
 impl Request {
     /// Whether its success is the device's. That of a slice is not: each of its tasks speaks for itself; nor is that of the beginning of a stream, which
-    /// many a module keeps to itself.
+    /// many a module keeps to itself; nor is that of [`Request::Prepare`], for which the cache may have all answers.
     pub(crate) fn reaches_device(&self) -> bool {
         match self {
-            Self::Ping | Self::Mechanisms | Self::TokenInfo | Self::Batch(_) => false,
+            Self::Ping | Self::Prepare { .. } | Self::Mechanisms | Self::TokenInfo | Self::Batch(_) => false,
             Self::Stream(_, part) => matches!(part, StreamPart::Finish),
             _ => true,
         }
@@ -191,6 +200,7 @@ impl Request {
             Self::Ping => "ping",
             Self::Probe => "probe",
             Self::Apply { task, .. } => task.names().0,
+            Self::Prepare { .. } => "prepare",
             Self::Batch(batch) => batch.name(),
             Self::Digest { .. } => "digest",
             Self::Stream(kind, _) => kind.name(),
@@ -219,6 +229,7 @@ impl Request {
     pub(crate) fn keys_mut(&mut self) -> impl Iterator<Item = &mut KeyRef> {
         let keys = match self {
             Self::Apply { key, .. }
+            | Self::Prepare { key, .. }
             | Self::Batch(Batch { key, .. })
             | Self::UnwrapKey { key, .. }
             | Self::EncapsulateKey { key, .. }
@@ -288,6 +299,7 @@ impl Request {
             Self::Stream(_, part) => matches!(part, StreamPart::Begin(_)),
             Self::Ping
             | Self::Probe
+            | Self::Prepare { .. }
             | Self::Digest { .. }
             | Self::GenerateRandom { .. }
             // Mixed in twice, it does no harm.
