@@ -34,6 +34,7 @@ defmodule Bench.Contender do
     {"pool :threads", Pool, executor: :threads},
     {"pool at once", Pool, executor: :dirty_io, call: [operation_timeout: :infinity]},
     {"pool", Pool, []},
+    {"pool prepared", Pool, executor: :dirty_io, prepared: true},
     {"bare :dirty_io", Bare, executor: :dirty_io},
     {"bare :threads", Bare, executor: :threads},
     {"batch of 64", Batch, []},

@@ -27,7 +27,8 @@ defmodule Bench.Grid do
       more =
         if(Work.mechanism(operation), do: @bare, else: []) ++
           if(alone?, do: ["pool at once"], else: []) ++
-          if(alone? and operation in Work.batched(), do: ["batch of 64"], else: [])
+          if(alone? and operation in Work.batched(), do: ["batch of 64"], else: []) ++
+          if(operation == :hmac, do: ["pool prepared"], else: [])
 
       {spec(operation, sessions, callers), @contenders ++ more}
     end

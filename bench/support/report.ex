@@ -23,6 +23,7 @@ defmodule Bench.Report do
     "pool :dirty_io",
     "pool :threads",
     "pool at once",
+    "pool prepared",
     "bare :dirty_io",
     "bare :threads",
     "batch of 64",

@@ -91,6 +91,33 @@ defmodule Bench.Work do
     end
   end
 
+  @doc "Those that can be prepared."
+  @spec preparable() :: [name]
+  def preparable, do: [:rsa, :ec, :hmac, :verify_rsa, :verify_ec]
+
+  @doc "The same as `operation/4`, prepared once."
+  @spec prepared(name, pool :: term, Bench.Tokens.t(), keyword) :: (() -> binary)
+  def prepared(name, pool, token, opts \\ []) do
+    {key, data, signature} = {key(name), data(name), signature(name, token)}
+    {operation, mechanism} = preparation(name)
+    prepared = Pkcs11Pool.prepare!(pool, operation, key, mechanism, opts)
+
+    if operation == :sign do
+      fn -> Pkcs11Pool.sign!(prepared, data) end
+    else
+      fn ->
+        :ok = Pkcs11Pool.verify!(prepared, data, signature)
+        ""
+      end
+    end
+  end
+
+  defp preparation(:rsa), do: {:sign, :sha256_rsa_pkcs}
+  defp preparation(:ec), do: {:sign, :ecdsa}
+  defp preparation(:hmac), do: {:sign, :sha256_hmac}
+  defp preparation(:verify_rsa), do: {:verify, :sha256_rsa_pkcs}
+  defp preparation(:verify_ec), do: {:verify, :ecdsa}
+
   @doc "Those of which there can be many in one call here."
   @spec batched() :: [name]
   def batched, do: [:ec, :hmac, :aes_gcm]

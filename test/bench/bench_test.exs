@@ -37,6 +37,7 @@ defmodule Pkcs11Pool.BenchTest do
                "pool :dirty_io",
                "pool :threads",
                "pool at once",
+               "pool prepared",
                "raw"
              ]
 

@@ -1,5 +1,5 @@
 defmodule Bench.Contenders.Pool do
-  @moduledoc "The pool: with default options, or an executor of one's choice, or other options of the call."
+  @moduledoc "The pool: with default options, or an executor of one's choice, or other options of the call, or with what is prepared."
   @behaviour Bench.Contender
 
   alias Bench.{Contender, Pools, Work}
@@ -7,9 +7,15 @@ defmodule Bench.Contenders.Pool do
   @impl Contender
   def start(arena, options) do
     {call, options} = Keyword.pop(options, :call, [])
+    {prepared?, options} = Keyword.pop(options, :prepared, false)
 
-    pool = Pools.start!(arena.token, [pool_size: arena.sessions] ++ options)
-    operation = Work.operation(arena.operation, pool.name, arena.token, call)
-    {:ok, Contender.running(operation, arena.callers, fn -> Pools.stop(pool) end)}
+    if prepared? and arena.operation not in Work.preparable() do
+      {:skip, "an IV of the caller's, and random bytes, are not prepared"}
+    else
+      pool = Pools.start!(arena.token, [pool_size: arena.sessions] ++ options)
+      operation = if prepared?, do: &Work.prepared/4, else: &Work.operation/4
+      operation = operation.(arena.operation, pool.name, arena.token, call)
+      {:ok, Contender.running(operation, arena.callers, fn -> Pools.stop(pool) end)}
+    end
   end
 end

@@ -98,6 +98,6 @@ defmodule Pkcs11Pool.API.Preparation do
   defp refuse!(operation, mechanism, why) do
     raise ArgumentError,
           "mechanism #{inspect(Mechanism.name(mechanism))} cannot be prepared for #{inspect(operation)}: #{why}, and an IV must not be used " <>
-            "twice with one key; give #{operation}/5 a new one each time#{if operation == :encrypt, do: ", or prepare iv: :token where the token makes it"}"
+            "twice with one key; give #{operation}/5 a new one each time#{if operation == :encrypt, do: ", or prepare one that the token makes (iv: :token)"}"
   end
 end
