@@ -22,6 +22,9 @@ use crate::waiters::Waiters;
 
 use locked::{All, Shared};
 
+/// Waiters of each stripe that one operation looks at before it is refused. All locks are held meanwhile.
+const LOOKS: usize = 64;
+
 /// The pool. `S` is a session, `W` an operation.
 pub struct Pool<S, W> {
     pub(crate) stripes: Box<[Mutex<Stripe<S, W>>]>,
@@ -85,7 +88,8 @@ impl<S, W> Pool<S, W> {
     }
 
     /// An operation arrives. `is_dead` says of a waiter that its caller is gone (it is asked under the locks, and must not call the pool);
-    /// such ones are swept (into `swept`, to be dropped by the caller, outside the lock) before the pool calls itself overloaded.
+    /// such ones are swept (into `swept`, to be dropped by the caller, outside the lock) before the pool calls itself overloaded. Where many wait,
+    /// each operation that finds no room looks at some of them in turn.
     pub fn submit(&self, payload: W, is_dead: impl Fn(&W) -> bool, swept: &mut Vec<W>) -> Submitted<S, W> {
         let home = self.next_stripe.fetch_add(1, Ordering::Relaxed) % self.stripes.len();
         let ticket = Ticket { stripe: home, id: self.next_id.fetch_add(1, Ordering::Relaxed) };
@@ -111,7 +115,7 @@ impl<S, W> Pool<S, W> {
         if self.waiting.load(Ordering::Relaxed) >= self.max_waiting {
             let before = swept.len();
             for stripe in &mut all.stripes {
-                swept.extend(stripe.waiters.sweep(&is_dead));
+                swept.extend(stripe.waiters.sweep_some(LOOKS, &is_dead));
             }
             self.waiting.fetch_sub(swept.len() - before, Ordering::Relaxed);
             // A session that came free for one of the swept finds now that nothing waits, and stays idle: look again.

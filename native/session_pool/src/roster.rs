@@ -9,9 +9,12 @@ use std::collections::VecDeque;
 
 use crate::sync::Mutex;
 
-/// A runner's place, unique for the roster's life.
+/// A runner's place, and its number, which tells it from those that had the place before: unique for the roster's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RunnerId(u64);
+pub struct RunnerId {
+    number: u64,
+    place: usize,
+}
 
 /// Where a runner is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub enum RunnerState {
 
 #[derive(Debug)]
 enum Runner<G> {
-    Parked { spins: bool },
+    Parked,
     Woken(G),
     Inside,
     Gone,
@@ -70,8 +73,19 @@ pub enum Departed<G> {
     Unknown,
 }
 
+/// A runner that is on the roster.
+struct Member<G, R> {
+    id: RunnerId,
+    address: R,
+    state: Runner<G>,
+}
+
 struct Inner<G, R> {
-    runners: Vec<(RunnerId, R, Runner<G>)>,
+    /// By place, so that none is searched for.
+    runners: Vec<Option<Member<G, R>>>,
+    vacant: Vec<usize>,
+    /// The one that spins.
+    spinning: Option<RunnerId>,
     /// The most recently parked is woken first.
     parked: Vec<RunnerId>,
     /// Grants that found no parked runner. Not empty only while `parked` is empty.
@@ -91,25 +105,27 @@ impl<G, R: Clone> Default for Roster<G, R> {
 impl<G, R: Clone> Roster<G, R> {
     /// An empty roster.
     pub fn new() -> Self {
-        Self(Mutex::new(Inner { runners: Vec::new(), parked: Vec::new(), backlog: VecDeque::new(), next: 0 }))
+        Self(Mutex::new(Inner {
+            runners: Vec::new(),
+            vacant: Vec::new(),
+            spinning: None,
+            parked: Vec::new(),
+            backlog: VecDeque::new(),
+            next: 0,
+        }))
     }
 
     /// A new runner, parked. `true`: it must come in at once, since a grant was waiting for one.
     pub fn join(&self, address: R) -> (RunnerId, bool) {
         let mut inner = self.0.lock();
-        let id = RunnerId(inner.next);
-        inner.next += 1;
-        let woken = match inner.backlog.pop_front() {
-            Some(grant) => {
-                inner.runners.push((id, address, Runner::Woken(grant)));
-                true
-            }
-            None => {
-                inner.runners.push((id, address, Runner::Parked { spins: false }));
-                inner.parked.push(id);
-                false
-            }
+        let (state, woken) = match inner.backlog.pop_front() {
+            Some(grant) => (Runner::Woken(grant), true),
+            None => (Runner::Parked, false),
         };
+        let id = inner.add(address, state);
+        if !woken {
+            inner.parked.push(id);
+        }
         (id, woken)
     }
 
@@ -120,12 +136,12 @@ impl<G, R: Clone> Roster<G, R> {
             inner.backlog.push_back(grant);
             return Dispatch::Later;
         };
+        let spins = inner.spinning.take_if(|spinning| *spinning == id).is_some();
         match inner.find(id) {
-            Some(index) => {
-                let (_, address, state) = &mut inner.runners[index];
-                let was = std::mem::replace(state, Runner::Woken(grant));
-                let spins = matches!(was, Runner::Parked { spins: true });
-                if spins { Dispatch::Unpark(id, address.clone()) } else { Dispatch::Wake(id, address.clone()) }
+            Some(member) => {
+                member.state = Runner::Woken(grant);
+                let address = member.address.clone();
+                if spins { Dispatch::Unpark(id, address) } else { Dispatch::Wake(id, address) }
             }
             // Not reachable: whoever leaves `runners` leaves `parked` under the same lock.
             None => {
@@ -149,7 +165,7 @@ impl<G, R: Clone> Roster<G, R> {
     /// woken, as ever.
     pub fn spin(&self, id: RunnerId) -> Entered<G> {
         let mut inner = self.0.lock();
-        let is_first = !inner.runners.iter().any(|(_, _, runner)| matches!(runner, Runner::Parked { spins: true }));
+        let is_first = inner.spinning.is_none();
         inner.next(id, is_first)
     }
 
@@ -159,8 +175,8 @@ impl<G, R: Clone> Roster<G, R> {
     pub fn step_out(&self, id: RunnerId, grant: G) -> Option<G> {
         let mut inner = self.0.lock();
         match inner.find(id) {
-            Some(index) if matches!(inner.runners[index].2, Runner::Inside) => {
-                inner.runners[index].2 = Runner::Woken(grant);
+            Some(member) if matches!(member.state, Runner::Inside) => {
+                member.state = Runner::Woken(grant);
                 None
             }
             _ => Some(grant),
@@ -170,42 +186,29 @@ impl<G, R: Clone> Roster<G, R> {
     /// A runner's process has died.
     pub fn down(&self, id: RunnerId) -> Departed<G> {
         let mut inner = self.0.lock();
-        let Some(index) = inner.find(id) else { return Departed::Unknown };
-        match std::mem::replace(&mut inner.runners[index].2, Runner::Gone) {
-            Runner::Inside | Runner::Gone => Departed::Inside,
-            Runner::Woken(grant) => {
-                inner.runners.swap_remove(index);
-                Departed::Vacant(Some(grant))
-            }
-            Runner::Parked { .. } => {
-                inner.runners.swap_remove(index);
-                inner.parked.retain(|parked| *parked != id);
-                Departed::Vacant(None)
-            }
+        let Some(member) = inner.find(id) else { return Departed::Unknown };
+        if matches!(member.state, Runner::Inside | Runner::Gone) {
+            member.state = Runner::Gone;
+            return Departed::Inside;
         }
+        Departed::Vacant(inner.remove(id))
     }
 
     /// A runner's call returns for the last time: its place is free. What it had been woken with meanwhile must be dispatched again.
     #[must_use]
     pub fn leave(&self, id: RunnerId) -> Option<G> {
-        let mut inner = self.0.lock();
-        let index = inner.find(id)?;
-        inner.parked.retain(|parked| *parked != id);
-        match inner.runners.swap_remove(index).2 {
-            Runner::Woken(grant) => Some(grant),
-            Runner::Parked { .. } | Runner::Inside | Runner::Gone => None,
-        }
+        self.0.lock().remove(id)
     }
 
     /// A parked runner leaves if there are more than `most`. `false`: it stays.
     #[must_use]
     pub fn retire(&self, id: RunnerId, most: usize) -> bool {
         let mut inner = self.0.lock();
-        let Some(index) = inner.find(id) else { return false };
-        let retires = inner.runners.len() > most && matches!(inner.runners[index].2, Runner::Parked { .. });
+        let is_one_too_many = inner.len() > most;
+        let retires = is_one_too_many && inner.find(id).is_some_and(|member| matches!(member.state, Runner::Parked));
         if retires {
-            inner.runners.swap_remove(index);
-            inner.parked.retain(|parked| *parked != id);
+            // A parked one has no grant.
+            let _ = inner.remove(id);
         }
         retires
     }
@@ -218,7 +221,7 @@ impl<G, R: Clone> Roster<G, R> {
 
     /// How many places are taken, by the dead whose calls have not returned too.
     pub fn len(&self) -> usize {
-        self.0.lock().runners.len()
+        self.0.lock().len()
     }
 
     /// Whether no place is taken.
@@ -230,43 +233,75 @@ impl<G, R: Clone> Roster<G, R> {
     pub fn list(&self) -> Vec<(RunnerId, R, RunnerState)> {
         let inner = self.0.lock();
         let state = |runner: &Runner<G>| match runner {
-            Runner::Parked { .. } => RunnerState::Parked,
+            Runner::Parked => RunnerState::Parked,
             Runner::Woken(_) => RunnerState::Woken,
             Runner::Inside => RunnerState::Inside,
             Runner::Gone => RunnerState::Gone,
         };
-        inner.runners.iter().map(|(id, address, runner)| (*id, address.clone(), state(runner))).collect()
+        inner.runners.iter().flatten().map(|member| (member.id, member.address.clone(), state(&member.state))).collect()
     }
 }
 
 impl<G, R> Inner<G, R> {
-    /// What a runner does now: what it was woken with, else what waits for a runner, else it parks, and never twice.
-    fn next(&mut self, id: RunnerId, spins: bool) -> Entered<G> {
-        let Some(index) = self.find(id) else { return Entered::Gone };
-        match std::mem::replace(&mut self.runners[index].2, Runner::Inside) {
-            Runner::Woken(grant) => Entered::Run(grant),
-            Runner::Inside => match self.backlog.pop_front() {
-                Some(grant) => Entered::Run(grant),
-                None => {
-                    self.runners[index].2 = Runner::Parked { spins };
-                    self.parked.push(id);
-                    Entered::Parked
-                }
-            },
-            Runner::Parked { .. } => {
-                self.runners[index].2 = Runner::Parked { spins };
-                Entered::Parked
-            }
-            Runner::Gone => {
-                self.runners[index].2 = Runner::Gone;
-                Entered::Gone
-            }
+    fn add(&mut self, address: R, state: Runner<G>) -> RunnerId {
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.runners.push(None);
+            self.runners.len() - 1
+        });
+        let id = RunnerId { number: self.next, place };
+        self.next += 1;
+        self.runners[place] = Some(Member { id, address, state });
+        id
+    }
+
+    /// Its place is vacant then; what it was woken with.
+    fn remove(&mut self, id: RunnerId) -> Option<G> {
+        self.find(id)?;
+        let member = self.runners[id.place].take()?;
+        self.vacant.push(id.place);
+        self.parked.retain(|parked| *parked != id);
+        let _ = self.spinning.take_if(|spinning| *spinning == id);
+        match member.state {
+            Runner::Woken(grant) => Some(grant),
+            Runner::Parked | Runner::Inside | Runner::Gone => None,
         }
     }
 
-    fn find(&self, id: RunnerId) -> Option<usize> {
-        self.runners.iter().position(|(candidate, _, _)| *candidate == id)
+    /// What a runner does now: what it was woken with, else what waits for a runner, else it parks, and never twice.
+    fn next(&mut self, id: RunnerId, spins: bool) -> Entered<G> {
+        let _ = self.spinning.take_if(|spinning| *spinning == id);
+        // Not `find`, which would borrow the backlog as well.
+        let Some(member) = member_of(&mut self.runners, id) else { return Entered::Gone };
+        match std::mem::replace(&mut member.state, Runner::Inside) {
+            Runner::Woken(grant) => return Entered::Run(grant),
+            Runner::Inside => match self.backlog.pop_front() {
+                Some(grant) => return Entered::Run(grant),
+                None => self.parked.push(id),
+            },
+            Runner::Parked => (),
+            Runner::Gone => {
+                member.state = Runner::Gone;
+                return Entered::Gone;
+            }
+        }
+        member.state = Runner::Parked;
+        if spins {
+            self.spinning = Some(id);
+        }
+        Entered::Parked
     }
+
+    fn find(&mut self, id: RunnerId) -> Option<&mut Member<G, R>> {
+        member_of(&mut self.runners, id)
+    }
+
+    fn len(&self) -> usize {
+        self.runners.len() - self.vacant.len()
+    }
+}
+
+fn member_of<G, R>(runners: &mut [Option<Member<G, R>>], id: RunnerId) -> Option<&mut Member<G, R>> {
+    runners.get_mut(id.place)?.as_mut().filter(|member| member.id == id)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -380,6 +415,32 @@ mod tests {
         assert_eq!(roster.down(a), Departed::Vacant(Some(2)));
         assert_eq!(roster.park(a), Entered::Gone);
         assert_eq!(roster.dispatch(2), Dispatch::Later);
+    }
+
+    #[test]
+    fn a_runner_is_not_taken_for_one_that_had_its_place_before() {
+        let roster = roster();
+        let a = inside(&roster);
+        assert_eq!(roster.leave(a), None);
+        let (b, _) = roster.join("b");
+        assert_eq!(a.place, b.place);
+        assert_eq!((roster.enter(a), roster.spin(a), roster.park(a)), (Entered::Gone, Entered::Gone, Entered::Gone));
+        assert_eq!((roster.down(a), roster.leave(a), roster.step_out(a, 7)), (Departed::Unknown, None, Some(7)));
+        assert!(!roster.retire(a, 0));
+        assert_eq!(roster.list(), [(b, "b", RunnerState::Parked)]);
+        assert_eq!(roster.dispatch(2), Dispatch::Wake(b, "b"));
+        assert_eq!(roster.enter(b), Entered::Run(2));
+    }
+
+    #[test]
+    fn one_that_spins_and_leaves_lets_another_spin() {
+        let roster = roster();
+        let a = inside(&roster);
+        assert_eq!(roster.spin(a), Entered::Parked);
+        assert!(roster.retire(a, 0));
+        let b = inside(&roster);
+        assert_eq!(roster.spin(b), Entered::Parked);
+        assert_eq!(roster.dispatch(2), Dispatch::Unpark(b, "a"));
     }
 
     #[test]

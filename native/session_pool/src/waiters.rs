@@ -7,11 +7,13 @@ pub(crate) struct Waiters<W> {
     /// Sorted by id. `None`: cancelled; its payload is gone already.
     queue: VecDeque<(u64, Option<W>)>,
     cancelled: usize,
+    /// Those before this id have been looked at by `sweep_some`, in this round.
+    swept_to: u64,
 }
 
 impl<W> Default for Waiters<W> {
     fn default() -> Self {
-        Self { queue: VecDeque::new(), cancelled: 0 }
+        Self { queue: VecDeque::new(), cancelled: 0, swept_to: 0 }
     }
 }
 
@@ -59,6 +61,24 @@ impl<W> Waiters<W> {
     pub(crate) fn sweep(&mut self, is_dead: impl Fn(&W) -> bool) -> Vec<W> {
         let mut swept = Vec::new();
         for (_, payload) in &mut self.queue {
+            if payload.as_ref().is_some_and(&is_dead) {
+                swept.extend(payload.take());
+                self.cancelled += 1;
+            }
+        }
+        self.compact();
+        swept
+    }
+
+    /// The same of the next `most` places, in turn: so it takes no longer, however many wait.
+    pub(crate) fn sweep_some(&mut self, most: usize, is_dead: impl Fn(&W) -> bool) -> Vec<W> {
+        let first = self.queue.partition_point(|(id, _)| *id < self.swept_to);
+        let count = most.min(self.queue.len());
+        let mut swept = Vec::new();
+        for place in first..first + count {
+            let place = place % self.queue.len();
+            let (id, payload) = &mut self.queue[place];
+            self.swept_to = *id + 1;
             if payload.as_ref().is_some_and(&is_dead) {
                 swept.extend(payload.take());
                 self.cancelled += 1;

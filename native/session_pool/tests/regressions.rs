@@ -338,6 +338,39 @@ fn a_thousand_waiters_on_one_stripe_are_served_in_the_order_of_their_arrival() {
 }
 
 #[test]
+fn a_refusal_looks_at_few_of_many_waiters_and_the_next_ones_at_the_others() {
+    let pool: TestPool = Pool::new(&Config { max_waiting: 1_000, ..config(1, 1) }).unwrap();
+    let held = start(&pool, 0);
+    let tickets: Vec<_> = (1..=1_000).map(|op| queue(&pool, op)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut refusals = 0;
+    while seen.len() < 1_000 {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let note = |op: &u32| {
+            asked.borrow_mut().push(*op);
+            false
+        };
+        assert!(matches!(pool.submit(2_000, note, &mut Vec::new()), Submitted::Refused(2_000, Refusal::Overloaded)));
+        let asked = asked.into_inner();
+        assert!(asked.len() <= 100, "{} at once", asked.len());
+        seen.extend(asked);
+        refusals += 1;
+        assert!(refusals <= 100, "some are never looked at");
+    }
+    // One that is dead, wherever it waits, makes room after as many at most.
+    for dead in [1, 500, 1_000] {
+        let mut swept = Vec::new();
+        let taken =
+            (0..refusals).any(|_| matches!(pool.submit(2_000 + dead, |op| *op == dead, &mut swept), Submitted::Queued(_)));
+        assert!(taken, "{dead} keeps its place");
+        assert_eq!(swept, [dead]);
+        assert_eq!(pool.cancel(tickets[dead as usize - 1]), None, "it has been swept");
+    }
+    assert_eq!(pool.stats().waiting, 1_000);
+    drop(held);
+}
+
+#[test]
 fn dead_waiters_are_swept_before_a_call_is_refused_as_overloaded() {
     let pool: TestPool = Pool::new(&Config { max_waiting: 4, ..config(1, 1) }).unwrap();
     let held = start(&pool, 0);
