@@ -446,7 +446,8 @@ defmodule Pkcs11Pool do
 
     * With `iv: :token`, if the module encrypts by messages. It is asked for a random IV (`CKG_GENERATE_RANDOM`), never for a counter's: that is unique among the messages of one
       operation only, but all sessions of the pool use the same key. Any other module gets an IV of zeros in `C_EncryptInit`, and writes its own in their place.
-    * If the token offers AES-GCM, AES-CCM or ChaCha20-Poly1305 by messages only: `C_GetMechanismInfo` says `CKF_MESSAGE_ENCRYPT` and not `CKF_ENCRYPT`.
+    * If the token offers AES-GCM, AES-CCM or ChaCha20-Poly1305 by messages only: `C_GetMechanismInfo`, which is asked once, does not say `CKF_ENCRYPT`, and
+      `C_MessageEncryptInit` takes the mechanism.
   """
   @spec encrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary | {iv :: binary, ciphertext :: binary}} | {:error, Error.t()}
@@ -468,7 +469,7 @@ defmodule Pkcs11Pool do
   some tokens return random bytes instead of an error, for this reason.
 
   Once the key is known, this makes two C calls: `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40, 5.9). If the token offers AES-GCM, AES-CCM or ChaCha20-Poly1305 by messages only
-  (`C_GetMechanismInfo` says `CKF_MESSAGE_DECRYPT` and not `CKF_DECRYPT`), these are `C_MessageDecryptInit`, `C_DecryptMessage` and `C_MessageDecryptFinal` (PKCS#11 3.0, 5.11).
+  (`C_GetMechanismInfo` does not say `CKF_DECRYPT`, and `C_MessageDecryptInit` takes the mechanism), these are `C_MessageDecryptInit`, `C_DecryptMessage` and `C_MessageDecryptFinal` (PKCS#11 3.0, 5.11).
   """
   @spec decrypt(pool, key, mechanism, iodata, [key_option]) ::
           {:ok, binary} | {:error, Error.t()}

@@ -5,8 +5,8 @@
 //! a message that fails, or before something else runs: by its final call, else by `C_SessionCancel`, else with its session.
 
 use cryptoki_sys::{
-    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CKF_DECRYPT, CKF_ENCRYPT, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT,
-    CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
+    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CKF_DECRYPT, CKF_ENCRYPT, CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID,
+    CKR_MECHANISM_PARAM_INVALID,
 };
 
 use crate::execution::attempt::Attempt;
@@ -26,65 +26,56 @@ impl Attempt<'_> {
         data: &[u8],
     ) -> Result<Option<Encrypted>, CallError> {
         let (functions, session) = (self.resolver.functions, self.resolver.session);
-        let has_token_iv = mechanism.has_token_iv();
-        if !messages::are_defined(mechanism) || !(has_token_iv || self.has_messages_only(mechanism.code, Direction::Encrypt)) {
-            self.end_messages();
-            return Ok(None);
-        }
-        let encrypted = self.run_message(key, mechanism.code, Direction::Encrypt, &mut || Ok(()), |messages| {
+        self.run_message(key, mechanism, Direction::Encrypt, &mut || Ok(()), |messages| {
             messages.encrypt(functions, session, mechanism, data)
-        });
-        match encrypted {
-            // Tokens of PKCS#11 2.40 make it, too.
-            Err(error) if has_token_iv && is_not_offered(&error) => Ok(None),
-            done => done.map(Some),
-        }
+        })
     }
 
-    /// Whether a ciphertext is for [`Attempt::decrypt_message`], rather than for `C_Decrypt`.
-    pub(crate) fn decrypts_messages(&self, mechanism: &Mechanism) -> bool {
-        let decrypts = messages::are_defined(mechanism) && self.has_messages_only(mechanism.code, Direction::Decrypt);
-        if !decrypts {
-            self.end_messages();
-        }
-        decrypts
-    }
-
-    /// Decrypts a message, with something between the Init call and this, as in [`crate::p11::crypto::decrypt_after`].
+    /// Decrypts a message, with something between the Init call and this, as in [`crate::p11::crypto::decrypt_after`]; `None`: it is for `C_Decrypt`.
     pub(crate) fn decrypt_message(
         &self,
         key: CK_OBJECT_HANDLE,
         mechanism: &Mechanism,
         data: &[u8],
         between: &mut dyn FnMut() -> Result<(), CallError>,
-    ) -> Result<Wiped, CallError> {
+    ) -> Result<Option<Wiped>, CallError> {
         let (functions, session) = (self.resolver.functions, self.resolver.session);
-        self.run_message(key, mechanism.code, Direction::Decrypt, between, |messages| {
+        self.run_message(key, mechanism, Direction::Decrypt, between, |messages| {
             messages.decrypt(functions, session, mechanism, data)
         })
     }
 
-    /// Runs a message in the operation that has begun, or in one that begins.
+    /// Runs a message in the operation that has begun, or in one that begins; `None`: it is for the functions that have no messages, and no operation goes on.
     fn run_message<T>(
         &self,
         key: CK_OBJECT_HANDLE,
-        code: CK_MECHANISM_TYPE,
+        mechanism: &Mechanism,
         direction: Direction,
         between: &mut dyn FnMut() -> Result<(), CallError>,
         run: impl FnOnce(&Messages) -> Result<T, CallError>,
-    ) -> Result<T, CallError> {
-        let (functions, session) = (self.resolver.functions, self.resolver.session);
+    ) -> Result<Option<T>, CallError> {
+        let (functions, session, code) = (self.resolver.functions, self.resolver.session, mechanism.code);
         if self.messages.get().is_some_and(|messages| !messages.serves(key, code, direction)) {
             self.end_messages();
         }
+        let is_for_messages = messages::are_defined(mechanism)
+            && functions.has_messages()
+            && (mechanism.has_token_iv() || self.is_offered_by_messages_only(code, direction));
+        if !is_for_messages {
+            self.end_messages();
+            return Ok(None);
+        }
         let messages = match self.messages.take() {
             Some(messages) => messages,
-            None => messages::begin(functions, session, key, code, direction)?,
+            None => match messages::begin(functions, session, key, code, direction) {
+                Err(error) if is_not_offered(&error) => return Ok(None),
+                begun => begun?,
+            },
         };
         match between().map_err(|error| CallError { active: true, ..error }).and_then(|()| run(&messages)) {
             Ok(done) => {
                 self.messages.set(Some(messages));
-                Ok(done)
+                Ok(Some(done))
             }
             // What speaks of another failure than the message's own is left to whoever looks into it.
             Err(error) if !is_of_message(&error, direction) => Err(CallError { active: true, ..error }),
@@ -123,12 +114,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether the token says that it offers a mechanism by messages, and not otherwise. It is asked once.
-    fn has_messages_only(&self, code: CK_MECHANISM_TYPE, direction: Direction) -> bool {
+    /// Whether a mechanism can be offered by messages only: the token does not say that it offers it otherwise. It is asked once. That it has it by messages it need
+    /// not say (NSS 3.87 does not): the Init call shows it.
+    fn is_offered_by_messages_only(&self, code: CK_MECHANISM_TYPE, direction: Direction) -> bool {
         let (functions, token, epoch) = (self.resolver.functions, self.resolver.token, self.resolver.epoch);
-        if !functions.has_messages() {
-            return false;
-        }
         let flags = token.keys.mechanism_flags(code, epoch).or_else(|| {
             let flags = match mechanism_info(functions, token.slot(), code) {
                 Ok(info) => info.flags,
@@ -139,11 +128,11 @@ impl Attempt<'_> {
             token.keys.put_mechanism_flags(code, epoch, flags);
             Some(flags)
         });
-        let (by_messages, whole) = match direction {
-            Direction::Encrypt => (CKF_MESSAGE_ENCRYPT, CKF_ENCRYPT),
-            Direction::Decrypt => (CKF_MESSAGE_DECRYPT, CKF_DECRYPT),
+        let whole = match direction {
+            Direction::Encrypt => CKF_ENCRYPT,
+            Direction::Decrypt => CKF_DECRYPT,
         };
-        flags.is_some_and(|flags| flags & by_messages != 0 && flags & whole == 0)
+        flags.is_some_and(|flags| flags & whole == 0)
     }
 }
 

@@ -70,17 +70,15 @@ impl Attempt<'_> {
                 check_ciphertext("C_Encrypt", mechanism, crypto::encrypt(functions, session, key, mechanism, data)?, is_allowed)
             }
             Task::Decrypt(data) => {
-                let is_message = self.decrypts_messages(mechanism);
-                let bytes = self
+                let (function, bytes) = self
                     .run_with_login(key, facts, context, |login| {
-                        if is_message {
-                            self.decrypt_message(key, mechanism, data, login)
-                        } else {
-                            crypto::decrypt_after(functions, session, key, mechanism, data, login)
+                        if let Some(bytes) = self.decrypt_message(key, mechanism, data, login)? {
+                            return Ok(("C_DecryptMessage", bytes));
                         }
+                        let bytes = crypto::decrypt_after(functions, session, key, mechanism, data, login)?;
+                        Ok(("C_Decrypt", bytes))
                     })
                     .map_err(|fault| self.tell_refusal_from_failure(fault, |call| Error::DecryptionFailed { call }))?;
-                let function = if is_message { "C_DecryptMessage" } else { "C_Decrypt" };
                 let bytes = check_output_length(function, bytes, lengths::of_plaintext(mechanism, data.len()))?;
                 self.check_params_were_decrypted(key, facts, mechanism, data)?;
                 Ok(Answer::Bytes(bytes))

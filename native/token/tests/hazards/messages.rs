@@ -20,7 +20,7 @@ fn module() -> Module {
     module
 }
 
-/// The same, which says that it offers nothing else.
+/// The same, which says that it offers messages only.
 fn message_only() -> Module {
     let module = module();
     module.mechanism_flags(CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT);
@@ -233,16 +233,45 @@ fn a_token_that_offers_nothing_else_is_asked_by_messages() {
 }
 
 #[test]
-fn one_that_offers_both_is_asked_the_old_way_and_so_is_one_that_does_not_say() {
-    let (both, silent) = (module(), message_only());
+fn one_that_offers_both_is_asked_the_old_way() {
+    let module = module();
+    let pool = TestPool::new(&module);
+    for request in [encrypt_with(given(), b"one"), decrypt(b"the one and its long tag")] {
+        assert_eq!(pool.ask(request).reason(), "function_not_supported");
+    }
+    assert_eq!((module.count("C_MessageEncryptInit"), module.count("C_MessageDecryptInit")), (0, 0));
+    assert_eq!(module.count("C_GetMechanismInfo"), 1);
+}
+
+#[test]
+fn one_that_does_not_say_that_it_offers_messages_is_asked_by_them_all_the_same() {
+    let (none, silent) = (module(), module());
+    none.mechanism_flags(0);
     silent.fail_always("C_GetMechanismInfo", CKR_MECHANISM_INVALID);
-    for module in [both, silent] {
+    for module in [none, silent] {
         let pool = TestPool::new(&module);
-        for request in [encrypt_with(given(), b"one"), decrypt(b"the one and its long tag")] {
-            assert_eq!(pool.ask(request).reason(), "function_not_supported");
-        }
-        assert_eq!((module.count("C_MessageEncryptInit"), module.count("C_MessageDecryptInit")), (0, 0));
+        let ciphertext = sealed(&[7; 12], b"one");
+        assert_eq!(pool.ask(encrypt_with(given(), b"one")).bytes(), ciphertext);
+        assert_eq!(pool.ask(decrypt(&ciphertext)).bytes(), b"one");
         assert_eq!(module.count("C_GetMechanismInfo"), 1);
+    }
+}
+
+#[test]
+fn one_that_offers_neither_refuses_as_any_other() {
+    for code in [CKR_MECHANISM_INVALID, CKR_FUNCTION_NOT_SUPPORTED] {
+        let module = module();
+        module.mechanism_flags(0);
+        let pool = TestPool::new(&module);
+        let requests = [
+            (encrypt_with(given(), b"one"), "C_MessageEncryptInit", "C_EncryptInit"),
+            (decrypt(b"the one and its long tag"), "C_MessageDecryptInit", "C_DecryptInit"),
+        ];
+        for (request, by_messages, whole) in requests {
+            module.fail_always(by_messages, code);
+            assert_eq!(pool.ask(request).failure().error.function(), Some(whole));
+        }
+        assert_eq!((module.count("C_MessageEncryptFinal"), module.count("C_MessageDecryptFinal")), (0, 0));
     }
 }
 
