@@ -1156,7 +1156,8 @@ defmodule Pkcs11Pool do
         class: :public_key, key_type: :ml_kem, parameter_set: :ml_kem_768, value: raw, encapsulate: true, token: true, label: "their key")
 
   About templates and session objects see `generate_key_pair/5`. The key is useless without its ciphertext. So if the caller is gone when
-  the token has made them, or if the length of the ciphertext cannot be right (`:output_length_invalid`), the key is destroyed.
+  the token has made them, or if the length of the ciphertext cannot be right (`:output_length_invalid`), the key is destroyed. After an error with `executed: :unknown`, the key may be on the token:
+  find it by its label, and destroy it.
 
   Calls `C_EncapsulateKey` (PKCS#11 3.2, 5.18); with an older module the error is `:function_not_supported`. Never tried again if it may have run.
   """

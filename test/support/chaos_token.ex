@@ -7,7 +7,12 @@ defmodule Pkcs11Pool.Test.ChaosToken do
   @doc "A new token behind a new chaos module: the token's map with `:chaos`. Stop the module with `Chaos.stop/1`."
   @spec new!(keyword) :: map
   def new!(opts \\ []) do
-    token = SoftHSM.new_token!(opts)
+    opts |> SoftHSM.new_token!() |> wrap!()
+  end
+
+  @doc "A token behind a new chaos module."
+  @spec wrap!(SoftHSM.token()) :: map
+  def wrap!(token) do
     chaos = Chaos.start!(token.module, module_env: token.module_env, tmp_dir: SoftHSM.dir())
     Map.merge(token, %{module: chaos.module, module_env: chaos.module_env, chaos: chaos})
   end

@@ -40,6 +40,8 @@ defmodule Pkcs11Pool.Testing.Chaos do
   when it is loaded, so that you can start a pool on a token that is away. Commands also work while calls hang, and
   whether or not the module is initialized.
 
+  If the real module has PKCS#11 3.0 or 3.2, so has this one, and all commands work on those functions, too (`:C_EncapsulateKey`, `:C_SessionCancel`).
+
   *Functions* are atoms (`:C_Sign`), strings, or `:all`. *Codes* are names of
   `Pkcs11Pool.ReturnCode` (`:device_error`) or numbers. *Times* are milliseconds; they may be
   fractions, and are 71 minutes at most.

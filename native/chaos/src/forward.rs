@@ -20,26 +20,31 @@ use crate::slot_calls::{
 use crate::state::CHAOS;
 use crate::unique_ids::{C_FindObjectsInit, C_GetAttributeValue};
 
-/// Functions that take a session first. `takes`: handles of objects, and what a stale one is answered with; `gives`:
+/// The list in which the functions of this file are.
+fn functions(list: &CK_FUNCTION_LIST) -> &CK_FUNCTION_LIST {
+    list
+}
+
+/// Functions that take a session first, of the list that the caller's `functions` gives. `takes`: handles of objects, and what a stale one is answered with; `gives`:
 /// where the real module writes handles; `asks`: a pointer that is NULL when only a size is wanted.
 macro_rules! on_session {
     ($(
         $name:ident($($argument:ident: $type:ty),*)
         $(takes($($taken:ident: $invalid:ident),+))? $(asks($output:ident, $size:ident))? $(gives($($given:ident),+))?;
     )*) => { $(
-        unsafe extern "C" fn $name(session: CK_SESSION_HANDLE, $($argument: $type),*) -> CK_RV {
+        pub(crate) unsafe extern "C" fn $name(session: CK_SESSION_HANDLE, $($argument: $type),*) -> CK_RV {
             let size_query = false $(|| $output.is_null())?;
             on_session(Function::$name, session, size_query, |list, claim| {
                 $($(let $taken = CHAOS.objects.real($taken, claim.generation(), $invalid)?;)+)?
                 // SAFETY: NULL or room for one number is the application's promise.
                 $(let given = unsafe { $size.as_ref() }.copied();)?
                 // SAFETY: the application promises the real function what it needs; the handles are the real ones.
-                let code = unsafe { real!(list, $name(claim.real(), $($argument),*)) };
+                let code = unsafe { real!(functions(list), $name(claim.real(), $($argument),*)) };
                 $(if code == CKR_OK && !$output.is_null() {
                     // SAFETY: the real function wrote there.
                     unsafe { careless::tell_size(CHAOS.point(Function::$name), given, $size) };
                 })?
-                $(if code == CKR_OK {
+                $(if code == CKR_OK && !size_query {
                     $(
                         // SAFETY: the real function wrote one handle there.
                         unsafe { CHAOS.objects.show($given, 1) };
@@ -50,6 +55,7 @@ macro_rules! on_session {
         }
     )* };
 }
+pub(crate) use on_session as on_session_functions;
 
 on_session! {
     C_GetOperationState(state: *mut CK_BYTE, size: *mut CK_ULONG) asks(state, size);

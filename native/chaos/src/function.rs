@@ -1,8 +1,8 @@
-//! The functions of PKCS#11 2.40, and some of 3.0, by name and number.
+//! The functions of PKCS#11 2.40, and those of 3.0 and 3.2, by name and number.
 
 macro_rules! functions {
     ($($name:ident)*) => {
-        /// A function. `C_GetFunctionList` and `C_GetInterface` are none of them: they are called before there is anything to steer.
+        /// A function. `C_GetFunctionList`, `C_GetInterface` and `C_GetInterfaceList` are none of them: they are called before there is anything to steer.
         #[allow(non_camel_case_types, clippy::enum_variant_names)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
@@ -29,8 +29,14 @@ functions! {
     C_DigestFinal C_SignInit C_Sign C_SignUpdate C_SignFinal C_SignRecoverInit C_SignRecover C_VerifyInit C_Verify
     C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate C_DecryptDigestUpdate
     C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey C_SeedRandom
-    C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent C_SessionCancel C_MessageEncryptInit C_EncryptMessage
-    C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage C_MessageDecryptFinal
+    C_GenerateRandom C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+    C_LoginUser C_SessionCancel C_MessageEncryptInit C_EncryptMessage C_EncryptMessageBegin C_EncryptMessageNext
+    C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage C_DecryptMessageBegin C_DecryptMessageNext
+    C_MessageDecryptFinal C_MessageSignInit C_SignMessage C_SignMessageBegin C_SignMessageNext C_MessageSignFinal
+    C_MessageVerifyInit C_VerifyMessage C_VerifyMessageBegin C_VerifyMessageNext C_MessageVerifyFinal
+    C_EncapsulateKey C_DecapsulateKey C_VerifySignatureInit C_VerifySignature C_VerifySignatureUpdate
+    C_VerifySignatureFinal C_GetSessionValidationFlags C_AsyncComplete C_AsyncGetID C_AsyncJoin
+    C_WrapKeyAuthenticated C_UnwrapKeyAuthenticated
 }
 
 impl Function {
@@ -55,9 +61,9 @@ mod tests {
 
     #[test]
     fn functions_are_found_by_name() {
-        assert_eq!(Function::COUNT, 74);
+        assert_eq!(Function::COUNT, 101);
         assert_eq!(Function::named("C_Sign"), Ok(vec![Function::C_Sign]));
-        assert_eq!(Function::named("*").map(|all| all.len()), Ok(74));
+        assert_eq!(Function::named("*").map(|all| all.len()), Ok(101));
         assert_eq!(Function::named("C_Sing"), Err("unknown function C_Sing".into()));
     }
 }

@@ -1,74 +1,169 @@
-//! The interfaces of PKCS#11 3.0: that of 3.0 where the real module has one, and always that of 2.40.
+//! The interfaces of PKCS#11 3.0: those of the standard that the real module has. A module of 2.40 has one, whose list is that of
+//! `C_GetFunctionList`. Interfaces of vendors are not shown: their functions would go by without the rules.
 
-use std::ptr;
-use std::sync::OnceLock;
+use std::ffi::CStr;
+use std::ptr::{self, NonNull};
 
 use cryptoki_sys::*;
+use parking_lot::Mutex;
 
-use crate::messages::{
-    C_DecryptMessage, C_EncryptMessage, C_MessageDecryptFinal, C_MessageDecryptInit, C_MessageEncryptFinal, C_MessageEncryptInit,
-    C_SessionCancel,
-};
+use crate::call::Answer;
+use crate::forward::LIST;
+use crate::later::list_of;
+use crate::real::{Interfaces, STANDARD, read_interface};
 use crate::state::CHAOS;
-use crate::{C_GetInterface, forward};
 
-/// The name of the interfaces that the standard defines.
-const STANDARD: &[u8] = b"PKCS 11\0";
+/// An interface that was shown. It and its list are never freed: the application keeps them.
+struct Shown {
+    version: (u8, u8),
+    interface: *mut CK_INTERFACE,
+}
 
-const V2_40: (u8, u8) = (2, 40);
-const V3_0: (u8, u8) = (3, 0);
+// SAFETY: the pointer is to what is leaked, and only read.
+unsafe impl Send for Shown {}
 
-struct Interface(CK_INTERFACE);
+static SHOWN: Mutex<Vec<Shown>> = Mutex::new(Vec::new());
 
-// SAFETY: what its pointers point to is never written to, and stays.
-unsafe impl Send for Interface {}
-// SAFETY: as above.
-unsafe impl Sync for Interface {}
-
-/// The list of 3.0, with those of its functions that can be steered.
-fn list_3_0() -> CK_FUNCTION_LIST_3_0 {
-    let mut list = CK_FUNCTION_LIST_3_0::default();
-    // SAFETY: a list of 3.0 begins as one of 2.40, by the standard, and is longer.
-    unsafe { ptr::copy_nonoverlapping(&raw const forward::LIST, (&raw mut list).cast(), 1) };
-    CK_FUNCTION_LIST_3_0 {
-        version: CK_VERSION { major: V3_0.0, minor: V3_0.1 },
-        C_GetInterface: Some(C_GetInterface),
-        C_SessionCancel: Some(C_SessionCancel),
-        C_MessageEncryptInit: Some(C_MessageEncryptInit),
-        C_EncryptMessage: Some(C_EncryptMessage),
-        C_MessageEncryptFinal: Some(C_MessageEncryptFinal),
-        C_MessageDecryptInit: Some(C_MessageDecryptInit),
-        C_DecryptMessage: Some(C_DecryptMessage),
-        C_MessageDecryptFinal: Some(C_MessageDecryptFinal),
-        ..list
+/// Ours for a list of the real module; always the same.
+fn shown(version: CK_VERSION, functions: &CK_FUNCTION_LIST_3_2, flags: CK_FLAGS) -> *mut CK_INTERFACE {
+    let mut all = SHOWN.lock();
+    let number = (version.major, version.minor);
+    if let Some(found) = all.iter().find(|shown| shown.version == number) {
+        return found.interface;
     }
-}
-
-fn interface(list: CK_VOID_PTR) -> Interface {
-    Interface(CK_INTERFACE { pInterfaceName: STANDARD.as_ptr().cast_mut(), pFunctionList: list, flags: 0 })
-}
-
-/// The interface of a version, or the newest one; `None`: there is none.
-pub fn find(version: Option<CK_VERSION>) -> Option<*mut CK_INTERFACE> {
-    static OLD: OnceLock<Interface> = OnceLock::new();
-    static NEW: OnceLock<Interface> = OnceLock::new();
-    let has_later = CHAOS.later().is_some();
-    let found = match version.map(|version| (version.major, version.minor)) {
-        None | Some(V3_0) if has_later => {
-            // It is never freed: the application keeps it.
-            NEW.get_or_init(|| interface(ptr::from_mut(Box::leak(Box::new(list_3_0()))).cast()))
-        }
-        None | Some(V2_40) => OLD.get_or_init(|| interface(ptr::from_ref(&forward::LIST).cast_mut().cast())),
-        Some(_) => return None,
+    let list: CK_VOID_PTR = if number < (3, 0) {
+        ptr::from_ref(&LIST).cast_mut().cast()
+    } else {
+        ptr::from_mut(Box::leak(Box::new(list_of(version, functions)))).cast()
     };
-    Some(ptr::from_ref(&found.0).cast_mut())
+    let interface =
+        Box::leak(Box::new(CK_INTERFACE { pInterfaceName: STANDARD.as_ptr().cast_mut().cast(), pFunctionList: list, flags }));
+    all.push(Shown { version: number, interface });
+    interface
 }
 
-/// Whether an application asks for an interface of the standard.
+/// The only one of a module that has none.
+fn earlier() -> *mut CK_INTERFACE {
+    shown(LIST.version, &CK_FUNCTION_LIST_3_2::default(), 0)
+}
+
+/// What `C_GetInterface` does.
 ///
 /// # Safety
-/// NULL, or a text with a NUL behind it.
-pub unsafe fn is_standard(name: *const CK_UTF8CHAR) -> bool {
-    // SAFETY: the caller's promise: what comes behind a NUL is not read.
-    name.is_null() || STANDARD.iter().enumerate().all(|(index, byte)| unsafe { name.add(index).read() } == *byte)
+/// `name` is NULL or ends with a NUL, `version` is NULL or valid, `interface` NULL or room for one pointer.
+pub unsafe fn get(
+    name: *mut CK_UTF8CHAR,
+    version: *mut CK_VERSION,
+    interface: *mut *mut CK_INTERFACE,
+    flags: CK_FLAGS,
+) -> Answer {
+    let room = NonNull::new(interface).ok_or(CKR_ARGUMENTS_BAD)?;
+    let ours = match CHAOS.interfaces() {
+        Some(real) => {
+            let mut found = ptr::null_mut();
+            // SAFETY: the application promises the real function what it needs; there is room for one pointer.
+            let code = unsafe { (real.get)(name, version, &mut found, flags) };
+            if code != CKR_OK {
+                return Err(code);
+            }
+            let found = NonNull::new(found).ok_or(CKR_FUNCTION_NOT_SUPPORTED)?;
+            // SAFETY: the real module gave it, and it stays.
+            let found = unsafe { found.as_ref() };
+            let (version, functions) = read_interface(found).ok_or(CKR_FUNCTION_NOT_SUPPORTED)?;
+            shown(version, &functions, found.flags)
+        }
+        None => {
+            // SAFETY: NULL or valid, says the caller.
+            let version = unsafe { version.as_ref() }.copied().unwrap_or(LIST.version);
+            // SAFETY: not NULL, and it ends with a NUL, says the caller.
+            let is_standard = name.is_null() || unsafe { CStr::from_ptr(name.cast()) } == STANDARD;
+            if !is_standard || flags != 0 || (version.major, version.minor) != (LIST.version.major, LIST.version.minor) {
+                return Err(CKR_FUNCTION_NOT_SUPPORTED);
+            }
+            earlier()
+        }
+    };
+    // SAFETY: room for one pointer, says the caller.
+    unsafe { room.write(ours) };
+    Ok(CKR_OK)
+}
+
+/// What `C_GetInterfaceList` does.
+///
+/// # Safety
+/// `count` is NULL or valid, and `interfaces` NULL or room for as many.
+pub unsafe fn list(interfaces: *mut CK_INTERFACE, count: *mut CK_ULONG) -> Answer {
+    let count = NonNull::new(count).ok_or(CKR_ARGUMENTS_BAD)?;
+    let ours = match CHAOS.interfaces() {
+        Some(real) => real_interfaces(real)?,
+        None => vec![earlier()],
+    };
+    // SAFETY: valid, says the caller.
+    let room = unsafe { count.replace(ours.len() as CK_ULONG) };
+    if interfaces.is_null() {
+        return Ok(CKR_OK);
+    }
+    if (room as usize) < ours.len() {
+        return Err(CKR_BUFFER_TOO_SMALL);
+    }
+    for (index, own) in ours.into_iter().enumerate() {
+        // SAFETY: there is room for `room`, says the caller; ours are never freed.
+        unsafe { interfaces.add(index).write(own.read()) };
+    }
+    Ok(CKR_OK)
+}
+
+/// Ours for each of the real module that is the standard's.
+fn real_interfaces(real: Interfaces) -> Result<Vec<*mut CK_INTERFACE>, CK_RV> {
+    let mut count = 0;
+    // SAFETY: asks for the number only.
+    match unsafe { (real.list)(ptr::null_mut(), &mut count) } {
+        CKR_OK => (),
+        code => return Err(code),
+    }
+    let none = CK_INTERFACE { pInterfaceName: ptr::null_mut(), pFunctionList: ptr::null_mut(), flags: 0 };
+    let mut all = vec![none; count as usize];
+    // SAFETY: there is room for `count`.
+    match unsafe { (real.list)(all.as_mut_ptr(), &mut count) } {
+        CKR_OK => (),
+        code => return Err(code),
+    }
+    all.truncate(count as usize);
+    let ours = all.iter().filter_map(|one| read_interface(one).map(|(version, functions)| shown(version, &functions, one.flags)));
+    Ok(ours.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn cancel(_: CK_SESSION_HANDLE, _: CK_FLAGS) -> CK_RV {
+        CKR_OK
+    }
+
+    fn interface(name: &'static CStr, list: CK_VOID_PTR) -> CK_INTERFACE {
+        CK_INTERFACE { pInterfaceName: name.as_ptr().cast_mut().cast(), pFunctionList: list, flags: 0 }
+    }
+
+    #[test]
+    fn a_list_is_read_as_far_as_its_version_goes_and_what_is_null_there_stays_so() {
+        let version = CK_VERSION { major: 3, minor: 0 };
+        // Nothing behind its end may be read: it has a place of its own, of its own size.
+        let mut list = Box::new(CK_FUNCTION_LIST_3_0 { version, C_SessionCancel: Some(cancel), ..Default::default() });
+        let (read_version, functions) = read_interface(&interface(STANDARD, ptr::from_mut(&mut *list).cast())).unwrap();
+        assert_eq!((read_version.major, read_version.minor), (3, 0));
+        assert!(functions.C_SessionCancel.is_some() && functions.C_EncapsulateKey.is_none());
+        let ours = list_of(version, &functions);
+        assert!(ours.C_SessionCancel.is_some() && ours.C_Sign.is_some() && ours.C_GetInterface.is_some());
+        assert!(ours.C_LoginUser.is_none() && ours.C_EncapsulateKey.is_none());
+    }
+
+    #[test]
+    fn what_is_not_the_standards_is_not_shown() {
+        let mut list = CK_FUNCTION_LIST::default();
+        let list = ptr::from_mut(&mut list).cast();
+        assert!(read_interface(&interface(c"Vendor", list)).is_none());
+        assert!(read_interface(&interface(STANDARD, ptr::null_mut())).is_none());
+        assert!(read_interface(&CK_INTERFACE { pInterfaceName: ptr::null_mut(), pFunctionList: list, flags: 0 }).is_none());
+    }
 }

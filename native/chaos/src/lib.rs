@@ -26,6 +26,7 @@ mod forward;
 mod function;
 mod interfaces;
 mod iv;
+mod later;
 mod lifecycle;
 mod login;
 mod messages;
@@ -46,7 +47,7 @@ mod unique_ids;
 use std::ptr;
 
 use cryptoki_sys::{
-    CK_FLAGS, CK_FUNCTION_LIST, CK_INTERFACE, CK_RV, CK_UTF8CHAR, CK_VERSION, CKR_ARGUMENTS_BAD, CKR_FUNCTION_FAILED, CKR_OK,
+    CK_FLAGS, CK_FUNCTION_LIST, CK_INTERFACE, CK_RV, CK_ULONG, CK_UTF8CHAR, CK_VERSION, CKR_ARGUMENTS_BAD, CKR_OK,
 };
 
 /// The one symbol that a PKCS#11 module must have. The control starts here, at the latest at `C_Initialize`.
@@ -66,10 +67,10 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     })
 }
 
-/// The symbol that a module of PKCS#11 3.0 has beside it.
+/// The first of the symbols that a module of PKCS#11 3.0 has beside it.
 ///
 /// # Safety
-/// `name` is NULL or a text with a NUL behind it, `version` NULL or a version, `interface` NULL or room for one pointer.
+/// `name` is NULL or ends with a NUL, `version` is NULL or valid, `interface` NULL or room for one pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetInterface(
     name: *mut CK_UTF8CHAR,
@@ -77,16 +78,22 @@ pub unsafe extern "C" fn C_GetInterface(
     interface: *mut *mut CK_INTERFACE,
     flags: CK_FLAGS,
 ) -> CK_RV {
-    if interface.is_null() {
-        return CKR_ARGUMENTS_BAD;
-    }
     call::guarded(|| {
         config::apply();
         // SAFETY: the caller's promise.
-        let (is_standard, version) = unsafe { (interfaces::is_standard(name), version.as_ref().copied()) };
-        let found = interfaces::find(version).filter(|_| is_standard && flags == 0).ok_or(CKR_FUNCTION_FAILED)?;
-        // SAFETY: not NULL, and room for one pointer is the caller's promise.
-        unsafe { *interface = found };
-        Ok(CKR_OK)
+        unsafe { interfaces::get(name, version, interface, flags) }
+    })
+}
+
+/// The second one.
+///
+/// # Safety
+/// `count` is NULL or valid, and `list` NULL or room for as many.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetInterfaceList(list: *mut CK_INTERFACE, count: *mut CK_ULONG) -> CK_RV {
+    call::guarded(|| {
+        config::apply();
+        // SAFETY: the caller's promise.
+        unsafe { interfaces::list(list, count) }
     })
 }

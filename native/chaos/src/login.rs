@@ -17,6 +17,22 @@ pub unsafe extern "C" fn C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE,
     })
 }
 
+pub unsafe extern "C" fn C_LoginUser(
+    session: CK_SESSION_HANDLE,
+    user: CK_USER_TYPE,
+    pin: *mut CK_UTF8CHAR,
+    size: CK_ULONG,
+    name: *mut CK_UTF8CHAR,
+    name_size: CK_ULONG,
+) -> CK_RV {
+    on_session(Function::C_LoginUser, session, false, |_, claim| {
+        // SAFETY: as above.
+        let ask = || unsafe { real!(CHAOS.later(), C_LoginUser(claim.real(), user, pin, size, name, name_size)) };
+        let owner = if user == CKU_SO { Owner::SecurityOfficer } else { Owner::User };
+        Ok(CHAOS.pins.attempt(claim.slot(), owner, ask))
+    })
+}
+
 pub unsafe extern "C" fn C_SetPIN(
     session: CK_SESSION_HANDLE,
     old: *mut CK_UTF8CHAR,

@@ -1,50 +1,13 @@
-//! The functions of PKCS#11 3.0 that encrypt and decrypt by messages, and a token that offers its authenticating ciphers in no other way.
+//! A token that offers its authenticating ciphers by messages only (PKCS#11 3.0).
 
 use std::sync::atomic::Ordering;
 
 use cryptoki_sys::*;
 
 use crate::call::{on_session, on_slot};
-use crate::careless;
 use crate::function::Function;
 use crate::real::real;
 use crate::state::CHAOS;
-
-/// As in [`crate::forward`], for functions that the real module may not have.
-macro_rules! on_session {
-    ($(
-        $name:ident($($argument:ident: $type:ty),*) $(takes($taken:ident))? $(asks($output:ident, $size:ident))?;
-    )*) => { $(
-        pub unsafe extern "C" fn $name(session: CK_SESSION_HANDLE, $($argument: $type),*) -> CK_RV {
-            let size_query = false $(|| $output.is_null())?;
-            on_session(Function::$name, session, size_query, |_, claim| {
-                let list = CHAOS.later().ok_or(CKR_FUNCTION_NOT_SUPPORTED)?;
-                $(let $taken = CHAOS.objects.real($taken, claim.generation(), CKR_KEY_HANDLE_INVALID)?;)?
-                // SAFETY: NULL or room for one number is the application's promise.
-                $(let given = unsafe { $size.as_ref() }.copied();)?
-                // SAFETY: the application promises the real function what it needs; the handles are the real ones.
-                let code = unsafe { real!(list, $name(claim.real(), $($argument),*)) };
-                $(if code == CKR_OK && !$output.is_null() {
-                    // SAFETY: the real function wrote there.
-                    unsafe { careless::tell_size(CHAOS.point(Function::$name), given, $size) };
-                })?
-                Ok(code)
-            })
-        }
-    )* };
-}
-
-on_session! {
-    C_SessionCancel(flags: CK_FLAGS);
-    C_MessageEncryptInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key);
-    C_EncryptMessage(parameter: CK_VOID_PTR, parameter_size: CK_ULONG, aad: *mut CK_BYTE, aad_size: CK_ULONG, data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG)
-        asks(output, output_size);
-    C_MessageEncryptFinal();
-    C_MessageDecryptInit(mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) takes(key);
-    C_DecryptMessage(parameter: CK_VOID_PTR, parameter_size: CK_ULONG, aad: *mut CK_BYTE, aad_size: CK_ULONG, data: *mut CK_BYTE, size: CK_ULONG, output: *mut CK_BYTE, output_size: *mut CK_ULONG)
-        asks(output, output_size);
-    C_MessageDecryptFinal();
-}
 
 /// Whether the token offers a mechanism by messages only.
 fn has_messages_only(mechanism: CK_MECHANISM_TYPE) -> bool {

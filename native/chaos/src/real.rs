@@ -1,9 +1,10 @@
 //! The module that is wrapped.
 
 use std::error::Error as _;
+use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use cryptoki_sys::*;
 
@@ -19,12 +20,65 @@ macro_rules! real {
 }
 pub(crate) use real;
 
+/// The name of the interfaces that the standard defines.
+pub const STANDARD: &CStr = c"PKCS 11";
+
+/// The newest version whose functions we know.
+const NEWEST: (u8, u8) = (3, 2);
+
+/// The functions of the real module that tell its interfaces.
+#[derive(Clone, Copy)]
+pub struct Interfaces {
+    pub get: unsafe extern "C" fn(*mut CK_UTF8CHAR, *mut CK_VERSION, *mut *mut CK_INTERFACE, CK_FLAGS) -> CK_RV,
+    pub list: unsafe extern "C" fn(*mut CK_INTERFACE, *mut CK_ULONG) -> CK_RV,
+}
+
+impl Interfaces {
+    /// The functions of the newest interface that we know; NULL are those that it has not.
+    pub fn later(&self) -> CK_FUNCTION_LIST_3_2 {
+        [NEWEST, (3, 1), (3, 0)]
+            .into_iter()
+            .find_map(|(major, minor)| {
+                let (mut version, mut interface) = (CK_VERSION { major, minor }, ptr::null_mut());
+                // SAFETY: a name that ends, a version, and room for one pointer.
+                let code = unsafe { (self.get)(STANDARD.as_ptr().cast_mut().cast(), &mut version, &mut interface, 0) };
+                let interface = NonNull::new(interface).filter(|_| code == CKR_OK)?;
+                // SAFETY: the real module gave it, and it stays.
+                read_interface(unsafe { interface.as_ref() }).map(|(_, functions)| functions)
+            })
+            .unwrap_or_default()
+    }
+}
+
+/// The version of an interface's list, and its functions; `None`: it is not the standard's, or has no list.
+pub fn read_interface(interface: &CK_INTERFACE) -> Option<(CK_VERSION, CK_FUNCTION_LIST_3_2)> {
+    let name = NonNull::new(interface.pInterfaceName)?;
+    // SAFETY: a name ends with a NUL.
+    if unsafe { CStr::from_ptr(name.as_ptr().cast()) } != STANDARD {
+        return None;
+    }
+    let list = NonNull::new(interface.pFunctionList)?;
+    // SAFETY: a list begins with its version.
+    let version = unsafe { list.cast::<CK_VERSION>().read_unaligned() };
+    let mut functions = CK_FUNCTION_LIST_3_2::default();
+    let size = match (version.major, version.minor) {
+        version if version >= NEWEST => size_of::<CK_FUNCTION_LIST_3_2>(),
+        version if version >= (3, 0) => size_of::<CK_FUNCTION_LIST_3_0>(),
+        _ => size_of::<CK_FUNCTION_LIST>(),
+    };
+    // SAFETY: a list of its version has so many bytes, and those of a later version begin as those of an earlier one. NULL is no function.
+    unsafe { ptr::copy_nonoverlapping(list.as_ptr().cast::<u8>(), (&raw mut functions).cast(), size) };
+    Some((version, functions))
+}
+
 /// Its functions, for the life of the process.
 pub struct Real {
     /// Those of PKCS#11 2.40.
     pub list: &'static CK_FUNCTION_LIST,
-    /// Those of 3.0, if it has them.
-    pub later: Option<&'static CK_FUNCTION_LIST_3_0>,
+    /// What tells its interfaces, if it has any.
+    pub interfaces: Option<Interfaces>,
+    /// Those of 3.0 and later; NULL are those that it has not.
+    pub later: CK_FUNCTION_LIST_3_2,
 }
 
 /// Loads the module and gives its functions. It is never unloaded.
@@ -46,23 +100,11 @@ pub fn load(path: &Path) -> Result<Real, String> {
     if code != CKR_OK || list.is_null() {
         return Err(failed(format!("C_GetFunctionList answers 0x{code:x}")));
     }
+    let interfaces = match (&library.C_GetInterface, &library.C_GetInterfaceList) {
+        (Ok(get), Ok(list)) => Some(Interfaces { get: *get, list: *list }),
+        _ => None,
+    };
+    let later = interfaces.map(|interfaces| interfaces.later()).unwrap_or_default();
     // SAFETY: not NULL, and it stays, with the library, for the life of the process. It is only read.
-    let list = unsafe { &*list };
-    // SAFETY: the library's function of this name.
-    let later = unsafe { later(library.C_GetInterface.as_ref().ok().copied()) };
-    Ok(Real { list, later })
-}
-
-/// # Safety
-/// The function behaves as the PKCS#11 function of its name.
-unsafe fn later(get_interface: CK_C_GetInterface) -> Option<&'static CK_FUNCTION_LIST_3_0> {
-    let get_interface = get_interface?;
-    let (mut name, mut version) = (*b"PKCS 11\0", CK_VERSION { major: 3, minor: 0 });
-    let mut interface = ptr::null_mut();
-    // SAFETY: name and version are locals, as is the place for one pointer.
-    let code = unsafe { get_interface(name.as_mut_ptr(), &mut version, &mut interface, 0) };
-    // SAFETY: NULL, or what the module has given, which stays.
-    let interface = unsafe { interface.as_ref() }.filter(|_| code == CKR_OK)?;
-    // SAFETY: the list of an interface of this version, or a later one, which stays; it is only read.
-    unsafe { interface.pFunctionList.cast::<CK_FUNCTION_LIST_3_0>().as_ref() }.filter(|list| list.version.major >= 3)
+    Ok(Real { list: unsafe { &*list }, interfaces, later })
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use cryptoki_sys::{CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_3_0};
+use cryptoki_sys::{CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_3_2};
 use parking_lot::Mutex;
 
 use crate::function::Function;
 use crate::objects::Objects;
 use crate::pins::Pins;
 use crate::point::{Latency, Point};
-use crate::real::Real;
+use crate::real::{Interfaces, Real};
 use crate::sessions::Sessions;
 use crate::slots::Slots;
 use crate::trouble::Trouble;
@@ -129,9 +129,18 @@ impl Chaos {
         self.real.get().map(|real| real.list)
     }
 
-    /// Its functions of PKCS#11 3.0, if it has them.
-    pub fn later(&self) -> Option<&'static CK_FUNCTION_LIST_3_0> {
-        self.real.get().and_then(|real| real.later)
+    /// What tells its interfaces, if it has any.
+    pub fn interfaces(&self) -> Option<Interfaces> {
+        self.real.get().and_then(|real| real.interfaces)
+    }
+
+    /// Its functions of PKCS#11 3.0 and later; NULL are those that it has not.
+    pub fn later(&'static self) -> &'static CK_FUNCTION_LIST_3_2 {
+        static NONE: OnceLock<CK_FUNCTION_LIST_3_2> = OnceLock::new();
+        match self.real.get() {
+            Some(real) => &real.later,
+            None => NONE.get_or_init(CK_FUNCTION_LIST_3_2::default),
+        }
     }
 
     /// Sets it, once.

@@ -11,7 +11,9 @@ use cryptoki_sys::*;
 
 use crate::command::execute;
 use crate::forward::LIST;
+use crate::real::Real;
 use crate::state::CHAOS;
+use crate::{C_GetInterface, C_GetInterfaceList};
 
 /// Sessions that the real module has open, calls of its `C_Finalize`, `C_Sign` and `C_Login`.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -136,7 +138,18 @@ fn violations() -> String {
 
 #[test]
 fn scenes() {
-    CHAOS.set_real(crate::real::Real { list: &REAL, later: None });
+    CHAOS.set_real(Real { list: &REAL, interfaces: None, later: CK_FUNCTION_LIST_3_2::default() });
+
+    // A module without interfaces has one, of PKCS#11 2.40, with the one function list.
+    let (mut room, mut count) = (CK_INTERFACE { pInterfaceName: ptr::null_mut(), pFunctionList: ptr::null_mut(), flags: 0 }, 0);
+    // SAFETY: the number is asked for, then there is too little room, then enough.
+    unsafe {
+        assert_eq!((C_GetInterfaceList(ptr::null_mut(), &mut count), count), (CKR_OK, 1));
+        count = 0;
+        assert_eq!((C_GetInterfaceList(&mut room, &mut count), count), (CKR_BUFFER_TOO_SMALL, 1));
+        assert_eq!((C_GetInterfaceList(&mut room, &mut count), count), (CKR_OK, 1));
+    }
+    assert_eq!(room.pFunctionList.cast_const().cast(), ptr::from_ref(&LIST));
 
     // Nothing works before C_Initialize, nor after C_Finalize.
     assert_eq!(do_open(), Err(CKR_CRYPTOKI_NOT_INITIALIZED));
@@ -288,7 +301,7 @@ fn a_module_of_2_40_has_the_interface_of_that() {
         let name = if name.is_empty() { ptr::null_mut() } else { name.as_ptr().cast_mut() };
         let mut interface = ptr::null_mut();
         // SAFETY: locals that outlive the call; a name ends with a NUL.
-        let code = unsafe { crate::C_GetInterface(name, version, &mut interface, flags) };
+        let code = unsafe { C_GetInterface(name, version, &mut interface, flags) };
         // SAFETY: NULL, or an interface, which stays, whose list begins with its version.
         let list = unsafe { interface.as_ref().map(|interface| (*interface.pFunctionList.cast::<CK_FUNCTION_LIST>()).version) };
         assert_eq!(code == CKR_OK, list.is_some());

@@ -10,8 +10,8 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
   # The longest answer is that of all functions with their counts.
   @socket_options [:binary, active: false, packet: :line, buffer: 65_536]
 
-  # Every function of PKCS#11 2.40 but C_GetFunctionList, and some of 3.0; known here, since the module may not be
-  # loaded yet.
+  # Every function of PKCS#11 3.2 but those that give function lists; known here, since the module
+  # may not be loaded yet.
   @functions ~w(
     C_Initialize C_Finalize C_GetInfo C_GetSlotList C_GetSlotInfo C_GetTokenInfo
     C_GetMechanismList C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession
@@ -24,9 +24,15 @@ defmodule Pkcs11Pool.Testing.Chaos.Control do
     C_VerifyUpdate C_VerifyFinal C_VerifyRecoverInit C_VerifyRecover C_DigestEncryptUpdate
     C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate C_GenerateKey
     C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey C_SeedRandom C_GenerateRandom
-    C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent C_SessionCancel C_MessageEncryptInit
-    C_EncryptMessage C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage
-    C_MessageDecryptFinal
+    C_GetFunctionStatus C_CancelFunction C_WaitForSlotEvent
+    C_LoginUser C_SessionCancel C_MessageEncryptInit C_EncryptMessage C_EncryptMessageBegin
+    C_EncryptMessageNext C_MessageEncryptFinal C_MessageDecryptInit C_DecryptMessage
+    C_DecryptMessageBegin C_DecryptMessageNext C_MessageDecryptFinal C_MessageSignInit C_SignMessage
+    C_SignMessageBegin C_SignMessageNext C_MessageSignFinal C_MessageVerifyInit C_VerifyMessage
+    C_VerifyMessageBegin C_VerifyMessageNext C_MessageVerifyFinal C_EncapsulateKey C_DecapsulateKey
+    C_VerifySignatureInit C_VerifySignature C_VerifySignatureUpdate C_VerifySignatureFinal
+    C_GetSessionValidationFlags C_AsyncComplete C_AsyncGetID C_AsyncJoin C_WrapKeyAuthenticated
+    C_UnwrapKeyAuthenticated
   )
 
   @type files :: %{
