@@ -99,6 +99,8 @@ struct Messages {
     key: CK_OBJECT_HANDLE,
     /// How many there have been.
     count: u8,
+    /// Whether the login that the next one wants has been made.
+    is_proved: bool,
 }
 
 /// A message that is encrypted: no cryptography, as with [`signature`].
@@ -279,7 +281,8 @@ impl Model {
     pub(crate) fn log_in(&mut self, handle: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: Option<&[u8]>) -> Checked<()> {
         let slot = self.session(handle)?.slot;
         let for_one_use = user == CKU_CONTEXT_SPECIFIC;
-        if for_one_use && self.session(handle)?.operation.is_none() {
+        let session = self.session(handle)?;
+        if for_one_use && session.operation.is_none() && session.messages.is_none() {
             return Err(CKR_OPERATION_NOT_INITIALIZED);
         }
         match self.token(slot)?.user {
@@ -297,7 +300,9 @@ impl Model {
             code => return Err(code),
         }
         if for_one_use {
-            self.session(handle)?.operation.iter_mut().for_each(|(_, is_proved)| *is_proved = true);
+            let session = self.session(handle)?;
+            session.operation.iter_mut().for_each(|(_, is_proved)| *is_proved = true);
+            session.messages.iter_mut().for_each(|messages| messages.is_proved = true);
         } else {
             self.token(slot)?.user = Some(user);
         }
@@ -445,7 +450,7 @@ impl Model {
             return Err(CKR_OPERATION_ACTIVE);
         }
         self.key(session, key, CKR_KEY_HANDLE_INVALID).map(drop)?;
-        self.session(session)?.messages = Some(Messages { flags, mechanism, key, count: 0 });
+        self.session(session)?.messages = Some(Messages { flags, mechanism, key, count: 0, is_proved: false });
         Ok(())
     }
 
@@ -459,7 +464,11 @@ impl Model {
         let messages = messages.ok_or(CKR_OPERATION_NOT_INITIALIZED)?;
         messages.count += 1;
         let (mechanism, key, count) = (messages.mechanism, messages.key, messages.count);
+        let is_proved = std::mem::take(&mut messages.is_proved);
         let (token, place) = self.key(session, key, CKR_USER_NOT_LOGGED_IN)?;
+        if wanted == CKF_MESSAGE_DECRYPT && token.always_authenticate && !is_proved {
+            return Err(CKR_USER_NOT_LOGGED_IN);
+        }
         Ok((mechanism, count, token.keys[place].clone().unwrap_or_default()))
     }
 

@@ -72,7 +72,11 @@ impl Attempt<'_> {
                 begun => begun?,
             },
         };
-        match between().map_err(|error| CallError { active: true, ..error }).and_then(|()| run(&messages)) {
+        if let Err(error) = between() {
+            self.end(messages);
+            return Err(error);
+        }
+        match run(&messages) {
             Ok(done) => {
                 self.messages.set(Some(messages));
                 Ok(Some(done))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cryptoki_sys::*;
+use fake_module::PIN;
 use token::p11::{Iv, Mechanism, Params};
 use token::{Answer, Batch, Data, Executed, Outcome, Request, Task, Wiped};
 
@@ -363,4 +364,30 @@ fn a_session_that_dies_under_a_message_is_replaced() {
     module.fail_next("C_DecryptMessage", &[CKR_SESSION_HANDLE_INVALID]);
     assert_eq!(pool.ask(decrypt(&sealed(&[7; 12], b"one"))).bytes(), b"one");
     assert_eq!((module.count("C_DecryptMessage"), module.count("C_OpenSession")), (2, 2));
+}
+
+#[test]
+fn a_key_that_wants_a_login_for_each_use_gets_one_for_each_message() {
+    let module = message_only();
+    module.token(0, |token| token.always_authenticate = true);
+    let pool = TestPool::new(&module);
+    let ciphertext = sealed(&[7; 12], b"one");
+    assert_eq!(pool.ask(decrypt(&ciphertext)).bytes(), b"one");
+    let (answers, slices) = ask_all(&pool, &gcm(given()), Task::Decrypt, &vec![ciphertext; 3]);
+    assert!(answers.iter().all(|answer| bytes_of(answer) == Ok(b"one".to_vec())));
+    assert_eq!((slices, module.tried_pins()), (3, vec![PIN.to_vec(); 5]));
+    assert_eq!((DECRYPTION.map(|name| module.count(name)), module.count("C_OpenSession")), ([4; 3], 1));
+}
+
+#[test]
+fn a_wrong_pin_for_a_message_leaves_nothing_active() {
+    let module = message_only();
+    module.token(0, |token| token.always_authenticate = true);
+    let pool = TestPool::new(&module);
+    pool.source_gives(b"9999");
+    pool.log_in(PIN).done();
+    assert_eq!(pool.ask(decrypt(&sealed(&[7; 12], b"one"))).reason(), "pin_incorrect");
+    assert_eq!(DECRYPTION.map(|name| module.count(name)), [1, 0, 1]);
+    assert_eq!(pool.ask(encrypt_with(given(), b"one")).bytes(), sealed(&[7; 12], b"one"));
+    assert_eq!(module.count("C_OpenSession"), 1);
 }
