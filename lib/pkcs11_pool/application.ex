@@ -8,6 +8,7 @@ defmodule Pkcs11Pool.Application do
 
   @impl Supervisor
   def init(nil) do
+    :ok = Pkcs11Pool.Registry.reset()
     :ok = Pkcs11Pool.Slots.new_table()
     :ok = Pkcs11Pool.Group.Table.new()
     Pkcs11Pool.PoolServer.DrainTime.reset()

@@ -89,6 +89,7 @@ defmodule Pkcs11Pool.PoolServer do
     case Registry.register(options.name, entry) do
       :ok ->
         Slots.register_pool(options.name, options.pool_size)
+        Registry.publish(options.name, entry)
         warn_of_starvation(options, pool)
         state = if down, do: went_down(state, down), else: came_up(state)
         {:ok, state, {:continue, {:start, down == nil}}}

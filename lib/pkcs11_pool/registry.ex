@@ -1,6 +1,10 @@
 defmodule Pkcs11Pool.Registry do
   @moduledoc false
-  # From a pool's name to its native pool and its default timeouts. Lookups are two reads of ETS.
+  # From a pool's name to its native pool and its default timeouts.
+  #
+  # The truth is in a registry of Elixir's, which costs a look-up two reads of ETS and a copy. So the same is in `:persistent_term` for as long as the pool's server lives, from where nothing is copied:
+  # each call on a pool looks here. A term that was erased or replaced makes the VM look through all its processes, about 1 µs of processor time for each of them, in the background: that
+  # is when a pool stops, or changes its executor. If a term is missing, or its server is dead, Elixir's registry is asked.
 
   alias Pkcs11Pool.{Error, Native}
 
@@ -42,16 +46,49 @@ defmodule Pkcs11Pool.Registry do
     with {:ok, _owner} <- Registry.register(__MODULE__, {:pool, name}, entry), do: :ok
   end
 
+  @doc "Calls find the pool of the calling pool server, which is registered, at once. `Pkcs11Pool.Slots` watches the server by now, and forgets it."
+  @spec publish(name :: term, entry) :: :ok
+  def publish(name, entry), do: :persistent_term.put(key(name), {self(), entry})
+
   @doc "The pool server changes what is known of its pool."
   @spec update(name :: term, (entry -> entry)) :: :ok
   def update(name, fun) do
-    {_new, _old} = Registry.update_value(__MODULE__, {:pool, name}, fun)
+    {new, old} = Registry.update_value(__MODULE__, {:pool, name}, fun)
+    if new != old, do: publish(name, new), else: :ok
+  end
+
+  @doc "The server of the pool of this name has ended."
+  @spec forget(name :: term, server :: pid) :: :ok
+  def forget(name, server) do
+    with {^server, _entry} <- :persistent_term.get(key(name), nil),
+         do: :persistent_term.erase(key(name))
+
     :ok
   end
+
+  @doc "Forgets what is left of an application that was stopped before."
+  @spec reset() :: :ok
+  def reset do
+    for {{__MODULE__, _name} = key, _pool} <- :persistent_term.get(),
+        do: :persistent_term.erase(key)
+
+    :ok
+  end
+
+  defp key(name), do: {__MODULE__, name}
 
   @doc "The pool of this name, as long as its server lives."
   @spec lookup(name :: term) :: {:ok, pid, entry} | :error
   def lookup(name) do
+    with {server, entry} <- :persistent_term.get(key(name), nil),
+         true <- Process.alive?(server) do
+      {:ok, server, entry}
+    else
+      _none -> lookup_registered(name)
+    end
+  end
+
+  defp lookup_registered(name) do
     case Registry.lookup(__MODULE__, {:pool, name}) do
       # The registry forgets a dead process only when it hears of its end.
       [{server, entry}] -> if Process.alive?(server), do: {:ok, server, entry}, else: :error

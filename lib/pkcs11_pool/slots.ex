@@ -9,9 +9,11 @@ defmodule Pkcs11Pool.Slots do
   """
   use GenServer
 
+  # The state is which slot a pool's server has.
+
   require Logger
 
-  alias Pkcs11Pool.Native
+  alias Pkcs11Pool.{Native, Registry}
 
   # The largest round that the counter in native memory is asked for.
   @largest 4_294_967_295
@@ -42,7 +44,7 @@ defmodule Pkcs11Pool.Slots do
   end
 
   @doc false
-  # A pool's server: its slot is there for as long as it lives, and changes its size without a warning.
+  # A pool's server: its slot is there for as long as it lives, and changes its size without a warning. When it ends, the registry of pools forgets it.
   @spec register_pool(slot_ref, pos_integer) :: :ok
   def register_pool(slot_ref, size),
     do: GenServer.call(__MODULE__, {:register, slot_ref, size, self()})
@@ -80,15 +82,17 @@ defmodule Pkcs11Pool.Slots do
 
   @impl GenServer
   def init(nil) do
-    for [owner] <- :ets.match(__MODULE__, {:_, :_, :_, :"$1"}),
-        owner != nil,
-        do: Process.monitor(owner)
+    owned =
+      for [slot_ref, owner] <- :ets.match(__MODULE__, {:"$1", :_, :_, :"$2"}),
+          owner != nil,
+          do: {owner, slot_ref}
 
-    {:ok, nil}
+    for {owner, _slot_ref} <- owned, do: Process.monitor(owner)
+    {:ok, Map.new(owned)}
   end
 
   @impl GenServer
-  def handle_call({:register, slot_ref, size, owner}, _from, state) do
+  def handle_call({:register, slot_ref, size, owner}, _from, owned) do
     case :ets.lookup(__MODULE__, slot_ref) do
       [{_slot_ref, ^size, _counter, ^owner}] ->
         :ok
@@ -110,16 +114,18 @@ defmodule Pkcs11Pool.Slots do
         insert(slot_ref, size, Native.new_index(), owner)
     end
 
-    {:reply, :ok, state}
+    {:reply, :ok, if(owner, do: Map.put(owned, owner, slot_ref), else: owned)}
   end
 
   @impl GenServer
-  def handle_info({:DOWN, _monitor, :process, owner, _reason}, state) do
+  def handle_info({:DOWN, _monitor, :process, owner, _reason}, owned) do
+    {slot_ref, owned} = Map.pop(owned, owner)
+    Registry.forget(slot_ref, owner)
     :ets.match_delete(__MODULE__, {:_, :_, :_, owner})
-    {:noreply, state}
+    {:noreply, owned}
   end
 
-  def handle_info(_other, state), do: {:noreply, state}
+  def handle_info(_other, owned), do: {:noreply, owned}
 
   defp watch(owner, before), do: if(owner not in [nil, before], do: Process.monitor(owner))
 
