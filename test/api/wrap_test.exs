@@ -306,11 +306,13 @@ defmodule Pkcs11Pool.WrapTest do
     end
 
     # It makes no IV of its own, and what it has wrapped with zeros in its place does not go out.
-    assert {:error, %Error{reason: :iv_not_made, function: :C_WrapKey}} =
-             Pkcs11Pool.wrap_key(pool, "kek", {:aes_gcm, iv: :token}, "kek")
+    for mechanism <- [{:aes_gcm, iv: :token}, {:aes_ccm, nonce: :token, data_length: 32}] do
+      assert {:error, %Error{reason: :iv_not_made, function: :C_WrapKey}} =
+               Pkcs11Pool.wrap_key(pool, "kek", mechanism, "kek")
 
-    assert_raise ArgumentError, ~r/:token is for encryption and wrapping/, fn ->
-      Pkcs11Pool.unwrap_key(pool, "kek", {:aes_gcm, iv: :token}, "wrapped", template())
+      assert_raise ArgumentError, ~r/:token is for encryption and wrapping/, fn ->
+        Pkcs11Pool.unwrap_key(pool, "kek", mechanism, "wrapped", template())
+      end
     end
 
     # Of what is wrapped already, the length is known.
