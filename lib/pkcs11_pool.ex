@@ -796,7 +796,8 @@ defmodule Pkcs11Pool do
   You give the IV: `iv: :token` raises `ArgumentError`, because a stream of ciphertext has no place for an IV. If the token replaces it, the error is `:iv_replaced`. AES-GCM has its tag
   at the end; the standard allows at most 64 GiB with one IV.
 
-  Calls `C_EncryptInit`, `C_EncryptUpdate` for each part, and `C_EncryptFinal` (PKCS#11 2.40, 5.8).
+  Calls `C_EncryptInit`, `C_EncryptUpdate` for each part, and `C_EncryptFinal` (PKCS#11 2.40, 5.8). A token that offers a mechanism by messages only (see `encrypt/5`) refuses its stream, as
+  a rule with `:mechanism_invalid`.
   """
   @spec encrypt_stream(pool, key, mechanism, Enumerable.t(), [key_stream_option]) ::
           Enumerable.t()

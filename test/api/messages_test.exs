@@ -108,6 +108,27 @@ defmodule Pkcs11Pool.MessagesTest do
     assert [^count, ^count, ^count] = calls(chaos, @decryption)
   end
 
+  test "what is prepared does so, too", %{pool: pool, chaos: chaos} do
+    encrypt = Pkcs11Pool.prepare!(pool, :encrypt, "aes-256", {:aes_gcm, iv: :token})
+    Chaos.reset_counts(chaos)
+    {:ok, {iv, sealed}} = Pkcs11Pool.encrypt(encrypt, "data")
+    decrypt = Pkcs11Pool.prepare!(pool, :decrypt, "aes-256", {:aes_gcm, iv: iv})
+    assert Pkcs11Pool.decrypt(decrypt, sealed) == {:ok, "data"}
+    assert calls(chaos, @encryption ++ @decryption) == [1, 1, 1, 1, 1, 1]
+  end
+
+  test "a stream is refused, and nothing is left active", %{pool: pool, chaos: chaos} do
+    mechanism = {:aes_gcm, iv: <<1::96>>}
+
+    for stream <- [&Pkcs11Pool.encrypt_stream/4, &Pkcs11Pool.decrypt_stream/4] do
+      error = catch_error(Enum.to_list(stream.(pool, "aes-256", mechanism, ["data"])))
+      assert %Error{reason: :mechanism_invalid, executed: false} = error
+    end
+
+    assert {:ok, _sealed} = Pkcs11Pool.encrypt(pool, "aes-256", mechanism, "data")
+    assert Chaos.calls(chaos, :C_OpenSession) == 0
+  end
+
   test "a MiB", %{pool: pool, values: values} do
     data = :crypto.strong_rand_bytes(1_048_576)
 
