@@ -25,8 +25,11 @@ defmodule Pkcs11Pool.StreamLifeTest do
     :ok = Pkcs11Pool.await_ready(name, 30_000)
     secret = [class: :secret_key, token: true, sign: true, verify: true, value: @aes]
     aes = [key_type: :aes, label: "aes", encrypt: true, decrypt: true]
-    Pkcs11Pool.create_object!(name, secret ++ aes)
-    Pkcs11Pool.create_object!(name, secret ++ [key_type: :generic_secret, label: "mac"])
+    mac = [key_type: :generic_secret, label: "mac"]
+    # However slow the machine is, and short the time of the test's own calls.
+    for key <- [aes, mac],
+        do: Pkcs11Pool.create_object!(name, secret ++ key, operation_timeout: 30_000)
+
     name
   end
 
