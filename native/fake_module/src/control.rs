@@ -258,6 +258,11 @@ impl FakeModule {
         self.lock().model.makes_no_iv = !makes;
     }
 
+    /// Whether `C_EncryptMessage` and `C_DecryptMessage` end their operation from now on, as they should not.
+    pub fn end_messages(&self, ends: bool) {
+        self.lock().model.ends_messages = ends;
+    }
+
     /// What `C_GetMechanismInfo` says from now on that each mechanism can do: at first encryption and decryption, by messages and otherwise.
     pub fn mechanism_flags(&self, flags: CK_FLAGS) {
         self.lock().model.mechanism_flags = flags;

@@ -30,6 +30,8 @@ pub(crate) struct Model {
     pub(crate) cancelled: Vec<CK_FLAGS>,
     /// Whether `C_EncryptMessage` leaves the IV as it was.
     pub(crate) makes_no_iv: bool,
+    /// Whether a message ends its operation, which it should not.
+    pub(crate) ends_messages: bool,
     /// What `C_GetMechanismInfo` says that each mechanism can do.
     pub(crate) mechanism_flags: CK_FLAGS,
     /// What `C_EncapsulateKey` says of the length of its ciphertext, in place of the truth.
@@ -177,6 +179,7 @@ impl Model {
             tried_names: Vec::new(),
             cancelled: Vec::new(),
             makes_no_iv: false,
+            ends_messages: false,
             mechanism_flags: CKF_ENCRYPT | CKF_DECRYPT | CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT,
             ciphertext_claim: None,
             interfaces: Vec::new(),
@@ -465,6 +468,9 @@ impl Model {
         messages.count += 1;
         let (mechanism, key, count) = (messages.mechanism, messages.key, messages.count);
         let is_proved = std::mem::take(&mut messages.is_proved);
+        if self.ends_messages {
+            self.session(session)?.messages = None;
+        }
         let (token, place) = self.key(session, key, CKR_USER_NOT_LOGGED_IN)?;
         if wanted == CKF_MESSAGE_DECRYPT && token.always_authenticate && !is_proved {
             return Err(CKR_USER_NOT_LOGGED_IN);

@@ -6,7 +6,7 @@
 
 use cryptoki_sys::{
     CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CKF_DECRYPT, CKF_ENCRYPT, CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID,
-    CKR_MECHANISM_PARAM_INVALID,
+    CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_NOT_INITIALIZED,
 };
 
 use crate::execution::attempt::Attempt;
@@ -52,7 +52,7 @@ impl Attempt<'_> {
         mechanism: &Mechanism,
         direction: Direction,
         between: &mut dyn FnMut() -> Result<(), CallError>,
-        run: impl FnOnce(&Messages) -> Result<T, CallError>,
+        run: impl Fn(&Messages) -> Result<T, CallError>,
     ) -> Result<Option<T>, CallError> {
         let (functions, session, code) = (self.resolver.functions, self.resolver.session, mechanism.code);
         if self.messages.get().is_some_and(|messages| !messages.serves(key, code, direction)) {
@@ -65,11 +65,12 @@ impl Attempt<'_> {
             self.end_messages();
             return Ok(None);
         }
-        let messages = match self.messages.take() {
+        let begun = self.messages.take();
+        let messages = match begun {
             Some(messages) => messages,
             None => match messages::begin(functions, session, key, code, direction) {
                 Err(error) if is_not_offered(&error) => return Ok(None),
-                begun => begun?,
+                messages => messages?,
             },
         };
         if let Err(error) = between() {
@@ -81,8 +82,12 @@ impl Attempt<'_> {
                 self.messages.set(Some(messages));
                 Ok(Some(done))
             }
+            // A module may end it with a message, which it should not. Nothing has been done with this one.
+            Err(error) if begun.is_some() && error.code == CKR_OPERATION_NOT_INITIALIZED && self.used.is_owner() => {
+                self.run_message(key, mechanism, direction, between, run)
+            }
             // What speaks of another failure than the message's own is left to whoever looks into it.
-            Err(error) if !is_of_message(&error, direction) => Err(CallError { active: true, ..error }),
+            Err(error) if !is_of_message(&error, self.class(&error), direction) => Err(CallError { active: true, ..error }),
             Err(error) => {
                 self.end(messages);
                 Err(CallError { active: false, ..error })
@@ -147,11 +152,11 @@ fn is_not_offered(error: &CallError) -> bool {
 }
 
 /// Whether a call may have failed of its message. For a tag that is wrong some modules have a code that may mean anything.
-fn is_of_message(error: &CallError, direction: Direction) -> bool {
+fn is_of_message(error: &CallError, class: Class, direction: Direction) -> bool {
     if error.is_of_output() {
         return !error.active;
     }
-    match error.class() {
+    match class {
         Class::Caller | Class::StaleHandle | Class::LoginLost => true,
         Class::Ambiguous | Class::DeviceTrouble => direction == Direction::Decrypt && error.phase == Phase::Final,
         _ => false,

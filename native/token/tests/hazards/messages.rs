@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 use fake_module::PIN;
-use token::p11::{Iv, Mechanism, Params};
+use token::p11::{Class, Iv, Mechanism, Params};
 use token::{Answer, Batch, Data, Executed, Outcome, Request, Task, Wiped};
 
 use crate::support::module::Module;
-use crate::support::pool::{TestPool, key};
+use crate::support::pool::{TestPool, key, options};
 
 const INIT_MESSAGE_FINAL: [&str; 3] = ["C_MessageEncryptInit", "C_EncryptMessage", "C_MessageEncryptFinal"];
 const DECRYPTION: [&str; 3] = ["C_MessageDecryptInit", "C_DecryptMessage", "C_MessageDecryptFinal"];
@@ -390,4 +390,32 @@ fn a_wrong_pin_for_a_message_leaves_nothing_active() {
     assert_eq!(DECRYPTION.map(|name| module.count(name)), [1, 0, 1]);
     assert_eq!(pool.ask(encrypt_with(given(), b"one")).bytes(), sealed(&[7; 12], b"one"));
     assert_eq!(module.count("C_OpenSession"), 1);
+}
+
+#[test]
+fn a_module_whose_operations_end_with_a_message_gets_one_for_each() {
+    let module = message_only();
+    module.end_messages(true);
+    let pool = TestPool::new(&module);
+    let ciphertext = sealed(&[7; 12], b"one");
+    let (answers, _) = ask_all(&pool, &gcm(given()), Task::Encrypt, &vec![b"one".to_vec(); 5]);
+    assert!(answers.iter().all(|answer| bytes_of(answer) == Ok(ciphertext.clone())));
+    let (answers, _) = ask_all(&pool, &gcm(given()), Task::Decrypt, &vec![ciphertext; 5]);
+    assert!(answers.iter().all(|answer| bytes_of(answer) == Ok(b"one".to_vec())));
+    assert_eq!((module.count("C_MessageEncryptInit"), module.count("C_MessageDecryptInit")), (5, 5));
+    assert_eq!((module.count("C_OpenSession"), module.cancelled().len()), (1, 0));
+}
+
+#[test]
+fn a_code_that_the_policy_has_for_a_wrong_tag_is_one() {
+    let module = message_only();
+    let code = CKR_VENDOR_DEFINED + 1;
+    let mut options = options(&module);
+    options.policy.overrides.insert(code, Class::Caller);
+    let pool = TestPool::start(options, false).unwrap();
+    module.fail_next("C_DecryptMessage", &[code]);
+    let failure = pool.ask(decrypt(&sealed(&[7; 12], b"one"))).failure();
+    assert_eq!(failure.error.function(), Some("C_DecryptMessage"));
+    assert_eq!((module.count("C_MessageDecryptFinal"), module.cancelled().len()), (1, 0));
+    assert_eq!(pool.ask(decrypt(&sealed(&[7; 12], b"one"))).bytes(), b"one");
 }
