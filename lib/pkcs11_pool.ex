@@ -1046,6 +1046,7 @@ defmodule Pkcs11Pool do
   | `{:aes_gcm, iv: iv}` | AES | keys of any length, verified; with `iv: :token` the result is `{:ok, {iv, wrapped}}` |
   | `{:rsa_pkcs_oaep, hash: :sha256}`, `:rsa_pkcs` | the public key of RSA | secret keys that are shorter than the modulus |
   | `{:rsa_aes_key_wrap, hash: :sha256}` | the public key of RSA | keys of any length, also private keys: the token makes an AES key for it, and wraps that with OAEP |
+  | `{:ecdh_aes_key_wrap, kdf: :sha256}` | the public key of EC | the same, with an AES key that the token and the owner of the private key share by ECDH |
 
   The mechanism does not imply the class of the key that is wrapped. If several objects have its label or id, such as the two halves of a pair, give the `:class`, too. `:select`
   (`t:key_option/0`) is used for each of the two keys.
@@ -1118,6 +1119,7 @@ defmodule Pkcs11Pool do
   | `:ecdh1_derive`, `:ecdh1_cofactor_derive` | EC, X25519, X448 | the shared secret, or with a `:kdf` the result of a key derivation function (ANSI X9.63, or SP 800-56A: `:sha256_kdf_sp800`) |
   | `:dh_pkcs_derive` | Diffie-Hellman | the shared secret |
   | `:hkdf_derive` | a secret key | HKDF (RFC 5869) |
+  | `:sp800_108_counter_kdf`, `:sp800_108_feedback_kdf`, `:sp800_108_double_pipeline_kdf` | a secret key | the KDFs of NIST SP 800-108, with HMAC or CMAC |
   | `:concatenate_base_and_key` | a secret key | its value and that of another secret key |
   | `:concatenate_base_and_data`, `:concatenate_data_and_base`, `:xor_base_and_data` | a secret key | its value and data, or both by exclusive or |
   | `:extract_key_from_key` | a secret key | a part of its value |

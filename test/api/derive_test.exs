@@ -254,6 +254,174 @@ defmodule Pkcs11Pool.DeriveTest do
              {:ok, expand(hash, only, "info", 42)}
   end
 
+  describe "SP 800-108:" do
+    @label "a label"
+    @context_bytes :binary.copy("c", 30)
+
+    # What goes into the function for each block, in several orders, with numbers of several lengths.
+    @counter_data [
+      [{:counter, 32}, @label, <<0>>, @context_bytes, {:length, 32}],
+      [@label, {:counter, 8}, @context_bytes],
+      [{:counter, 16}, @label],
+      [@label, {:counter, 24, :little}, {:length, 16, :little}],
+      [{:length, 64}, {:counter, 32, :little}],
+      [{:counter, 8}]
+    ]
+    @feedback_data [
+      [:previous, {:counter, 32}, @label, <<0>>, @context_bytes, {:length, 32}],
+      [:previous, @label],
+      [@label, :previous, {:counter, 8}],
+      [{:counter, 16, :little}, :previous, @label, {:length, 24, :little}]
+    ]
+    # A part of a block, a block, and more than one, of each function.
+    @sizes [16, 20, 32, 33, 64, 100]
+
+    test "in counter mode, each block is made of its number", context do
+      on_each([context.kryoptic, context.nss], fn pool ->
+        for {prf, type, key} <- prfs(), data <- @counter_data do
+          base = base!(pool, type, key)
+
+          for size <- @sizes do
+            mechanism = {:sp800_108_counter_kdf, prf: prf, data: data}
+
+            assert {pool, prf, data, size, derive(pool, base, mechanism, :generic_secret, size)} ==
+                     {pool, prf, data, size, {:ok, kdf(:counter, prf, key, "", data, size)}}
+          end
+        end
+      end)
+    end
+
+    test "in feedback mode, of the block before it, and the first one of the IV", context do
+      on_each([context.kryoptic, context.nss], fn pool ->
+        for {prf, type, key} <- prfs(),
+            data <- @feedback_data,
+            iv <- ["", "iv", :binary.copy("v", 40)] do
+          base = base!(pool, type, key)
+          given = if iv == "", do: [], else: [iv: iv]
+
+          for size <- @sizes do
+            mechanism = {:sp800_108_feedback_kdf, [prf: prf, data: data] ++ given}
+
+            assert {pool, prf, data, iv, size,
+                    derive(pool, base, mechanism, :generic_secret, size)} ==
+                     {pool, prf, data, iv, size, {:ok, kdf(:feedback, prf, key, iv, data, size)}}
+          end
+        end
+      end)
+    end
+
+    # Kryoptic 1.5 has no such mode.
+    test "in double pipeline mode, of what the function makes of the data again and again",
+         context do
+      on_each([context.nss], fn pool ->
+        for {prf, type, key} <- prfs(), data <- @feedback_data do
+          base = base!(pool, type, key)
+
+          for size <- @sizes do
+            mechanism = {:sp800_108_double_pipeline_kdf, prf: prf, data: data}
+
+            assert {prf, data, size, derive(pool, base, mechanism, :generic_secret, size)} ==
+                     {prf, data, size, {:ok, kdf(:double_pipeline, prf, key, "", data, size)}}
+          end
+        end
+      end)
+    end
+
+    test "the key is one of those that the template asks for, and says the same as by HMAC",
+         context do
+      on_each([context.kryoptic], fn pool ->
+        base = base!(pool, :generic_secret, @base)
+        data = [{:counter, 32}, "label", <<0>>, "context", {:length, 32}]
+        mechanism = {:sp800_108_counter_kdf, prf: :sha256_hmac, data: data}
+        template = secret(:aes, value_len: 16, encrypt: true)
+        assert {:ok, key} = Pkcs11Pool.derive_key(pool, base, mechanism, template)
+
+        <<expected::binary-16, _rest::binary>> =
+          :crypto.mac(:hmac, :sha256, @base, <<1::32, "label", 0, "context", 128::32>>)
+
+        block = <<7::128>>
+
+        assert Pkcs11Pool.encrypt(pool, key, :aes_ecb, block) ==
+                 {:ok, :crypto.crypto_one_time(:aes_128_ecb, expected, block, true)}
+      end)
+    end
+
+    test "what is not derived so raises, in words that say what is, and show no data" do
+      for {mechanism, says} <- [
+            {:sp800_108_counter_kdf, "data: [{:counter, 32}, label"},
+            {{:sp800_108_feedback_kdf, prf: :sha256_hmac}, "data: [:previous, {:counter, 32}"},
+            {counter([], []), "a list that is not empty"},
+            {counter("data", []), "a list that is not empty"},
+            {counter(["secret"], []), "needs {:counter, bits}"},
+            {counter([{:counter, 8}, {:counter, 8}], []), "{:counter, bits} more than once"},
+            {counter([{:counter, 8}, {:length, 8}, {:length, 8}], []), "{:length, bits} more"},
+            {counter([{:counter, 64}], []), "bits in [8, 16, 24, 32]"},
+            {counter([{:counter, 8}, {:length, 40}], []), "bits in [8, 16, 24, 32, 64]"},
+            {counter([{:counter, 8, :middle}], []), ":little"},
+            {counter([{:counter, 8}, :previous], []), "takes binaries"},
+            {counter([{:counter, 8}, ""], []), "binaries that are not empty"},
+            {counter([{:counter, 8}], iv: "iv"), "unknown parameter :iv"},
+            {counter([{:counter, 8}], prf: :sha256), "expected one of [:aes_cmac"},
+            {{:sp800_108_feedback_kdf, prf: :sha256_hmac, data: [{:counter, 8}]}, ":previous"},
+            {{:sp800_108_feedback_kdf, prf: :aes_cmac, data: [:previous], iv: 1}, ":iv"},
+            {{:sp800_108_counter_kdf, "bytes of a struct"}, "must be a keyword list"}
+          ] do
+        error = assert_raise ArgumentError, fn -> Pkcs11Pool.Mechanism.encode!(mechanism) end
+        assert error.message =~ says
+        refute error.message =~ "secret"
+      end
+    end
+
+    defp counter(data, opts),
+      do: {:sp800_108_counter_kdf, Keyword.merge([prf: :sha256_hmac, data: data], opts)}
+
+    defp prfs do
+      hmacs =
+        for hash <- [:sha_1, :sha256, :sha384, :sha512],
+            do: {:"#{hash}_hmac", :generic_secret, @base}
+
+      hmacs ++ [{:aes_cmac, :aes, @base}]
+    end
+
+    # NIST SP 800-108, 4.
+    defp kdf(mode, prf, key, iv, data, size) do
+      blocks = ceil(size / byte_size(prf(prf, key, "")))
+      first = if mode == :double_pipeline, do: fixed(data, size), else: iv
+
+      {blocks, _last} =
+        Enum.map_reduce(1..blocks, first, fn number, before ->
+          # The first iteration of the pipeline is of all that is no variable.
+          before = if mode == :double_pipeline, do: prf(prf, key, before), else: before
+          block = prf(prf, key, for(part <- data, do: part(part, number, before, size)))
+          {block, if(mode == :double_pipeline, do: before, else: block)}
+        end)
+
+      blocks |> IO.iodata_to_binary() |> binary_part(0, size)
+    end
+
+    defp fixed(data, size) do
+      for part <- data,
+          part != :previous and not counter?(part),
+          into: "",
+          do: part(part, 0, "", size)
+    end
+
+    defp counter?(part), do: is_tuple(part) and elem(part, 0) == :counter
+
+    defp part(part, _number, _before, _size) when is_binary(part), do: part
+    defp part(:previous, _number, before, _size), do: before
+    defp part({:counter, bits}, number, _before, _size), do: <<number::size(bits)>>
+    defp part({:counter, bits, :little}, n, _before, _size), do: <<n::little-size(bits)>>
+    defp part({:length, bits}, _number, _before, size), do: <<8 * size::size(bits)>>
+    defp part({:length, bits, :little}, _n, _before, size), do: <<8 * size::little-size(bits)>>
+
+    defp prf(:aes_cmac, key, data), do: :crypto.mac(:cmac, :aes_256_cbc, key, data)
+    defp prf(:sha_1_hmac, key, data), do: :crypto.mac(:hmac, :sha, key, data)
+    defp prf(:sha256_hmac, key, data), do: :crypto.mac(:hmac, :sha256, key, data)
+    defp prf(:sha384_hmac, key, data), do: :crypto.mac(:hmac, :sha384, key, data)
+    defp prf(:sha512_hmac, key, data), do: :crypto.mac(:hmac, :sha512, key, data)
+  end
+
   test "concatenation, exclusive or, and a part of a key", context do
     on_each([context.kryoptic, context.nss], fn pool ->
       base = base!(pool, :generic_secret, @base)

@@ -67,6 +67,36 @@ defmodule Pkcs11Pool.Test.KeyWrap do
     with {:ok, value} <- unwrap_padded(aes, rest), do: {:ok, value, bit_size(aes)}
   end
 
+  @doc "Wraps a key with an AES key of so many bits that a new pair on the curve and this public key share (`CKM_ECDH_AES_KEY_WRAP`). The hash is that of the KDF of ANSI X9.63; nil: none."
+  @spec wrap_ecdh_aes(tuple, bits :: pos_integer, hash :: atom | nil, shared :: binary, binary) ::
+          binary
+  def wrap_ecdh_aes({{:ECPoint, theirs}, {:namedCurve, oid}}, bits, hash, shared, key) do
+    curve = :pubkey_cert_records.namedCurves(oid)
+    {point, secret} = :crypto.generate_key(:ecdh, curve)
+    aes = kdf(:crypto.compute_key(:ecdh, theirs, secret, curve), hash, shared, div(bits, 8))
+    point <> wrap_padded(aes, key)
+  end
+
+  @doc "Unwraps what `wrap_ecdh_aes/5` wrapped."
+  @spec unwrap_ecdh_aes(tuple, bits :: pos_integer, hash :: atom | nil, shared :: binary, binary) ::
+          {:ok, binary} | :error
+  def unwrap_ecdh_aes(private_key, bits, hash, shared, wrapped) do
+    {:namedCurve, oid} = elem(private_key, 3)
+    curve = :pubkey_cert_records.namedCurves(oid)
+    size = byte_size(elem(private_key, 4))
+    <<point::binary-size(size), rest::binary>> = wrapped
+    secret = :crypto.compute_key(:ecdh, point, elem(private_key, 2), curve)
+    unwrap_padded(kdf(secret, hash, shared, div(bits, 8)), rest)
+  end
+
+  # ANSI X9.63, 5.6.3.
+  defp kdf(secret, nil, "", size), do: binary_part(secret, 0, size)
+
+  defp kdf(secret, hash, shared, size) do
+    blocks = for n <- 1..4, into: "", do: :crypto.hash(hash, [secret, <<n::32>>, shared])
+    binary_part(blocks, 0, size)
+  end
+
   defp oaep(hash, label) do
     [
       rsa_padding: :rsa_pkcs1_oaep_padding,

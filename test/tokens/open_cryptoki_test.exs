@@ -192,6 +192,80 @@ defmodule Pkcs11Pool.OpenCryptokiTest do
     end
   end
 
+  describe "ECDH-AES (CKM_ECDH_AES_KEY_WRAP)" do
+    @kdfs [{:sha1, :sha}, {:sha256, :sha256}, {:sha384, :sha384}, {:sha512, :sha512}]
+
+    # The key, and its objects on the token, which may wrap and unwrap.
+    defp ec!(pool, curve) do
+      key = :public_key.generate_key({:namedCurve, curve})
+      point = elem(key, 4)
+      size = byte_size(point)
+      point = if size < 128, do: <<4, size>> <> point, else: <<4, 0x81, size>> <> point
+      public = [class: :public_key, key_type: :ec, token: true, label: label(), wrap: true]
+      public = Pkcs11Pool.create_object!(pool, public ++ [ec_params: curve, ec_point: point])
+
+      private =
+        Pkcs11Pool.import_private_key!(pool, key, token: true, label: label(), unwrap: true)
+
+      %{key: key, public_key: ec_public(key), public: public, private: private}
+    end
+
+    test "what the token wraps, :crypto unwraps, and the other way round", %{pool: pool} do
+      for curve <- [:secp256r1, :secp384r1, :secp521r1],
+          ec = ec!(pool, curve),
+          bits <- [128, 192, 256],
+          {kdf, hash} <- @kdfs,
+          shared <- ["", "shared data"],
+          {type, size} <- [aes: 32, generic_secret: 33] do
+        mechanism = {:ecdh_aes_key_wrap, kdf: kdf, shared_data: shared, aes_bits: bits}
+        value = :crypto.strong_rand_bytes(size)
+        key = create!(pool, type, value)
+        assert {:ok, wrapped} = Pkcs11Pool.wrap_key(pool, ec.public, mechanism, key)
+        assert KeyWrap.unwrap_ecdh_aes(ec.key, bits, hash, shared, wrapped) == {:ok, value}
+        ours = KeyWrap.wrap_ecdh_aes(ec.public_key, bits, hash, shared, value)
+        assert byte_size(ours) == byte_size(wrapped)
+
+        for wrapped <- [wrapped, ours] do
+          assert {:ok, %Object{} = back} =
+                   Pkcs11Pool.unwrap_key(pool, ec.private, mechanism, wrapped, unwrapped(type))
+
+          assert value!(pool, back) == value
+          :ok = Pkcs11Pool.destroy_object(pool, back)
+        end
+
+        :ok = Pkcs11Pool.destroy_object(pool, key)
+      end
+    end
+
+    test "without a KDF the AES key is the beginning of the secret", %{pool: pool} do
+      ec = ec!(pool, :secp256r1)
+      mechanism = {:ecdh_aes_key_wrap, kdf: :null}
+      key = create!(pool, :aes, value = :crypto.strong_rand_bytes(16))
+      assert {:ok, wrapped} = Pkcs11Pool.wrap_key(pool, ec.public, mechanism, key)
+      assert KeyWrap.unwrap_ecdh_aes(ec.key, 256, nil, "", wrapped) == {:ok, value}
+    end
+
+    test "what was changed, or wrapped with other parameters, is refused", %{pool: pool} do
+      ec = ec!(pool, :secp256r1)
+      mechanism = {:ecdh_aes_key_wrap, kdf: :sha256}
+      wrapped = KeyWrap.wrap_ecdh_aes(ec.public_key, 256, :sha256, "", :binary.copy("x", 32))
+      template = unwrapped(:aes)
+      unwrap = &Pkcs11Pool.unwrap_key(pool, ec.private, &1, &2, template)
+
+      for changed <- [flip(wrapped, 1), flip(wrapped, 64), flip(wrapped, 65), flip(wrapped, 104)],
+          do: assert({:error, %Error{function: :C_UnwrapKey}} = unwrap.(mechanism, changed))
+
+      for other <- [[kdf: :sha384], [kdf: :sha256, shared_data: "other"]] do
+        assert {:error, %Error{function: :C_UnwrapKey}} =
+                 unwrap.({:ecdh_aes_key_wrap, other}, wrapped)
+      end
+
+      assert {:ok, []} = Pkcs11Pool.find_objects(pool, label: template[:label])
+      assert {:ok, key} = unwrap.(mechanism, wrapped)
+      assert value!(pool, key) == :binary.copy("x", 32)
+    end
+  end
+
   defp flip(binary, at) do
     <<before::binary-size(at), byte, rest::binary>> = binary
     <<before::binary, Bitwise.bxor(byte, 1), rest::binary>>

@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.Mechanism.Params do
   # The parameters of mechanisms: which kind a mechanism takes, and how they are checked and encoded.
 
   alias Pkcs11Pool.Argument.Suggestion
-  alias Pkcs11Pool.Table.{Constants, Curves}
+  alias Pkcs11Pool.Table.{Constants, Curves, Mechanisms}
 
   @typedoc """
   What the native side makes the mechanism's C struct from. The numbers are PKCS#11's:
@@ -34,6 +34,9 @@ defmodule Pkcs11Pool.Mechanism.Params do
              salt :: nil | binary | tuple, info :: binary}
           | {:pbkdf2, prf :: non_neg_integer, iterations :: pos_integer, salt :: binary,
              password :: binary}
+          | {:sp800_108, prf :: non_neg_integer, iv :: binary | nil,
+             [binary | {type :: pos_integer, bits :: non_neg_integer, little_endian :: boolean}]}
+          | {:ecdh_aes, aes_bits :: pos_integer, kdf :: non_neg_integer, shared_data :: binary}
           | {:signature_context, hedge :: non_neg_integer, context :: binary,
              hash :: non_neg_integer | nil}
 
@@ -57,7 +60,9 @@ defmodule Pkcs11Pool.Mechanism.Params do
           | :eddsa
           | :ecdh1
           | :rsa_aes
+          | :ecdh_aes
           | :hkdf
+          | {:sp800_108, :counter | :feedback | :double_pipeline}
           | :key
           | :data
           | {:cbc_data, block :: pos_integer}
@@ -142,6 +147,14 @@ defmodule Pkcs11Pool.Mechanism.Params do
             written <- [name, String.to_atom(hash)],
             into: %{},
             do: {written, code}
+
+  # CKM_ of the pseudorandom functions of SP 800-108.
+  @kdf_prfs for {name, code} <- Mechanisms.all(),
+                Atom.to_string(name) =~
+                  ~r/^(sha_1|sha\d+|sha512_2\d\d|sha3_\d+)_hmac$|^(aes|des3)_cmac$/,
+                into: %{},
+                do: {name, code}
+  @kdf_prf_names Enum.sort(Map.keys(@kdf_prfs))
 
   # SoftHSM uses the first 12 bytes of IVs of 129, 256 and 257 bytes.
   @longest_gcm_iv 128
@@ -251,7 +264,11 @@ defmodule Pkcs11Pool.Mechanism.Params do
       {~r/^(aes|camellia|aria|seed)_cbc_encrypt_data$/, {:cbc_data, 16}},
       {~r/^extract_key_from_key$/, :first_bit},
       {~r/^pkcs5_pbkd2$/, :pbkdf2},
-      {~r/^(sp800_108_\w+|(ecdh|ecdh_x|ecdh_cof)_aes_key_wrap|\w+_encrypt_data)$/, :struct},
+      {~r/^sp800_108_counter_kdf$/, {:sp800_108, :counter}},
+      {~r/^sp800_108_feedback_kdf$/, {:sp800_108, :feedback}},
+      {~r/^sp800_108_double_pipeline_kdf$/, {:sp800_108, :double_pipeline}},
+      {~r/^(ecdh|ecdh_x|ecdh_cof)_aes_key_wrap$/, :ecdh_aes},
+      {~r/^(sp800_108_\w+|\w+_encrypt_data)$/, :struct},
       {~r/^(tls|tls10|tls12|ssl3|wtls)_\w*(derive|mac|kdf|prf)\w*$/, :struct},
       {~r/^hash_(ml|slh)_dsa$/, {:context, :hash}},
       {~r/^((ml|slh)_dsa|hash_(ml|slh)_dsa_(sha|shake)\w+)$/, :context},
@@ -286,6 +303,9 @@ defmodule Pkcs11Pool.Mechanism.Params do
   defp names(:ecdh1, _name), do: [:kdf, :public_data, :shared_data]
   defp names(:public_data, _name), do: [:public_data]
   defp names(:rsa_aes, _name), do: [:aes_bits, :hash, :mgf, :source]
+  defp names(:ecdh_aes, _name), do: [:aes_bits, :kdf, :shared_data]
+  defp names({:sp800_108, :feedback}, _name), do: [:prf, :iv, :data]
+  defp names({:sp800_108, _mode}, _name), do: [:prf, :data]
   defp names(:hkdf, _name), do: [:hash, :salt, :info, :extract, :expand]
   defp names(:pbkdf2, _name), do: [:prf, :iterations, :salt, :password]
   defp names({:cbc_data, _size}, _name), do: [:iv, :data]
@@ -456,24 +476,39 @@ defmodule Pkcs11Pool.Mechanism.Params do
     params = params!(name, params, names(:ecdh1, name))
     public_data = binary!(name, :public_data, fetch!(name, params, :public_data))
     shared_data = binary!(name, :shared_data, Keyword.get(params, :shared_data, ""))
-    kdf = Keyword.get(params, :kdf, :null)
-
-    case @kdfs do
-      %{^kdf => code} ->
-        {:ecdh1, code, shared_data, public_data}
-
-      _unknown ->
-        bad!(name, :kdf, "one of #{inspect(@kdf_names)}", kdf)
-    end
+    {:ecdh1, kdf!(name, Keyword.get(params, :kdf, :null)), shared_data, public_data}
   end
 
   def encode!(:rsa_aes, name, params) do
     params = params!(name, params, names(:rsa_aes, name))
-    bits = Keyword.get(params, :aes_bits, 256)
-    unless bits in [128, 192, 256], do: bad!(name, :aes_bits, "one of [128, 192, 256]", bits)
+    bits = aes_bits!(name, params)
 
     {:rsa_oaep, hash, mgf, source} = encode!(:oaep, name, Keyword.delete(params, :aes_bits))
     {:rsa_aes, bits, hash, mgf, source}
+  end
+
+  # The AES key is what the KDF makes of the shared secret: without one, few secrets have the length of an AES key.
+  def encode!(:ecdh_aes, name, params) do
+    params = params!(name, params, names(:ecdh_aes, name))
+    kdf = kdf!(name, fetch!(name, params, :kdf))
+    shared_data = binary!(name, :shared_data, Keyword.get(params, :shared_data, ""))
+    {:ecdh_aes, aes_bits!(name, params), kdf, shared_data}
+  end
+
+  def encode!({:sp800_108, mode} = kind, name, params) do
+    params = params!(name, params, names(kind, name))
+    prf = fetch!(name, params, :prf)
+    data = data!(name, fetch!(name, params, :data), mode)
+
+    iv =
+      if mode == :feedback,
+        do: binary!(name, :iv, Keyword.get(params, :iv, "")),
+        else: nil
+
+    case @kdf_prfs do
+      %{^prf => code} -> {:sp800_108, code, iv, data}
+      _unknown -> bad!(name, :prf, "one of #{inspect(@kdf_prf_names)}", prf)
+    end
   end
 
   def encode!(:hkdf, name, params) do
@@ -596,6 +631,76 @@ defmodule Pkcs11Pool.Mechanism.Params do
     end
   end
 
+  # CK_SP800_108_ITERATION_VARIABLE, _COUNTER, _DKM_LENGTH
+  @iteration 1
+  @counter 2
+  @dkm_length 3
+  @counter_bits [8, 16, 24, 32]
+  # PKCS#11 has 40, 48 and 56, too, on which kryoptic 1.5.4 ends the VM.
+  @length_bits [8, 16, 24, 32, 64]
+
+  # What goes into the pseudorandom function for each block, in its order.
+  defp data!(name, data, mode) when is_list(data) and data != [] do
+    parts = for part <- data, do: part!(name, part, mode)
+    types = for {type, _bits, _little} <- parts, do: type
+
+    for {type, what} <- [
+          {@iteration, iteration(mode)},
+          {@counter, "{:counter, bits}"},
+          {@dkm_length, "{:length, bits}"}
+        ],
+        Enum.count(types, &(&1 == type)) > 1,
+        do: bad_data!(name, "has #{what} more than once")
+
+    unless @iteration in types, do: bad_data!(name, "needs #{iteration(mode)}")
+    parts
+  end
+
+  defp data!(name, data, _mode), do: bad!(name, :data, "a list that is not empty", data)
+
+  defp iteration(:counter), do: "{:counter, bits}"
+  defp iteration(_mode), do: ":previous"
+
+  defp part!(_name, part, _mode) when is_binary(part) and part != "", do: part
+  defp part!(_name, :previous, mode) when mode != :counter, do: {@iteration, 0, false}
+  defp part!(name, {what, bits}, mode), do: part!(name, {what, bits, :big}, mode)
+
+  defp part!(_name, {:counter, bits, endian}, mode)
+       when bits in @counter_bits and endian in [:big, :little],
+       do: {if(mode == :counter, do: @iteration, else: @counter), bits, endian == :little}
+
+  defp part!(_name, {:length, bits, endian}, _mode)
+       when bits in @length_bits and endian in [:big, :little],
+       do: {@dkm_length, bits, endian == :little}
+
+  defp part!(name, _part, mode) do
+    previous = if mode == :counter, do: "", else: " :previous,"
+
+    bad_data!(
+      name,
+      "takes binaries that are not empty,#{previous} {:counter, bits} with bits in #{inspect(@counter_bits)}, and {:length, bits} " <>
+        "with bits in #{inspect(@length_bits)}; a third element :little makes the number little-endian"
+    )
+  end
+
+  @spec bad_data!(atom, String.t()) :: no_return
+  defp bad_data!(name, problem) do
+    raise ArgumentError, "parameter :data of mechanism #{inspect(name)} #{problem}"
+  end
+
+  defp aes_bits!(name, params) do
+    bits = Keyword.get(params, :aes_bits, 256)
+    unless bits in [128, 192, 256], do: bad!(name, :aes_bits, "one of [128, 192, 256]", bits)
+    bits
+  end
+
+  defp kdf!(name, kdf) do
+    case @kdfs do
+      %{^kdf => code} -> code
+      _unknown -> bad!(name, :kdf, "one of #{inspect(@kdf_names)}", kdf)
+    end
+  end
+
   # No bytes are no salt (RFC 5869, 2.2).
   defp salt!(_name, empty, _extract) when empty in [nil, ""], do: nil
 
@@ -714,6 +819,8 @@ defmodule Pkcs11Pool.Mechanism.Params do
         kind when kind in [:key, :data, :first_bit] -> kind
         {:cbc_data, _size} -> :data
         :pbkdf2 -> :password
+        {:sp800_108, _mode} -> :prf_and_data
+        :ecdh_aes -> :kdf
         :gcm -> :iv
         {:iv, _size} -> :iv
         kind when kind in [:ccm, :poly1305, :chacha20] -> :nonce
@@ -727,10 +834,24 @@ defmodule Pkcs11Pool.Mechanism.Params do
 
   defp example(name, :hash), do: "give {#{inspect(name)}, hash: :sha256}"
 
+  # Before that of PBKDF2, which has a :prf, too.
+  defp example(name, key)
+       when key in [:prf, :prf_and_data, :data] and
+              name in [
+                :sp800_108_counter_kdf,
+                :sp800_108_feedback_kdf,
+                :sp800_108_double_pipeline_kdf
+              ] do
+    iteration = if name == :sp800_108_counter_kdf, do: "", else: ":previous, "
+
+    "give {#{inspect(name)}, prf: :sha256_hmac, data: [#{iteration}{:counter, 32}, label, <<0>>, context, {:length, 32}]}"
+  end
+
   defp example(name, key) when key in [:prf, :iterations, :salt, :password],
     do:
       "give {#{inspect(name)}, prf: :hmac_sha256, iterations: count, salt: binary, password: binary}"
 
+  defp example(name, :kdf), do: "give {#{inspect(name)}, kdf: :sha256}"
   defp example(name, :first_bit), do: "give {#{inspect(name)}, first_bit: number}"
   defp example(name, :key), do: "give {#{inspect(name)}, key: key}"
   defp example(name, :length), do: "give {#{inspect(name)}, length: bytes}"

@@ -9,7 +9,7 @@ rustler::atoms! {
     wrap_key, encapsulate, decapsulate,
     argument, derive_key, create_object, copy_object, set_attributes, mechanisms, token_info,
     // keys
-    find, newest, public_key, rsa, curve, post_quantum, object, ulong, ulongs, template, rsa_pss, rsa_oaep, rsa_aes, key, string_data, cbc_data, hkdf, pbkdf2, hashed, gcm, token, ecdh1, ccm, poly1305, chacha20, eddsa, signature_context,
+    find, newest, public_key, rsa, curve, post_quantum, object, ulong, ulongs, template, rsa_pss, rsa_oaep, rsa_aes, ecdh_aes, sp800_108, key, string_data, cbc_data, hkdf, pbkdf2, hashed, gcm, token, ecdh1, ccm, poly1305, chacha20, eddsa, signature_context,
     // details of errors
     public_keys, certificates, unproved,
     // answers

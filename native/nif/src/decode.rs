@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
 use session_pool::Config;
 use token::p11::stream::Kind;
-use token::p11::{Attribute, Class, Derivation, Iv, Mechanism, Params, Salt, Template, Value};
+use token::p11::{Attribute, Class, Derivation, Iv, Mechanism, Params, PrfData, Salt, Template, Value};
 use token::{
     Batch, Beginning, Data, KeyRef, Limits, LoginMode, ModuleConfig, Newest, Numbers, Policy, PoolOptions, Provision, PublicKey,
     Request, Selector, StreamKind, StreamPart, Task, UriAttribute, Wiped,
@@ -301,9 +301,22 @@ fn derivation(parts: &[Term<'_>]) -> NifResult<Option<(Derivation, Option<KeyRef
             password: wiped(password)?,
             has_length_pointer: false,
         },
+        [prf, iv, data] if tag == atoms::sp800_108() => {
+            let data = data.decode::<rustler::ListIterator>()?.map(prf_data).collect::<NifResult<_>>()?;
+            Derivation::Sp800108 { prf: prf.decode()?, iv: iv.is_binary().then(|| wiped(iv)).transpose()?, data }
+        }
         _ => return Ok(None),
     };
     Ok(Some((derivation, None)))
+}
+
+/// A binary, or `{type, bits, little_endian}`, with no bits for what the block before was.
+fn prf_data(term: Term<'_>) -> NifResult<PrfData> {
+    if term.is_binary() {
+        return Ok(PrfData::Bytes(Wiped::from(term.decode::<Binary>()?.as_slice())));
+    }
+    let (kind, bits, is_little_endian) = term.decode()?;
+    Ok(PrfData::number(kind, bits, is_little_endian))
 }
 
 fn params(term: Term<'_>) -> NifResult<Params> {
@@ -329,6 +342,9 @@ fn params(term: Term<'_>) -> NifResult<Params> {
         [aes_bits, hash, mgf, source] if tag == atoms::rsa_aes() => {
             let (aes_bits, hash, mgf) = (aes_bits.decode()?, hash.decode()?, mgf.decode()?);
             Params::RsaAes { aes_bits, hash, mgf, source: bytes(*source)? }
+        }
+        [aes_bits, kdf, shared_data] if tag == atoms::ecdh_aes() => {
+            Params::EcdhAes { aes_bits: aes_bits.decode()?, kdf: kdf.decode()?, shared_data: bytes(*shared_data)? }
         }
         [iv, aad, tag_bits] if tag == atoms::gcm() => {
             Params::Gcm { tag_bits: tag_bits.decode()?, iv: self::iv(*iv)?, aad: bytes(*aad)? }

@@ -54,6 +54,51 @@ pub enum Derivation {
         /// The structure is `CK_PKCS5_PBKD2_PARAMS`, of before PKCS#11 2.40: it has a pointer in place of the password's length.
         has_length_pointer: bool,
     },
+    /// `CK_SP800_108_KDF_PARAMS`, or `CK_SP800_108_FEEDBACK_KDF_PARAMS` where there is an IV. No other keys are made beside the one.
+    Sp800108 {
+        /// `CKM_*` of the pseudorandom function.
+        prf: CK_MECHANISM_TYPE,
+        /// What goes before the first block, in the feedback mode; may be empty.
+        iv: Option<Wiped>,
+        /// What goes into the function for each block, in its order.
+        data: Vec<PrfData>,
+    },
+}
+
+/// A part of what goes into the pseudorandom function of SP 800-108.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PrfData {
+    /// Bytes; not empty.
+    Bytes(Wiped),
+    /// A number that differs from block to block, or what the block before was.
+    Variable {
+        /// `CK_SP800_108_ITERATION_VARIABLE` or `CK_SP800_108_COUNTER`.
+        kind: CK_PRF_DATA_TYPE,
+        /// As what the number is written; `None`: it is what the block before was.
+        number: Option<Number>,
+    },
+    /// How many bits are derived.
+    Length(Number),
+}
+
+impl PrfData {
+    /// A number of this type, in so many bits; none: what the block before was.
+    pub fn number(kind: CK_PRF_DATA_TYPE, bits: CK_ULONG, is_little_endian: bool) -> Self {
+        let number = Number { bits, is_little_endian };
+        match kind {
+            CK_SP800_108_DKM_LENGTH => Self::Length(number),
+            _ => Self::Variable { kind, number: (bits > 0).then_some(number) },
+        }
+    }
+}
+
+/// How a number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Number {
+    /// How many bits it has.
+    pub bits: CK_ULONG,
+    /// Whether its first byte is the lowest one.
+    pub is_little_endian: bool,
 }
 
 /// The salt of HKDF.
@@ -86,6 +131,55 @@ pub(super) enum Parts {
     Hkdf(CK_HKDF_PARAMS),
     Pbkdf2(CK_PKCS5_PBKD2_PARAMS2),
     OldPbkdf2(CK_PKCS5_PBKD2_PARAMS, CK_ULONG),
+    Kdf(CK_SP800_108_KDF_PARAMS, KdfData),
+    FeedbackKdf(CK_SP800_108_FEEDBACK_KDF_PARAMS, KdfData),
+}
+
+/// What the structures of SP 800-108 point to.
+pub(super) struct KdfData {
+    params: Vec<CK_PRF_DATA_PARAM>,
+    /// To which those point.
+    _formats: Vec<Format>,
+}
+
+enum Format {
+    Counter(CK_SP800_108_COUNTER_FORMAT),
+    Length(CK_SP800_108_DKM_LENGTH_FORMAT),
+}
+
+impl KdfData {
+    fn of(data: &[PrfData]) -> Self {
+        let format = |part: &PrfData| match part {
+            PrfData::Bytes(_) | PrfData::Variable { number: None, .. } => None,
+            PrfData::Variable { number: Some(number), .. } => Some(Format::Counter(CK_SP800_108_COUNTER_FORMAT {
+                bLittleEndian: bool(number.is_little_endian),
+                ulWidthInBits: number.bits,
+            })),
+            PrfData::Length(number) => Some(Format::Length(CK_SP800_108_DKM_LENGTH_FORMAT {
+                dkmLengthMethod: CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS,
+                bLittleEndian: bool(number.is_little_endian),
+                ulWidthInBits: number.bits,
+            })),
+        };
+        // All of them before any is pointed to.
+        let mut formats: Vec<Format> = data.iter().filter_map(format).collect();
+        let mut pointers = formats.iter_mut().map(|format| match format {
+            Format::Counter(format) => ((&raw mut *format).cast(), size_of::<CK_SP800_108_COUNTER_FORMAT>() as CK_ULONG),
+            Format::Length(format) => ((&raw mut *format).cast(), size_of::<CK_SP800_108_DKM_LENGTH_FORMAT>() as CK_ULONG),
+        });
+        let none = (ptr::null_mut(), 0);
+        let param = |part: &PrfData| {
+            let (kind, (value, size)) = match part {
+                PrfData::Bytes(bytes) => (CK_SP800_108_BYTE_ARRAY, (optional(bytes).cast(), length(bytes))),
+                PrfData::Variable { kind, number: None } => (*kind, none),
+                PrfData::Variable { kind, number: Some(_) } => (*kind, pointers.next().unwrap_or(none)),
+                PrfData::Length(_) => (CK_SP800_108_DKM_LENGTH, pointers.next().unwrap_or(none)),
+            };
+            CK_PRF_DATA_PARAM { type_: kind, pValue: value, ulValueLen: size }
+        };
+        let params = data.iter().map(param).collect();
+        Self { params, _formats: formats }
+    }
 }
 
 fn bool(value: bool) -> CK_BBOOL {
@@ -148,6 +242,30 @@ impl Parts {
                 };
                 Self::OldPbkdf2(params, length(password))
             }
+            Derivation::Sp800108 { prf, iv: None, data } => {
+                let data = KdfData::of(data);
+                let params = CK_SP800_108_KDF_PARAMS {
+                    prfType: *prf,
+                    ulNumberOfDataParams: data.params.len() as CK_ULONG,
+                    pDataParams: ptr::null_mut(),
+                    ulAdditionalDerivedKeys: 0,
+                    pAdditionalDerivedKeys: ptr::null_mut(),
+                };
+                Self::Kdf(params, data)
+            }
+            Derivation::Sp800108 { prf, iv: Some(iv), data } => {
+                let data = KdfData::of(data);
+                let params = CK_SP800_108_FEEDBACK_KDF_PARAMS {
+                    prfType: *prf,
+                    ulNumberOfDataParams: data.params.len() as CK_ULONG,
+                    pDataParams: ptr::null_mut(),
+                    ulIVLen: length(iv),
+                    pIV: optional(iv),
+                    ulAdditionalDerivedKeys: 0,
+                    pAdditionalDerivedKeys: ptr::null_mut(),
+                };
+                Self::FeedbackKdf(params, data)
+            }
         }
     }
 
@@ -163,6 +281,14 @@ impl Parts {
             Self::Cbc8(params) => of(params),
             Self::Hkdf(params) => of(params),
             Self::Pbkdf2(params) => of(params),
+            Self::Kdf(params, data) => {
+                params.pDataParams = data.params.as_mut_ptr();
+                of(params)
+            }
+            Self::FeedbackKdf(params, data) => {
+                params.pDataParams = data.params.as_mut_ptr();
+                of(params)
+            }
             Self::OldPbkdf2(params, length) => {
                 params.ulPasswordLen = length;
                 of(params)
@@ -252,6 +378,48 @@ mod tests {
             let size = unsafe { *params.ulPasswordLen };
             assert_eq!(bytes(params.pPassword, size), b"password");
         });
+    }
+
+    #[test]
+    fn the_parts_of_sp800_108_are_in_their_order_and_each_says_how_its_number_is_written() {
+        let number = |bits, is_little_endian| Number { bits, is_little_endian };
+        let data = || {
+            vec![
+                PrfData::Variable { kind: CK_SP800_108_ITERATION_VARIABLE, number: None },
+                PrfData::Bytes(wiped(b"label")),
+                PrfData::Variable { kind: CK_SP800_108_COUNTER, number: Some(number(16, true)) },
+                PrfData::Length(number(32, false)),
+            ]
+        };
+        let look = |params: *mut CK_PRF_DATA_PARAM, count: CK_ULONG| {
+            // SAFETY: so many there are, which live as long as the structure, and point to what their types say.
+            unsafe {
+                let parts = std::slice::from_raw_parts(params, count as usize);
+                let kinds: Vec<_> = parts.iter().map(|part| part.type_).collect();
+                let expected =
+                    [CK_SP800_108_ITERATION_VARIABLE, CK_SP800_108_BYTE_ARRAY, CK_SP800_108_COUNTER, CK_SP800_108_DKM_LENGTH];
+                assert_eq!(kinds, expected);
+                assert!(parts[0].pValue.is_null() && parts[0].ulValueLen == 0);
+                assert_eq!(bytes(parts[1].pValue.cast(), parts[1].ulValueLen), b"label");
+                assert_eq!(parts[2].ulValueLen as usize, size_of::<CK_SP800_108_COUNTER_FORMAT>());
+                let counter = parts[2].pValue.cast::<CK_SP800_108_COUNTER_FORMAT>().read();
+                assert_eq!((counter.bLittleEndian, counter.ulWidthInBits), (CK_TRUE, 16));
+                assert_eq!(parts[3].ulValueLen as usize, size_of::<CK_SP800_108_DKM_LENGTH_FORMAT>());
+                let length = parts[3].pValue.cast::<CK_SP800_108_DKM_LENGTH_FORMAT>().read();
+                assert_eq!((length.bLittleEndian, length.ulWidthInBits), (CK_FALSE, 32));
+                assert_eq!(length.dkmLengthMethod, CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS);
+            }
+        };
+        with(Derivation::Sp800108 { prf: CKM_AES_CMAC, iv: None, data: data() }, |params: CK_SP800_108_KDF_PARAMS| {
+            assert_eq!((params.prfType, params.ulAdditionalDerivedKeys), (CKM_AES_CMAC, 0));
+            look(params.pDataParams, params.ulNumberOfDataParams);
+        });
+        let feedback = |iv| Derivation::Sp800108 { prf: CKM_SHA256_HMAC, iv: Some(wiped(iv)), data: data() };
+        with(feedback(b"iv"), |params: CK_SP800_108_FEEDBACK_KDF_PARAMS| {
+            assert_eq!((params.prfType, bytes(params.pIV, params.ulIVLen)), (CKM_SHA256_HMAC, &b"iv"[..]));
+            look(params.pDataParams, params.ulNumberOfDataParams);
+        });
+        with(feedback(b""), |params: CK_SP800_108_FEEDBACK_KDF_PARAMS| assert!(params.pIV.is_null() && params.ulIVLen == 0));
     }
 
     #[test]

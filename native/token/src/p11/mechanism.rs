@@ -149,6 +149,7 @@ enum Parameter {
     RsaPss(CK_RSA_PKCS_PSS_PARAMS),
     RsaOaep(CK_RSA_PKCS_OAEP_PARAMS),
     RsaAes(CK_RSA_AES_KEY_WRAP_PARAMS, CK_RSA_PKCS_OAEP_PARAMS),
+    EcdhAes(CK_ECDH_AES_KEY_WRAP_PARAMS),
     Derivation(Box<derivation::Parts>),
     Ecdh1(CK_ECDH1_DERIVE_PARAMS),
     SignatureContext(CK_SIGN_ADDITIONAL_CONTEXT),
@@ -189,6 +190,12 @@ impl Parts {
                 let wrap = CK_RSA_AES_KEY_WRAP_PARAMS { ulAESKeyBits: *aes_bits, pOAEPParams: ptr::null_mut() };
                 Parameter::RsaAes(wrap, oaep(*hash, *mgf, source))
             }
+            Params::EcdhAes { aes_bits, kdf, shared_data } => Parameter::EcdhAes(CK_ECDH_AES_KEY_WRAP_PARAMS {
+                ulAESKeyBits: *aes_bits,
+                kdf: *kdf,
+                ulSharedDataLen: length(shared_data),
+                pSharedData: optional(shared_data),
+            }),
             Params::Derivation(derivation) => Parameter::Derivation(Box::new(derivation::Parts::of(derivation))),
             Params::Ecdh1 { kdf, shared_data, public_data } => Parameter::Ecdh1(CK_ECDH1_DERIVE_PARAMS {
                 kdf: *kdf,
@@ -255,6 +262,7 @@ impl Parts {
                 params.pOAEPParams = oaep;
                 of(params)
             }
+            Parameter::EcdhAes(params) => of(params),
             Parameter::Derivation(parts) => parts.parameter(),
             Parameter::Ecdh1(params) => of(params),
             Parameter::SignatureContext(params) => of(params),

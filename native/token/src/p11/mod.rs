@@ -31,7 +31,7 @@ mod template;
 
 pub use attributes::AttributeRead;
 pub use codes::Class;
-pub use derivation::{Derivation, Salt};
+pub use derivation::{Derivation, PrfData, Salt};
 pub use error::{CallError, Phase};
 pub use functions::{Functions, LoadError};
 pub use mechanism::{HeldMechanism, Mechanism};

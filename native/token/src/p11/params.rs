@@ -91,6 +91,15 @@ pub enum Params {
         /// The label of RFC 8017; usually empty.
         source: Vec<u8>,
     },
+    /// `CK_ECDH_AES_KEY_WRAP_PARAMS`: what makes the AES key that wraps the key, as in [`Params::Ecdh1`].
+    EcdhAes {
+        /// Bits of the AES key.
+        aes_bits: CK_ULONG,
+        /// `CKD_*` of the key derivation function.
+        kdf: CK_ULONG,
+        /// Data shared with the other side; may be empty.
+        shared_data: Vec<u8>,
+    },
     /// What a key is made with.
     Derivation(Box<Derivation>),
     /// `CK_ECDH1_DERIVE_PARAMS`.
@@ -170,6 +179,7 @@ impl Drop for Params {
             }
             Params::ChaCha20 { nonce, .. } => wipe(nonce),
             Params::Eddsa { context, .. } | Params::SignatureContext { context, .. } => wipe(context),
+            Params::EcdhAes { shared_data, .. } => wipe(shared_data),
             Params::Ecdh1 { shared_data, public_data, .. } => {
                 wipe(shared_data);
                 wipe(public_data);
@@ -199,6 +209,9 @@ impl fmt::Debug for Params {
             Params::Derivation(derivation) => derivation.fmt(f),
             Params::RsaAes { aes_bits, hash, mgf, source } => {
                 write!(f, "RsaAes {{ aes_bits: {aes_bits}, hash: {hash:#x}, mgf: {mgf:#x}, source: [{} bytes] }}", source.len())
+            }
+            Params::EcdhAes { aes_bits, kdf, shared_data } => {
+                write!(f, "EcdhAes {{ aes_bits: {aes_bits}, kdf: {kdf:#x}, shared_data: [{} bytes] }}", shared_data.len())
             }
             Params::RsaOaep { hash, mgf, source } => {
                 write!(f, "RsaOaep {{ hash: {hash:#x}, mgf: {mgf:#x}, source: [{} bytes] }}", source.len())
@@ -246,6 +259,7 @@ mod tests {
             Params::Poly1305 { nonce: secret(), aad: secret() },
             Params::ChaCha20 { counter: vec![0; 4], nonce: secret() },
             Params::Eddsa { prehash: true, context: secret() },
+            Params::EcdhAes { aes_bits: 256, kdf: CKD_NULL, shared_data: secret() },
         ] {
             let shown = format!("{params:?}");
             assert!(shown.contains("[6 bytes]") && !shown.contains("115"), "{shown}");
