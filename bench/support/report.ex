@@ -63,7 +63,7 @@ defmodule Bench.Report do
     [
       "`#{report.command}`: medians of #{report.rounds} rounds, windows of #{report.window} ms, ",
       "#{report.short_window} ms where no floor depends on them. ",
-      "[Where they come from](../guides/performance.md). Compare within one table only.\n\n",
+      "[Where they come from](README.md). Compare within one table only.\n\n",
       table(["", ""], for({name, text} <- report.machine, do: [name, text]))
     ]
   end
