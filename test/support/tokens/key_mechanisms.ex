@@ -33,15 +33,41 @@ defmodule Pkcs11Pool.Test.Tokens.KeyMechanisms do
 
   def ways(:derive, name) do
     case name do
-      :hkdf_derive -> [{:derive, {name, hash: :sha256, salt: @iv, info: "info"}, hkdf()}]
-      :concatenate_base_and_key -> [{:derive, name, @base <> @iv}]
-      :concatenate_base_and_data -> [{:derive, {name, data: @iv}, @base <> @iv}]
-      :concatenate_data_and_base -> [{:derive, {name, data: @iv}, @iv <> @base}]
-      :xor_base_and_data -> [{:derive, {name, data: @base}, :binary.copy(<<0>>, 32)}]
-      :extract_key_from_key -> [{:derive, {name, first_bit: 8}, binary_part(@base, 1, 16)}]
-      :aes_ecb_encrypt_data -> [{:derive, {name, data: @base}, aes(:aes_256_ecb, "")}]
-      :aes_cbc_encrypt_data -> [{:derive, {name, iv: @iv, data: @base}, aes(:aes_256_cbc, @iv)}]
-      _other -> []
+      :hkdf_derive ->
+        [{:derive, {name, hash: :sha256, salt: @iv, info: "info"}, hkdf()}]
+
+      :sp800_108_counter_kdf ->
+        [{:derive, {name, kdf_data([])}, kdf("")}]
+
+      :sp800_108_feedback_kdf ->
+        [{:derive, {name, [iv: @iv] ++ kdf_data([:previous])}, kdf(@iv)}]
+
+      :sp800_108_double_pipeline_kdf ->
+        [{:derive, {name, kdf_data([:previous])}, kdf(pipeline())}]
+
+      :concatenate_base_and_key ->
+        [{:derive, name, @base <> @iv}]
+
+      :concatenate_base_and_data ->
+        [{:derive, {name, data: @iv}, @base <> @iv}]
+
+      :concatenate_data_and_base ->
+        [{:derive, {name, data: @iv}, @iv <> @base}]
+
+      :xor_base_and_data ->
+        [{:derive, {name, data: @base}, :binary.copy(<<0>>, 32)}]
+
+      :extract_key_from_key ->
+        [{:derive, {name, first_bit: 8}, binary_part(@base, 1, 16)}]
+
+      :aes_ecb_encrypt_data ->
+        [{:derive, {name, data: @base}, aes(:aes_256_ecb, "")}]
+
+      :aes_cbc_encrypt_data ->
+        [{:derive, {name, iv: @iv, data: @base}, aes(:aes_256_cbc, @iv)}]
+
+      _other ->
+        []
     end
   end
 
@@ -57,6 +83,19 @@ defmodule Pkcs11Pool.Test.Tokens.KeyMechanisms do
     key = :crypto.mac(:hmac, :sha256, @iv, @base)
     :crypto.mac(:hmac, :sha256, key, "info" <> <<1>>)
   end
+
+  # NIST SP 800-108, 4: a block of HMAC-SHA-256, of which the IV, or the first block of the pipeline, is a part.
+  defp kdf_data(previous) do
+    data = previous ++ [{:counter, 32}, "label", <<0>>, "context", {:length, 32}]
+    [prf: :sha256_hmac, data: data]
+  end
+
+  defp kdf(previous) do
+    data = <<previous::binary, 1::32, "label", 0, "context", 256::32>>
+    :crypto.mac(:hmac, :sha256, @base, data)
+  end
+
+  defp pipeline, do: :crypto.mac(:hmac, :sha256, @base, <<"label", 0, "context", 256::32>>)
 
   defp aes(cipher, iv), do: :crypto.crypto_one_time(cipher, @base, iv, @base, true)
 
