@@ -172,8 +172,9 @@ defmodule Pkcs11Pool.URI do
       true
   """
   @spec uri?(term) :: boolean
-  def uri?(<<scheme::binary-size(7), _rest::binary>>),
-    do: String.downcase(scheme, :ascii) == "pkcs11:"
+  # Most names are labels, each of which is asked: one look at the first letter.
+  def uri?(<<first, scheme::binary-size(6), _rest::binary>>) when first in [?p, ?P],
+    do: String.downcase(scheme, :ascii) == "kcs11:"
 
   def uri?(_other), do: false
 

@@ -3,6 +3,7 @@ defmodule Pkcs11Pool.API.KeyOperation do
   # An operation of one key with one mechanism, on one input or on a list of them.
 
   alias Pkcs11Pool.API.Selection
+  alias Pkcs11Pool.Argument.Key
   alias Pkcs11Pool.Call.Batch
   alias Pkcs11Pool.{Call, Error, Mechanism, Options, Prepared}
 
@@ -39,7 +40,18 @@ defmodule Pkcs11Pool.API.KeyOperation do
     run_encoded(pool, verb, key, {name, encoded}, input, opts)
   end
 
-  defp run_encoded(pool, verb, key, {name, encoded}, input, opts) do
+  @doc """
+  The same with key and mechanism in the form that the native side takes, and the mechanism's name.
+  """
+  @spec run_encoded(
+          Pkcs11Pool.pool(),
+          Batch.Items.verb(),
+          Key.encoded(),
+          {name :: atom | {:vendor, non_neg_integer}, {non_neg_integer, Mechanism.Params.t()}},
+          Batch.Items.input(),
+          Options.Call.t()
+        ) :: :ok | {:ok, term} | {:error, Error.t()}
+  def run_encoded(pool, verb, key, {name, encoded}, input, opts) do
     result = Call.run(pool, verb, name, {:apply, verb, key, encoded, input}, opts)
     Mechanism.digested!(result, name)
   end

@@ -75,13 +75,14 @@ defmodule Pkcs11Pool.API.Signature do
   def verify(pool, key, mechanism, data, signature, opts) do
     opts = Options.Call.validate!(opts, [:signature, :select])
     encoded = Mechanism.encode_for!(:verify, mechanism)
-    {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
-    Mechanism.digest!(encoded, data)
+    input = input!(encoded, data, signature)
+    check_form!(opts, mechanism)
+    class = Mechanism.class_for(:verify, mechanism)
 
-    with {:ok, key} <- choose(pool, key, mechanism, opts),
-         {:ok, decoder} <- decoder(pool, key, mechanism, opts),
-         {:ok, signature} <- decode(pool, signature, decoder),
-         do: KeyOperation.run(pool, :verify, key, mechanism, {data, signature}, opts)
+    with {:ok, key} <- Selection.choose(pool, key, class, opts) do
+      key = Selection.encode!(key, class, opts)
+      verify_encoded(pool, key, {Mechanism.name(mechanism), encoded}, input, opts)
+    end
   end
 
   @doc """
@@ -90,12 +91,22 @@ defmodule Pkcs11Pool.API.Signature do
   @spec verify(Prepared.t(), iodata, iodata, keyword) :: :ok | {:error, Error.t()}
   def verify(prepared, data, signature, opts) do
     opts = Prepared.options!(prepared, :verify, opts)
-    {data, signature} = {binary!(data, "data"), binary!(signature, "signature")}
-    Mechanism.digest!(prepared.encoded, data)
+    %Prepared{pool: pool, key: key, mechanism: name, encoded: encoded} = prepared
+    verify_encoded(pool, key, {name, encoded}, input!(encoded, data, signature), opts)
+  end
 
-    with {:ok, decoder} <- decoder_of_prepared(prepared, opts),
-         {:ok, signature} <- decode(prepared.pool, signature, decoder),
-         do: KeyOperation.run_prepared(prepared, :verify, {data, signature}, opts)
+  defp input!(encoded, data, signature) do
+    input = {binary!(data, "data"), binary!(signature, "signature")}
+    Mechanism.digest!(encoded, elem(input, 0))
+    input
+  end
+
+  defp verify_encoded(pool, key, {name, encoded}, {data, signature}, opts) do
+    with {:ok, decoder} <- decoder_of_encoded(pool, key, name, opts),
+         {:ok, signature} <- decode(pool, signature, decoder) do
+      input = {data, signature}
+      KeyOperation.run_encoded(pool, :verify, key, {name, encoded}, input, opts)
+    end
   end
 
   @doc """
@@ -132,7 +143,7 @@ defmodule Pkcs11Pool.API.Signature do
     items = Batch.Items.of_prepared!(:verify, prepared.encoded, list)
 
     items =
-      case decoder_of_prepared(prepared, opts) do
+      case decoder_of_encoded(prepared.pool, prepared.key, prepared.mechanism, opts) do
         {:ok, decoder} -> Enum.map(items, &decode_item(prepared.pool, &1, decoder))
         {:error, error} -> Enum.map(items, fn _item -> {:error, error} end)
       end
@@ -222,20 +233,16 @@ defmodule Pkcs11Pool.API.Signature do
   defp decoder(pool, key, mechanism, %{signature: :der} = opts) do
     ecdsa!(mechanism)
     class = Mechanism.class_for(:verify, mechanism)
-    der_decoder(pool, Selection.encode!(key, class, opts), Mechanism.name(mechanism), opts)
+    key = Selection.encode!(key, class, opts)
+    decoder_of_encoded(pool, key, Mechanism.name(mechanism), opts)
   end
 
   defp decoder(_pool, _key, _mechanism, _opts), do: {:ok, &{:ok, &1}}
 
-  # Each time anew: the key may be another one by now, on another curve.
-  defp decoder_of_prepared(%{pool: pool, key: key, mechanism: name}, %{signature: :der} = opts),
-    do: der_decoder(pool, key, name, opts)
-
-  defp decoder_of_prepared(_prepared, _opts), do: {:ok, &{:ok, &1}}
-
   @attributes_of_curve Enum.map([:key_type, :ec_params], &Template.name!/1)
 
-  defp der_decoder(pool, key, name, opts) do
+  # Each time anew: the key may be another one by now, on another curve.
+  defp decoder_of_encoded(pool, key, name, %{signature: :der} = opts) do
     read = Attributes.read_encoded(pool, key, @attributes_of_curve, %{opts | partial: true})
 
     with {:ok, attributes} <- read do
@@ -249,6 +256,8 @@ defmodule Pkcs11Pool.API.Signature do
       end
     end
   end
+
+  defp decoder_of_encoded(_pool, _key, _name, _opts), do: {:ok, &{:ok, &1}}
 
   defp decode(pool, signature, decoder) do
     with :error <- decoder.(signature),

@@ -49,7 +49,7 @@ defmodule Pkcs11Pool.Argument.Key do
   def encode!(string, class) when is_binary(string) do
     if Pkcs11Pool.URI.uri?(string),
       do: string |> Pkcs11Pool.URI.parse!() |> Pkcs11Pool.URI.check_key!() |> encode_uri!(class),
-      else: {:find, with_class(identifying!(label: string), class)}
+      else: {:find, labelled!(string, class)}
   end
 
   def encode!(template, class) when is_list(template),
@@ -119,6 +119,11 @@ defmodule Pkcs11Pool.Argument.Key do
   ]
   @identifying_codes Enum.map(@identifying, &Template.name!/1)
   @first_of_vendors 0x8000_0000
+
+  # What `identifying!/1` and `with_class/2` make of a template with this label, for most calls.
+  defp labelled!("", _class), do: identifies_none!()
+  defp labelled!(label, nil), do: Template.encode!(label: label)
+  defp labelled!(label, class), do: [attribute(class) | Template.encode!(label: label)]
 
   defp identifying!(template) do
     encoded = Template.encode!(template)
