@@ -586,7 +586,7 @@ defmodule Pkcs11Pool do
   `sign_many/3`, `verify_many/3`, `encrypt_many/3`, `decrypt_many/3` and `digest/2`. `:digest` takes nil as its key. Everything else is as without it, except that it takes less
   processor time: [how much](guides/performance.md#prepared-operations).
 
-    * It is plain data, see `Pkcs11Pool.Prepared`. Any process of the node may use it, as long as it likes; nobody has to give it back.
+    * Any number of processes of the node may use it at the same time, as long as they like; nobody has to give it back. On another node a use raises `ArgumentError`. See `Pkcs11Pool.Prepared`.
     * It holds no session and no handle. Each use looks for the pool by its name, and finds the key as `sign/5` does: so it goes on after a restart of the pool or of the token, and
       a key that is there in place of another one, with the same label, is used from then on. With a `%Pkcs11Pool.Object{}`, use is as strict as in `sign/5`: `:object_stale` if
       it is gone, `:object_of_other_token` on another token.

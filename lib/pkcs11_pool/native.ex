@@ -8,6 +8,7 @@ defmodule Pkcs11Pool.Native do
   @type runner :: reference
   @type ticket :: reference
   @type lease :: reference
+  @type prepared :: reference
   @type index :: reference
   @type executor :: :dirty_io | :threads | :mixed
   @type timing :: {queue_time :: non_neg_integer, session :: non_neg_integer} | nil
@@ -47,6 +48,10 @@ defmodule Pkcs11Pool.Native do
         ) ::
           ticket | {:error, error}
   def submit(_pool, _tag, _request, _queue_timeout), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "A key and a mechanism, as they are in a request, for many requests `{:apply, verb, prepared, input}`."
+  @spec prepare(key :: term, mechanism :: term) :: prepared | {:error, error}
+  def prepare(_key, _mechanism), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Whether `run_here/4` would find a session at once: a hint."
   @spec has_idle(pool) :: boolean

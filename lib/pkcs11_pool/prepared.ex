@@ -2,7 +2,7 @@ defmodule Pkcs11Pool.Prepared do
   @moduledoc """
   An operation that `Pkcs11Pool.prepare/5` has checked and encoded, to be used often.
 
-  It is plain data: any number of processes of the node may use it at the same time, and nobody has to give it back. It has the name of its pool, the key as you
+  Any number of processes of the node on which it was made may use it at the same time, and nobody has to give it back. It has the name of its pool, the key as you
   named it, the mechanism and the options. It has no session and no handle of an object. Each use looks for the pool by its name, and for the key as
   `Pkcs11Pool.sign/5` does. So it goes on after a restart of the pool or of the token, and after `Pkcs11Pool.resize/2`. If the pool has gone, the error is
   `:pool_not_found`; if the key has gone, it is `:key_not_found`.
@@ -12,7 +12,8 @@ defmodule Pkcs11Pool.Prepared do
 
   alias Pkcs11Pool.{Object, Options}
 
-  @enforce_keys [:pool, :operation, :key, :mechanism, :encoded, :options, :shown]
+  # `native`: key and mechanism as the native side has them, nil for a digest. `key` and `encoded`: the same as terms, for lists and digests.
+  @enforce_keys [:pool, :operation, :key, :mechanism, :encoded, :native, :options, :shown]
   defstruct @enforce_keys
 
   @typedoc "What `Pkcs11Pool.prepare/5` returns."
@@ -22,6 +23,7 @@ defmodule Pkcs11Pool.Prepared do
           key: term,
           mechanism: atom | {:vendor, non_neg_integer},
           encoded: {non_neg_integer, term},
+          native: reference | nil,
           options: map,
           shown: String.t() | nil
         }
@@ -35,12 +37,20 @@ defmodule Pkcs11Pool.Prepared do
   def options!(
         %__MODULE__{
           operation: operation,
+          native: native,
           options: %{queue_timeout: _, telemetry_metadata: _} = options
         },
         operation,
         opts
-      ),
+      )
+      when native == nil or (is_reference(native) and node(native) == node()),
       do: Options.Call.override!(options, opts)
+
+  def options!(%__MODULE__{operation: operation, native: native}, operation, _opts)
+      when is_reference(native) do
+    raise ArgumentError,
+          "what prepare/5 has made on node #{inspect(node(native))} is for that node: prepare it here, too"
+  end
 
   def options!(%__MODULE__{operation: other}, operation, _opts)
       when is_atom(other) and other not in [nil, operation] do

@@ -308,6 +308,17 @@ defmodule Pkcs11Pool.PrepareTest do
       end
     end
 
+    test "on another node than the one on which it was prepared", %{pool: pool} do
+      prepared = Pkcs11Pool.prepare!(pool, :sign, "mac", :sha256_hmac)
+      # A reference of node a@b.
+      native =
+        :erlang.binary_to_term(<<131, 90, 3::16, 119, 3, "a@b", 1::32, 1::32, 2::32, 3::32>>)
+
+      assert_raise ArgumentError, ~r/has made on node :a@b is for that node/, fn ->
+        Pkcs11Pool.sign(%{prepared | native: native}, "data")
+      end
+    end
+
     test "for malformed arguments, before the pool is asked" do
       for {arguments, message} <- [
             {[:nobody, :wrap, "a", :aes_key_wrap], "expected an operation that can be prepared"},

@@ -202,6 +202,26 @@ defmodule Pkcs11Pool.PreparedTest do
     for pool <- [pool, other], do: Pools.drained!(pool)
   end
 
+  test "handles that all become invalid, again and again, under callers who share what is prepared",
+       %{token: token, chaos: chaos} do
+    pool = start!(token)
+    object = key!(pool, "object", 1)
+    key!(pool, "label", 2)
+    prepared = [{prepare!(pool, object), 1}, {prepare!(pool, "label"), 2}]
+
+    for _ <- 1..10 do
+      Chaos.invalidate_objects(chaos)
+
+      for {one, byte} <- prepared, _ <- 1..4 do
+        Task.async(fn -> {sign(one), byte} end)
+      end
+      |> Task.await_many(60_000)
+      |> Enum.each(fn {result, byte} -> assert result == {:ok, mac(byte)} end)
+    end
+
+    Pools.drained!(pool)
+  end
+
   test "a handle that becomes another key's", %{token: token, chaos: chaos} do
     pool = start!(token)
     Chaos.reuse_handles(chaos, true, objects: true)

@@ -35,13 +35,13 @@ defmodule Pkcs11Pool.API.KeyOperation do
   @spec run_prepared(Prepared.t(), Batch.Items.verb(), Batch.Items.input(), Options.Call.t()) ::
           :ok | {:ok, term} | {:error, Error.t()}
   def run_prepared(prepared, verb, input, opts) do
-    %Prepared{pool: pool, key: key, mechanism: name, encoded: encoded} = prepared
+    %Prepared{pool: pool, mechanism: name, encoded: encoded, native: native} = prepared
     if verb == :sign, do: Mechanism.digest!(encoded, input)
-    run_encoded(pool, verb, key, {name, encoded}, input, opts)
+    run_request(pool, verb, name, {:apply, verb, native, input}, opts)
   end
 
   @doc """
-  The same with key and mechanism in the form that the native side takes, and the mechanism's name.
+  The same as `run/6` with key and mechanism in the form that the native side takes, and the mechanism's name.
   """
   @spec run_encoded(
           Pkcs11Pool.pool(),
@@ -51,10 +51,11 @@ defmodule Pkcs11Pool.API.KeyOperation do
           Batch.Items.input(),
           Options.Call.t()
         ) :: :ok | {:ok, term} | {:error, Error.t()}
-  def run_encoded(pool, verb, key, {name, encoded}, input, opts) do
-    result = Call.run(pool, verb, name, {:apply, verb, key, encoded, input}, opts)
-    Mechanism.digested!(result, name)
-  end
+  def run_encoded(pool, verb, key, {name, encoded}, input, opts),
+    do: run_request(pool, verb, name, {:apply, verb, key, encoded, input}, opts)
+
+  defp run_request(pool, verb, name, request, opts),
+    do: pool |> Call.run(verb, name, request, opts) |> Mechanism.digested!(name)
 
   @doc """
   What a stream of an operation with a key begins with. `input` is the signature of `:verify`, and of `:decrypt` whether what is not verified yet goes out.

@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.API.Preparation do
   # Operations that are checked and encoded before the first of many uses.
 
   alias Pkcs11Pool.API.{Selection, Signature}
-  alias Pkcs11Pool.{Call, Error, Lease, Mechanism, Options, Prepared, Registry}
+  alias Pkcs11Pool.{Call, Error, Lease, Mechanism, Native, Options, Prepared, Registry}
 
   @options %{
     sign: [:signature, :select],
@@ -42,7 +42,7 @@ defmodule Pkcs11Pool.API.Preparation do
     encoded = Mechanism.encode!(mechanism)
 
     with {:ok, _server, _entry} <- Registry.fetch(pool),
-         do: {:ok, prepared(pool, :digest, nil, {mechanism, encoded}, opts, nil)}
+         do: {:ok, prepared(pool, :digest, nil, {mechanism, encoded}, opts)}
   end
 
   defp prepare_checked(_pool, :digest, _key, _mechanism, _opts),
@@ -59,20 +59,22 @@ defmodule Pkcs11Pool.API.Preparation do
          named = Selection.encode!(chosen, class, opts),
          request = {:prepare, operation, named, encoded},
          :ok <- Call.run(pool, :prepare, Mechanism.name(mechanism), request, opts) do
-      shown = Prepared.show_key(chosen)
-      {:ok, prepared(pool, operation, named, {mechanism, encoded}, opts, shown)}
+      prepared = prepared(pool, operation, named, {mechanism, encoded}, opts)
+      native = Native.prepare(named, encoded)
+      {:ok, %{prepared | native: native, shown: Prepared.show_key(chosen)}}
     end
   end
 
-  defp prepared(pool, operation, key, {mechanism, encoded}, opts, shown) do
+  defp prepared(pool, operation, key, {mechanism, encoded}, opts) do
     %Prepared{
       pool: pool,
       operation: operation,
       key: key,
       mechanism: Mechanism.name(mechanism),
       encoded: encoded,
+      native: nil,
       options: %{opts | select: nil},
-      shown: shown
+      shown: nil
     }
   end
 

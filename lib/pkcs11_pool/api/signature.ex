@@ -81,7 +81,9 @@ defmodule Pkcs11Pool.API.Signature do
 
     with {:ok, key} <- Selection.choose(pool, key, class, opts) do
       key = Selection.encode!(key, class, opts)
-      verify_encoded(pool, key, {Mechanism.name(mechanism), encoded}, input, opts)
+      name = Mechanism.name(mechanism)
+      run = &KeyOperation.run_encoded(pool, :verify, key, {name, encoded}, &1, opts)
+      verify_decoded(pool, key, name, input, run, opts)
     end
   end
 
@@ -92,7 +94,8 @@ defmodule Pkcs11Pool.API.Signature do
   def verify(prepared, data, signature, opts) do
     opts = Prepared.options!(prepared, :verify, opts)
     %Prepared{pool: pool, key: key, mechanism: name, encoded: encoded} = prepared
-    verify_encoded(pool, key, {name, encoded}, input!(encoded, data, signature), opts)
+    run = &KeyOperation.run_prepared(prepared, :verify, &1, opts)
+    verify_decoded(pool, key, name, input!(encoded, data, signature), run, opts)
   end
 
   defp input!(encoded, data, signature) do
@@ -101,12 +104,10 @@ defmodule Pkcs11Pool.API.Signature do
     input
   end
 
-  defp verify_encoded(pool, key, {name, encoded}, {data, signature}, opts) do
+  defp verify_decoded(pool, key, name, {data, signature}, run, opts) do
     with {:ok, decoder} <- decoder_of_encoded(pool, key, name, opts),
-         {:ok, signature} <- decode(pool, signature, decoder) do
-      input = {data, signature}
-      KeyOperation.run_encoded(pool, :verify, key, {name, encoded}, input, opts)
-    end
+         {:ok, signature} <- decode(pool, signature, decoder),
+         do: run.({data, signature})
   end
 
   @doc """

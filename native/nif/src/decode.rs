@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, Term};
+use rustler::{Atom, Binary, Error, NifMap, NifResult, OwnedEnv, ResourceArc, Term};
 use session_pool::Config;
 use token::p11::stream::Kind;
 use token::p11::{Attribute, Class, Derivation, Iv, Mechanism, Params, PrfData, Salt, Template, Value};
@@ -15,6 +15,7 @@ use token::{
 };
 
 use crate::atoms;
+use crate::resources::PreparedResource;
 
 /// Larger binaries are kept by reference rather than copied.
 const COPY_LIMIT: usize = 64 * 1024;
@@ -69,6 +70,11 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
     let request = match rest {
         [verb, key, mechanism, input] if tag == atoms::apply() => {
             Request::Apply { key: self::key(*key)?, mechanism: self::mechanism(*mechanism)?, task: task(verb.decode()?, *input)? }
+        }
+        [verb, prepared, input] if tag == atoms::apply() => {
+            let PreparedResource { key, mechanism } = &*prepared.decode::<ResourceArc<PreparedResource>>()?;
+            let (key, mechanism) = (KeyRef::Shared(key.clone()), mechanism.clone());
+            Request::Apply { key, mechanism, task: task(verb.decode()?, *input)? }
         }
         [verb, key, inputs] if tag == atoms::batch() => {
             Request::Batch(Batch::new(self::key(*key)?, tasks(verb.decode()?, *inputs)?))
@@ -141,6 +147,11 @@ pub(crate) fn request(term: Term<'_>) -> NifResult<Request> {
         _ => return Err(Error::BadArg),
     };
     Ok(request)
+}
+
+/// What is done with a key, and the mechanism, for many requests.
+pub(crate) fn prepared(key: Term<'_>, mechanism: Term<'_>) -> NifResult<PreparedResource> {
+    Ok(PreparedResource { key: Arc::new(self::key(key)?), mechanism: self::mechanism(mechanism)? })
 }
 
 /// What a key does, and with what: data, of `:verify` `{data, signature}`, of `:digest_key` `{prefix, suffix}`.

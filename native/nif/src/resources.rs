@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rustler::{Env, LocalPid, Monitor, Resource};
 use session_pool::RunnerId;
-use token::{HeldModule, LeaseEnd};
+use token::p11::Mechanism;
+use token::{HeldModule, KeyRef, LeaseEnd};
 
 use crate::beam::{Header, Lease, Scheduler, SpinFlag, TokenPool};
 use crate::sender::{self, Job};
@@ -40,6 +41,12 @@ pub(crate) struct LeaseResource {
     pub(crate) pool: Arc<TokenPool>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) holder: LocalPid,
+}
+
+/// The key and the mechanism of an operation that is prepared: no session, no handle of the module.
+pub(crate) struct PreparedResource {
+    pub(crate) key: Arc<KeyRef>,
+    pub(crate) mechanism: Mechanism,
 }
 
 /// A module that is held initialized without a pool.
@@ -77,6 +84,9 @@ impl Resource for RunnerResource {
 
 #[rustler::resource_impl]
 impl Resource for TicketResource {}
+
+#[rustler::resource_impl]
+impl Resource for PreparedResource {}
 
 #[rustler::resource_impl]
 impl Resource for LeaseResource {

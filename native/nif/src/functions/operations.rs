@@ -36,6 +36,12 @@ pub(super) fn encode_submitted<'a>(
     }
 }
 
+/// A key and a mechanism, in the form that they have in a request, for many requests of the form `{:apply, verb, prepared, input}`.
+#[rustler::nif]
+fn prepare<'a>(env: Env<'a>, key: Term<'a>, mechanism: Term<'a>) -> Term<'a> {
+    answer(env, || Ok(ResourceArc::new(decode::prepared(key, mechanism)?)))
+}
+
 /// Whether `run_here` would find a session at once: a hint.
 #[rustler::nif]
 fn has_idle<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {

@@ -79,7 +79,7 @@ impl Attempt<'_> {
                 if self.is_login_lost() {
                     return Some(self.retry_after_login(call, may_retry, operation));
                 }
-                let is_object = operation.request.keys_mut().any(|key| matches!(key, KeyRef::Object { .. }));
+                let is_object = operation.request.keys_mut().any(|key| matches!(key.named(), KeyRef::Object { .. }));
                 let is_gone = is_object && call.code == CKR_OBJECT_HANDLE_INVALID;
                 // A refused handle is refused before anything is done.
                 let may_retry = may_retry || (operation.request.only_uses_keys() && operation.may_retry(Executed::No));

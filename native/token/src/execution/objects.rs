@@ -144,7 +144,7 @@ impl Attempt<'_> {
     pub(crate) fn read_attributes(&self, object: &KeyRef, kinds: &[CK_ATTRIBUTE_TYPE]) -> Result<Attributes, Fault> {
         let Resolver { functions, session, token, .. } = self.resolver;
         let handle = self.resolver.resolve(object)?;
-        let KeyRef::Object { unique_id: Some(expected), .. } = object else {
+        let KeyRef::Object { unique_id: Some(expected), .. } = object.named() else {
             return Ok(get_attributes(functions, session, handle, kinds)?);
         };
         let (read, found) = get_attributes_and_unique_id(functions, session, handle, kinds)?;
@@ -165,7 +165,7 @@ impl Attempt<'_> {
         let Resolver { functions, session, token, .. } = self.resolver;
         let handle = self.resolver.resolve(object)?;
         let size = object_size(functions, session, handle)?;
-        if let KeyRef::Object { unique_id: Some(expected), .. } = object
+        if let KeyRef::Object { unique_id: Some(expected), .. } = object.named()
             && self.resolver.is_other(handle, expected)?
         {
             token.keys.forget_handle(handle);

@@ -89,7 +89,7 @@ impl Resolver<'_> {
 
     /// The same, not yet noted as found.
     fn look_up(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
-        match key {
+        match key.named() {
             KeyRef::Object { token, .. } if **token != *self.token.identity => Err(Error::ObjectOfOtherToken),
             KeyRef::Object { handle, epoch, .. } if *epoch == self.epoch => Ok(*handle),
             KeyRef::Object { unique_id: Some(unique_id), find, .. } => self.find_same(unique_id, find),
@@ -104,6 +104,7 @@ impl Resolver<'_> {
             KeyRef::Find(template, _) => self.find(template),
             KeyRef::Newest(newest) => self.find_newest(newest),
             KeyRef::PublicKey(key) => self.find_of_public_key(key),
+            KeyRef::Shared(key) => self.look_up(key),
         }
     }
 
@@ -111,7 +112,7 @@ impl Resolver<'_> {
     /// object with a unique id whose handle is of an old epoch, or another object's by now. Without a unique id, one of an old epoch is not looked
     /// for: another may have its id and label by now.
     pub(crate) fn resolve_anew(&self, key: &KeyRef) -> Result<CK_OBJECT_HANDLE, Error> {
-        match key {
+        match key.named() {
             KeyRef::Find(name, _) | KeyRef::Newest(Newest { name, .. }) => self.token.keys.forget(name),
             KeyRef::PublicKey(key) => self.token.keys.forget(&key.name),
             KeyRef::Object { token, .. } if **token != *self.token.identity => (),
@@ -123,7 +124,7 @@ impl Resolver<'_> {
                 }
             }
             KeyRef::Object { epoch, .. } if *epoch != self.epoch => return Err(Error::ObjectOfOldEpoch),
-            KeyRef::Object { .. } => (),
+            KeyRef::Object { .. } | KeyRef::Shared(_) => (),
         }
         self.resolve(key)
     }
@@ -209,7 +210,7 @@ impl Resolver<'_> {
     /// Forgets a handle that the module refused. `false`: it cannot be found again.
     pub(crate) fn forget(&self, key: &mut KeyRef) -> bool {
         let own = key.template();
-        match key {
+        match key.own_mut() {
             KeyRef::Object { handle, epoch, find, unique_id, .. } => {
                 let can_be_found = unique_id.is_some() || !find.is_empty();
                 self.token.keys.forget(find);
@@ -229,6 +230,7 @@ impl Resolver<'_> {
                 self.token.keys.forget(&key.name);
                 true
             }
+            KeyRef::Shared(_) => true,
         }
     }
 

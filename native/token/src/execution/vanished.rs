@@ -34,7 +34,7 @@ impl Attempt<'_> {
         let Some(limits) = self.options.policy.trouble else { return answer };
         let Some(key) = operation.request.keys_mut().nth(self.resolver.found.place()) else { return answer };
         let template = key.template();
-        let is_object = matches!(key, KeyRef::Object { .. });
+        let is_object = matches!(key.named(), KeyRef::Object { .. });
         if !token.known.has_vanished(&template, is_object, self.resolver.now, limits.apart) {
             return answer;
         }

@@ -1,5 +1,7 @@
 //! How a caller names a key or another object.
 
+use std::sync::Arc;
+
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_ULONG, CKA_CLASS, CKA_EC_POINT, CKA_MODULUS,
     CKA_PUBLIC_KEY_INFO, CKA_UNIQUE_ID, CKA_VALUE, CKA_VENDOR_DEFINED, CKO_PUBLIC_KEY,
@@ -30,6 +32,8 @@ pub enum KeyRef {
         /// Its `CKA_UNIQUE_ID`, where the token has it: what has another one is another object.
         unique_id: Option<Vec<u8>>,
     },
+    /// One that was prepared, for any number of requests at the same time. No `Shared` is in it.
+    Shared(Arc<KeyRef>),
 }
 
 /// The newest key that a template finds, on the token that a URI names, if it names one.
@@ -145,9 +149,26 @@ fn der(tag: u8, value: &[u8]) -> Vec<u8> {
 }
 
 impl KeyRef {
+    /// Itself, or what it shares with other requests.
+    pub(crate) fn named(&self) -> &Self {
+        match self {
+            Self::Shared(shared) => shared,
+            own => own,
+        }
+    }
+
+    /// The same to be changed, for this request only.
+    pub(crate) fn own_mut(&mut self) -> &mut Self {
+        if let Self::Shared(shared) = self {
+            *self = (**shared).clone();
+        }
+        self
+    }
+
     /// What finds it, and nothing else, as far as that can be.
     pub(crate) fn template(&self) -> Template {
         match self {
+            Self::Shared(key) => key.template(),
             Self::Object { unique_id: Some(unique_id), .. } => by_unique_id(unique_id),
             Self::Find(template, _) | Self::Newest(Newest { find: template, .. }) | Self::Object { find: template, .. } => {
                 template.clone()
@@ -182,6 +203,19 @@ mod tests {
         assert_eq!(der(0x04, &[7; 0x85])[..3], [4, 0x81, 0x85]);
         assert_eq!(der(0x03, &[7; 0x102])[..4], [3, 0x82, 1, 2]);
         assert_eq!(der(0x03, &[7; 0x102]).len(), 0x106);
+    }
+
+    #[test]
+    fn what_a_request_changes_in_a_shared_key_is_its_own() {
+        let object = |epoch| KeyRef::Object { handle: 7, epoch, token: vec![1], find: vec![], unique_id: Some(vec![2]) };
+        let shared = Arc::new(object(3));
+        let mut key = KeyRef::Shared(shared.clone());
+        assert_eq!(key.template(), by_unique_id(&[2]));
+        assert!(matches!(key.named(), KeyRef::Object { epoch: 3, .. }));
+        let KeyRef::Object { epoch, .. } = key.own_mut() else { panic!("not an object") };
+        *epoch = 0;
+        assert!(matches!(key.named(), KeyRef::Object { epoch: 0, .. }));
+        assert!(matches!(*shared, KeyRef::Object { epoch: 3, .. }));
     }
 
     #[test]
