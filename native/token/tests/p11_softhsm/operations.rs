@@ -288,7 +288,9 @@ fn no_failure_leaves_an_operation_active() {
     check("long OAEP", Phase::Final, encrypt(public, &oaep, &[1; 256]));
     let (bare, padded) = (cbc(CKM_AES_CBC), cbc(CKM_AES_CBC_PAD));
     check("no whole block", Phase::Final, encrypt(aes, &bare, &[1; 9]));
-    check("bad padding", Phase::Final, decrypt(aes, &padded, &[1; 32]));
+    // Whatever the key, it ends in a byte of 0, which no padding does.
+    let unpadded = crypto::encrypt(f, s, aes, &bare, &[0; 32]).unwrap().bytes;
+    check("bad padding", Phase::Final, decrypt(aes, &padded, &unpadded));
     check("no whole block", Phase::Final, decrypt(aes, &padded, &[1; 9]));
     check("bad tag", Phase::Final, decrypt(aes, &gcm(b"two"), &good));
     let digest = crypto::digest(f, s, &pkcs, b"data").map(drop);
