@@ -7,7 +7,7 @@
 Code.require_file("load.exs", __DIR__)
 
 defmodule Bench do
-  alias Bench.{Arena, Context, Floors, Grid, Machine, Options, Queue, Report}
+  alias Bench.{Arena, Context, Floors, Grid, Latency, Machine, Options, Queue, Report}
   alias Pkcs11Pool.Test.SoftHSM
 
   def run(arguments) do
@@ -39,6 +39,10 @@ defmodule Bench do
 
   defp report(options, context, machine, command) do
     results = for {spec, names} <- cells(options), do: compare(spec, names, context)
+
+    latency =
+      if(wanted?(options, :latency) and not options.floors, do: latency(context), else: [])
+
     queue = if(wanted?(options, :queue) and not options.floors, do: Queue.run(context))
 
     floors =
@@ -54,6 +58,7 @@ defmodule Bench do
       window: context.window,
       short_window: context.short_window,
       results: results,
+      latency: latency,
       queue: queue,
       floors: Floors.rows(results) ++ floors
     }
@@ -83,6 +88,11 @@ defmodule Bench do
       names,
       if(exact?, do: context, else: %{context | window: context.short_window})
     )
+  end
+
+  defp latency(context) do
+    say("latency against load")
+    Latency.run(context)
   end
 
   defp floors(group, context) do

@@ -5,7 +5,7 @@ defmodule Layers do
   # Lowest first. A file imports only from its own layer and from those before it. lib.rs may import all.
   @layers ~w(support p11 error module token options operation execution pool runner)
 
-  @sources ["bench/bare/src", "bench/raw/src" | Path.wildcard("native/*/src")]
+  @sources ["bench/bare/src", "bench/raw/src", "bench/state/src" | Path.wildcard("native/*/src")]
 
   def run do
     problems = Enum.flat_map(@sources, &circles/1) ++ layer_problems("native/token/src")

@@ -27,6 +27,29 @@ defmodule Bench.Arena do
   @doc "Runs it."
   @spec run(spec, [String.t()], Bench.Context.t()) :: result
   def run(spec, names, context) do
+    with_running(spec, names, context, fn running, skipped ->
+      rounds =
+        for round <- 1..context.rounds do
+          for {name, running} <- turned(running, round) do
+            {rate, cost} = measure(running, context)
+            {{name, rate}, {name, cost}}
+          end
+        end
+
+      {rates, costs} = rounds |> Enum.map(&Enum.unzip/1) |> Enum.unzip()
+      %{spec: spec, rounds: maps(rates), costs: maps(costs), skipped: skipped}
+    end)
+  end
+
+  @doc "Contenders on a token, for as long as `fun` runs, which gets them and who was left out. Each has given a right output."
+  @spec with_running(
+          spec,
+          [String.t()],
+          Bench.Context.t(),
+          ([{String.t(), Contender.running()}], [{String.t(), String.t()}] -> result)
+        ) :: result
+        when result: term
+  def with_running(spec, names, context, fun) do
     plain = if(spec.latency, do: context.slow_token, else: context.token)
     token = Tokens.slow!(plain, spec.latency)
     arena = Map.merge(spec, %{token: token, raw: context.raw})
@@ -47,16 +70,7 @@ defmodule Bench.Arena do
         running.rate.(context.warm_up, @first_window)
       end
 
-      rounds =
-        for round <- 1..context.rounds do
-          for {name, running} <- turned(running, round) do
-            {rate, cost} = measure(running, context)
-            {{name, rate}, {name, cost}}
-          end
-        end
-
-      {rates, costs} = rounds |> Enum.map(&Enum.unzip/1) |> Enum.unzip()
-      %{spec: spec, rounds: maps(rates), costs: maps(costs), skipped: skipped}
+      fun.(running, skipped)
     after
       # The last one that begins on the module ends first on it.
       for {_name, running} <- Enum.reverse(running), do: running.stop.()

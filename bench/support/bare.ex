@@ -14,15 +14,15 @@ defmodule Bench.Bare do
     end
   end
 
-  @doc "Opens sessions and finds the key, by class and label, on a token that is logged in."
+  @doc "Opens sessions on a token that is logged in, and finds a key by class and label. Without a task operations do nothing."
   @spec start(
           module :: Path.t(),
           slot :: non_neg_integer,
-          key :: {class :: non_neg_integer, label :: String.t()},
-          mechanism :: non_neg_integer,
+          task ::
+            {class :: non_neg_integer, label :: String.t(), mechanism :: non_neg_integer} | nil,
           sessions :: pos_integer
         ) :: {:ok, bare, [session]} | {:error, String.t()}
-  def start(_module, _slot, _key, _mechanism, _sessions), do: :erlang.nif_error(:nif_not_loaded)
+  def start(_module, _slot, _task, _sessions), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "The calling process is a runner until this returns; `true`: it must call it again. Dirty IO."
   @spec serve(bare, session) :: boolean

@@ -30,7 +30,7 @@ defmodule Bench.Options do
 
   @doc "The parts that `--only` names."
   @spec parts() :: [atom]
-  def parts, do: Work.names() ++ [:slow, :bare, :queue] ++ Floors.groups()
+  def parts, do: Work.names() ++ [:slow, :bare, :latency, :queue] ++ Floors.groups()
 
   defp usage do
     """
@@ -39,6 +39,7 @@ defmodule Bench.Options do
       --quick    a third of the rounds, shorter windows: a look, no figures to quote
       --floors   only what the floor table needs
       --only     a part, as often as wanted: #{Enum.join(parts(), ", ")};
+                 latency: how long calls take, by how much is asked for;
                  --floors --only bare: only the pool, bare runners and raw
       --rounds   rounds of each comparison (7)
       --window   milliseconds of what a floor depends on (350)

@@ -17,4 +17,13 @@ defmodule Bench.Processor do
 
     (user + system) * @tick
   end
+
+  @doc "How often threads of this VM have gone to sleep, to be woken later: their voluntary context switches."
+  @spec sleeps() :: non_neg_integer
+  def sleeps do
+    # By another process: to read a file is a sleep or two of this one's, and there may be a thousand threads.
+    files = "/proc/#{System.pid()}/task/*/status"
+    {lines, _status} = System.shell("grep -hs ^voluntary_ctxt_switches #{files}")
+    for([_all, count] <- Regex.scan(~r/(\d+)/, lines), do: String.to_integer(count)) |> Enum.sum()
+  end
 end

@@ -1,7 +1,7 @@
 defmodule Bench.Report do
   @moduledoc "What came of a run: as Markdown, as JSON, as plots."
 
-  alias Bench.{Arena, Grid, Row}
+  alias Bench.{Arena, Grid, OpenLoop, Row}
   alias Pkcs11Pool.Bench.Plot
   alias Pkcs11Pool.JSON
 
@@ -13,6 +13,7 @@ defmodule Bench.Report do
           short_window: pos_integer,
           floors: [Row.t()],
           results: [Arena.result()],
+          latency: [Bench.Latency.result()],
           queue: Bench.Queue.result() | nil
         }
 
@@ -52,6 +53,7 @@ defmodule Bench.Report do
       ["# Results of the benchmarks\n\n", machine(report)],
       floors(report.floors),
       throughput(report),
+      latency(report.latency),
       queue(report.queue),
       skipped(report)
     ]
@@ -121,6 +123,32 @@ defmodule Bench.Report do
       else: ""
   end
 
+  defp latency([]), do: []
+
+  defp latency(results) do
+    [
+      "## How long calls take, by how much is asked for\n\n",
+      "p50 and p99 in ms, of calls that come at random times, whether those before are done or not; asked for is a share of what raw does in the same run.",
+      " Empty: more than 1 % of the answers came #{OpenLoop.grace()} ms after the last call or later.\n",
+      for %{spec: spec, capacity: capacity, loads: loads, times: times} <- results do
+        names = for {name, _times} <- times, do: name
+
+        [
+          "\n### #{Arena.token(spec)}, #{spec.sessions} sessions, 100 % are #{rate(capacity)} a second\n\n",
+          table(
+            ["asked for" | names],
+            for {load, place} <- Enum.with_index(loads) do
+              ["#{load} %" | for({_name, times} <- times, do: times |> Enum.at(place) |> times())]
+            end
+          )
+        ]
+      end
+    ]
+  end
+
+  defp times(nil), do: ""
+  defp times(%{p50: p50, p99: p99}), do: "#{decimals(p50)}, #{decimals(p99)}"
+
   defp queue(nil), do: []
 
   defp queue(%{callers: callers, rates: [{_server, base} | _] = rates}) do
@@ -146,7 +174,11 @@ defmodule Bench.Report do
 
   defp skipped(report) do
     reasons =
-      for(result <- report.results, {name, reason} <- result.skipped, do: "#{name}: #{reason}") ++
+      for(
+        result <- report.results ++ report.latency,
+        {name, reason} <- result.skipped,
+        do: "#{name}: #{reason}"
+      ) ++
         if(report.queue, do: report.queue.skipped, else: [])
 
     case Enum.uniq(reasons) do
@@ -203,6 +235,22 @@ defmodule Bench.Report do
             of_raw: Arena.ratio(result, name)
           })
         end,
+      latency:
+        for(
+          %{spec: spec, capacity: capacity, times: times} <- report.latency,
+          {name, times} <- times,
+          %{load: load, p50: p50, p99: p99} <- times
+        ) do
+          more = %{
+            contender: name,
+            capacity: capacity,
+            load_percent: load,
+            p50_ms: p50,
+            p99_ms: p99
+          }
+
+          spec |> Map.delete(:callers) |> Map.merge(more)
+        end,
       queue:
         report.queue &&
           %{
@@ -218,8 +266,24 @@ defmodule Bench.Report do
 
   ## Plots
 
+  defp plots(report), do: throughput_plots(report) ++ latency_plots(report)
+
+  defp latency_plots(report) do
+    for %{spec: spec, times: times} <- report.latency, percentile <- [:p50, :p99] do
+      series =
+        for {name, times} <- times,
+            points = for(%{load: load} = time <- times, do: {load, time[percentile]}),
+            points != [],
+            do: {name, points}
+
+      title = "#{Arena.token(spec)}, #{spec.sessions} sessions: #{percentile}"
+      name = "latency_#{percentile}_#{file(spec)}"
+      {name, Plot.svg(title, "load, % of what raw does", "ms", series)}
+    end
+  end
+
   # One of each operation, over the sessions: of those with the most different numbers of them.
-  defp plots(report) do
+  defp throughput_plots(report) do
     for group <- Enum.chunk_by(report.results, &{&1.spec.operation, &1.spec.latency}),
         {callers, results} <- [
           group |> Enum.group_by(& &1.spec.callers) |> Enum.max_by(&length(elem(&1, 1)))

@@ -23,9 +23,9 @@ defmodule Bench.Window do
     stopped = :atomics.new(1, [])
 
     monitors =
-      for caller <- 1..callers do
-        {_pid, monitor} = spawn_monitor(fn -> repeat(operation, done, caller, stopped) end)
-        monitor
+      for caller <- 1..callers, into: %{} do
+        {pid, monitor} = spawn_monitor(fn -> repeat(operation, done, caller, stopped) end)
+        {monitor, pid}
       end
 
     %{callers: callers, done: done, stopped: stopped, monitors: monitors}
@@ -53,10 +53,11 @@ defmodule Bench.Window do
   def stop(%{stopped: stopped, monitors: monitors}) do
     :atomics.put(stopped, 1, 1)
 
-    for monitor <- monitors do
+    # In the order in which they end: there may be thousands.
+    for _monitor <- monitors do
       receive do
-        {:DOWN, ^monitor, _, _, :normal} -> :ok
-        {:DOWN, ^monitor, _, _, reason} -> raise "a caller failed: #{inspect(reason)}"
+        {:DOWN, monitor, _, _, reason} when is_map_key(monitors, monitor) ->
+          unless reason == :normal, do: raise("a caller failed: #{inspect(reason)}")
       end
     end
 

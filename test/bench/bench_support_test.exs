@@ -2,10 +2,11 @@ defmodule Pkcs11Pool.BenchSupportTest do
   # What the benchmarks' figures are made of.
   use ExUnit.Case, async: true
 
-  for file <- ~w(stats simulation),
+  for file <- ~w(stats simulation open_loop scale/table scale/cores),
       do: Code.require_file("../../bench/support/#{file}.ex", __DIR__)
 
-  alias Bench.{Simulation, Stats}
+  alias Bench.{OpenLoop, Simulation, Stats}
+  alias Bench.Scale.{Cores, Table}
 
   describe "Stats" do
     test "a summary is the median between the least and the greatest" do
@@ -19,6 +20,42 @@ defmodule Pkcs11Pool.BenchSupportTest do
                Stats.slope([{0, 1}, {1, -1}, {2, -1}, {3, 1}])
 
       assert slope == 0.0 and low < 0 and high == -low
+    end
+  end
+
+  describe "OpenLoop" do
+    test "calls come at their times, whether those before are done or not, and count from when they were asked for" do
+      answer = OpenLoop.run(fn -> Process.sleep(OpenLoop.grace() + 150) end, 200, 100)
+      # So many, however slow the machine is: the times are drawn before.
+      assert answer.asked in 10..30
+      assert OpenLoop.run(fn -> :ok end, 200, 100).asked == answer.asked
+      assert answer.p50 >= OpenLoop.grace() + 150 and answer.p99 >= answer.p50
+      # The last ones certainly.
+      assert answer.late in 1..answer.asked
+    end
+
+    test "where nothing is asked for, nothing was late" do
+      assert OpenLoop.run(fn -> :ok end, 0.001, 1) == %{p50: 0.0, p99: 0.0, asked: 0, late: 0}
+    end
+  end
+
+  describe "Scale" do
+    test "a cost is told as a ratio to that at the table's base" do
+      samples = fn costs -> for(cost <- costs, do: %{cost: cost, sleeps: 0.5, rate: 2_000}) end
+      rows = [{1, [{"a", samples.([8.0, 9.0, 1.0])}]}, {100, [{"a", samples.([4.0, 4.0, 7.0])}]}]
+      table = %Table{title: "Title", unit: "callers", base: 100, rows: rows}
+      assert Table.growth(table, "a", 1) == 2.0
+      text = table |> Table.markdown() |> IO.iodata_to_binary()
+      assert text =~ "| 1 | 8.0 (2.00), 0.50, 2.0 |"
+      assert text =~ "| 100 | 4.0 (1.00), 0.50, 2.0 |"
+    end
+
+    test "one core pays the lock's time, and many wait for each other" do
+      assert_in_delta Cores.cost(1, 10, 1), 12, 0.2
+      # The lock is never free: 64 cores share it.
+      assert Cores.cost(64, 10, 1) > 64 * 2
+      # It is nearly always free.
+      assert_in_delta Cores.cost(2, 1_000, 0.1), 1_000, 20
     end
   end
 

@@ -63,10 +63,43 @@ defmodule Pkcs11Pool.BenchTest do
     for %{"work" => work} <- results["floors"], do: assert(text =~ "| #{work} |")
     assert text =~ "### RSA-2048 sign"
 
-    for plot <- ~w(slow slow_size_query) do
+    assert text =~ "## How long calls take"
+    latency = for %{"contender" => name} <- results["latency"], uniq: true, do: name
+    assert ["bare :threads", "original", "pool"] -- latency == []
+
+    for plot <- ~w(slow slow_size_query latency_p50_rsa latency_p99_slow) do
       assert File.read!(Path.join([folder, "plots", plot <> ".svg"])) =~ ~r/<svg.*<\/svg>/s
       assert text =~ "(plots/#{plot}.svg)"
     end
+  end
+
+  @tag timeout: 600_000
+  test "what an operation costs is told by how much there is of everything" do
+    file = Path.join(System.tmp_dir!(), "scale-#{System.unique_integer([:positive])}.md")
+    on_exit(fn -> File.rm(file) end)
+
+    arguments = [
+      "--smoke",
+      "--out",
+      file,
+      "--only",
+      "state",
+      "--only",
+      "refusals",
+      "--only",
+      "callers"
+    ]
+
+    assert {_output, 0} =
+             System.cmd(Path.expand("script/scale"), arguments,
+               env: [{"MIX_ENV", "test"}],
+               stderr_to_stdout: true
+             )
+
+    text = File.read!(file)
+
+    for part <- ["state machines", "So many callers", "A call that is refused"],
+        do: assert(text =~ part)
   end
 
   test "an option that it does not know is refused, with those that it does" do

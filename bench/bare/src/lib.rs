@@ -35,8 +35,8 @@ struct Job {
 
 struct Bare {
     functions: Functions,
-    key: CK_OBJECT_HANDLE,
-    mechanism: Mechanism,
+    /// `None`: nothing is done.
+    task: Option<(CK_OBJECT_HANDLE, Mechanism)>,
     /// `None`: the runner that takes it ends.
     queue: (Sender<Option<Job>>, Receiver<Option<Job>>),
     ended: (Sender<()>, Receiver<()>),
@@ -56,8 +56,13 @@ impl Bare {
                 let _ = self.ended.0.send(());
                 return false;
             };
-            let signature = sign(&self.functions, session, self.key, &self.mechanism, &job.data, SIGNATURE_HINT);
-            answer(&job, signature.as_deref().map_err(|error| *error));
+            match &self.task {
+                None => answer(&job, Ok(&[])),
+                Some((key, mechanism)) => {
+                    let signature = sign(&self.functions, session, *key, mechanism, &job.data, SIGNATURE_HINT);
+                    answer(&job, signature.as_deref().map_err(|error| *error));
+                }
+            }
         }
         true
     }
@@ -77,23 +82,26 @@ mod atoms {
     rustler::atoms! { ok, error }
 }
 
-/// `{:ok, bare, sessions}`, or `{:error, text}`.
+/// `{:ok, bare, sessions}`, or `{:error, text}`. `task`: the class and the label of a key, and a mechanism; `nil`: nothing is done.
 #[rustler::nif(schedule = "DirtyIo")]
-fn start<'a>(env: Env<'a>, module: &str, slot: u64, key: (u64, &str), mechanism: u64, sessions: usize) -> Term<'a> {
-    match open(module, slot, key, mechanism, sessions) {
+fn start<'a>(env: Env<'a>, module: &str, slot: u64, task: Option<(u64, &str, u64)>, sessions: usize) -> Term<'a> {
+    match open(module, slot, task, sessions) {
         Ok((bare, sessions)) => (atoms::ok(), ResourceArc::new(bare), sessions).encode(env),
         Err(error) => (atoms::error(), error.to_string()).encode(env),
     }
 }
 
-fn open(module: &str, slot: u64, key: (u64, &str), mechanism: u64, count: usize) -> Result<(Bare, Vec<u64>), Box<dyn Error>> {
+fn open(module: &str, slot: u64, task: Option<(u64, &str, u64)>, count: usize) -> Result<(Bare, Vec<u64>), Box<dyn Error>> {
     let functions = Functions::load(Path::new(module))?;
     let sessions = iter::repeat_with(|| open_session(&functions, slot, false)).take(count).collect::<Result<Vec<_>, _>>()?;
-    let template = [Attribute::ulong(CKA_CLASS, key.0), Attribute::bytes(CKA_LABEL, key.1)];
     let first = *sessions.first().ok_or("no sessions")?;
-    let key = *find_objects(&functions, first, &template, Some(1))?.first().ok_or("no such key")?;
-    let mechanism = Mechanism::new(mechanism);
-    Ok((Bare { functions, key, mechanism, queue: unbounded(), ended: unbounded() }, sessions))
+    let find = |(class, label, mechanism): (u64, &str, u64)| {
+        let template = [Attribute::ulong(CKA_CLASS, class), Attribute::bytes(CKA_LABEL, label)];
+        let key = *find_objects(&functions, first, &template, Some(1))?.first().ok_or("no such key")?;
+        Ok::<_, Box<dyn Error>>((key, Mechanism::new(mechanism)))
+    };
+    let task = task.map(find).transpose()?;
+    Ok((Bare { functions, task, queue: unbounded(), ended: unbounded() }, sessions))
 }
 
 /// The calling process is a runner, until this returns; `true`: it must call it again.
