@@ -162,6 +162,18 @@ defmodule Pkcs11Pool.BatchTest do
       assert_at_rest(context)
     end
 
+    test "no two items of sign_many have the IV of a GMAC in common", %{pool: pool} do
+      gmac = {:aes_gmac, :binary.copy(<<1>>, 12)}
+
+      assert_raise ArgumentError, ~r/the IV of mechanism :aes_gmac would be used for every/, fn ->
+        Pkcs11Pool.sign_many(pool, "aes", gmac, ["one", "two"])
+      end
+
+      # SoftHSM has no GMAC.
+      assert {:ok, [{:error, %Error{reason: :mechanism_invalid}}]} =
+               Pkcs11Pool.sign_many(pool, "aes", gmac, ["one"])
+    end
+
     test "refuses to use an IV twice", %{pool: pool} = context do
       iv = iv()
 

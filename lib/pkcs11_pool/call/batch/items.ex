@@ -14,11 +14,13 @@ defmodule Pkcs11Pool.Call.Batch.Items do
   The items of a caller's list. Raises `ArgumentError`, without an item's value.
 
   An item of `:encrypt` and `:decrypt` may be `{parameters, data}`: these are added to the mechanism's. With `:encrypt`, no two items may have
-  an IV of the caller's in common: with AES-GCM or a counter mode that gives away both messages, and with GCM the key's authentication.
+  an IV of the caller's in common: with AES-GCM or a counter mode that gives away both messages, and with GCM the key's authentication. So has GMAC:
+  with `:sign`, only one item may have its IV.
   """
   @spec encode!(verb, Mechanism.t(), list) :: [t]
   def encode!(verb, mechanism, list) when verb in [:sign, :verify] and length(list) >= 0 do
     encoded = Mechanism.encode_for!(verb, mechanism)
+    if verb == :sign and Mechanism.name(mechanism) == :aes_gmac, do: one_gmac!(list)
     for item <- list, do: {encoded, input!(verb, item, encoded)}
   end
 
@@ -94,6 +96,14 @@ defmodule Pkcs11Pool.Call.Batch.Items do
           "the IV of mechanism #{inspect(Mechanism.name(mechanism))} would be used for every item, which is " <>
             "insecure; give each item its own, as {[iv: iv], data}, or iv: :token where the token makes it"
   end
+
+  defp one_gmac!([_first, _second | _rest]) do
+    raise ArgumentError,
+          "the IV of mechanism :aes_gmac would be used for every item, which gives away the key's authentication; " <>
+            "sign each with sign/5, and an IV of its own"
+  end
+
+  defp one_gmac!(_list), do: :ok
 
   defp different_ivs!(mechanism, items) do
     ivs =
