@@ -213,6 +213,10 @@ defmodule Pkcs11Pool.Native do
   @spec token_identity(pool) :: binary | nil
   def token_identity(_pool), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Those counters of the snapshot that errors have, at little cost: `:size`, `:idle`, `:running`, `:waiting`, `:hung`."
+  @spec counts(pool) :: %{atom => non_neg_integer}
+  def counts(_pool), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "One snapshot of the counters."
   @spec status(pool) :: map
   def status(_pool), do: :erlang.nif_error(:nif_not_loaded)

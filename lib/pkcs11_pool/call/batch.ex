@@ -123,7 +123,7 @@ defmodule Pkcs11Pool.Call.Batch do
   defp submit_and_wait(batch, ref), do: batch |> submit_slices(ref) |> await(ref)
 
   defp ensure_window(%{window: nil, target: {_name, entry, nil}} = batch),
-    do: %{batch | window: Native.status(entry.native).size}
+    do: %{batch | window: Native.counts(entry.native).size}
 
   # A lease has one session.
   defp ensure_window(%{window: nil} = batch), do: %{batch | window: 1}

@@ -41,7 +41,8 @@ defmodule Pkcs11Pool.Call.Errors do
 
   def new(native, name, _entry), do: Error.from_native(native, name)
 
-  defp stats(pool), do: Map.take(Native.status(pool), [:size, :idle, :running, :waiting, :hung])
+  # Not the whole status: where calls are refused by the thousand, that is what a refusal costs.
+  defp stats(pool), do: Native.counts(pool)
 
   @doc """
   A result with the mechanism in the error of a token that does not have or take it.

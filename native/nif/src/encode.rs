@@ -2,6 +2,7 @@
 
 use rustler::types::map::map_new;
 use rustler::{Atom, Encoder, Env, Term};
+use session_pool::Stats;
 use token::p11::{AttributeRead, MechanismInfo};
 use token::{Ailment, Answer, Cost, Health, Latency, Notice, Object, Outcome, Pin, PinFileError, Readers, Retry, Status};
 
@@ -157,6 +158,20 @@ fn results<'a>(env: Env<'a>, results: &[(&'static str, u64)]) -> Term<'a> {
 fn latency<'a>(env: Env<'a>, Latency { count, p50, p99 }: Latency) -> Term<'a> {
     let micros = |nanos: Option<u64>| nanos.map(|nanos| nanos as f64 / 1_000.0).encode(env);
     map(env, vec![(atoms::count(), count.encode(env)), (atoms::p50(), micros(p50)), (atoms::p99(), micros(p99))])
+}
+
+/// What errors say of a pool.
+pub(crate) fn counts<'a>(env: Env<'a>, sessions: &Stats, hung: usize) -> Term<'a> {
+    map(
+        env,
+        vec![
+            (atoms::size(), sessions.size.encode(env)),
+            (atoms::idle(), sessions.idle.encode(env)),
+            (atoms::running(), sessions.running.encode(env)),
+            (atoms::waiting(), sessions.waiting.encode(env)),
+            (atoms::hung(), hung.encode(env)),
+        ],
+    )
 }
 
 /// One snapshot.

@@ -14,7 +14,7 @@ defmodule Pkcs11Pool.Bench.Plot.Svg do
   @title_letter 9.5
 
   # Told apart on light and on dark, also by most who see few colours.
-  @colours ~w(#3b82c4 #d97706 #2f9e6e #c2528b #8b6fd1 #7a8794 #c0392b #1aa3a3)
+  @colours ~w(#3b82c4 #d97706 #2f9e6e #c2528b #8b6fd1 #7a8794 #c0392b #1aa3a3 #a0652d #b59a00)
 
   @style """
   .paper { fill: #ffffff } .text { fill: #24292f } .grid { stroke: #d8dee4 } .axis { stroke: #57606a }

@@ -126,6 +126,15 @@ fn load<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
     answer(env, || Ok(pool.get()?.pool.load().encode(env)))
 }
 
+/// Sessions and waiters, as errors tell them.
+#[rustler::nif]
+fn counts<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {
+    answer(env, || {
+        let (sessions, hung) = pool.get()?.pool.counts();
+        Ok(encode::counts(env, &sessions, hung))
+    })
+}
+
 /// The identity of the pool's token, as an object of it has it, or nil.
 #[rustler::nif]
 fn token_identity<'a>(env: Env<'a>, pool: args::Pool<'a>) -> Term<'a> {

@@ -334,6 +334,13 @@ impl<H: Host> TokenPool<H> {
         self.availability.bound_token().map(|token| token.identity.clone())
     }
 
+    /// Sessions and waiters, and how many calls hang: what a call that is refused tells of the pool, at little cost.
+    pub fn counts(&self) -> (Stats, usize) {
+        let sessions = self.sessions.stats();
+        let hung = sessions.hung + self.in_flight.stuck();
+        (sessions, hung)
+    }
+
     /// One snapshot.
     pub fn status(&self) -> Status {
         let active = self.in_flight.active();
