@@ -1,5 +1,5 @@
 // Java's own PKCS#11 provider at the benchmark's operations, with N threads. It speaks as bench/raw does: one JSON object a line, first that it is
-// ready, then an answer to each line that it reads ("window WARM_UP MEASURED" in milliseconds, "load RATE MILLISECONDS GRACE", "sample"; "quit" ends it).
+// ready, then an answer to each line that it reads ("window WARM_UP MEASURED" in milliseconds, "load GRACE" in milliseconds with times in microseconds, "sample"; "quit" ends it).
 //
 //     java Sun.java --module MODULE --slot ID --pin PIN --key LABEL --op rsa --data HEX [--signature HEX] --threads N
 
@@ -20,7 +20,6 @@ import java.util.Arrays;
 import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.Map;
-import java.util.Random;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -51,7 +50,7 @@ public class Sun {
             String[] words = line.trim().split(" ");
             switch (words[0]) {
                 case "window" -> System.out.println(measure(maker, threads, Long.parseLong(words[1]), Long.parseLong(words[2])));
-                case "load" -> System.out.println(load(maker, threads, Double.parseDouble(words[1]), Long.parseLong(words[2]), Long.parseLong(words[3])));
+                case "load" -> System.out.println(load(maker, threads, Long.parseLong(words[1]), Arrays.stream(words).skip(2).mapToLong(Long::parseLong).toArray()));
                 case "sample" -> System.out.println("{\"output\":\"" + HexFormat.of().formatHex(maker.make().run()) + "\"}");
                 case "quit" -> System.exit(0);
                 default -> throw new IllegalArgumentException("unknown line: " + line);
@@ -180,8 +179,8 @@ public class Sun {
         return "{\"completed\":" + count + ",\"seconds\":" + passed / 1e9 + "}";
     }
 
-    // An open loop, as bench/support/open_loop.ex is: calls come at random times, are queued, and are done by the threads.
-    static String load(Maker maker, int threads, double rate, long milliseconds, long grace) throws Exception {
+    // An open loop, as bench/support/open_loop.ex is: calls come at these times, are queued, and are done by the threads.
+    static String load(Maker maker, int threads, long grace, long[] times) throws Exception {
         LinkedBlockingQueue<Long> queue = new LinkedBlockingQueue<>();
         ConcurrentLinkedQueue<long[]> answers = new ConcurrentLinkedQueue<>();
         AtomicReference<Throwable> failed = new AtomicReference<>();
@@ -200,22 +199,17 @@ public class Sun {
             });
         }
         for (Thread thread : all) thread.start();
-        Random random = new Random(1);
         long started = System.nanoTime();
-        double next = -Math.log(1 - random.nextDouble()) * 1e9 / rate;
-        while (next < milliseconds * 1e6) {
-            for (; next < milliseconds * 1e6 && next <= System.nanoTime() - started; next -= Math.log(1 - random.nextDouble()) * 1e9 / rate) {
-                queue.add(System.nanoTime());
-            }
-            Thread.sleep(1);
+        for (int next = 0; next < times.length; Thread.sleep(1)) {
+            for (; next < times.length && times[next] * 1_000 <= System.nanoTime() - started; next++) queue.add(System.nanoTime());
         }
         long ended = System.nanoTime();
         for (int i = 0; i < threads; i++) queue.add(0L);
         for (Thread thread : all) thread.join();
         if (failed.get() != null) throw new IllegalStateException(failed.get());
-        double[] times = answers.stream().mapToDouble(answer -> (answer[1] - answer[0]) / 1e6).sorted().toArray();
+        double[] passed = answers.stream().mapToDouble(answer -> (answer[1] - answer[0]) / 1e6).sorted().toArray();
         long late = answers.stream().filter(answer -> answer[1] > ended + grace * 1_000_000).count();
-        return "{\"p50\":" + percentile(times, 50) + ",\"p99\":" + percentile(times, 99) + ",\"asked\":" + times.length + ",\"late\":" + late + "}";
+        return "{\"p50\":" + percentile(passed, 50) + ",\"p99\":" + percentile(passed, 99) + ",\"asked\":" + passed.length + ",\"late\":" + late + "}";
     }
 
     static double percentile(double[] sorted, int percent) {

@@ -13,10 +13,10 @@ defmodule Bench.Contender do
           raw: Path.t()
         }
 
-  @typedoc "One that is ready: how many operations a second it does, how long they take if so many are asked for, what it gives, how it ends, and the process of the operating system that it is."
+  @typedoc "One that is ready: how many operations a second it does, how long they take if they come at these times, what it gives, how it ends, and the process of the operating system that it is."
   @type running :: %{
           rate: (warm_up :: non_neg_integer, window :: pos_integer -> float),
-          latency: (rate :: number, milliseconds :: pos_integer -> Bench.OpenLoop.answer()),
+          latency: ([non_neg_integer] -> Bench.OpenLoop.answer()),
           sample: (() -> binary),
           stop: (() -> term),
           os_pid: String.t() | non_neg_integer
@@ -53,7 +53,7 @@ defmodule Bench.Contender do
   def running(operation, callers, per_call \\ 1, stop) do
     %{
       rate: &(Bench.Window.rate(operation, callers, &1, &2) * per_call),
-      latency: &Bench.OpenLoop.run(operation, &1, &2),
+      latency: &Bench.OpenLoop.run(operation, &1),
       sample: operation,
       stop: stop,
       os_pid: "self"

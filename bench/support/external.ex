@@ -33,10 +33,10 @@ defmodule Bench.External do
     completed / seconds
   end
 
-  @doc "How long operations take, if so many a second are asked for, whether those before are done or not. bench/raw cannot tell."
-  @spec latency(port, rate :: number, milliseconds :: pos_integer) :: Bench.OpenLoop.answer()
-  def latency(port, rate, milliseconds) do
-    answer = ask(port, "load #{rate * 1.0} #{milliseconds} #{Bench.OpenLoop.grace()}")
+  @doc "How long operations take, if they come at these times, whether those before are done or not. bench/raw cannot tell."
+  @spec latency(port, [non_neg_integer]) :: Bench.OpenLoop.answer()
+  def latency(port, times) do
+    answer = ask(port, Enum.join(["load", Bench.OpenLoop.grace() | times], " "))
     for key <- [:p50, :p99, :asked, :late], into: %{}, do: {key, answer[Atom.to_string(key)]}
   end
 

@@ -1,7 +1,7 @@
 defmodule Bench.Latency do
   @moduledoc "How long calls take, by how much is asked of a token: open loops (`Bench.OpenLoop`), up to nearly what the module can do."
 
-  alias Bench.{Arena, Context, Grid, Stats}
+  alias Bench.{Arena, Context, Grid, OpenLoop, Stats}
 
   @names ["raw", "pool", "bare :threads", "original", "poolboy", "SunPKCS11"]
   @loads [10, 30, 50, 70, 80, 90, 95]
@@ -32,8 +32,12 @@ defmodule Bench.Latency do
       Stats.median(for _round <- 1..rounds, do: raw.rate.(context.warm_up, context.window))
 
     answers =
-      for _round <- 1..rounds, load <- loads, {name, contender} <- running do
-        {{name, load}, contender.latency.(capacity * load / 100, window)}
+      for round <- 1..rounds,
+          load <- loads,
+          # The same for all of them.
+          times = OpenLoop.times(capacity * load / 100, window, round),
+          {name, contender} <- running do
+        {{name, load}, contender.latency.(times)}
       end
       |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
 

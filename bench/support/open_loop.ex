@@ -2,7 +2,7 @@ defmodule Bench.OpenLoop do
   @moduledoc """
   Calls that come at their own times, whether those before are done or not, as those of independent users: how long each takes.
 
-  The gaps are exponential, in a sequence that is the same each time. Who asks looks at the clock each millisecond: so calls come in small
+  The gaps are exponential, in a sequence that a seed decides. Who asks looks at the clock each millisecond: so calls come in small
   groups, and count from when they are asked for.
   """
 
@@ -17,9 +17,22 @@ defmodule Bench.OpenLoop do
   @spec grace() :: pos_integer
   def grace, do: @grace
 
-  @doc "Runs `operation` so many times a second in the mean, for so many milliseconds, each in a process of its own."
-  @spec run((() -> term), rate :: number, milliseconds :: pos_integer) :: answer
-  def run(operation, rate, milliseconds) do
+  @doc "When calls come, so many a second in the mean, for so many milliseconds: microseconds from the beginning, in their order."
+  @spec times(rate :: number, milliseconds :: pos_integer, seed :: integer) :: [non_neg_integer]
+  def times(rate, milliseconds, seed) do
+    {0.0, :rand.seed_s(:exsss, seed)}
+    |> Stream.iterate(fn {time, seed} ->
+      {random, seed} = :rand.uniform_s(seed)
+      {time - :math.log(1 - random) * 1.0e6 / rate, seed}
+    end)
+    |> Stream.drop(1)
+    |> Stream.map(fn {time, _seed} -> round(time) end)
+    |> Enum.take_while(&(&1 < milliseconds * 1_000))
+  end
+
+  @doc "Runs `operation` at these times, each in a process of its own."
+  @spec run((() -> term), [non_neg_integer]) :: answer
+  def run(operation, times) do
     priority = Process.flag(:priority, :high)
     {tag, bench, started} = {make_ref(), self(), now()}
 
@@ -32,7 +45,6 @@ defmodule Bench.OpenLoop do
       end)
     end
 
-    times = times(rate, milliseconds)
     ask_all(times, started, ask)
     ended = now()
     Process.flag(:priority, priority)
@@ -41,18 +53,6 @@ defmodule Bench.OpenLoop do
     [p50, p99] = if(passed == [], do: [0.0, 0.0], else: Statistics.percentiles(passed, [50, 99]))
     late = Enum.count(answers, fn {_from, to} -> to > ended + @grace * 1_000 end)
     %{p50: p50, p99: p99, asked: length(answers), late: late}
-  end
-
-  # Microseconds from the beginning, in their order.
-  defp times(rate, milliseconds) do
-    {0.0, :rand.seed_s(:exsss, 1)}
-    |> Stream.iterate(fn {time, seed} ->
-      {random, seed} = :rand.uniform_s(seed)
-      {time - :math.log(1 - random) * 1.0e6 / rate, seed}
-    end)
-    |> Stream.drop(1)
-    |> Stream.map(&elem(&1, 0))
-    |> Enum.take_while(&(&1 < milliseconds * 1_000))
   end
 
   defp ask_all([], _started, _ask), do: :ok

@@ -25,17 +25,24 @@ defmodule Pkcs11Pool.BenchSupportTest do
 
   describe "OpenLoop" do
     test "calls come at their times, whether those before are done or not, and count from when they were asked for" do
-      answer = OpenLoop.run(fn -> Process.sleep(OpenLoop.grace() + 150) end, 200, 100)
-      # So many, however slow the machine is: the times are drawn before.
-      assert answer.asked in 10..30
-      assert OpenLoop.run(fn -> :ok end, 200, 100).asked == answer.asked
+      times = OpenLoop.times(200, 100, 1)
+      answer = OpenLoop.run(fn -> Process.sleep(OpenLoop.grace() + 150) end, times)
+      assert answer.asked == length(times)
       assert answer.p50 >= OpenLoop.grace() + 150 and answer.p99 >= answer.p50
       # The last ones certainly.
       assert answer.late in 1..answer.asked
     end
 
+    test "times come in their order, as many as are asked for in the mean, and the same for the same seed" do
+      times = OpenLoop.times(1_000, 10_000, 1)
+      assert times == Enum.sort(times) and List.last(times) < 10_000_000
+      assert_in_delta length(times), 10_000, 500
+      assert times == OpenLoop.times(1_000, 10_000, 1)
+      assert times != OpenLoop.times(1_000, 10_000, 2)
+    end
+
     test "where nothing is asked for, nothing was late" do
-      assert OpenLoop.run(fn -> :ok end, 0.001, 1) == %{p50: 0.0, p99: 0.0, asked: 0, late: 0}
+      assert OpenLoop.run(fn -> :ok end, []) == %{p50: 0.0, p99: 0.0, asked: 0, late: 0}
     end
   end
 

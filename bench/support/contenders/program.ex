@@ -49,7 +49,7 @@ defmodule Bench.Contenders.Program do
   defp running(port, token) do
     %{
       rate: &External.rate(port, &1, &2),
-      latency: &External.latency(port, &1, &2),
+      latency: &External.latency(port, &1),
       sample: fn -> External.sample(port) end,
       stop: fn ->
         External.stop(port)
