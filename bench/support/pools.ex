@@ -30,6 +30,17 @@ defmodule Bench.Pools do
   @spec stop(pool) :: :ok
   def stop(%{supervisor: supervisor}), do: Supervisor.stop(supervisor)
 
+  @doc "Waits until so many operations wait in the pool of this name."
+  @spec await_waiting(term, non_neg_integer) :: :ok
+  def await_waiting(name, count) do
+    if Pkcs11Pool.status(name).waiting < count do
+      Process.sleep(1)
+      await_waiting(name, count)
+    else
+      :ok
+    end
+  end
+
   @doc "An operation that does nothing, and needs a session all the same."
   @spec ping(term) :: :ok
   def ping(name), do: Call.run(name, :ping, nil, :ping, Options.Call.validate!([]))

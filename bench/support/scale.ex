@@ -245,7 +245,7 @@ defmodule Bench.Scale do
 
   defp refused(pool, most, context) do
     for _ <- 1..most, do: spawn_link(fn -> Pools.ping(pool) end)
-    await_waiting(pool, most)
+    Pools.await_waiting(pool, most)
 
     # Not the holder of the session, whose calls are on that.
     task =
@@ -264,13 +264,6 @@ defmodule Bench.Scale do
     if System.monotonic_time(:millisecond) < until,
       do: repeat(pool, until, count + 1),
       else: count + 1
-  end
-
-  defp await_waiting(pool, count) do
-    if Pkcs11Pool.status(pool).waiting < count do
-      Process.sleep(1)
-      await_waiting(pool, count)
-    end
   end
 
   ## Sizes

@@ -28,17 +28,7 @@ defmodule Pkcs11Pool.KeyTypeTest do
 
     ec = Pools.key_pair!(pool, "ec")
 
-    rsa =
-      Pkcs11Pool.generate_key_pair!(
-        pool,
-        :rsa_pkcs_key_pair_gen,
-        [token: true, label: "rsa", modulus_bits: 1024, verify: true, encrypt: true],
-        token: true,
-        label: "rsa",
-        private: true,
-        sign: true,
-        decrypt: true
-      )
+    rsa = Pools.rsa_pair!(pool)
 
     File.write!(data = Path.join(SoftHSM.dir(), "#{pool}.data"), "an object that is no key")
 

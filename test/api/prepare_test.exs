@@ -15,16 +15,7 @@ defmodule Pkcs11Pool.PrepareTest do
     pool = options[:name]
     Pools.key_pair!(pool, "ec")
 
-    Pkcs11Pool.generate_key_pair!(
-      pool,
-      :rsa_pkcs_key_pair_gen,
-      [token: true, label: "rsa", modulus_bits: 1024, verify: true, encrypt: true],
-      token: true,
-      label: "rsa",
-      private: true,
-      sign: true,
-      decrypt: true
-    )
+    Pools.rsa_pair!(pool)
 
     secret!(pool, "mac", :generic_secret, sign: true, verify: true)
     secret!(pool, "aes", :aes, encrypt: true, decrypt: true)

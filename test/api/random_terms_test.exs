@@ -68,17 +68,7 @@ defmodule Pkcs11Pool.RandomTermsTest do
 
     Pools.key_pair!(pool, "ec")
 
-    {:ok, _pair} =
-      Pkcs11Pool.generate_key_pair(
-        pool,
-        :rsa_pkcs_key_pair_gen,
-        [token: true, label: "rsa", modulus_bits: 1024, verify: true, encrypt: true],
-        token: true,
-        label: "rsa",
-        private: true,
-        sign: true,
-        decrypt: true
-      )
+    Pools.rsa_pair!(pool)
 
     for {label, mechanism} <- [{"aes", :aes_key_gen}, {"generic", :generic_secret_key_gen}] do
       {:ok, _key} =

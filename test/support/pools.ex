@@ -118,4 +118,19 @@ defmodule Pkcs11Pool.Test.Pools do
       sign: true
     )
   end
+
+  @doc "Makes a small RSA token key pair, labelled \"rsa\", that signs and decrypts."
+  @spec rsa_pair!(term) :: {Pkcs11Pool.Object.t(), Pkcs11Pool.Object.t()}
+  def rsa_pair!(pool) do
+    Pkcs11Pool.generate_key_pair!(
+      pool,
+      :rsa_pkcs_key_pair_gen,
+      [token: true, label: "rsa", modulus_bits: 1024, verify: true, encrypt: true],
+      token: true,
+      label: "rsa",
+      private: true,
+      sign: true,
+      decrypt: true
+    )
+  end
 end

@@ -99,18 +99,11 @@ defmodule Bench.Floors.Queue do
     started =
       Pkcs11Pool.with_session(pool, fn ->
         for _ <- 1..waiters, do: spawn_link(waiter)
-        await_waiting(pool, waiters)
+        Pools.await_waiting(pool, waiters)
         System.monotonic_time(:microsecond)
       end)
 
     receive do: (^ref -> (System.monotonic_time(:microsecond) - started) / waiters)
-  end
-
-  defp await_waiting(pool, waiters) do
-    if Pkcs11Pool.status(pool).waiting < waiters do
-      Process.sleep(1)
-      await_waiting(pool, waiters)
-    end
   end
 
   defp row(work, floor, of, times) do
