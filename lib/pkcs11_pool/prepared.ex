@@ -37,17 +37,19 @@ defmodule Pkcs11Pool.Prepared do
   def options!(
         %__MODULE__{
           operation: operation,
+          encoded: {code, _params},
           native: native,
           options: %{queue_timeout: _, telemetry_metadata: _} = options
         },
         operation,
         opts
       )
-      when native == nil or (is_reference(native) and node(native) == node()),
+      when is_integer(code) and
+             (native == nil or (is_reference(native) and node(native) == node())),
       do: Options.Call.override!(options, opts)
 
   def options!(%__MODULE__{operation: operation, native: native}, operation, _opts)
-      when is_reference(native) do
+      when is_reference(native) and node(native) != node() do
     raise ArgumentError,
           "what prepare/5 has made on node #{inspect(node(native))} is for that node: prepare it here, too"
   end

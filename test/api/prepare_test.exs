@@ -297,6 +297,14 @@ defmodule Pkcs11Pool.PrepareTest do
           end
         end
       end
+
+      # One whose parts somebody has changed.
+      for encoded <- [0, nil, {}, {:sha256_hmac, nil}],
+          sign <- [&Pkcs11Pool.sign(&1, "data"), &Pkcs11Pool.sign_many(&1, ["data"])] do
+        assert_raise ArgumentError, ~r/expected what prepare\/5 has made for :sign \(or/, fn ->
+          sign.(%{prepared | encoded: encoded})
+        end
+      end
     end
 
     test "on another node than the one on which it was prepared", %{pool: pool} do

@@ -3,7 +3,7 @@ defmodule Pkcs11Pool.RetryPolicyTest do
   use ExUnit.Case, async: true
 
   alias Pkcs11Pool.{Error, ReturnCode}
-  alias Pkcs11Pool.Test.{ChaosToken, Pools, SoftHSM}
+  alias Pkcs11Pool.Test.{ChaosToken, Poll, Pools, SoftHSM}
   alias Pkcs11Pool.Testing.Chaos
 
   # What the standard names but for success and what speaks of a PIN, vendors' codes, and what nobody knows.
@@ -72,34 +72,44 @@ defmodule Pkcs11Pool.RetryPolicyTest do
       start_supervised!({Pkcs11Pool, SoftHSM.pool_opts(token, opts)})
 
       for code <- @codes do
-        # A session is there, whatever the last one has done to it.
-        assert {:ok, _bytes} = Pkcs11Pool.generate_random(pool, 8)
-        Pools.drained!(pool)
-        Chaos.reset_counts(chaos)
-        Chaos.fail(chaos, :C_GenerateRandom, code, count: 1)
-
-        seen =
-          case Pkcs11Pool.generate_random(pool, 8) do
-            {:ok, _bytes} -> :ok
-            {:error, %Error{code: ^code, function: :C_GenerateRandom}} -> :error
-          end
-
-        assert seen == result, inspect(code)
-
-        assert Chaos.calls(chaos, :C_GenerateRandom) == attempts, inspect(code)
-        # A session that was dropped is replaced when it is wanted.
-        assert {:ok, _bytes} = Pkcs11Pool.generate_random(pool, 8)
-        Pools.drained!(pool)
-        assert sessions(chaos) == opened, inspect({code, Chaos.calls(chaos)})
-
-        assert Chaos.calls(chaos, :C_Initialize) == initialized,
-               inspect({code, Chaos.calls(chaos)})
+        assert {code, result, attempts, opened, initialized} == fail_once(pool, chaos, code)
       end
 
       assert %{state: :up} = Pkcs11Pool.status(pool)
       assert Chaos.violations(chaos) == []
     end
   end
+
+  # What one call comes to whose function fails once. A pool that looks for its token holds its calls back for a second. Where the whole machine stands still for so
+  # long, they are refused: that says nothing, and is done again.
+  defp fail_once(pool, chaos, code, trials \\ 5) do
+    # A session is there, whatever the last one has done to it.
+    Poll.until(fn -> match?({:ok, _bytes}, Pkcs11Pool.generate_random(pool, 8)) end)
+    Pools.drained!(pool)
+    Chaos.reset_counts(chaos)
+    Chaos.fail(chaos, :C_GenerateRandom, code, count: 1)
+
+    {us, {first, attempts, next}} =
+      :timer.tc(fn ->
+        first = Pkcs11Pool.generate_random(pool, 8)
+        attempts = Chaos.calls(chaos, :C_GenerateRandom)
+        # A session that was dropped is replaced when it is wanted.
+        {first, attempts, Pkcs11Pool.generate_random(pool, 8)}
+      end)
+
+    if us > 900_000 and trials > 1 do
+      fail_once(pool, chaos, code, trials - 1)
+    else
+      assert {:ok, _bytes} = next
+      Pools.drained!(pool)
+      initialized = Chaos.calls(chaos, :C_Initialize)
+      {code, outcome(first, code), attempts, sessions(chaos), initialized}
+    end
+  end
+
+  defp outcome({:ok, _bytes}, _code), do: :ok
+
+  defp outcome({:error, %Error{code: code, function: :C_GenerateRandom}}, code), do: :error
 
   # Those that the pool has opened to use them: not that of a look for the token, which is closed at once.
   defp sessions(chaos) do

@@ -6,7 +6,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
   alias Pkcs11Pool.Testing.Chaos
 
   # The time-out in ms of a call that is to run out of it.
-  @soon 50
+  @soon 150
 
   @typedoc "A token behind a chaos module with a key and a victim, and the options of pools on it."
   @type t :: %{chaos: Chaos.t(), token: map, opts: keyword, pool: term}
@@ -155,7 +155,7 @@ defmodule Pkcs11Pool.Test.FaultBench do
   # What lasts longer than the call does is over when the call has been answered.
   defp happen(:slow, %{chaos: chaos, pool: pool}, place) do
     function = Faults.function(place)
-    Chaos.latency(chaos, function, 6 * @soon)
+    Chaos.latency(chaos, function, 10 * @soon)
     result = call(pool, place, operation_timeout: @soon)
     Chaos.clear(chaos, function)
     result
