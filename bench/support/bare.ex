@@ -36,7 +36,11 @@ defmodule Bench.Bare do
   @spec submit(bare, tag :: reference, data :: binary) :: :ok
   def submit(_bare, _tag, _data), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Ends so many runners, with their sessions, and waits until they have ended. Dirty IO."
-  @spec stop(bare, runners :: pos_integer) :: :ok
-  def stop(_bare, _runners), do: :erlang.nif_error(:nif_not_loaded)
+  @doc "Ends so many runners, and waits until they have ended. Dirty IO."
+  @spec rest(bare, runners :: pos_integer) :: :ok
+  def rest(_bare, _runners), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "Closes sessions that no runner has. Dirty IO."
+  @spec close(bare, [session]) :: :ok
+  def close(_bare, _sessions), do: :erlang.nif_error(:nif_not_loaded)
 end

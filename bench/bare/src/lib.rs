@@ -52,7 +52,6 @@ impl Bare {
     fn serve(&self, session: CK_SESSION_HANDLE, turn: usize, mut answer: impl FnMut(&Job, Result<&[u8], CallError>)) -> bool {
         for _ in 0..turn {
             let Ok(Some(job)) = self.queue.1.recv() else {
-                let _ = close_session(&self.functions, session);
                 let _ = self.ended.0.send(());
                 return false;
             };
@@ -134,12 +133,21 @@ fn submit<'a>(env: Env<'a>, bare: ResourceArc<Bare>, tag: Term<'a>, data: Binary
 
 /// Ends so many runners, and waits until they have ended.
 #[rustler::nif(schedule = "DirtyIo")]
-fn stop(bare: ResourceArc<Bare>, runners: usize) -> Atom {
+fn rest(bare: ResourceArc<Bare>, runners: usize) -> Atom {
     for _ in 0..runners {
         let _ = bare.queue.0.send(None);
     }
     for _ in 0..runners {
         let _ = bare.ended.1.recv();
+    }
+    atoms::ok()
+}
+
+/// Closes sessions that no runner has.
+#[rustler::nif(schedule = "DirtyIo")]
+fn close(bare: ResourceArc<Bare>, sessions: Vec<u64>) -> Atom {
+    for session in sessions {
+        let _ = close_session(&bare.functions, session);
     }
     atoms::ok()
 }

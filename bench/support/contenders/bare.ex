@@ -11,26 +11,60 @@ defmodule Bench.Contenders.Bare do
 
   @impl Contender
   def start(%{operation: operation, token: token, sessions: sessions, callers: callers}, options) do
-    %{run: run, stop: stop} = start!(token, operation, sessions, options[:executor])
-    {:ok, Contender.running(run, callers, stop)}
+    opened = open!(token, operation, sessions, options[:executor])
+    running = Contender.running(opened.run, callers, opened.close)
+
+    {:ok,
+     %{
+       running
+       | rate: fn warm_up, window -> during(opened, fn -> running.rate.(warm_up, window) end) end,
+         latency: fn times -> during(opened, fn -> running.latency.(times) end) end,
+         sample: fn -> during(opened, running.sample) end
+     }}
+  end
+
+  # A runner that waits for work has a dirty-IO scheduler of the VM, of which the next contender's runners would then have the fewer.
+  defp during(%{resume: resume, rest: rest}, fun) do
+    resume.()
+    result = fun.()
+    rest.()
+    result
   end
 
   @doc "Bare runners for an operation; `nil`: for nothing, which still needs a runner. What a caller does, and what ends them."
   @spec start!(Tokens.t(), Work.name() | nil, pos_integer, :dirty_io | :threads) ::
           %{run: (() -> binary), stop: (() -> :ok)}
   def start!(token, operation, count, executor) do
+    %{run: run, resume: resume, rest: rest, close: close} =
+      open!(token, operation, count, executor)
+
+    resume.()
+
+    stop = fn ->
+      rest.()
+      close.()
+    end
+
+    %{run: run, stop: stop}
+  end
+
+  defp open!(token, operation, count, executor) do
     # It has initialized the module and logged in, and does nothing else.
     pool = Pools.start!(token, pool_size: 1)
     {:ok, bare, sessions} = Bare.start(token.module, token.slot_id, task(operation), count)
-    for session <- sessions, do: start_runner(executor, bare, session)
     data = if(operation, do: Work.data(operation), else: "")
 
-    stop = fn ->
-      :ok = Bare.stop(bare, count)
+    close = fn ->
+      :ok = Bare.close(bare, sessions)
       Pools.stop(pool)
     end
 
-    %{run: fn -> run(bare, data) end, stop: stop}
+    %{
+      run: fn -> run(bare, data) end,
+      resume: fn -> for session <- sessions, do: start_runner(executor, bare, session) end,
+      rest: fn -> :ok = Bare.rest(bare, count) end,
+      close: close
+    }
   end
 
   defp task(nil), do: nil
