@@ -4,6 +4,9 @@ defmodule Bench.Contenders.Pool do
 
   alias Bench.{Contender, Pools, Work}
 
+  # Nobody else refuses a call, or gives one up, while the machine stands still for a while.
+  @room [max_waiting: 100_000, queue_timeout: 60_000]
+
   @impl Contender
   def start(arena, options) do
     {call, options} = Keyword.pop(options, :call, [])
@@ -12,7 +15,7 @@ defmodule Bench.Contenders.Pool do
     if prepared? and arena.operation not in Work.preparable() do
       {:skip, "an IV of the caller's, and random bytes, are not prepared"}
     else
-      pool = Pools.start!(arena.token, [pool_size: arena.sessions] ++ options)
+      pool = Pools.start!(arena.token, [pool_size: arena.sessions] ++ @room ++ options)
       operation = if prepared?, do: &Work.prepared/4, else: &Work.operation/4
       operation = operation.(arena.operation, pool.name, arena.token, call)
       {:ok, Contender.running(operation, arena.callers, fn -> Pools.stop(pool) end)}
