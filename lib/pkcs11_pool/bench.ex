@@ -14,9 +14,12 @@ defmodule Pkcs11Pool.Bench do
     target = Target.new(options)
 
     Interrupt.trap(fn ->
-      {outcome, told} = Interrupt.run(&bench(target, options, terminal, &1))
+      {outcome, told} = Interrupt.run(&bench(target, options, terminal, &1), Interrupt.count())
+
+      # Read before anybody is told that once more ends at once: that may come before the cleaning up has begun.
+      seen = Interrupt.count()
       if outcome == :interrupted, do: say("\nInterrupted: cleaning up; once more ends at once.\n")
-      cleaned = clean_up(target, options, told)
+      cleaned = clean_up(target, options, told, seen)
       Target.stop(target)
       report(options, told, terminal, match?({:done, :ok}, outcome))
       ended(outcome, cleaned, options)
@@ -40,17 +43,17 @@ defmodule Pkcs11Pool.Bench do
   ## Afterwards
 
   # The sessions first: a token that gives only so many needs one for the deletion.
-  defp clean_up(target, options, told) do
-    {outcome, _told} =
-      Interrupt.run(fn _tell ->
-        Target.close(target)
+  defp clean_up(target, options, told, seen) do
+    work = fn _tell ->
+      Target.close(target)
 
-        deleted =
-          with({:made, id} <- List.keyfind(told, :made, 0), do: delete(target, options, id))
+      deleted = with({:made, id} <- List.keyfind(told, :made, 0), do: delete(target, options, id))
 
-        Target.close(target)
-        deleted
-      end)
+      Target.close(target)
+      deleted
+    end
+
+    {outcome, _told} = Interrupt.run(work, seen)
 
     case {outcome, List.keyfind(told, :made, 0)} do
       {{:done, cleaned}, _made} -> cleaned

@@ -25,18 +25,21 @@ defmodule Pkcs11Pool.Bench.Interrupt do
     end
   end
 
+  @doc "How many signals have come."
+  @spec count() :: non_neg_integer
+  defdelegate count, to: Native, as: :interrupts
+
   @doc """
-  Runs `fun` in a process of its own, which a signal kills. Gives what became of it, and in order what it has told by the function that it is
-  given.
+  Runs `fun` in a process of its own, which a signal kills that comes, or has come, after there were `seen` of them. Gives what became of it, and in order what it has told by
+  the function that it is given.
   """
-  @spec run(((term -> term) -> term)) :: {outcome, told :: [term]}
-  def run(fun) do
+  @spec run(((term -> term) -> term), seen :: non_neg_integer) :: {outcome, told :: [term]}
+  def run(fun, seen) do
     parent = self()
     tag = make_ref()
     tell = &send(parent, {tag, &1})
-    before = Native.interrupts()
     {worker, monitor} = spawn_monitor(fn -> exit({tag, outcome(fn -> fun.(tell) end)}) end)
-    outcome = watch(worker, monitor, tag, before)
+    outcome = watch(worker, monitor, tag, seen)
     {outcome, told(tag)}
   end
 
@@ -46,15 +49,15 @@ defmodule Pkcs11Pool.Bench.Interrupt do
     kind, reason -> {:raised, kind, reason, __STACKTRACE__}
   end
 
-  defp watch(worker, monitor, tag, before) do
+  defp watch(worker, monitor, tag, seen) do
     receive do
       {:DOWN, ^monitor, :process, ^worker, {^tag, outcome}} -> outcome
       {:DOWN, ^monitor, :process, ^worker, reason} -> {:raised, :exit, reason, []}
     after
       @interval ->
-        if Native.interrupts() > before,
+        if count() > seen,
           do: kill(worker, monitor),
-          else: watch(worker, monitor, tag, before)
+          else: watch(worker, monitor, tag, seen)
     end
   end
 
