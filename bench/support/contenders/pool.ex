@@ -1,5 +1,5 @@
 defmodule Bench.Contenders.Pool do
-  @moduledoc "The pool: with default options, or an executor of one's choice, or other options of the call, or with what is prepared."
+  @moduledoc "The pool: with default options but room for all that may wait, or an executor of one's choice, or other options of the call, or with what is prepared."
   @behaviour Bench.Contender
 
   alias Bench.{Contender, Pools, Work}
