@@ -75,6 +75,8 @@ defmodule ScaleRun do
       "# What an operation costs, by how much there is of everything\n\n",
       "`script/scale`: medians of #{context.rounds} rounds, windows of #{context.window} ms. ",
       "[What they say](README.md#how-it-scales).\n\n",
+      "A cell is: microseconds of processor time for an operation (their ratio to those of the row with 1.00), how often a thread goes ",
+      "to sleep for one, thousands of operations a second. In the table of a second: microseconds of it, sleeps.\n\n",
       "| | |\n| --- | --- |\n",
       for({name, text} <- machine, do: "| #{name} | #{text} |\n")
     ]
@@ -119,41 +121,54 @@ defmodule ScaleRun do
   defp cores(state, arguments) do
     IO.puts(:stderr, "cores")
     [one, two] = for cores <- ["0", "0,1"], do: points(cores, arguments)
-    measured = for {{name, one}, {name, two}} <- Enum.zip(one, two), do: {name, one, two}
+
+    measured =
+      for {{name, one, bare1}, {name, two, bare2}} <- Enum.zip(one, two),
+          do: {name, {one, two}, {bare1, bare2}}
+
     # The time of both visits, all of which may be under the lock.
     {_name, _size, nanos} = Enum.find(state, &match?({"an operation queues" <> _, 100, _}, &1))
     hold = nanos / 2_000
-    {_name, nothing, _two} = Enum.find(measured, &match?({"nothing" <> _, _, _}, &1))
-    {_name, hmac, _two} = Enum.find(measured, &match?({"HMAC" <> _, _, _}, &1))
+
+    on_one = fn operation ->
+      {_name, {cost, _two}, _bare} =
+        Enum.find(measured, fn {name, _pool, _bare} -> String.starts_with?(name, operation) end)
+
+      cost
+    end
 
     [
       "### Cores\n\n",
-      "Measured (`taskset`): microseconds of processor time for an operation.\n\n",
-      line(["", "1 core", "2 cores", "ratio", "the simulation's"]),
-      line(["---", "---:", "---:", "---:", "---:"]),
-      for {name, one, two} <- measured do
-        line([
-          name,
-          decimals(one),
-          decimals(two),
-          decimals(two / max(one, 0.01)),
-          growth(2, one, hold)
-        ])
+      "Measured (`taskset`): microseconds of processor time for an operation on one core and on two, and the ratio of the two.\n\n",
+      line([
+        "",
+        "pool: 1 core",
+        "2 cores",
+        "ratio",
+        "the simulation's",
+        "bare: 1 core",
+        "2 cores",
+        "ratio"
+      ]),
+      line(["---" | for(_ <- 1..7, do: "---:")]),
+      for {name, {one, _two} = pool, bare} <- measured do
+        line([name | ratio(pool) ++ [growth(2, one, hold) | ratio(bare)]])
       end,
       "\nSimulated (`bench/support/scale/cores.ex`): the cost of an operation as a ratio to that on one core, if the pool's lock is held for ",
       "#{round(hold * 1_000)} ns twice in each.\n\n",
       line(["cores" | @cores]),
       line(["---" | for(_ <- @cores, do: "---:")]),
-      for {name, cost} <- [
-            {"nothing (#{decimals(nothing)} µs)", nothing},
-            {"HMAC (#{decimals(hmac)} µs)", hmac},
-            {"P-256 (80 µs)", 80},
-            {"RSA-2048 (700 µs)", 700}
-          ] do
-        line([name | for(cores <- @cores, do: growth(cores, cost, hold))])
+      for {name, cost} <-
+            for(operation <- ["nothing", "HMAC", "P-256"], do: {operation, on_one.(operation)}) ++
+              [{"RSA-2048", 700}] do
+        line([
+          "#{name} (#{decimals(cost)} µs)" | for(cores <- @cores, do: growth(cores, cost, hold))
+        ])
       end
     ]
   end
+
+  defp ratio({one, two}), do: [decimals(one), decimals(two), decimals(two / max(one, 0.01))]
 
   defp growth(cores, cost, hold) do
     work = max(cost - 2 * hold, 0.01)

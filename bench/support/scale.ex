@@ -171,8 +171,8 @@ defmodule Bench.Scale do
     %{run: run, stop: fn -> Pools.stop(pool) end}
   end
 
-  defp bare!(token, operation, size),
-    do: Contenders.Bare.start!(token, operation, size, :threads)
+  defp bare!(token, operation, size, executor \\ :threads),
+    do: Contenders.Bare.start!(token, operation, size, executor)
 
   # Each caller has its own, as services of one VM have.
   defp in_turn(contestants) do
@@ -274,19 +274,28 @@ defmodule Bench.Scale do
   defp table(title, unit, base, rows),
     do: %Table{title: title, unit: unit, base: base, rows: rows}
 
-  @doc "The median cost of operations on this VM, which runs on as many cores as it sees."
-  @spec on_these_cores(context) :: [{String.t(), float}]
+  @points [
+    {"nothing, 64 callers, :dirty_io", nil, :dirty_io, 64},
+    {"nothing, 64 callers, :threads", nil, :threads, 64},
+    {"HMAC, 32 callers, :threads", :hmac, :threads, 32},
+    {"P-256, 32 callers, :threads", :ec, :threads, 32}
+  ]
+
+  @doc "The median cost of operations on this VM, which runs on as many cores as it sees: by the pool, and by bare runners."
+  @spec on_these_cores(context) :: [{String.t(), pool :: float, bare :: float}]
   def on_these_cores(context) do
-    for {name, operation, executor, callers} <- [
-          {"nothing, 64 callers, :dirty_io", nil, :dirty_io, 64},
-          {"nothing, 64 callers, :threads", nil, :threads, 64},
-          {"HMAC, 32 callers, :threads", :hmac, :threads, 32}
-        ] do
-      %{run: run} = pool = pool!(context.token, 2, executor, operation)
-      # The first one does not count.
-      [_first | samples] = for _round <- 0..context.rounds, do: measure(run, callers, context)
-      stop([{name, pool}])
-      {name, Stats.median(for sample <- samples, do: sample.cost)}
+    for {name, operation, executor, callers} <- @points do
+      contestants = [
+        {:pool, pool!(context.token, 2, executor, operation)},
+        {:bare, bare!(context.token, operation, 2, executor)}
+      ]
+
+      samples = measured(contestants, context, &measure(&1.run, callers, context))
+      stop(contestants)
+      [pool: pool, bare: bare] = for {who, taken} <- samples, do: {who, costs(taken)}
+      {name, pool, bare}
     end
   end
+
+  defp costs(samples), do: Stats.median(for sample <- samples, do: sample.cost)
 end
